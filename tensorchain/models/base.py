@@ -1,0 +1,489 @@
+"""The protocol of a model: X(theta), linear in each of its blocks with the others fixed.
+
+**Matrix form.**  Block k is held as a matrix B_k of shape (I_k, P_k): physical index
+first, all its bonds flattened behind (I_k = 1 for a core that carries no mode).  Then
+
+    X = L_k(others) B_k,      L_k^H L_k = identity over I_k  (x)  M_k,    M_k = gram(k).
+
+**One multilinear form.**  With the moments C_k = B_k^H B_k (P_k x P_k),
+
+    ||X||^2 = F(C_1, ..., C_K),      M_k = dF/dC_k,
+
+and F is linear in each C_k.  The rest follows from directional derivatives of M_k:
+
+    inner(other)        F at the cross moments B_k^H B'_k
+    SS = ||J||_F^2      sum_k I_k tr M_k
+    Q_k                 derivative of M_k along D_n = I_n * identity  (SS = <B_k, B_k Q_k> + I_k tr M_k)
+    J^H J delta         derivative of M_k along D_n = B_n^H delta_n
+    E||X(theta+noise)||^2   F at C_k + s^2 I_k * identity             (tensorchain.stability.perturbation)
+
+Here all of it is done by generic contraction over the wiring of the model
+(:mod:`tensorchain.models.network`); a model overrides `gram_at`, `gram_jets` or
+`gauss_newton` only to be faster, and the tests hold the override against this file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from tensorchain.kernels import Array, contract
+from tensorchain.models.files import FORMAT, read_npz, write_npz
+from tensorchain.models.network import BATCH, COLUMN, ROW, Network
+
+Self = TypeVar("Self", bound="Model")
+
+
+class Model:
+    """A tensor written as a contraction of blocks.
+
+    Subclasses call `_build` once and give `blocks` (natural shapes) and `_state`
+    (what `from_state` needs beside the blocks).  Instances are immutable.
+    """
+
+    name: ClassVar[str] = ""
+    """Short name used by `decompose` and in files."""
+    registry: ClassVar[dict[str, type[Model]]] = {}
+
+    _matrices: tuple[Array, ...]
+    network: Network
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if cls.name:
+            Model.registry[cls.name] = cls
+
+    # -- construction -------------------------------------------------------------------
+
+    def _build(self, network: Network, matrices: Sequence[Array]) -> None:
+        self.network = network
+        frozen = []
+        for matrix in matrices:
+            view = np.ascontiguousarray(matrix).view()
+            view.flags.writeable = False
+            frozen.append(view)
+        self._matrices = tuple(frozen)
+
+    def with_matrices(self: Self, matrices: Sequence[Array]) -> Self:
+        """The same wiring with other blocks, given in matrix form (I_k, P_k); sizes I_k may change."""
+        twin = object.__new__(type(self))
+        twin._build(self.network, matrices)
+        return twin
+
+    def with_matrix(self: Self, k: int, matrix: Array) -> Self:
+        """Replace block k; what is cached of the others is kept."""
+        matrices = list(self._matrices)
+        matrices[k] = matrix
+        twin = self.with_matrices(matrices)
+        if "moments" in self.__dict__:
+            moments = list(self.moments)
+            moments[k] = _moment(twin._matrices[k], twin._matrices[k])
+            twin.__dict__["moments"] = tuple(moments)
+        return twin
+
+    def with_blocks(self: Self, blocks: Sequence[Array]) -> Self:
+        """The same wiring with other blocks in their natural shapes."""
+        if len(blocks) != len(self._matrices):
+            raise ValueError(f"{type(self).__name__} has {len(self._matrices)} blocks, {len(blocks)} were given")
+        return self.with_matrices([self._to_matrix(k, np.asarray(block)) for k, block in enumerate(blocks)])
+
+    def astype(self: Self, dtype: Any) -> Self:
+        """Blocks converted to `dtype`."""
+        return self.with_matrices([matrix.astype(dtype, copy=False) for matrix in self._matrices])
+
+    def scaled(self: Self, factor: float) -> Self:
+        """The model of factor * X, the factor spread evenly over the blocks (factor > 0)."""
+        share = factor ** (1.0 / len(self._matrices))
+        return self.with_matrices([matrix * matrix.dtype.type(share) for matrix in self._matrices])
+
+    def restrict(self: Self, rows: Sequence[slice | Array | None]) -> Self:
+        """The model of the sub-tensor X[rows[0], rows[1], ...] (None keeps a whole mode)."""
+        return self.with_matrices(
+            [
+                matrix if mode is None or rows[mode] is None else matrix[rows[mode]]
+                for matrix, mode in zip(self._matrices, self.network.modes, strict=True)
+            ]
+        )
+
+    # -- what it is ---------------------------------------------------------------------
+
+    @property
+    def matrices(self) -> tuple[Array, ...]:
+        """Blocks in matrix form, (I_k, P_k), read-only."""
+        return self._matrices
+
+    @property
+    def blocks(self) -> tuple[Array, ...]:
+        """Blocks in their natural shapes, read-only."""
+        return tuple(self._to_block(k, matrix) for k, matrix in enumerate(self._matrices))
+
+    def _to_block(self, k: int, matrix: Array) -> Array:
+        """Matrix form to natural shape; the default is the matrix itself."""
+        return matrix
+
+    def _to_matrix(self, k: int, block: Array) -> Array:
+        return block
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """(I_1, ..., I_N)."""
+        return tuple(self._matrices[k].shape[0] for k in self.network.block_of_mode)
+
+    @property
+    def order(self) -> int:
+        return self.network.order
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.result_type(*self._matrices)
+
+    @property
+    def n_parameters(self) -> int:
+        """Stored numbers, gauge freedom included."""
+        return sum(matrix.size for matrix in self._matrices)
+
+    @property
+    def rank(self) -> Any:
+        """What `decompose` takes as `rank` to get a model of this wiring."""
+        return self.network.terms[0].bond_shape(0)
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """A name for each block, for reports and plots."""
+        return tuple(f"block {k + 1}" for k in range(len(self._matrices)))
+
+    def __repr__(self) -> str:
+        sizes = " x ".join(map(str, self.shape))
+        return f"{type(self).__name__}({sizes}, rank={self.rank}, {self.n_parameters} parameters, {self.dtype})"
+
+    # -- values -------------------------------------------------------------------------
+
+    def operands(self, t: int, matrices: Sequence[Array] | None = None) -> list[Array]:
+        """Blocks of term t, each of shape (I_k, *bonds)."""
+        matrices = self._matrices if matrices is None else matrices
+        term, columns = self.network.terms[t], self.network.columns[t]
+        return [
+            matrix[:, columns[k]].reshape(matrix.shape[0], *term.bond_shape(k)) for k, matrix in enumerate(matrices)
+        ]
+
+    def labels(self, t: int) -> list[str]:
+        """Letters of the operands of term t, physical letter first."""
+        return [p + b for p, b in zip(self.network.physical, self.network.terms[t].bonds, strict=True)]
+
+    def full(self) -> Array:
+        """The tensor itself, shape (I_1, ..., I_N)."""
+        return self._evaluate(self._matrices)
+
+    def _evaluate(self, matrices: Sequence[Array]) -> Array:
+        total: Array | None = None
+        for t in range(len(self.network.terms)):
+            subscripts = ",".join(self.labels(t)) + "->" + self.network.output
+            value = contract(subscripts, *self.operands(t, matrices))
+            total = value if total is None else total + value
+        assert total is not None
+        return total
+
+    def derivative(self, delta: Sequence[Array]) -> Array:
+        """J delta: the first-order change of X when the blocks (matrix form) move by `delta`."""
+        return sum(
+            (
+                self._evaluate([*self._matrices[:k], change, *self._matrices[k + 1 :]])
+                for k, change in enumerate(delta)
+            ),
+            start=np.zeros(self.shape, dtype=self.dtype),
+        )
+
+    def design_rows(self, k: int, indices: Array) -> Array:
+        """Rows of L_k at given entries.
+
+        Parameters
+        ----------
+        indices : (Z, N) integer positions; column of the mode of block k is not read.
+
+        Returns
+        -------
+        (Z, P_k) array D with X[indices[z]] = B_k[indices[z, mode of k]] . D[z].
+        """
+        rows = []
+        for t, term in enumerate(self.network.terms):
+            labels, gathered = [], []
+            for m, operand in enumerate(self.operands(t)):
+                if m == k:
+                    continue
+                mode = self.network.modes[m]
+                if mode is None:
+                    labels.append(term.bonds[m])
+                    gathered.append(operand[0])
+                else:
+                    labels.append(BATCH + term.bonds[m])
+                    gathered.append(operand[indices[:, mode]])
+            value = contract(",".join(labels) + "->" + BATCH + term.bonds[k], *gathered)
+            rows.append(value.reshape(len(indices), -1))
+        return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
+
+    def entries(self, indices: Array) -> Array:
+        """X at the positions `indices` (Z, N)."""
+        k = self.network.block_of_mode[0]
+        return np.asarray(np.einsum("zp,zp->z", self._matrices[k][indices[:, 0]], self.design_rows(k, indices)))
+
+    # -- the multilinear form -----------------------------------------------------------
+
+    @cached_property
+    def moments(self) -> tuple[Array, ...]:
+        """C_k = B_k^H B_k, in double precision."""
+        return tuple(_moment(matrix, matrix) for matrix in self._matrices)
+
+    @cached_property
+    def identity_moments(self) -> tuple[Array, ...]:
+        """I_k * identity: the second moment of unit noise on block k."""
+        return tuple(
+            matrix.shape[0] * np.eye(width)
+            for matrix, width in zip(self._matrices, self.network.widths, strict=True)
+        )
+
+    def gram_at(self, moments: Sequence[Array], k: int) -> Array:
+        """M_k = dF/dC_k at any moments, (P_k, P_k); rows belong to the conjugated side."""
+        rows = []
+        for s, lower in enumerate(self.network.terms):
+            row = []
+            for t, upper in enumerate(self.network.terms):
+                labels, operands = self._moment_operands(moments, s, t, (k,))
+                target = lower.bonds[k] + upper.bonds[k].upper()
+                value = contract(",".join(labels) + "->" + target, *operands)
+                row.append(value.reshape(lower.width(k), upper.width(k)))
+            rows.append(row)
+        return rows[0][0] if len(rows) == 1 else np.block(rows)
+
+    def _moment_operands(
+        self, moments: Sequence[Array], s: int, t: int, without: tuple[int, ...]
+    ) -> tuple[list[str], list[Array]]:
+        """Moments between terms s (conjugated) and t, of all blocks but `without`, with their letters."""
+        network = self.network
+        lower, upper = network.terms[s], network.terms[t]
+        labels, operands = [], []
+        for m, moment in enumerate(moments):
+            if m not in without:
+                block = moment[network.columns[s][m], network.columns[t][m]]
+                operands.append(block.reshape(lower.bond_shape(m) + upper.bond_shape(m)))
+                labels.append(lower.bonds[m] + upper.bonds[m].upper())
+        return labels, operands
+
+    def gram_jets(self, moments: Sequence[Array], directions: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        """All M_k and their derivatives along `directions`.
+
+        dM_k = sum over n != k of M_k with C_n replaced by D_n.
+        """
+        grams, slopes = [], []
+        for k in range(len(moments)):
+            grams.append(self.gram_at(moments, k))
+            slope = np.zeros_like(grams[-1])
+            for n in range(len(moments)):
+                if n != k:
+                    slope = slope + self.gram_at([*moments[:n], directions[n], *moments[n + 1 :]], k)
+            slopes.append(slope)
+        return grams, slopes
+
+    @cached_property
+    def _jets(self) -> tuple[list[Array], list[Array]]:
+        return self.gram_jets(self.moments, self.identity_moments)
+
+    def gram(self, k: int) -> Array:
+        """M_k = L_k^H L_k without the identity over I_k: (P_k, P_k), Hermitian."""
+        if "_jets" in self.__dict__:
+            return self._jets[0][k]
+        return self.gram_at(self.moments, k)
+
+    def sensitivity_metric(self, k: int) -> Array:
+        """Q_k with SS = <B_k, B_k Q_k^T> + I_k tr M_k; the gradient of SS in B_k is 2 B_k Q_k^T."""
+        return self._jets[1][k]
+
+    def block_sensitivities(self) -> Array:
+        """||dX/dblock_k||_F^2 = I_k tr M_k for each block; their sum is SS."""
+        grams = self._jets[0]
+        return np.array(
+            [matrix.shape[0] * np.trace(gram).real for matrix, gram in zip(self._matrices, grams, strict=True)]
+        )
+
+    def sensitivity(self, relative: bool = False) -> float:
+        """SS = ||J||_F^2, the expected squared change of X per unit variance of noise on the blocks.
+
+        With `relative`, SS / ||X||^(2(K-1)/K), which does not change when X is scaled.
+        Source: Tichavsky, Phan, Cichocki, "Sensitivity in tensor decomposition" (2019).
+        """
+        unit, exponent = self._unit_scale()
+        count = len(self._matrices)
+        value = float(unit.block_sensitivities().sum())
+        if relative:
+            size = unit.norm()
+            if size == 0.0:
+                raise ValueError("the relative sensitivity of a zero tensor is undefined; use relative=False")
+            return value / size ** (2 * (count - 1) / count)
+        return float(np.ldexp(value, 2 * (count - 1) * exponent))
+
+    def _unit_scale(self: Self) -> tuple[Self, int]:
+        """(model / 2^(K e), e) with blocks of moderate size: squares neither overflow nor vanish."""
+        largest = [float(np.abs(matrix).max(initial=0.0)) for matrix in self._matrices]
+        if min(largest) == 0.0 or 1e-12 < min(largest) <= max(largest) < 1e12:
+            return self, 0
+        exponent = round(sum(math.log2(value) for value in largest) / len(largest))
+        # One common exponent keeps the balance between blocks, on which SS depends.
+        return self.with_matrices([_ldexp(matrix, -exponent) for matrix in self._matrices]), exponent
+
+    def inner(self, other: Model) -> complex | float:
+        """<self, other> = sum conj(self) * other, without forming either tensor."""
+        if self.shape != other.shape:
+            raise ValueError(f"inner product needs equal shapes, got {self.shape} and {other.shape}")
+        total: complex = 0.0
+        for s in range(len(self.network.terms)):
+            lower = self.labels(s)
+            conjugated = [np.conj(operand) for operand in self.operands(s)]
+            for t, term in enumerate(other.network.terms):
+                upper = [p + b.upper() for p, b in zip(other.network.physical, term.bonds, strict=True)]
+                value = contract(",".join([*lower, *upper]) + "->", *conjugated, *other.operands(t))
+                total += complex(value)
+        return total if "c" in (self.dtype.kind, other.dtype.kind) else total.real
+
+    def norm(self) -> float:
+        """||X||_F from the moments, never forming X."""
+        unit, exponent = self._unit_scale()
+        square = float(np.sum(unit.moments[0] * unit.gram(0)).real)
+        return float(np.ldexp(math.sqrt(max(square, 0.0)), len(self._matrices) * exponent))
+
+    # -- Gauss-Newton -------------------------------------------------------------------
+
+    def gauss_newton(self) -> Array:
+        """J^H J, (n, n) with n = n_parameters, blocks in matrix form flattened row by row."""
+        starts = np.concatenate([[0], np.cumsum([matrix.size for matrix in self._matrices])])
+        result = np.empty((starts[-1], starts[-1]), dtype=np.result_type(*self.moments))
+        for k, matrix in enumerate(self._matrices):
+            here = slice(starts[k], starts[k + 1])
+            result[here, here] = np.kron(np.eye(matrix.shape[0]), self.gram(k))
+            for m in range(k + 1, len(self._matrices)):
+                there = slice(starts[m], starts[m + 1])
+                block = self._cross_gauss_newton(k, m)
+                result[here, there] = block
+                result[there, here] = block.conj().T
+        return result
+
+    def _cross_gauss_newton(self, k: int, m: int) -> Array:
+        """J_k^H J_m for two different blocks, (I_k P_k, I_m P_m).
+
+        A block that is differentiated leaves its bonds open on one side and itself on the other:
+        B_k closes the unconjugated side at k, conj(B_m) closes the conjugated side at m.
+        """
+        terms = self.network.terms
+        rows, columns = self._matrices[k].shape[0], self._matrices[m].shape[0]
+        strips = []
+        for s, lower in enumerate(terms):
+            conjugated = np.conj(self.operands(s)[m])
+            row = []
+            for t, upper in enumerate(terms):
+                labels, operands = self._moment_operands(self.moments, s, t, (k, m))
+                labels += [ROW + upper.bonds[k].upper(), COLUMN + lower.bonds[m]]
+                operands += [self.operands(t)[k], conjugated]
+                target = ROW + lower.bonds[k] + COLUMN + upper.bonds[m].upper()
+                value = contract(",".join(labels) + "->" + target, *operands)
+                row.append(value.reshape(rows, lower.width(k), columns, upper.width(m)))
+            strips.append(row[0] if len(row) == 1 else np.concatenate(row, axis=3))
+        block = strips[0] if len(strips) == 1 else np.concatenate(strips, axis=1)
+        return block.reshape(self._matrices[k].size, self._matrices[m].size)
+
+    def gauss_newton_matvec(self, delta: Sequence[Array]) -> list[Array]:
+        """J^H J delta without forming J: delta_k M_k^T + B_k dM_k^T, dM_k along D_n = B_n^H delta_n."""
+        directions = [_moment(matrix, change) for matrix, change in zip(self._matrices, delta, strict=True)]
+        grams, slopes = self.gram_jets(self.moments, directions)
+        return [
+            change @ gram.T + matrix @ slope.T
+            for matrix, change, gram, slope in zip(self._matrices, delta, grams, slopes, strict=True)
+        ]
+
+    @cached_property
+    def gauge_dimension(self) -> int:
+        """Dimension of the set of block changes that leave X unchanged to first order by a change of gauge.
+
+        R^2 per bond, R (d - 1) per hyperedge of d blocks, less what acts twice (a scalar around a loop):
+        the rank of the gauge action, found numerically.
+        """
+        directions = list(self._gauge_directions())
+        return int(np.linalg.matrix_rank(np.array(directions), tol=1e-8)) if directions else 0
+
+    def _gauge_directions(self) -> Iterator[Array]:
+        """Tangent vectors (flattened blocks) of the gauge group at a generic point of this wiring."""
+        generator = np.random.default_rng(0)
+        generic = self.with_matrices([generator.standard_normal(matrix.shape) for matrix in self._matrices])
+        for t, term in enumerate(self.network.terms):
+            operands = generic.operands(t)
+            pairs = [(letter, (k, m), True) for letter, k, m in term.gauge_bonds]
+            pairs += [(letter, (o[0], m), False) for letter, o in term.hyperedges for m in o[1:]]
+            for letter, (k, m), whole in pairs:
+                size = term.size_of[letter]
+                for p in range(size):
+                    for q in range(size) if whole else (p,):
+                        unit = np.zeros((size, size))
+                        unit[p, q] = 1.0
+                        blocks = [np.zeros(matrix.shape) for matrix in self._matrices]
+                        for block, move in ((k, unit.T), (m, -unit)):
+                            change = _along(operands[block], 1 + term.bonds[block].index(letter), move)
+                            blocks[block][:, self.network.columns[t][block]] = change.reshape(len(change), -1)
+                        yield np.concatenate([block.ravel() for block in blocks])
+
+    # -- files --------------------------------------------------------------------------
+
+    def _state(self) -> dict[str, Any]:
+        """What `from_state` needs beside the blocks, as JSON."""
+        return {}
+
+    @classmethod
+    def from_state(cls, blocks: list[Array], state: dict[str, Any]) -> Model:
+        """Rebuild from `blocks` and `_state()`."""
+        return cls(blocks)  # type: ignore[call-arg]
+
+    def save(self, path: str | os.PathLike[str], **extra: Any) -> None:
+        """Write an .npz file (no pickle), to a temporary name first and then renamed.
+
+        `extra` holds further JSON-able figures, kept beside the model.
+        """
+        header = {"format": FORMAT, "model": self.name, "state": self._state(), "extra": extra}
+        arrays = {f"block_{k}": block for k, block in enumerate(self.blocks)}
+        write_npz(path, json.dumps(header), arrays)
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Read a model written by `Model.save` or `Fit.save`.
+
+    Raises
+    ------
+    FileNotFoundError, or ValueError when the file is not a model file.
+    """
+    header, blocks = read_npz(path)
+    kind = Model.registry.get(str(header.get("model")))
+    if kind is None:
+        known = ", ".join(sorted(Model.registry))
+        raise ValueError(f"{os.fspath(path)!r} holds a model {header.get('model')!r}; known are {known}")
+    try:
+        return kind.from_state(blocks, header.get("state", {}))
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{os.fspath(path)!r} is damaged: {error!r}") from error
+
+
+def _moment(left: Array, right: Array) -> Array:
+    """B^H B' in double precision."""
+    double = np.complex128 if np.iscomplexobj(left) or np.iscomplexobj(right) else np.float64
+    return np.asarray(left.conj().T.astype(double, copy=False) @ right.astype(double, copy=False))
+
+
+def _along(operand: Array, axis: int, matrix: Array) -> Array:
+    """Multiply `matrix` into one axis: result[..., p, ...] = sum_q matrix[p, q] operand[..., q, ...]."""
+    return np.moveaxis(np.tensordot(matrix, operand, axes=(1, axis)), 0, axis)
+
+
+def _ldexp(matrix: Array, exponent: int) -> Array:
+    factor = np.ldexp(1.0, exponent // 2), np.ldexp(1.0, exponent - exponent // 2)
+    return matrix * matrix.dtype.type(factor[0]) * matrix.dtype.type(factor[1])
+

@@ -1,0 +1,182 @@
+"""Looped tensor chain (TC, also called tensor ring): X(i_1..i_N) = tr(A_1(i_1) ... A_N(i_N)).
+
+Core n has shape (R_n, I_n, R_{n+1}) with R_{N+1} = R_1; a tensor train is the case R_1 = 1.
+
+The moments of a chain act as *transfer matrices*
+
+    E_n[(a, a'), (b, b')] = sum_i conj(A_n[a, i, b]) A_n[a', i, b'],
+
+||X||^2 = tr(E_1 ... E_N), and the Gram of core n is the loop with E_n left out, so all
+Grams cost one product of R^2 x R^2 matrices from the left and one from the right.
+
+References: Zhao et al., "Tensor ring decomposition" (2016); Phan et al., "How to train your
+unstable looped tensor network" (2022).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tensorchain.kernels import Array
+from tensorchain.models.base import Model
+from tensorchain.models.network import Network
+from tensorchain.models.validation import bond_letters, check_blocks, check_order
+
+
+class TensorChain(Model):
+    """Looped tensor chain.
+
+    Parameters
+    ----------
+    cores : arrays of shape (R_n, I_n, R_{n+1}), N >= 2 of them, the last bond closing on the first.
+
+    Raises
+    ------
+    ValueError when neighbouring bonds differ, a core is empty or holds NaN or infinity.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> chain = tc.TensorChain([np.ones((2, 4, 3)), np.ones((3, 5, 2))])
+    >>> chain.shape, chain.bonds, float(chain.full()[0, 0])
+    ((4, 5), (2, 3), 6.0)
+    """
+
+    name = "tc"
+
+    def __init__(self, cores: Sequence[Any]) -> None:
+        blocks = check_blocks("TensorChain", cores, ndim=3)
+        check_order("TensorChain", len(blocks))
+        for n, core in enumerate(blocks):
+            after = (n + 1) % len(blocks)
+            if core.shape[2] != blocks[after].shape[0]:
+                raise ValueError(
+                    f"TensorChain: core {n} has shape {core.shape} and core {after} {blocks[after].shape}; "
+                    f"the last bond of core {n} must equal the first of core {after}"
+                )
+        network = chain_network(tuple(core.shape[0] for core in blocks))
+        self._build(network, [_to_rows(core) for core in blocks])
+
+    @property
+    def cores(self) -> tuple[Array, ...]:
+        """Cores of shape (R_n, I_n, R_{n+1}); the same as `blocks`."""
+        return self.blocks
+
+    @cached_property
+    def bonds(self) -> tuple[int, ...]:
+        """(R_1, ..., R_N), R_n in front of core n."""
+        return tuple(self.network.terms[0].bond_shape(n)[0] for n in range(self.order))
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        return self.bonds
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        return tuple(f"core {n + 1}" for n in range(self.order))
+
+    def _to_block(self, k: int, matrix: Array) -> Array:
+        left, right = self.network.terms[0].bond_shape(k)
+        return matrix.reshape(-1, left, right).transpose(1, 0, 2)
+
+    def _to_matrix(self, k: int, block: Array) -> Array:
+        return _to_rows(block)
+
+    def _transfers(self, moments: Sequence[Array]) -> list[Array]:
+        """E_n as (R_n^2, R_{n+1}^2) matrices."""
+        result = []
+        for n, moment in enumerate(moments):
+            left, right = self.network.terms[0].bond_shape(n)
+            ordered = moment.reshape(left, right, left, right).transpose(0, 2, 1, 3)
+            result.append(ordered.reshape(left * left, right * right))
+        return result
+
+    def _from_loop(self, k: int, loop: Array) -> Array:
+        """Gram of core k from the product of the other transfer matrices, (R_{k+1}^2, R_k^2)."""
+        left, right = self.network.terms[0].bond_shape(k)
+        ordered = loop.reshape(right, right, left, left).transpose(2, 0, 3, 1)
+        return ordered.reshape(left * right, left * right)
+
+    def gram_at(self, moments: Sequence[Array], k: int) -> Array:
+        transfers = self._transfers(moments)
+        rest = transfers[k + 1 :] + transfers[:k]
+        loop = rest[0]
+        for transfer in rest[1:]:
+            loop = loop @ transfer
+        return self._from_loop(k, loop)
+
+    def gram_jets(self, moments: Sequence[Array], directions: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        order = len(moments)
+        values, slopes = self._transfers(moments), self._transfers(directions)
+        prefix, suffix = _running(values, slopes), _running(values[::-1], slopes[::-1], reverse=True)[::-1]
+        grams, changes = [], []
+        for k in range(order):
+            # suffix[k] = E_{k+1} ... E_N, prefix[k] = E_1 ... E_{k-1}; None stands for the empty product.
+            loop, change = _product(suffix[k], prefix[k])
+            grams.append(self._from_loop(k, loop))
+            changes.append(self._from_loop(k, change))
+        return grams, changes
+
+    @cached_property
+    def gauge_dimension(self) -> int:
+        """sum R_n^2 - 1: one invertible matrix on each bond, less the scalar that goes around the loop."""
+        return sum(bond * bond for bond in self.bonds) - 1
+
+    @classmethod
+    def from_shared_block_term(cls, model: Any) -> TensorChain:
+        """Order-3 chain equal to a `BlockTerm` whose terms share their core and their middle factor.
+
+        Raises
+        ------
+        ValueError when the cores or the middle factors of the terms differ.
+        """
+        terms = model.terms
+        if model.order != 3:
+            raise ValueError(f"a BTD of order 3 is needed, this one has order {model.order}")
+        core, middle = terms[0].core, terms[0].factors[1]
+        for r, term in enumerate(terms):
+            if not (np.array_equal(term.core, core) and np.array_equal(term.factors[1], middle)):
+                raise ValueError(f"term {r} has another core or middle factor than term 0; all terms must share them")
+        first = np.stack([term.factors[0] for term in terms])
+        last = np.stack([term.factors[2].T for term in terms], axis=2)
+        return cls([first, np.einsum("bjc,ij->bic", core, middle), last])
+
+
+def chain_network(bonds: tuple[int, ...]) -> Network:
+    """The wiring of a chain with these bonds."""
+    letters = bond_letters(len(bonds))
+    wiring = tuple(letters[n] + letters[(n + 1) % len(bonds)] for n in range(len(bonds)))
+    return Network.single(wiring, dict(zip(letters, bonds, strict=True)), tuple(range(len(bonds))))
+
+
+def _to_rows(core: Array) -> Array:
+    """(R_n, I_n, R_{n+1}) to (I_n, R_n R_{n+1})."""
+    return core.transpose(1, 0, 2).reshape(core.shape[1], math.prod(core.shape[::2]))
+
+
+Jet = tuple[Array, Array]
+
+
+def _product(left: Jet | None, right: Jet | None) -> Jet:
+    """Product of two (value, derivative) pairs; None is the identity."""
+    if left is None:
+        assert right is not None
+        return right
+    if right is None:
+        return left
+    return left[0] @ right[0], left[1] @ right[0] + left[0] @ right[1]
+
+
+def _running(values: Sequence[Array], slopes: Sequence[Array], reverse: bool = False) -> list[Jet | None]:
+    """Products of all pairs before each position (after it, for the reversed order)."""
+    running: Jet | None = None
+    result: list[Jet | None] = []
+    for pair in zip(values, slopes, strict=True):
+        result.append(running)
+        running = _product(pair, running) if reverse else _product(running, pair)
+    return result

@@ -1,0 +1,103 @@
+"""Canonical polyadic decomposition (CPD): X = sum_r a_r^(1) o ... o a_r^(N).
+
+All Grams are Hadamard products of the R x R moments C_n = A_n^H A_n; the derivative that
+serves sensitivities and Gauss-Newton products is the product rule on them.
+
+References: Kolda and Bader, "Tensor decompositions and applications" (2009), section 3;
+Phan, Tichavsky, Cichocki, "Low complexity damped Gauss-Newton algorithms for CPD" (2013).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tensorchain.kernels import Array
+from tensorchain.models.base import Model
+from tensorchain.models.network import Network
+from tensorchain.models.validation import check_blocks, check_order
+
+
+class CP(Model):
+    """CPD of rank R.
+
+    Parameters
+    ----------
+    factors : arrays of shape (I_n, R), N >= 2 of them.
+
+    Raises
+    ------
+    ValueError when the factors differ in their number of columns, are empty, or hold NaN or infinity.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> cp = tc.CP([np.eye(3), np.eye(3), np.eye(3)])
+    >>> float(cp.full().sum()), cp.sensitivity()
+    (3.0, 27.0)
+    """
+
+    name = "cp"
+
+    def __init__(self, factors: Sequence[Any]) -> None:
+        blocks = check_blocks("CP", factors, ndim=2)
+        check_order("CP", len(blocks))
+        ranks = [factor.shape[1] for factor in blocks]
+        if len(set(ranks)) > 1:
+            raise ValueError(f"CP: factors have {ranks} columns; all need the same number, the rank")
+        self._build(cp_network(len(blocks), ranks[0]), blocks)
+
+    @property
+    def factors(self) -> tuple[Array, ...]:
+        """Factors (I_n, R); the same as `blocks`."""
+        return self.blocks
+
+    @property
+    def rank(self) -> int:
+        return self.network.widths[0]
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        return tuple(f"factor {n + 1}" for n in range(self.order))
+
+    def gram_at(self, moments: Sequence[Array], k: int) -> Array:
+        return _hadamard([*moments[:k], *moments[k + 1 :]])
+
+    def gram_jets(self, moments: Sequence[Array], directions: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        grams, slopes = [], []
+        for k in range(len(moments)):
+            others = [n for n in range(len(moments)) if n != k]
+            value, slope = moments[others[0]], directions[others[0]]
+            for n in others[1:]:
+                value, slope = value * moments[n], slope * moments[n] + value * directions[n]
+            grams.append(value)
+            slopes.append(slope)
+        return grams, slopes
+
+    def _cross_gauss_newton(self, k: int, m: int) -> Array:
+        rest = [moment for n, moment in enumerate(self.moments) if n not in (k, m)]
+        common = _hadamard(rest) if rest else np.ones((self.rank, self.rank))
+        here, there = self.matrices[k], np.conj(self.matrices[m])
+        # H[(i, r), (j, s)] = B_k[i, s] conj(B_m[j, r]) Gamma[r, s]
+        left = here[:, None, None, :] * common[None, :, None, :]
+        return (left * there.T[None, :, :, None]).reshape(here.size, there.size)
+
+    @cached_property
+    def gauge_dimension(self) -> int:
+        """R (N - 1): the scales of the columns."""
+        return self.rank * (self.order - 1) if self.order > 2 else super().gauge_dimension
+
+
+def cp_network(order: int, rank: int) -> Network:
+    """The wiring of a CPD."""
+    return Network.single(("r",) * order, {"r": rank}, tuple(range(order)))
+
+
+def _hadamard(matrices: Sequence[Array]) -> Array:
+    result = matrices[0]
+    for matrix in matrices[1:]:
+        result = result * matrix
+    return result

@@ -1,0 +1,44 @@
+"""Model files: npz archives of plain arrays with a JSON header, never a pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tensorchain.kernels import Array
+
+FORMAT = 1
+
+
+def write_npz(path: str | os.PathLike[str], header: str, arrays: dict[str, Array]) -> None:
+    """Write header and arrays to `path` atomically."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            np.savez(stream, header=np.array(header), **arrays)  # type: ignore[arg-type]
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_npz(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Array]]:
+    """Header and blocks of a file written by `Model.save`; ValueError if it is anything else."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            header = json.loads(str(archive["header"][()]))
+            names = sorted((n for n in archive.files if n.startswith("block_")), key=lambda n: int(n[6:]))
+            blocks = [archive[name] for name in names]
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{os.fspath(path)!r} is not a model file of tensorchain: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError(f"{os.fspath(path)!r} is not a model file that this version reads (format {FORMAT})")
+    return header, blocks

@@ -1,0 +1,133 @@
+"""The wiring of a model, in letters: which block shares which bond with which.
+
+A model is a sum of *terms*; each term is a tensor network in which block k has at
+most one physical index (a mode of the tensor) and any number of bonds.  For the
+chain of order 3 the wiring is ``("ab", "bc", "ca")`` over the modes 0, 1, 2; for CP
+it is ``("r", "r", "r")``; for Tucker ``("abc", "a", "b", "c")`` where the core carries
+no mode.  A letter shared by exactly two blocks is a *bond* (its gauge group is GL(R));
+a letter shared by three or more is a *hyperedge* (only diagonal gauges).
+
+Everything a solver needs (values, Grams, Jacobian products, sensitivities) follows
+from the wiring by contraction, so a new model need not write any of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+
+MODE_LETTERS = "abcdefghij"
+BOND_LETTERS = "klmnopqrstuvwxy"
+BATCH = "Z"
+ROW = "A"
+COLUMN = "B"
+
+
+@dataclass(frozen=True)
+class Term:
+    """One network: per block the letters of its bonds, and the size of each letter."""
+
+    bonds: tuple[str, ...]
+    sizes: tuple[tuple[str, int], ...]
+
+    @cached_property
+    def size_of(self) -> dict[str, int]:
+        return dict(self.sizes)
+
+    def bond_shape(self, k: int) -> tuple[int, ...]:
+        """Sizes of the bonds of block k, in the order of its letters."""
+        return tuple(self.size_of[letter] for letter in self.bonds[k])
+
+    def width(self, k: int) -> int:
+        """P_k of this term: the number of entries of block k for one physical index."""
+        return math.prod(self.bond_shape(k))
+
+    @cached_property
+    def gauge_bonds(self) -> tuple[tuple[str, int, int], ...]:
+        """Letters shared by exactly two blocks: (letter, block, block)."""
+        return tuple((letter, *owners) for letter, owners in self._owners.items() if len(owners) == 2)  # type: ignore[misc]
+
+    @cached_property
+    def hyperedges(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Letters shared by three or more blocks."""
+        return tuple((letter, owners) for letter, owners in self._owners.items() if len(owners) > 2)
+
+    @cached_property
+    def _owners(self) -> dict[str, tuple[int, ...]]:
+        return {
+            letter: tuple(k for k, bonds in enumerate(self.bonds) if letter in bonds)
+            for letter, _ in self.sizes
+        }
+
+
+@dataclass(frozen=True)
+class Network:
+    """Terms over common modes.
+
+    Attributes
+    ----------
+    terms : the networks that are summed.
+    modes : per block the mode of the tensor that it carries, or None (a core).
+    """
+
+    terms: tuple[Term, ...]
+    modes: tuple[int | None, ...]
+
+    def __post_init__(self) -> None:
+        carried = [mode for mode in self.modes if mode is not None]
+        if sorted(carried) != list(range(len(carried))):
+            raise ValueError(
+                f"each mode of the tensor must be carried by exactly one block; blocks carry {self.modes}"
+            )
+        for term in self.terms:
+            counts = Counter(letter for bonds in term.bonds for letter in set(bonds))
+            lonely = [letter for letter, count in counts.items() if count < 2]
+            if lonely:
+                raise ValueError(f"bond {lonely[0]!r} of {term.bonds} touches only one block; it must join two or more")
+            repeated = [bonds for bonds in term.bonds if len(set(bonds)) < len(bonds)]
+            if repeated:
+                raise ValueError(f"block letters {repeated[0]!r} repeat a bond; a block cannot be joined to itself")
+
+    @classmethod
+    def single(cls, bonds: tuple[str, ...], sizes: dict[str, int], modes: tuple[int | None, ...]) -> Network:
+        """A model of one term."""
+        return cls((Term(bonds, tuple(sizes.items())),), modes)
+
+    @cached_property
+    def order(self) -> int:
+        return sum(mode is not None for mode in self.modes)
+
+    @cached_property
+    def block_of_mode(self) -> tuple[int, ...]:
+        return tuple(self.modes.index(mode) for mode in range(self.order))
+
+    @cached_property
+    def output(self) -> str:
+        return MODE_LETTERS[: self.order]
+
+    @cached_property
+    def physical(self) -> tuple[str, ...]:
+        """Per block the letter of its physical index; cores get a letter of size one."""
+        spare = iter("CDEFGHIJ")
+        return tuple(next(spare) if mode is None else MODE_LETTERS[mode] for mode in self.modes)
+
+    @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """P_k: columns of the matrix form of block k, over all terms."""
+        return tuple(sum(term.width(k) for term in self.terms) for k in range(len(self.modes)))
+
+    @cached_property
+    def columns(self) -> tuple[tuple[slice, ...], ...]:
+        """columns[t][k]: the columns of the matrix form of block k that belong to term t."""
+        starts = [0] * len(self.modes)
+        table = []
+        for term in self.terms:
+            row = []
+            for k in range(len(self.modes)):
+                width = term.width(k)
+                row.append(slice(starts[k], starts[k] + width))
+                starts[k] += width
+            table.append(tuple(row))
+        return tuple(table)

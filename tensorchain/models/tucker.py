@@ -1,0 +1,102 @@
+"""Tucker decomposition (TKD): X = core x_1 U_1 ... x_N U_N.
+
+Block 0 is the core (R_1, ..., R_N), block n the factor U_n (I_n, R_n).  The Gram of the core
+is the Kronecker product of the U_n^H U_n; that of a factor closes all other modes of the core.
+
+Reference: Kolda and Bader, "Tensor decompositions and applications" (2009), section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorchain.kernels import Array
+from tensorchain.models.base import Model
+from tensorchain.models.network import Network, Term
+from tensorchain.models.validation import bond_letters, check_blocks, check_order
+
+
+class Tucker(Model):
+    """Tucker decomposition of multilinear rank (R_1, ..., R_N).
+
+    Parameters
+    ----------
+    core : array (R_1, ..., R_N).
+    factors : arrays of shape (I_n, R_n).
+
+    Raises
+    ------
+    ValueError when the columns of a factor differ from the size of the core, a block is empty,
+    or holds NaN or infinity.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> tucker = tc.Tucker(np.ones((1, 1)), [np.ones((3, 1)), np.ones((4, 1))])
+    >>> tucker.shape, tucker.multilinear_rank, float(tucker.full()[0, 0])
+    ((3, 4), (1, 1), 1.0)
+    """
+
+    name = "tucker"
+
+    def __init__(self, core: Any, factors: Sequence[Any]) -> None:
+        blocks = check_blocks("Tucker", [core, *factors])
+        check_tucker("Tucker", blocks[0], blocks[1:])
+        self._build(tucker_network((blocks[0].shape,)), [blocks[0].reshape(1, -1), *blocks[1:]])
+
+    @property
+    def core(self) -> Array:
+        """Core (R_1, ..., R_N)."""
+        return self.blocks[0]
+
+    @property
+    def factors(self) -> tuple[Array, ...]:
+        """Factors (I_n, R_n)."""
+        return self.blocks[1:]
+
+    @property
+    def multilinear_rank(self) -> tuple[int, ...]:
+        """(R_1, ..., R_N)."""
+        return self.network.terms[0].bond_shape(0)
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        return self.multilinear_rank
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        return ("core", *(f"factor {n + 1}" for n in range(self.order)))
+
+    def _to_block(self, k: int, matrix: Array) -> Array:
+        return matrix.reshape(self.multilinear_rank) if k == 0 else matrix
+
+    def _to_matrix(self, k: int, block: Array) -> Array:
+        return block.reshape(1, -1) if k == 0 else block
+
+    @classmethod
+    def from_state(cls, blocks: list[Array], state: dict[str, Any]) -> Tucker:
+        return cls(blocks[0], blocks[1:])
+
+
+def check_tucker(kind: str, core: Array, factors: Sequence[Array]) -> None:
+    """Core and factors must fit."""
+    check_order(kind, core.ndim)
+    if len(factors) != core.ndim:
+        raise ValueError(f"{kind}: a core of shape {core.shape} needs {core.ndim} factors, {len(factors)} were given")
+    for n, factor in enumerate(factors):
+        if factor.ndim != 2 or factor.shape[1] != core.shape[n]:
+            raise ValueError(
+                f"{kind}: factor {n} has shape {factor.shape}; it needs shape (I_{n + 1}, {core.shape[n]}) "
+                f"for a core of shape {core.shape}"
+            )
+
+
+def tucker_network(ranks: Sequence[tuple[int, ...]]) -> Network:
+    """The wiring of a sum of Tucker terms with these multilinear ranks."""
+    order = len(ranks[0])
+    letters = bond_letters(order)
+    terms = tuple(Term((letters, *letters), tuple(zip(letters, rank, strict=True))) for rank in ranks)
+    return Network(terms, (None, *range(order)))

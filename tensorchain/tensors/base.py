@@ -1,0 +1,105 @@
+"""What a solver may ask of the data.
+
+A *door* answers three questions about a tensor T (shape (I_1, ..., I_N)) and a model X:
+
+    norm()                          ||T||
+    contract_all_but(model, k)      L_k^H vec(T), in matrix form (I_k, P_k)
+    residual_norm(model)            ||T - X||
+
+and the rest has a default here in terms of them.  Doors that see only part of the entries
+(missing or weighted data) also override the curvature: `solve_gram`, `gauss_newton`, `matvec`.
+
+All answers are in double precision whatever the storage.  A door carries a scale: solvers
+work on T / ||T||, and no copy of the data is made for that.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from tensorchain.kernels import Array
+from tensorchain.models import Model
+
+Door = TypeVar("Door", bound="Tensor")
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """J_k^H (T - X) for each block, in matrix form, and ||T - X||."""
+
+    blocks: list[Array]
+    residual: float
+
+
+class Tensor(ABC):
+    """A door to a tensor; `scale` multiplies every answer."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    scale: float = 1.0
+    dimension_names: tuple[str, ...] | None = None
+
+    @property
+    def order(self) -> int:
+        return len(self.shape)
+
+    @abstractmethod
+    def scaled(self: Door, factor: float) -> Door:
+        """The door to factor * T, sharing the data."""
+
+    @abstractmethod
+    def norm(self) -> float:
+        """||T||_F (over the observed entries, with their weights)."""
+
+    @abstractmethod
+    def contract_all_but(self, model: Model, k: int) -> Array:
+        """L_k^H vec(T): MTTKRP for CP, TTM chain for Tucker, T times subchain for TC; (I_k, P_k)."""
+
+    def residual_norm(self, model: Model) -> float:
+        """||T - X||_F.
+
+        The default uses ||T||^2 - 2 <T, X> + ||X||^2, which loses what is below 1e-8 ||T||.
+        """
+        cross = np.vdot(model.matrices[0], self.contract_all_but(model, 0)).real
+        square = self.norm() ** 2 - 2.0 * float(cross) + model.norm() ** 2
+        return float(np.sqrt(max(square, 0.0)))
+
+    def gradient(self, model: Model) -> Gradient:
+        """J^H (T - X), all blocks at one point."""
+        blocks = [
+            self.contract_all_but(model, k) - self.apply_gram(model, k, matrix)
+            for k, matrix in enumerate(model.matrices)
+        ]
+        return Gradient(blocks, self.residual_norm(model))
+
+    def gram(self, model: Model, k: int) -> Array:
+        """L_k^H L_k over the observed entries: (P_k, P_k), or (I_k, P_k, P_k) when rows differ."""
+        return model.gram(k)
+
+    def apply_gram(self, model: Model, k: int, matrix: Array) -> Array:
+        """L_k^H L_k applied to a block in matrix form."""
+        gram = self.gram(model, k)
+        if gram.ndim == 2:
+            return matrix @ gram.T
+        return np.asarray(np.einsum("ipq,iq->ip", gram, matrix))
+
+    def gauss_newton(self, model: Model) -> Array:
+        """J^H J over the observed entries, (n, n)."""
+        return model.gauss_newton()
+
+    def gauss_newton_matvec(self, model: Model, delta: Sequence[Array]) -> list[Array]:
+        """J^H J delta over the observed entries, without forming J."""
+        return model.gauss_newton_matvec(delta)
+
+    def mode_gram(self, mode: int) -> Array:
+        """T_(n) T_(n)^H, (I_n, I_n), for starts from singular vectors."""
+        raise TypeError(f"{type(self).__name__} cannot give singular vectors; use init='random' or a model")
+
+    def to_dense(self) -> Array:
+        """The tensor as an array, missing entries as zero."""
+        raise TypeError(f"{type(self).__name__} cannot be held in memory whole; use init='random' or a model")

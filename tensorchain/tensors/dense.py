@@ -1,0 +1,251 @@
+"""Arrays in memory.
+
+Contractions go through one GEMM on a reshape of T wherever the wiring allows it.  The modes are
+cut into a left and a right half; T is contracted with the blocks of one half (a *partial*), and all
+blocks of the other half are then served from the partial: a dimension tree of depth two, so that a
+sweep over an order-3 CP costs two passes over T, not three.  The partial is kept until a block it was
+made from is replaced; blocks are immutable, so identity of the arrays is an exact test.
+
+`gradient` forms T - X in slabs along the first mode, so it stays exact at errors near rounding, and
+needs memory for one slab beyond T.
+
+Reference for the tree: Phan, Tichavsky, Cichocki, "Fast alternating LS algorithms for high order
+CANDECOMP/PARAFAC tensor factorizations" (2013).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tensorchain import kernels
+from tensorchain.kernels import Array, contract
+from tensorchain.models import Model
+from tensorchain.models.network import Network, Term
+from tensorchain.tensors.base import Gradient, Tensor
+
+_SLAB = 1 << 21
+"""Entries of T - X held at once (16 MB in double)."""
+
+
+class Dense(Tensor):
+    """A NumPy array, `numpy.memmap` included.
+
+    Parameters
+    ----------
+    array : order 2 to 10, real float32/float64 or complex128; other real and integer dtypes are
+        converted to float64, float16 to float32, complex64 to complex128.
+
+    Raises
+    ------
+    TypeError for other dtypes; ValueError for empty arrays, NaN or infinity, or an unsupported order.
+    """
+
+    def __init__(self, array: Any) -> None:
+        self.array = _checked(array)
+        self.shape = self.array.shape
+        self.dtype = self.array.dtype
+        self._partials: dict[tuple[int, str], tuple[tuple[Array, ...], Array]] = {}
+        self._norm = kernels.norm(self.array)
+
+    def scaled(self, factor: float) -> Dense:
+        twin = object.__new__(Dense)
+        twin.__dict__.update(self.__dict__)
+        twin.scale = self.scale * factor
+        twin._partials = {}
+        size = self._norm
+        if not 1e-100 < size < 1e100 or not 1e-100 < abs(twin.scale) < 1e100:
+            # Products of such entries overflow or vanish before the scale is applied: copy once.
+            twin.array = _times(self.array, twin.scale)
+            twin.scale, twin._norm = 1.0, kernels.norm(twin.array)
+        return twin
+
+    def norm(self) -> float:
+        return self.scale * self._norm
+
+    def to_dense(self) -> Array:
+        return self.array if self.scale == 1.0 else self.array * self.array.dtype.type(self.scale)
+
+    def mode_gram(self, mode: int) -> Array:
+        others = [n for n in range(self.order) if n != mode]
+        gram = np.tensordot(self.array, self.array.conj(), axes=(others, others))
+        return np.asarray(gram) * self.scale**2
+
+    def residual_norm(self, model: Model) -> float:
+        norms = [kernels.norm(self._residual(model, rows)) for rows in self._slabs()]
+        return float(np.linalg.norm(norms))
+
+    def contract_all_but(self, model: Model, k: int) -> Array:
+        pieces = []
+        for t, term in enumerate(model.network.terms):
+            operands = model.operands(t)
+            pieces.append(self._contract_term(model.network, term, t, operands, model.matrices, k))
+        result = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
+        return np.asarray(result * self.scale)
+
+    def gradient(self, model: Model) -> Gradient:
+        mode_zero = model.network.block_of_mode[0]
+        blocks = [np.zeros(matrix.shape, dtype=np.result_type(matrix, self._double)) for matrix in model.matrices]
+        norms = []
+        for rows in self._slabs():
+            residual = Dense._bare(self._residual(model, rows))
+            part = model if rows == slice(None) else model.restrict([rows] + [None] * (self.order - 1))
+            norms.append(kernels.norm(residual.array))
+            for k in range(len(blocks)):
+                target = blocks[k][rows] if k == mode_zero else blocks[k]
+                target += residual.contract_all_but(part, k)
+        return Gradient(blocks, float(np.linalg.norm(norms)))
+
+    # -- inside -------------------------------------------------------------------------
+
+    @classmethod
+    def _bare(cls, array: Array) -> Dense:
+        """A door without checks, for arrays made here."""
+        door = object.__new__(cls)
+        door.array, door.shape, door.dtype = array, array.shape, array.dtype
+        door._partials, door._norm = {}, math.nan
+        return door
+
+    @property
+    def _double(self) -> Any:
+        return np.complex128 if self.dtype.kind == "c" else np.float64
+
+    def _slabs(self) -> list[slice]:
+        rows = self.shape[0]
+        step = max(1, _SLAB // max(1, math.prod(self.shape[1:])))
+        if step >= rows:
+            return [slice(None)]
+        return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+    def _residual(self, model: Model, rows: slice) -> Array:
+        part = model if rows == slice(None) else model.restrict([rows] + [None] * (self.order - 1))
+        data = self.array[rows]
+        value = part.full()
+        if self.scale != 1.0:
+            data = data * self.scale
+        return np.subtract(data, value, dtype=np.result_type(value, self._double))
+
+    def _contract_term(
+        self,
+        network: Network,
+        term: Term,
+        t: int,
+        operands: list[Array],
+        matrices: tuple[Array, ...],
+        k: int,
+    ) -> Array:
+        """One term of L_k^H vec(T); conjugation is left to the operands."""
+        conjugated = [np.conj(operand) if operand.dtype.kind == "c" else operand for operand in operands]
+        left, right = _halves(self.shape)
+        kept_half = _half_of(network, k, left, right)
+        gone = right if kept_half == left else left
+        used = [network.block_of_mode[mode] for mode in gone]
+        key = (t, "left" if kept_half == left else "right")
+        sources = tuple(matrices[block] for block in used)
+        cached = self._partials.get(key)
+        if cached is None or any(a is not b for a, b in zip(cached[0], sources, strict=True)):
+            partial, letters = self._partial(network, term, conjugated, gone)
+            self._partials[key] = (sources, partial)
+        else:
+            partial, letters = cached[1], _partial_letters(network, term, gone)
+        labels, rest = [letters], [partial]
+        for m, operand in enumerate(conjugated):
+            if m != k and m not in used:
+                labels.append(network.physical[m] + term.bonds[m])
+                rest.append(operand)
+        target = network.physical[k] + term.bonds[k]
+        if network.modes[k] is None:
+            value = contract(",".join(labels) + "->" + term.bonds[k], *rest)
+            return value.reshape(1, -1)
+        value = contract(",".join(labels) + "->" + target, *rest)
+        return value.reshape(value.shape[0], -1)
+
+    def _partial(
+        self, network: Network, term: Term, operands: list[Array], gone: tuple[int, ...]
+    ) -> tuple[Array, str]:
+        """T contracted with the blocks of the modes `gone`; kept modes first, then open bonds."""
+        letters = _partial_letters(network, term, gone)
+        used = [network.block_of_mode[mode] for mode in gone]
+        kept = tuple(mode for mode in range(self.order) if mode not in gone)
+        open_bonds = letters[len(kept) :]
+        data = self.array
+        merged = math.prod(term.size_of[letter] for letter in open_bonds)
+        last = used[-1] if gone[-1] == self.order - 1 else used[0]
+        if merged <= term.width(last):
+            # The half closes on few bonds: contract its blocks first, then one GEMM with T.
+            labels = [network.physical[m] + term.bonds[m] for m in used]
+            modes = "".join(network.output[mode] for mode in gone)
+            half = contract(",".join(labels) + "->" + modes + open_bonds, *(operands[m] for m in used))
+            half = half.reshape(-1, merged).astype(np.result_type(self.dtype, half) if self.dtype.kind == "c" or
+                                                   half.dtype.kind == "c" else self.dtype, copy=False)
+            before = gone[0] == 0
+            rows = math.prod(self.shape[mode] for mode in gone)
+            matrix = data.reshape(rows, -1).T if before else data.reshape(-1, rows)
+            partial = matrix @ half
+            return partial.reshape([self.shape[mode] for mode in kept] + [term.size_of[x] for x in open_bonds]), letters
+        labels = [network.output] + [network.physical[m] + term.bonds[m] for m in used]
+        casted = [operands[m].astype(np.result_type(self.dtype, np.float32), copy=False)
+                  if operands[m].dtype.kind != "c" else operands[m] for m in used]
+        return contract(",".join(labels) + "->" + letters, data, *casted), letters
+
+
+def _partial_letters(network: Network, term: Term, gone: tuple[int, ...]) -> str:
+    used = {network.block_of_mode[mode] for mode in gone}
+    kept = "".join(network.output[mode] for mode in range(network.order) if mode not in gone)
+    outside = "".join(bonds for m, bonds in enumerate(term.bonds) if m not in used)
+    inside = "".join(term.bonds[m] for m in sorted(used))
+    return kept + "".join(dict.fromkeys(letter for letter in inside if letter in outside))
+
+
+def _halves(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Cut the modes where the larger half is smallest; on a tie the left half is the shorter one."""
+    order = len(shape)
+    cut = min(
+        range(1, order), key=lambda c: max(math.prod(shape[:c]), math.prod(shape[c:]))
+    )
+    return tuple(range(cut)), tuple(range(cut, order))
+
+
+def _half_of(
+    network: Network, k: int, left: tuple[int, ...], right: tuple[int, ...]
+) -> tuple[int, ...]:
+    mode = network.modes[k]
+    return right if mode is not None and mode in right else left
+
+
+def _times(array: Array, factor: float) -> Array:
+    """array * factor without intermediate overflow or underflow."""
+    exponent = int(np.floor(np.log2(abs(factor))))
+    half = exponent // 2
+    rest = factor / np.ldexp(1.0, exponent) if abs(exponent) < 1000 else np.ldexp(factor, -exponent)
+    real = np.float64 if array.dtype.kind != "c" else np.complex128
+    return np.asarray(array.astype(real) * np.ldexp(1.0, half) * np.ldexp(1.0, exponent - half) * rest)
+
+
+def _checked(array: Any) -> Array:
+    given = np.asarray(array) if not isinstance(array, np.ndarray) else array
+    kind = given.dtype.kind
+    if kind not in "iubfc":
+        raise TypeError(f"the tensor has dtype {given.dtype}; numbers are needed: convert it with np.asarray(T, dtype=float)")
+    if kind in "iub" or given.dtype == np.longdouble:
+        given = given.astype(np.float64)
+    elif given.dtype == np.float16:
+        given = given.astype(np.float32)
+    elif kind == "c" and given.dtype != np.complex128:
+        given = given.astype(np.complex128)
+    if not 2 <= given.ndim <= 10:
+        raise ValueError(f"the tensor has shape {given.shape}, order {given.ndim}; orders 2 to 10 are supported")
+    if given.size == 0:
+        raise ValueError(f"the tensor is empty, shape {given.shape}; every mode needs at least one entry")
+    if not np.isfinite(kernels.norm(given)):
+        raise ValueError(
+            "the tensor holds NaN or infinity; use tc.Masked(T, mask) for missing entries, or clean it with np.nan_to_num"
+        )
+    return np.ascontiguousarray(given)
+
+
+def as_tensor(tensor: Any) -> Tensor:
+    """The door for what a user gives: a door is returned as it is, arrays become `Dense`."""
+    return tensor if isinstance(tensor, Tensor) else Dense(tensor)
