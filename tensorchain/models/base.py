@@ -35,6 +35,7 @@ import numpy as np
 
 from tensorchain.kernels import Array, contract
 from tensorchain.models.files import FORMAT, read_npz, write_npz
+from tensorchain.models.validation import checked_wiring
 from tensorchain.models.network import BATCH, COLUMN, ROW, Network
 
 Self = TypeVar("Self", bound="Model")
@@ -69,6 +70,54 @@ class Model:
             view.flags.writeable = False
             frozen.append(view)
         self._matrices = tuple(frozen)
+
+    @classmethod
+    def wiring(cls, shape: tuple[int, ...], rank: Any) -> Network:
+        """The network for a tensor of this shape; ValueError when `rank` does not fit it."""
+        raise TypeError(f"{cls.__name__} has no `wiring(shape, rank)`; give a start with init=model instead")
+
+    @classmethod
+    def from_matrices(cls: type[Self], network: Network, matrices: Sequence[Array]) -> Self:
+        """A model from its wiring and blocks in matrix form, unchecked."""
+        model = object.__new__(cls)
+        model._build(network, matrices)
+        return model
+
+    @classmethod
+    def random(cls: type[Self], shape: Sequence[int], rank: Any, rng: Any = None, dtype: Any = np.float64) -> Self:
+        """Independent standard normal entries in every block.
+
+        Parameters
+        ----------
+        shape : (I_1, ..., I_N).
+        rank : as in `decompose`.
+        rng : seed or `numpy.random.Generator`.
+        """
+        generator = np.random.default_rng(rng)
+        network = checked_wiring(cls, tuple(shape), rank)
+        matrices = []
+        for mode, width in zip(network.modes, network.widths, strict=True):
+            size = (1 if mode is None else shape[mode], width)
+            block = generator.standard_normal(size)
+            if np.dtype(dtype).kind == "c":
+                block = (block + 1j * generator.standard_normal(size)) / math.sqrt(2.0)
+            matrices.append(block.astype(dtype, copy=False))
+        return cls.from_matrices(network, matrices)
+
+    @classmethod
+    def svd_matrices(cls, network: Network, tensor: Any, rng: np.random.Generator) -> list[Array]:
+        """Start from singular vectors: leading ones of each unfolding; cores are random and fitted later.
+
+        `tensor` is a door; where a block is wider than its mode, small noise fills the rest.
+        """
+        matrices = []
+        for mode, width in zip(network.modes, network.widths, strict=True):
+            if mode is None:
+                matrices.append(rng.standard_normal((1, width)))
+                continue
+            _, vectors = np.linalg.eigh(tensor.mode_gram(mode))
+            matrices.append(pad_columns(vectors[:, ::-1], width, rng))
+        return matrices
 
     def with_matrices(self: Self, matrices: Sequence[Array]) -> Self:
         """The same wiring with other blocks, given in matrix form (I_k, P_k); sizes I_k may change."""
@@ -470,6 +519,15 @@ def load(path: str | os.PathLike[str]) -> Model:
         return kind.from_state(blocks, header.get("state", {}))
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{os.fspath(path)!r} is damaged: {error!r}") from error
+
+
+def pad_columns(vectors: Array, width: int, rng: np.random.Generator, size: float = 0.1) -> Array:
+    """The first `width` columns, filled up with noise of relative size `size` where there are fewer."""
+    rows, given = vectors.shape
+    if given >= width:
+        return vectors[:, :width]
+    scale = size * np.linalg.norm(vectors) / math.sqrt(vectors.size)
+    return np.concatenate([vectors, scale * rng.standard_normal((rows, width - given))], axis=1)
 
 
 def _moment(left: Array, right: Array) -> Array:

@@ -22,8 +22,9 @@ import numpy as np
 from tensorchain.kernels import Array
 from tensorchain.models.base import Model
 from tensorchain.models.chain import TensorChain
-from tensorchain.models.tucker import Tucker, check_tucker, tucker_network
-from tensorchain.models.validation import check_blocks
+from tensorchain.models.network import Network
+from tensorchain.models.tucker import Tucker, check_multilinear_rank, check_tucker, tucker_network
+from tensorchain.models.validation import check_blocks, check_ranks
 
 
 class BlockTerm(Model):
@@ -66,6 +67,15 @@ class BlockTerm(Model):
         for n in range(len(shapes[0])):
             stacked.append(np.concatenate([blocks[n + 1] for blocks in checked], axis=1).astype(dtype, copy=False))
         self._build(tucker_network([blocks[0].shape for blocks in checked]), stacked)
+
+    @classmethod
+    def wiring(cls, shape: tuple[int, ...], rank: Any) -> Network:
+        if not isinstance(rank, (list, tuple)) or not rank or any(isinstance(r, int) for r in rank):
+            raise TypeError(f"BlockTerm: rank {rank!r} was given; a list with one rank per term is needed: [(2, 2, 2), (3, 3, 3)]")
+        ranks = [check_ranks("BlockTerm", r, len(shape)) for r in rank]
+        for r in ranks:
+            check_multilinear_rank("BlockTerm", r, shape)
+        return tucker_network(ranks)
 
     @property
     def terms(self) -> tuple[Tucker, ...]:

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from tensorchain.kernels import Array
-from tensorchain.models.base import Model
+from tensorchain.models.base import Model, pad_columns
 from tensorchain.models.network import Network
-from tensorchain.models.validation import bond_letters, check_blocks, check_order
+from tensorchain.models.validation import bond_letters, check_blocks, check_order, check_ranks
 
 
 class TensorChain(Model):
@@ -61,6 +61,16 @@ class TensorChain(Model):
                 )
         network = chain_network(tuple(core.shape[0] for core in blocks))
         self._build(network, [_to_rows(core) for core in blocks])
+
+    @classmethod
+    def wiring(cls, shape: tuple[int, ...], rank: Any) -> Network:
+        return chain_network(check_ranks("TensorChain", rank, len(shape)))
+
+    @classmethod
+    def svd_matrices(cls, network: Network, tensor: Any, rng: np.random.Generator) -> list[Array]:
+        """Ring SVD: the first unfolding splits into R_1 R_2 singular vectors, a tensor-train SVD does the rest."""
+        bonds = tuple(network.terms[0].bond_shape(n)[0] for n in range(network.order))
+        return [_to_rows(core) for core in ring_svd(tensor.to_dense(), bonds, rng)]
 
     @property
     def cores(self) -> tuple[Array, ...]:
@@ -152,6 +162,31 @@ def chain_network(bonds: tuple[int, ...]) -> Network:
     letters = bond_letters(len(bonds))
     wiring = tuple(letters[n] + letters[(n + 1) % len(bonds)] for n in range(len(bonds)))
     return Network.single(wiring, dict(zip(letters, bonds, strict=True)), tuple(range(len(bonds))))
+
+
+def ring_svd(array: Array, bonds: tuple[int, ...], rng: np.random.Generator) -> list[Array]:
+    """Cores (R_n, I_n, R_{n+1}) of the ring SVD; bonds that the data cannot fill are filled with small noise.
+
+    Reference: Zhao et al., "Tensor ring decomposition" (2016), the sequential SVD.
+    """
+    shape = array.shape
+    closing = bonds[0]
+    left, rest = _split(array.reshape(shape[0], -1), closing * bonds[1], rng)
+    cores = [left.reshape(shape[0], closing, bonds[1]).transpose(1, 0, 2)]
+    # The loop is cut: R_1 travels at the end of the remainder and closes on the last core.
+    rest = rest.reshape(closing, bonds[1], -1).transpose(1, 2, 0).reshape(bonds[1], -1)
+    for n in range(1, len(shape) - 1):
+        left, rest = _split(rest.reshape(bonds[n] * shape[n], -1), bonds[n + 1], rng)
+        cores.append(left.reshape(bonds[n], shape[n], bonds[n + 1]))
+    cores.append(rest.reshape(bonds[-1], shape[-1], closing))
+    return cores
+
+
+def _split(matrix: Array, rank: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Truncated SVD as (U s^1/2, s^1/2 V^H), filled up to `rank`."""
+    u, s, vh = np.linalg.svd(matrix, full_matrices=False)
+    root = np.sqrt(s)
+    return pad_columns(u * root, rank, rng), pad_columns((root[:, None] * vh).T, rank, rng).T
 
 
 def _to_rows(core: Array) -> Array:

@@ -18,7 +18,7 @@ import numpy as np
 from tensorchain.kernels import Array
 from tensorchain.models.base import Model
 from tensorchain.models.network import Network
-from tensorchain.models.validation import check_blocks, check_order
+from tensorchain.models.validation import check_blocks, check_order, check_ranks
 
 
 class CP(Model):
@@ -49,6 +49,10 @@ class CP(Model):
         if len(set(ranks)) > 1:
             raise ValueError(f"CP: factors have {ranks} columns; all need the same number, the rank")
         self._build(cp_network(len(blocks), ranks[0]), blocks)
+
+    @classmethod
+    def wiring(cls, shape: tuple[int, ...], rank: Any) -> Network:
+        return cp_network(len(shape), check_ranks("CP", rank if np.ndim(rank) else (rank,), 1)[0])
 
     @property
     def factors(self) -> tuple[Array, ...]:

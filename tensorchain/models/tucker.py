@@ -16,7 +16,7 @@ import numpy as np
 from tensorchain.kernels import Array
 from tensorchain.models.base import Model
 from tensorchain.models.network import Network, Term
-from tensorchain.models.validation import bond_letters, check_blocks, check_order
+from tensorchain.models.validation import bond_letters, check_blocks, check_order, check_ranks
 
 
 class Tucker(Model):
@@ -46,6 +46,12 @@ class Tucker(Model):
         blocks = check_blocks("Tucker", [core, *factors])
         check_tucker("Tucker", blocks[0], blocks[1:])
         self._build(tucker_network((blocks[0].shape,)), [blocks[0].reshape(1, -1), *blocks[1:]])
+
+    @classmethod
+    def wiring(cls, shape: tuple[int, ...], rank: Any) -> Network:
+        ranks = check_ranks("Tucker", rank, len(shape))
+        check_multilinear_rank("Tucker", ranks, shape)
+        return tucker_network((ranks,))
 
     @property
     def core(self) -> Array:
@@ -92,6 +98,12 @@ def check_tucker(kind: str, core: Array, factors: Sequence[Array]) -> None:
                 f"{kind}: factor {n} has shape {factor.shape}; it needs shape (I_{n + 1}, {core.shape[n]}) "
                 f"for a core of shape {core.shape}"
             )
+
+
+def check_multilinear_rank(kind: str, ranks: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """A factor has no more columns than rows."""
+    if any(rank > size for rank, size in zip(ranks, shape, strict=True)):
+        raise ValueError(f"{kind}: multilinear rank {ranks} is beyond the shape {shape}; each rank is at most its size")
 
 
 def tucker_network(ranks: Sequence[tuple[int, ...]]) -> Network:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from tensorchain.kernels import Array
-from tensorchain.models.network import BOND_LETTERS, MODE_LETTERS
+from tensorchain.models.network import BOND_LETTERS, MODE_LETTERS, Network
 
 MAX_ORDER = len(MODE_LETTERS)
 
@@ -48,3 +50,50 @@ def check_order(kind: str, order: int) -> None:
 def bond_letters(count: int) -> str:
     """The first `count` bond letters."""
     return BOND_LETTERS[:count]
+
+
+def check_ranks(kind: str, rank: Any, count: int | None) -> tuple[int, ...]:
+    """Positive integers; one integer stands for `count` equal ones."""
+    if rank is None:
+        raise ValueError(f"{kind}: no rank was given; a positive integer or {count or 'several'} of them are needed")
+    if isinstance(rank, (int, np.integer)) and not isinstance(rank, bool) and count is not None:
+        rank = (rank,) * count
+    try:
+        ranks = tuple(operator.index(value) for value in rank)
+    except TypeError:
+        raise TypeError(f"{kind}: rank {rank!r} was given; a positive integer or a sequence of them is needed") from None
+    if count is not None and len(ranks) != count:
+        raise ValueError(f"{kind}: {len(ranks)} ranks {ranks} were given; a tensor of order {count} needs {count}")
+    if not ranks or min(ranks) < 1:
+        raise ValueError(f"{kind}: rank {rank!r} was given; ranks must be at least 1")
+    return ranks
+
+
+class Wired(Protocol):
+    """A class that makes its network from a shape and a rank."""
+
+    @classmethod
+    def wiring(cls, shape: tuple[int, ...], rank: Any) -> Network:
+        """The network for a tensor of this shape."""
+
+
+def checked_wiring(kind: type[Any], shape: tuple[int, ...], rank: Any) -> Network:
+    """`kind.wiring(shape, rank)`, after checks that hold for every model.
+
+    A block with more columns than the rest of the tensor has entries cannot be determined by any data.
+    """
+    name = kind.__name__
+    check_order(name, len(shape))
+    if min(shape) < 1:
+        raise ValueError(f"{name}: shape {shape} has an empty mode; every mode needs at least one entry")
+    network: Network = kind.wiring(shape, rank)
+    entries = math.prod(shape)
+    for mode, width in zip(network.modes, network.widths, strict=True):
+        available = entries if mode is None else entries // shape[mode]
+        if width > available:
+            where = "the core" if mode is None else f"mode {mode + 1}"
+            raise ValueError(
+                f"{name}: rank {rank!r} is beyond the size of a tensor of shape {shape}: the block of {where} "
+                f"would have {width} unknowns for each row and only {available} data; lower the rank"
+            )
+    return network

@@ -16,8 +16,8 @@ work on T / ||T||, and no copy of the data is made for that.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,12 +28,22 @@ from tensorchain.models import Model
 Door = TypeVar("Door", bound="Tensor")
 
 
-@dataclass(frozen=True)
-class Gradient:
-    """J_k^H (T - X) for each block, in matrix form, and ||T - X||."""
+class Residual:
+    """T - X at one model: its norm at once, its gradient when asked (a rejected step never asks).
 
-    blocks: list[Array]
-    residual: float
+    Attributes
+    ----------
+    norm : ||T - X||_F.
+    """
+
+    def __init__(self, norm: float, gradient: Callable[[], list[Array]]) -> None:
+        self.norm = norm
+        self._make = gradient
+
+    @cached_property
+    def gradient(self) -> list[Array]:
+        """J_k^H (T - X) for each block, in matrix form."""
+        return self._make()
 
 
 class Tensor(ABC):
@@ -69,13 +79,16 @@ class Tensor(ABC):
         square = self.norm() ** 2 - 2.0 * float(cross) + model.norm() ** 2
         return float(np.sqrt(max(square, 0.0)))
 
-    def gradient(self, model: Model) -> Gradient:
-        """J^H (T - X), all blocks at one point."""
-        blocks = [
-            self.contract_all_but(model, k) - self.apply_gram(model, k, matrix)
-            for k, matrix in enumerate(model.matrices)
-        ]
-        return Gradient(blocks, self.residual_norm(model))
+    def residual(self, model: Model) -> Residual:
+        """T - X, ready to give its norm and its gradient."""
+
+        def gradient() -> list[Array]:
+            return [
+                self.contract_all_but(model, k) - self.apply_gram(model, k, matrix)
+                for k, matrix in enumerate(model.matrices)
+            ]
+
+        return Residual(self.residual_norm(model), gradient)
 
     def gram(self, model: Model, k: int) -> Array:
         """L_k^H L_k over the observed entries: (P_k, P_k), or (I_k, P_k, P_k) when rows differ."""

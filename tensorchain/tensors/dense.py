@@ -6,7 +6,7 @@ blocks of the other half are then served from the partial: a dimension tree of d
 sweep over an order-3 CP costs two passes over T, not three.  The partial is kept until a block it was
 made from is replaced; blocks are immutable, so identity of the arrays is an exact test.
 
-`gradient` forms T - X in slabs along the first mode, so it stays exact at errors near rounding, and
+`residual` forms T - X in slabs along the first mode, so it stays exact at errors near rounding, and
 needs memory for one slab beyond T.
 
 Reference for the tree: Phan, Tichavsky, Cichocki, "Fast alternating LS algorithms for high order
@@ -16,6 +16,7 @@ CANDECOMP/PARAFAC tensor factorizations" (2013).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from tensorchain import kernels
 from tensorchain.kernels import Array, contract
 from tensorchain.models import Model
 from tensorchain.models.network import Network, Term
-from tensorchain.tensors.base import Gradient, Tensor
+from tensorchain.tensors.base import Residual, Tensor
 
 _SLAB = 1 << 21
 """Entries of T - X held at once (16 MB in double)."""
@@ -85,18 +86,25 @@ class Dense(Tensor):
         result = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
         return np.asarray(result * self.scale)
 
-    def gradient(self, model: Model) -> Gradient:
-        mode_zero = model.network.block_of_mode[0]
+    def residual(self, model: Model) -> Residual:
+        slabs = self._slabs()
+        if len(slabs) == 1:
+            # It fits: keep it for the gradient.
+            whole = self._residual(model, slabs[0])
+            return Residual(kernels.norm(whole), lambda: self._gradient(model, [(slabs[0], whole)]))
+        pieces = ((rows, self._residual(model, rows)) for rows in slabs)
+        return Residual(self.residual_norm(model), lambda: self._gradient(model, pieces))
+
+    def _gradient(self, model: Model, pieces: Iterable[tuple[slice, Array]]) -> list[Array]:
+        first = model.network.block_of_mode[0]
         blocks = [np.zeros(matrix.shape, dtype=np.result_type(matrix, self._double)) for matrix in model.matrices]
-        norms = []
-        for rows in self._slabs():
-            residual = Dense._bare(self._residual(model, rows))
-            part = model if rows == slice(None) else model.restrict([rows] + [None] * (self.order - 1))
-            norms.append(kernels.norm(residual.array))
+        for rows, piece in pieces:
+            door = Dense._bare(piece)
+            part = self._part(model, rows)
             for k in range(len(blocks)):
-                target = blocks[k][rows] if k == mode_zero else blocks[k]
-                target += residual.contract_all_but(part, k)
-        return Gradient(blocks, float(np.linalg.norm(norms)))
+                target = blocks[k][rows] if k == first else blocks[k]
+                target += door.contract_all_but(part, k)
+        return blocks
 
     # -- inside -------------------------------------------------------------------------
 
@@ -119,10 +127,12 @@ class Dense(Tensor):
             return [slice(None)]
         return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
+    def _part(self, model: Model, rows: slice) -> Model:
+        return model if rows == slice(None) else model.restrict([rows] + [None] * (self.order - 1))
+
     def _residual(self, model: Model, rows: slice) -> Array:
-        part = model if rows == slice(None) else model.restrict([rows] + [None] * (self.order - 1))
         data = self.array[rows]
-        value = part.full()
+        value = self._part(model, rows).full()
         if self.scale != 1.0:
             data = data * self.scale
         return np.subtract(data, value, dtype=np.result_type(value, self._double))

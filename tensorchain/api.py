@@ -1,0 +1,182 @@
+"""`decompose`: one call from a tensor to a `Fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tensorchain.fit import Fit, History, StopReason, starts_table
+from tensorchain.models import Model
+from tensorchain.models.validation import checked_wiring
+from tensorchain.solvers import Constraint, Continuation, Iterate, Problem, Solver
+from tensorchain.solvers.als import balanced
+from tensorchain.solvers.loop import run
+from tensorchain.stability import optimal_gauge
+from tensorchain.tensors import Tensor, as_tensor
+
+
+def decompose(
+    tensor: Any,
+    model: str | type[Model] | None = None,
+    rank: Any = None,
+    *,
+    solver: Solver | None = None,
+    constraint: Constraint | None = None,
+    init: str | Model = "random",
+    starts: int = 1,
+    rng: int | np.random.Generator | None = None,
+    callback: Callable[[Iterate], object] | None = None,
+    max_seconds: float | None = None,
+) -> Fit:
+    """Fit a model to a tensor.
+
+    Parameters
+    ----------
+    tensor : array of order 2 to 10, or a door of :mod:`tensorchain.tensors`.  float32, float64 and
+        complex128 are kept; integers and booleans become float64, float16 float32, complex64 complex128.
+    model : "cp", "tucker", "btd", "tc", or a subclass of `Model`; not needed when `init` is a model.
+    rank : CP: R.  Tucker: (R_1, ..., R_N) or one number.  TC: bonds (R_1, ..., R_N), R_n in front of
+        core n, or one number.  BTD: one multilinear rank per term, [(2, 2, 2), (3, 3, 3)].
+    solver : `Continuation()` (the default), `LM()` or `ALS()`.
+    constraint : `Penalty(nu)`, `SensitivityBound(s)` or `ErrorBound(e)`.
+    init : "random", "svd" (HOSVD, or ring SVD for a chain), or a model to start from; it is not changed.
+    starts : number of starts; the best is returned, the others are kept in `fit.starts`.
+    rng : seed or generator; the same seed gives the same result.
+    callback : called with each `Iterate`; a true return value stops the run.
+    max_seconds : time limit over all starts.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    ValueError, TypeError when the input cannot be decomposed; the message says what to change.
+
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> T = tc.datasets.inverse_radius(order=3, size=8)
+    >>> fit = tc.decompose(T, "cp", rank=3, rng=0)
+    >>> fit.error < 1e-3, fit.model.shape
+    (True, (8, 8, 8))
+    """
+    door = as_tensor(tensor)
+    norm = door.norm()
+    if norm == 0.0:
+        raise ValueError("the tensor is zero everywhere: the relative error is undefined and there is nothing to fit")
+    kind, rank = _model_of(model, rank, init, door)
+    solver = Continuation() if solver is None else solver
+    constraint = Constraint() if constraint is None else constraint
+    _check_arguments(solver, constraint, starts, max_seconds)
+    generator = np.random.default_rng(rng)
+    unit = door.scaled(1.0 / norm)
+    fits: list[Fit] = []
+    remaining = max_seconds
+    for child in generator.spawn(starts):
+        start = _start(kind, rank, init, unit, norm, child)
+        fits.append(_fit(door, unit, norm, start, solver, constraint, child, callback, remaining))
+        if remaining is not None:
+            remaining = max(0.0, remaining - fits[-1].seconds)
+        if fits[-1].reason in (StopReason.INTERRUPTED, StopReason.TIME_LIMIT, StopReason.CALLBACK):
+            break
+    return _best(fits, constraint)
+
+
+def _fit(
+    door: Tensor,
+    unit: Tensor,
+    norm: float,
+    start: Model,
+    solver: Solver,
+    constraint: Constraint,
+    rng: np.random.Generator,
+    callback: Callable[[Iterate], object] | None,
+    max_seconds: float | None,
+) -> Fit:
+    """One run, from the scale ||T|| = 1 back to that of T."""
+    blocks = len(start.matrices)
+    problem = Problem(unit, constraint.normalised(norm, blocks), rng)
+    outcome = run(solver, problem, start, callback=callback, max_seconds=max_seconds)
+    model = optimal_gauge(outcome.best.model).scaled(norm).astype(door.dtype)
+    sensitivity_scale = norm ** (2.0 * (blocks - 1) / blocks)
+    history = outcome.history
+    return Fit(
+        model=model,
+        error=outcome.best.error,
+        sensitivity=model.sensitivity(),
+        reason=outcome.reason,
+        iterations=max(len(history) - 1, 0),
+        seconds=outcome.seconds,
+        history=History(
+            history.error,
+            history.sensitivity * sensitivity_scale,
+            history.penalty * norm ** (2.0 / blocks),
+            history.seconds,
+        ),
+        solver=repr(solver),
+        dimension_names=door.dimension_names,
+    )
+
+
+def _best(fits: list[Fit], constraint: Constraint) -> Fit:
+    best = min(fits, key=lambda fit: constraint.merit(fit.error, fit.sensitivity))
+    if len(fits) == 1:
+        return best
+    fields = {name: getattr(best, name) for name in best.__dataclass_fields__}
+    return Fit(**{**fields, "starts": starts_table(fits)})
+
+
+def _model_of(model: Any, rank: Any, init: Any, door: Tensor) -> tuple[type[Model], Any]:
+    """The class and rank that the arguments name."""
+    if isinstance(init, Model):
+        if init.shape != door.shape:
+            raise ValueError(f"init has shape {init.shape}, the tensor {door.shape}; they must be equal")
+        named = Model.registry.get(model) if isinstance(model, str) else model
+        if model is not None and named is not type(init):
+            raise ValueError(f"model {model!r} was asked for and init is a {type(init).__name__}; drop one of them")
+        if rank is not None and rank != init.rank:
+            raise ValueError(f"rank {rank!r} was asked for and init has rank {init.rank!r}; drop one of them")
+        return type(init), init.rank
+    if init not in ("random", "svd"):
+        raise ValueError(f"init is {init!r}; 'random', 'svd' or a model is needed")
+    if model is None:
+        raise ValueError("no model was given; name one of 'cp', 'tucker', 'btd', 'tc', or pass init=model")
+    if isinstance(model, str):
+        if model not in Model.registry:
+            raise ValueError(f"model {model!r} is unknown; known are {', '.join(sorted(Model.registry))}")
+        kind = Model.registry[model]
+    elif isinstance(model, type) and issubclass(model, Model):
+        kind = model
+    else:
+        raise TypeError(f"model is {model!r}; a name or a subclass of Model is needed")
+    checked_wiring(kind, door.shape, rank)
+    return kind, rank
+
+
+def _check_arguments(solver: Any, constraint: Any, starts: Any, max_seconds: Any) -> None:
+    if isinstance(solver, type) or not hasattr(solver, "steps"):
+        raise TypeError(f"solver is {solver!r}; an instance such as ALS(), LM() or Continuation() is needed")
+    if not isinstance(constraint, Constraint):
+        raise TypeError(f"constraint is {constraint!r}; Penalty(nu), SensitivityBound(s) or ErrorBound(e) is needed")
+    if isinstance(starts, bool) or not isinstance(starts, (int, np.integer)) or starts < 1:
+        raise ValueError(f"starts is {starts!r}; a positive integer is needed")
+    if max_seconds is not None and not max_seconds > 0:
+        raise ValueError(f"max_seconds is {max_seconds!r}; a positive number, or None, is needed")
+
+
+def _start(kind: type[Model], rank: Any, init: str | Model, unit: Tensor, norm: float, rng: np.random.Generator) -> Model:
+    """A start in the scale ||T|| = 1, in double precision and balanced."""
+    double = np.complex128 if unit.dtype.kind == "c" else np.float64
+    if isinstance(init, Model):
+        double = np.result_type(double, init.dtype)
+        return balanced(init.astype(double).scaled(1.0 / norm))
+    if init == "random":
+        start = kind.random(unit.shape, rank, rng, dtype=double)
+    else:
+        network = checked_wiring(kind, unit.shape, rank)
+        start = kind.from_matrices(network, kind.svd_matrices(network, unit, rng))
+    size = start.norm()
+    return optimal_gauge(start.scaled(1.0 / size)) if size > 0.0 else start

@@ -1,0 +1,154 @@
+"""What a solver returns: one frozen `Fit`, with why it stopped and how it went."""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tensorchain.kernels import Array
+from tensorchain.models import Model
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class StopReason(enum.Enum):
+    """Why a solver stopped; the value says it in words, with the cure where one is needed."""
+
+    EXACT = "the error is at rounding level"
+    CONVERGED = "the objective no longer decreases by more than the tolerance"
+    ITERATION_LIMIT = "the iteration limit was reached; raise max_iter, or warm-start with init=fit.model"
+    TIME_LIMIT = "max_seconds was reached; the best model so far is returned"
+    INTERRUPTED = "interrupted from the keyboard; the best model so far is returned"
+    CALLBACK = "the callback asked to stop; the best model so far is returned"
+    STALLED = "no step lowers the objective; try another start (starts=10) or the default solver"
+    DIVERGING = (
+        "the error creeps down while the sensitivity grows without bound: a best approximation "
+        "probably does not exist; bound it with constraint=SensitivityBound(...) or Penalty(...)"
+    )
+    INFEASIBLE = "the bound could not be met; the model nearest to it is returned: loosen it, raise the rank or the starts"
+    NON_FINITE = "values overflowed; the best finite model is returned: add a Penalty or a SensitivityBound"
+
+    @property
+    def success(self) -> bool:
+        """Whether the solver reached a solution."""
+        return self in (StopReason.EXACT, StopReason.CONVERGED)
+
+
+@dataclass(frozen=True)
+class History:
+    """One entry per iteration.
+
+    Attributes
+    ----------
+    error : ||T - X|| / ||T||.
+    sensitivity : SS of the iterate, for T as given.
+    penalty : weight nu of SS in ||T - X||^2 + nu SS, for T as given.
+    seconds : since the start.
+    """
+
+    error: Array
+    sensitivity: Array
+    penalty: Array
+    seconds: Array
+
+    def __len__(self) -> int:
+        return len(self.error)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Outcome of one of several starts."""
+
+    error: float
+    sensitivity: float
+    reason: StopReason
+    iterations: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Result of `decompose`.
+
+    Attributes
+    ----------
+    model : the decomposition, in the gauge of least sensitivity.
+    error : ||T - X||_F / ||T||_F.
+    sensitivity : SS = ||J||_F^2 of `model`, for T as given.
+    reason : why the solver stopped.
+    iterations, seconds : of the run that is returned.
+    history : error, sensitivity and penalty of each iteration.
+    solver : the solver and its options.
+    starts : outcome of every start, when there were several.
+    dimension_names : names of the modes, where the tensor had some.
+    """
+
+    model: Model
+    error: float
+    sensitivity: float
+    reason: StopReason
+    iterations: int
+    seconds: float
+    history: History = field(repr=False)
+    solver: str = ""
+    starts: tuple[Start, ...] = field(default=(), repr=False)
+    dimension_names: tuple[str, ...] | None = None
+
+    @property
+    def converged(self) -> bool:
+        """Whether a solution was reached; `reason` says more."""
+        return self.reason.success
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name:<12} {value}" for name, value in self.report())
+
+    def report(self) -> list[tuple[str, str]]:
+        """(name, value) pairs: what `repr` prints."""
+        model = self.model
+        sizes = " x ".join(map(str, model.shape))
+        if self.dimension_names:
+            sizes = " x ".join(f"{n} {s}" for n, s in zip(self.dimension_names, model.shape, strict=True))
+        dense = float(np.prod([float(size) for size in model.shape]))
+        relative = "undefined" if model.norm() == 0.0 else f"{model.sensitivity(relative=True):.3g}"
+        rows = [
+            ("model", f"{type(model).__name__} {sizes}, rank {model.rank}, {model.dtype}"),
+            ("parameters", f"{model.n_parameters} ({model.n_parameters / dense:.3g} of the tensor's entries)"),
+            ("error", f"{self.error:.4g}"),
+            ("sensitivity", f"{self.sensitivity:.4g} (relative {relative})"),
+            ("stopped", f"{self.reason.name}: {self.reason.value}"),
+            ("iterations", f"{self.iterations} in {self.seconds:.3g} s"),
+            ("solver", self.solver),
+        ]
+        if len(self.starts) > 1:
+            errors = np.array([start.error for start in self.starts])
+            rows.append(
+                ("starts", f"{len(errors)}: error min {errors.min():.3g}, median {np.median(errors):.3g}, max {errors.max():.3g}")
+            )
+        return rows
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        body = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self.report())
+        return f"<table>{body}</table>"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model and the figures of this fit to an .npz file; `tensorchain.load` reads the model."""
+        self.model.save(path, report=self.report())
+
+    def plot(self, ax: Axes | None = None) -> Any:
+        """Error and sensitivity over iterations; returns the axes of the error."""
+        from tensorchain.plotting import plot_history
+
+        return plot_history(self.history, ax=ax, title=f"{type(self.model).__name__}, rank {self.model.rank}")
+
+
+def starts_table(fits: Sequence[Fit]) -> tuple[Start, ...]:
+    """The outcomes of several fits."""
+    return tuple(Start(f.error, f.sensitivity, f.reason, f.iterations, f.seconds) for f in fits)

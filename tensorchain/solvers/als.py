@@ -1,0 +1,241 @@
+"""Alternating least squares, with the sensitivity held down block by block.
+
+With the other blocks fixed, f = ||T - L_k B_k||^2 + nu SS is quadratic in B_k, and so is SS:
+
+    (M_k + nu Q_k) b = w        for each row b of B_k, w of W_k = L_k^H vec(T).
+
+One generalised eigen-decomposition M_k V = Q_k V diag(lambda), V^H Q_k V = 1, gives the whole family in nu,
+
+    b(nu) = V (lambda + nu)^{-1} V^H w,
+    SS(nu)      = sum_j |w~_j|^2 / (lambda_j + nu)^2 + I_k tr M_k,             w~ = V^H w,
+    error(nu)^2 = error(0)^2 + sum_j |w~_j|^2 nu^2 / (lambda_j (lambda_j + nu)^2),
+
+both monotone, so a bound on either fixes nu by a root find in one dimension.  Without a constraint the
+update is written as a correction B + (W - B M) M^{-1}, which keeps its accuracy where M is nearly singular,
+and an update that does not lower the error is not taken: the error never rises.
+
+Cost per sweep: one contraction of T with all blocks but one, for each block, with the partial products
+that the door reuses; P_k^3 for the small systems.
+
+References: Kolda and Bader (2009), section 3.4; Phan et al., "How to train your unstable looped tensor
+network" (2022), for sensitivity-controlled updates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import linalg
+from scipy.optimize import brentq
+
+from tensorchain.fit import StopReason
+from tensorchain.kernels import Array, cholesky, cholesky_solve
+from tensorchain.models import Model
+from tensorchain.solvers.constraints import Constraint, ErrorBound, Penalty, SensitivityBound
+from tensorchain.solvers.lm import check_options
+from tensorchain.solvers.loop import Iterate, Problem, Steps
+from tensorchain.stability.gauge import gauge_cycle
+from tensorchain.tensors import Tensor
+
+_EXPLICIT = 1e-5
+"""Below this error the residual is computed entry by entry: the short formula loses its digits."""
+
+
+@dataclass(frozen=True)
+class ALS:
+    """Alternating least squares.
+
+    Parameters
+    ----------
+    max_iter : most sweeps over the blocks.
+    tol : relative decrease of the objective in a sweep at which to stop.
+    exact : relative error below which the fit is exact.
+    """
+
+    max_iter: int = 500
+    tol: float = 1e-8
+    exact: float = 1e-14
+
+    def __post_init__(self) -> None:
+        check_options("ALS", max_iter=self.max_iter, tol=self.tol, exact=self.exact)
+
+    def steps(self, problem: Problem, start: Model) -> Steps:
+        """Iterate from `start`."""
+        tensor, constraint = problem.tensor, problem.constraint
+        free = type(constraint) is Constraint
+        model = start
+        error = tensor.residual_norm(model)
+        yield Iterate(model, error, _total(model))
+        for _ in range(self.max_iter):
+            previous = constraint.merit(error, _total(model))
+            swept, swept_error, penalty = self._sweep(tensor, model, error, constraint)
+            swept = balanced(swept) if free else gauge_cycle(swept)
+            sensitivity = _total(swept)
+            merit = constraint.merit(swept_error, sensitivity)
+            if free and swept_error > error:
+                return StopReason.CONVERGED
+            model, error = swept, swept_error
+            yield Iterate(model, error, sensitivity, penalty)
+            if error <= self.exact and merit[0] == 0.0:
+                return StopReason.EXACT
+            if merit[0] == previous[0] == 0.0 and previous[1] - merit[1] <= self.tol * previous[1]:
+                return StopReason.CONVERGED
+        return StopReason.ITERATION_LIMIT
+
+    def _sweep(
+        self, tensor: Tensor, model: Model, error: float, constraint: Constraint
+    ) -> tuple[Model, float, float]:
+        """Update every block once; the model, its error, and the last penalty."""
+        penalty = 0.0
+        norm = tensor.norm()
+        square = error**2
+        for k in sweep_order(model):
+            rhs = tensor.contract_all_but(model, k)
+            gram = tensor.gram(model, k)
+            matrix = model.matrices[k]
+            if type(constraint) is Constraint:
+                residual = rhs - _apply(gram, matrix)
+                change = _solve(gram, residual)
+                # ||T - L(B + D)||^2 - ||T - L B||^2
+                difference = float(np.vdot(change, _apply(gram, change) - 2.0 * residual).real)
+                if not difference < 0.0:
+                    continue
+                updated = matrix + change
+            else:
+                updated, penalty = constrained_update(
+                    constraint, gram, model.sensitivity_metric(k), rhs, model.block_sensitivities()[k], norm, matrix
+                )
+            model = model.with_matrix(k, updated)
+            square = norm**2 - float(np.vdot(updated, 2.0 * rhs - _apply(gram, updated)).real)
+        swept = float(np.sqrt(max(square, 0.0)))
+        return model, tensor.residual_norm(model) if swept < _EXPLICIT else swept, penalty
+
+
+def sweep_order(model: Model) -> list[int]:
+    """Factors in the order of their modes, cores last: partial products of the data are then reused."""
+    return sorted(range(len(model.matrices)), key=lambda k: (model.network.modes[k] is None, model.network.modes[k] or 0))
+
+
+def constrained_update(
+    constraint: Constraint, gram: Array, metric: Array, rhs: Array, offset: float, norm: float, matrix: Array
+) -> tuple[Array, float]:
+    """Block that solves the constrained problem in B_k, and its penalty nu.
+
+    `offset` = I_k tr M_k is the part of SS that does not depend on the block, `norm` = ||T||.
+    """
+    family = PenaltyFamily(gram, metric, rhs)
+    if isinstance(constraint, Penalty):
+        nu = constraint.weight
+    elif isinstance(constraint, SensitivityBound):
+        now = float(np.vdot(matrix, matrix @ metric.T).real)
+        room = constraint.limit - offset
+        # Too little room for this block alone: take its share down and let the others follow.
+        nu = family.penalty_for_sensitivity(max(room, 0.25 * min(now, family.sensitivity(0.0))))
+    elif isinstance(constraint, ErrorBound):
+        nu = family.penalty_for_error(constraint.limit**2 - (norm**2 - family.explained))
+    else:
+        raise TypeError(f"ALS does not know the constraint {constraint!r}")
+    return family.block(nu), nu
+
+
+class PenaltyFamily:
+    """b(nu) for all nu at once, from one generalised eigen-decomposition (per row when Grams differ)."""
+
+    def __init__(self, gram: Array, metric: Array, rhs: Array) -> None:
+        width = len(metric)
+        ridge = 1e-14 * max(float(np.trace(metric).real), np.finfo(float).tiny) / width
+        root = linalg.cholesky(metric + ridge * np.eye(width), lower=True, check_finite=False)
+        # M V = Q V diag(lambda)  <=>  (L^-1 M L^-H) Y = Y diag(lambda), V = L^-H Y
+        inverse = linalg.solve_triangular(root, np.eye(width), lower=True, check_finite=False)
+        values, vectors = np.linalg.eigh(inverse @ gram @ inverse.conj().T)
+        self.vectors = inverse.conj().T @ vectors
+        cutoff = np.finfo(float).eps * width * values.max(axis=-1, keepdims=True, initial=0.0)
+        alive = values > cutoff
+        self.values = np.where(alive, values, 1.0)
+        rotated = (
+            rhs @ self.vectors.conj() if gram.ndim == 2 else np.einsum("ip,ipj->ij", rhs, self.vectors.conj())
+        )
+        self.rotated = np.where(alive, rotated, 0.0)
+        self.power = np.abs(self.rotated) ** 2
+        self.explained = float((self.power / self.values).sum())
+        """||T||^2 - error(0)^2."""
+        self.largest = float(self.values.max(initial=1.0))
+
+    def block(self, nu: float) -> Array:
+        """B(nu), (I_k, P_k)."""
+        coefficients = self.rotated / (self.values + nu)
+        if self.vectors.ndim == 2:
+            return np.asarray(coefficients @ self.vectors.T)
+        return np.asarray(np.einsum("ij,ipj->ip", coefficients, self.vectors))
+
+    def sensitivity(self, nu: float) -> float:
+        """SS(nu) less I_k tr M_k."""
+        return float((self.power / (self.values + nu) ** 2).sum())
+
+    def excess(self, nu: float) -> float:
+        """error(nu)^2 - error(0)^2."""
+        return float((self.power * nu**2 / (self.values * (self.values + nu) ** 2)).sum())
+
+    def penalty_for_sensitivity(self, target: float) -> float:
+        """Least nu with SS(nu) - I_k tr M_k <= target."""
+        if self.sensitivity(0.0) <= target:
+            return 0.0
+        return _root(lambda nu: self.sensitivity(nu) - target, self.largest)
+
+    def penalty_for_error(self, room: float) -> float:
+        """Largest nu with error(nu)^2 - error(0)^2 <= room; 0 when there is none."""
+        if room <= 0.0:
+            return 0.0
+        if self.explained <= room:
+            return 1e12 * self.largest
+        return _root(lambda nu: room - self.excess(nu), self.largest)
+
+
+def _root(decreasing: object, scale: float) -> float:
+    """Zero in nu > 0 of a decreasing function that is positive at 0, found in log nu."""
+    assert callable(decreasing)
+    low, high = 1e-14 * scale, scale
+    while decreasing(high) > 0.0 and high < 1e18 * scale:
+        high *= 100.0
+    if decreasing(low) <= 0.0:
+        return low
+    if decreasing(high) > 0.0:
+        return high
+    return float(np.exp(brentq(lambda t: decreasing(np.exp(t)), np.log(low), np.log(high), xtol=1e-10, rtol=1e-12)))
+
+
+def balanced(model: Model) -> Model:
+    """Blocks scaled to one common norm: X is unchanged, overflow is out of reach."""
+    norms = [float(np.linalg.norm(matrix)) for matrix in model.matrices]
+    if min(norms) <= 0.0 or not np.all(np.isfinite(norms)):
+        return model
+    common = float(np.exp(np.mean(np.log(norms))))
+    return model.with_matrices([matrix * (common / norm) for matrix, norm in zip(model.matrices, norms, strict=True)])
+
+
+def _apply(gram: Array, matrix: Array) -> Array:
+    if gram.ndim == 2:
+        return matrix @ gram.T
+    return np.asarray(np.einsum("ipq,iq->ip", gram, matrix))
+
+
+def _solve(gram: Array, rhs: Array) -> Array:
+    """Rows of the solution of M b = r; least-norm where M is singular."""
+    if gram.ndim == 2:
+        factor = cholesky(gram)
+        if factor is not None:
+            return cholesky_solve(factor, rhs.T).T
+        values, vectors = np.linalg.eigh(gram)
+        keep = values > np.finfo(float).eps * len(values) * max(values[-1], 0.0)
+        inverse = (vectors[:, keep] / values[keep]) @ vectors[:, keep].conj().T
+        return np.asarray(rhs @ inverse.T)
+    values, vectors = np.linalg.eigh(gram)
+    alive = values > np.finfo(float).eps * values.shape[-1] * values[..., -1:]
+    rotated = np.einsum("ip,ipj->ij", rhs, vectors.conj())
+    coefficients = np.where(alive, rotated / np.where(alive, values, 1.0), 0.0)
+    return np.asarray(np.einsum("ij,ipj->ip", coefficients, vectors))
+
+
+def _total(model: Model) -> float:
+    return float(model.block_sensitivities().sum())

@@ -1,0 +1,206 @@
+"""Levenberg-Marquardt on f(theta) = ||T - X(theta)||^2 + nu SS(theta).
+
+With e = T - X, the step d solves
+
+    (J^H J + nu blockdiag(I (x) Q_k) + mu I) d = J^H e - nu Q theta,
+
+where Q_k is the metric of the sensitivity: SS is quadratic in each block, with gradient 2 B_k Q_k^T.
+The damping mu follows Nielsen's rule from the ratio of actual to predicted decrease.  J^H J comes from
+the wiring of the model, at a cost that does not depend on the data; the gradient is one pass over T.
+Cost per iteration: that pass, plus n^3 / 3 for a Cholesky factorisation with n parameters; beyond
+`dense_limit` parameters conjugate gradients with J^H J applied block-wise take its place.
+
+References: Nielsen, "Damping parameter in Marquardt's method" (1999); Tichavsky, Phan, Cichocki,
+"Krylov-Levenberg-Marquardt algorithm for structured Tucker tensor decompositions" (2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tensorchain.fit import StopReason
+from tensorchain.kernels import Array, cholesky, cholesky_solve
+from tensorchain.models import Model
+from tensorchain.solvers.constraints import Constraint, Penalty
+from tensorchain.solvers.loop import Iterate, Problem, Stage, Steps
+from tensorchain.tensors import Residual, Tensor
+
+_SMALLEST_DAMPING = 1e-15
+_LARGEST_DAMPING = 1e12
+_TINY_PREDICTION = 1e-15
+_LEAST_RATIO = 1e-4
+_SLOW_STEPS = 3
+
+
+@dataclass(frozen=True)
+class LM:
+    """Levenberg-Marquardt.
+
+    Parameters
+    ----------
+    max_iter : most iterations (factorisations), at each penalty when a bound has to be met.
+    tol : relative decrease of the objective over an iteration that counts as slow; three slow ones in a
+        row end the run.
+    exact : relative error below which the fit is exact.
+    damping : first damping mu, in the scale ||T|| = 1.
+    dense_limit : most parameters for which J^H J is formed and factorised.
+    """
+
+    max_iter: int = 500
+    tol: float = 1e-9
+    exact: float = 1e-14
+    damping: float = 1e-2
+    dense_limit: int = 4000
+
+    def __post_init__(self) -> None:
+        check_options("LM", max_iter=self.max_iter, tol=self.tol, exact=self.exact, damping=self.damping)
+
+    def steps(self, problem: Problem, start: Model) -> Steps:
+        """Iterate from `start`."""
+        from tensorchain.solvers.bounds import meet_bound
+
+        point = Point.at(problem.tensor, start, damping=self.damping)
+        yield point.iterate(0.0)
+        constraint = problem.constraint
+        if isinstance(constraint, Penalty) or type(constraint) is Constraint:
+            weight = constraint.weight if isinstance(constraint, Penalty) else 0.0
+            _, reason = yield from self.stage(problem.tensor, point, weight)
+            return reason
+        return (yield from meet_bound(self, problem, point))
+
+    def stage(self, tensor: Tensor, point: Point, penalty: float) -> Stage[tuple[Point, StopReason]]:
+        """Minimise f at one penalty nu."""
+        growth, slow = 2.0, 0
+        system: NormalEquations | None = None
+        for _ in range(self.max_iter):
+            if system is None:
+                system = NormalEquations(tensor, point, penalty, self.dense_limit)
+            objective = point.objective(penalty)
+            step = system.solve(point.damping)
+            if step is not None:
+                delta, predicted = step
+                trial = point.moved(tensor, delta)
+                decrease = objective - trial.objective(penalty)
+                if decrease > _LEAST_RATIO * predicted and decrease > 0.0:
+                    ratio = decrease / predicted
+                    damping = point.damping * max(1.0 / 3.0, 1.0 - (2.0 * ratio - 1.0) ** 3)
+                    point = replace(trial, damping=max(damping, _SMALLEST_DAMPING))
+                    growth, system = 2.0, None
+                    yield point.iterate(penalty)
+                    if point.error <= self.exact:
+                        return point, StopReason.EXACT
+                    slow = slow + 1 if decrease < self.tol * (objective - decrease) else 0
+                    if slow >= _SLOW_STEPS:
+                        return point, StopReason.CONVERGED
+                    continue
+                if not predicted > _TINY_PREDICTION * objective:
+                    return point, StopReason.CONVERGED
+            point = replace(point, damping=point.damping * growth)
+            growth *= 2.0
+            if point.damping > _LARGEST_DAMPING:
+                return point, StopReason.STALLED
+        return point, StopReason.ITERATION_LIMIT
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model with what the next step needs: its residual, sensitivity and damping."""
+
+    model: Model
+    residual: Residual
+    sensitivity: float
+    damping: float
+
+    @classmethod
+    def at(cls, tensor: Tensor, model: Model, damping: float) -> Point:
+        """Evaluate `model`."""
+        return cls(model, tensor.residual(model), float(model.block_sensitivities().sum()), damping)
+
+    @property
+    def error(self) -> float:
+        return self.residual.norm
+
+    def objective(self, penalty: float) -> float:
+        """||T - X||^2 + nu SS."""
+        return self.error**2 + penalty * self.sensitivity
+
+    def moved(self, tensor: Tensor, delta: Sequence[Array]) -> Point:
+        """The point at theta + delta."""
+        matrices = [matrix + change for matrix, change in zip(self.model.matrices, delta, strict=True)]
+        return Point.at(tensor, self.model.with_matrices(matrices), self.damping)
+
+    def iterate(self, penalty: float) -> Iterate:
+        """This point for the loop."""
+        return Iterate(self.model, self.error, self.sensitivity, penalty, self.damping)
+
+
+class NormalEquations:
+    """(J^H J + nu Q + mu I) d = J^H e - nu Q theta at one point, for several mu."""
+
+    def __init__(self, tensor: Tensor, point: Point, penalty: float, dense_limit: int) -> None:
+        model = point.model
+        self.tensor, self.model, self.penalty = tensor, model, penalty
+        self.sizes = [matrix.size for matrix in model.matrices]
+        self.shapes = [matrix.shape for matrix in model.matrices]
+        blocks = point.residual.gradient
+        if penalty:
+            blocks = [
+                block - penalty * (matrix @ model.sensitivity_metric(k).T)
+                for k, (block, matrix) in enumerate(zip(blocks, model.matrices, strict=True))
+            ]
+        self.rhs = blocks
+        self.dense = sum(self.sizes) <= dense_limit
+        if self.dense:
+            self.matrix = tensor.gauss_newton(model)
+            if penalty:
+                self._add_metric()
+            self.diagonal = self.matrix.diagonal().copy()
+            self.flat = np.concatenate([block.ravel() for block in blocks])
+
+    def _add_metric(self) -> None:
+        start = 0
+        for k, (rows, width) in enumerate(self.shapes):
+            metric = self.penalty * self.model.sensitivity_metric(k)
+            # A strided view of the diagonal blocks of this block row.
+            for row in range(start, start + rows * width, width):
+                self.matrix[row : row + width, row : row + width] += metric
+            start += rows * width
+
+    def solve(self, damping: float) -> tuple[list[Array], float] | None:
+        """Step and predicted decrease of f, or None when the matrix is not positive definite."""
+        if not self.dense:
+            from tensorchain.solvers.krylov import conjugate_gradients
+
+            delta = conjugate_gradients(self.tensor, self.model, self.rhs, self.penalty, damping)
+            if delta is None:
+                return None
+            return delta, self.predicted(delta, damping)
+        np.fill_diagonal(self.matrix, self.diagonal + damping)
+        factor = cholesky(self.matrix)
+        if factor is None:
+            return None
+        flat = cholesky_solve(factor, self.flat)
+        predicted = float(np.vdot(flat, self.flat).real + damping * np.vdot(flat, flat).real)
+        return self.split(flat), predicted
+
+    def predicted(self, delta: Sequence[Array], damping: float) -> float:
+        """d^H (g + mu d): the decrease of the quadratic model when d solves the equations."""
+        return float(
+            sum(np.vdot(d, g).real + damping * np.vdot(d, d).real for d, g in zip(delta, self.rhs, strict=True))
+        )
+
+    def split(self, flat: Array) -> list[Array]:
+        """Blocks of a flat vector."""
+        pieces = np.split(flat, np.cumsum(self.sizes)[:-1])
+        return [piece.reshape(shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
+
+
+def check_options(kind: str, **options: float) -> None:
+    """Iteration limits must be at least 1, tolerances and dampings not negative."""
+    for name, value in options.items():
+        smallest = 1 if name.startswith("max_") else 0
+        if not value >= smallest:
+            raise ValueError(f"{kind}: {name} is {value!r}; it must be at least {smallest}")
