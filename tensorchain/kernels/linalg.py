@@ -1,13 +1,7 @@
-"""Contractions on bare arrays: the only module that knows how to make them fast.
-
-`contract` is an einsum whose contraction order is searched once for each pair
-(subscripts, shapes) and then replayed; every pairwise step that is a matrix
-product goes to BLAS.  Everything above this module speaks in subscripts.
-"""
+"""Dense linear algebra in the form that the solvers need it: no copies, no exceptions, no overflow."""
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,35 +9,6 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 Array = NDArray[Any]
-
-_DIRECT = 3
-"""Up to this many operands of small size plain einsum beats a searched path."""
-_SMALL = 20_000
-
-
-@lru_cache(maxsize=4096)
-def _path(subscripts: str, shapes: tuple[tuple[int, ...], ...]) -> Any:
-    dummies = [np.broadcast_to(np.empty((), dtype=np.float64), shape) for shape in shapes]
-    return np.einsum_path(subscripts, *dummies, optimize="greedy")[0]
-
-
-@lru_cache(maxsize=4096)
-def _volume(subscripts: str, shapes: tuple[tuple[int, ...], ...]) -> int:
-    sizes: dict[str, int] = {}
-    for letters, shape in zip(subscripts.split("->")[0].split(","), shapes, strict=True):
-        sizes.update(zip(letters, shape, strict=True))
-    return int(np.prod([float(size) for size in sizes.values()]))
-
-
-def contract(subscripts: str, *operands: Array) -> Array:
-    """Einsum with a cached contraction order.
-
-    `subscripts` is explicit, e.g. ``"iab,jbc,kca->ijk"``.
-    """
-    shapes = tuple(operand.shape for operand in operands)
-    if len(operands) < _DIRECT and _volume(subscripts, shapes) < _SMALL:
-        return np.asarray(np.einsum(subscripts, *operands))
-    return np.asarray(np.einsum(subscripts, *operands, optimize=_path(subscripts, shapes)))
 
 
 def cholesky(matrix: Array) -> Array | None:

@@ -1,0 +1,104 @@
+"""Command-line text to values, and a parser that complains in one line.
+
+A rank is written as on paper: `5`, `3,3,3`, and for block terms one list a term, `2,2,2;3,3,3`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Any, NoReturn
+
+from tensorchain.cli.errors import Status, one_line
+from tensorchain.models import Model
+from tensorchain.solvers import ALS, LM, Constraint, Continuation, ErrorBound, Penalty, SensitivityBound, Solver
+
+SOLVERS: dict[str, Any] = {"path": Continuation, "als": ALS, "lm": LM}
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` whose errors take one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(int(Status.BAD_INPUT), f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
+
+
+def parse_rank(text: str) -> int | tuple[int, ...] | list[tuple[int, ...]]:
+    """`5`, `3,3,3`, or `2,2,2;3,3,3`.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If the text is none of these, or a rank is below 1.
+
+    Examples
+    --------
+    >>> from tensorchain.cli.arguments import parse_rank
+    >>> parse_rank("5"), parse_rank("2, 3, 4"), parse_rank("2,2,2;3,3,3")
+    (5, (2, 3, 4), [(2, 2, 2), (3, 3, 3)])
+    """
+    try:
+        if ";" in text:
+            return [_integers(term) for term in text.rstrip("; ").split(";")]
+        ranks = _integers(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no rank; write 5, or 3,3,3, or '2,2,2;3,3,3'") from None
+    return ranks if "," in text else ranks[0]
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    values = tuple(int(part) for part in text.split(","))
+    if min(values) < 1:
+        raise ValueError
+    return values
+
+
+def positive_integer(text: str) -> int:
+    """An integer of at least 1."""
+    value = seed(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} was given; an integer of at least 1 is needed")
+    return value
+
+
+def seed(text: str) -> int:
+    """An integer of at least 0."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 30:
+        raise argparse.ArgumentTypeError(f"{text!r} was given; an integer of at least 0 is needed")
+    return int(text)
+
+
+def positive_number(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} was given; a finite number above 0 is needed")
+    return value
+
+
+def rank_of(model: str | None, rank: Any) -> Any:
+    """`rank` in the form that `decompose` takes: a single block term is a list of one."""
+    return [rank] if model == "btd" and isinstance(rank, tuple) else rank
+
+
+def solver_of(name: str, max_iter: int | None) -> Solver:
+    """The solver of that name."""
+    solver: Solver = SOLVERS[name]() if max_iter is None else SOLVERS[name](max_iter=max_iter)
+    return solver
+
+
+def constraint_of(arguments: argparse.Namespace) -> Constraint | None:
+    """The constraint that the options ask for."""
+    if arguments.max_sensitivity is not None:
+        return SensitivityBound(arguments.max_sensitivity)
+    if arguments.max_error is not None:
+        return ErrorBound(arguments.max_error)
+    return None if arguments.penalty is None else Penalty(arguments.penalty)
+
+
+def model_names() -> list[str]:
+    """Short names of all models."""
+    return sorted(Model.registry)

@@ -1,0 +1,162 @@
+"""Arrays out of files: NumPy, MATLAB, and pictures.
+
+What a file holds is never executed: NumPy files are read without pickle.  A damaged or hostile file, whatever the
+reader below raises, ends in one `CommandError` that names the file.
+
+Supported are .npy (mapped into memory, not read whole), .npz, .mat up to version 7.2, and the pictures that Pillow
+opens.  Where a file holds several arrays, `key` names one.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tensorchain.cli.errors import CommandError
+from tensorchain.kernels import Array
+
+PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_NUMBERS = ("double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
+_SHOWN = 8
+"""Names of arrays listed in a message."""
+
+
+def read_array(path: str | Path, key: str | None = None) -> Array:
+    """The array in a file.
+
+    Parameters
+    ----------
+    path : of a .npy, .npz or .mat file, or a picture; the ending decides.
+    key : name of the array, where the file holds several.
+
+    Returns
+    -------
+    ndarray
+        As it is stored; pictures (rows, columns) or (rows, columns, channels) in the units of the file.
+
+    Raises
+    ------
+    CommandError
+        If the file is missing or damaged, holds Python objects, or `key` does not choose one array.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, pathlib
+    >>> from tensorchain.cli.reading import read_array
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "several.npz")
+    ...     np.savez(path, a=np.ones((2, 3)), b=np.ones((4, 5)))
+    ...     read_array(path, key="b").shape
+    (4, 5)
+    """
+    path = check_file(path)
+    suffix = path.suffix.lower()
+    reader = _READERS.get(suffix)
+    if reader is None:
+        raise CommandError(f"{path}: no reader for {suffix or 'a name without ending'!r}; {', '.join(_READERS)} are read")
+    if key is not None and suffix not in (".npz", ".mat"):
+        raise CommandError(f"{path}: --key {key} was given, and {suffix} files hold one array; drop --key")
+    try:
+        with warnings.catch_warnings():
+            # Readers warn of oddities in a file that they read nonetheless.
+            warnings.simplefilter("ignore")
+            return reader(path, key)
+    except (CommandError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001  (readers raise whatever a damaged file makes them stumble over)
+        raise CommandError(f"{path}: not a readable {suffix} file: {error or type(error).__name__}") from error
+
+
+def check_file(path: str | Path) -> Path:
+    """`path`, if it names a file."""
+    path = Path(path)
+    try:
+        if path.is_file():
+            return path
+        found = path.exists()
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{path}: not a usable file name: {error}") from error
+    raise CommandError(f"{path}: {'not a file' if found else 'no such file'}")
+
+
+def _read_npy(path: Path, key: str | None) -> Array:
+    try:
+        return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except ValueError as error:
+        raise _pickled(path) if _is_pickle(error) else error from error
+
+
+def _read_npz(path: Path, key: str | None) -> Array:
+    with np.load(path, allow_pickle=False) as archive:
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise CommandError(f"{path}: one array and no archive; rename it to .npy")
+        name = _choose(path, archive.files, key)
+        try:
+            return np.asarray(archive[name])
+        except ValueError as error:
+            raise _pickled(path) if _is_pickle(error) else error from error
+
+
+def _read_mat(path: Path, key: str | None) -> Array:
+    from scipy.io import loadmat, whosmat
+
+    try:
+        listed = whosmat(path, appendmat=False)
+    except NotImplementedError as error:
+        raise CommandError(f"{path}: a MATLAB file of version 7.3 (HDF5); save it with the option -v7") from error
+    # MATLAB stores numbers as 1 x 1 matrices.
+    arrays = [name for name, shape, kind in listed if kind in _NUMBERS and np.prod(shape, dtype=float) > 1]
+    if key is not None and key not in arrays and key in (name for name, _, _ in listed):
+        raise CommandError(f"{path}: {key} is no full array of numbers; choose one of {_listed(arrays)} with --key")
+    name = _choose(path, arrays, key)
+    return np.asarray(loadmat(path, appendmat=False, variable_names=[name])[name])
+
+
+def _read_picture(path: Path, key: str | None) -> Array:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise CommandError(f'{path}: reading pictures needs Pillow: pip install "tensorchain[images]"') from error
+    with Image.open(path) as image:
+        # Indices into a palette are no intensities; one bit a pixel is 0 or 255 as in grey pictures.
+        flat = {"1": "L", "P": "RGB", "PA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB", "HSV": "RGB", "LAB": "RGB"}
+        return np.asarray(image.convert(flat[image.mode]) if image.mode in flat else image)
+
+
+def _choose(path: Path, names: Sequence[str], key: str | None) -> str:
+    if key is not None:
+        if key not in names:
+            raise CommandError(f"{path}: no array {key!r}; it holds {_listed(names)}")
+        return key
+    if not names:
+        raise CommandError(f"{path}: holds no array of numbers")
+    if len(names) > 1:
+        raise CommandError(f"{path}: holds {len(names)} arrays, {_listed(names)}; choose one with --key")
+    return names[0]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return (", ".join(name[:40] for name in names[:_SHOWN]) + more) or "none"
+
+
+def _is_pickle(error: ValueError) -> bool:
+    return any(word in str(error) for word in ("pickle", "Object arrays", "Python objects"))
+
+
+def _pickled(path: Path) -> CommandError:
+    return CommandError(
+        f"{path}: holds Python objects or a pickle, which could run code and is not read; save an array of numbers"
+    )
+
+
+_READERS: dict[str, Callable[[Path, str | None], Any]] = {
+    ".npy": _read_npy,
+    ".npz": _read_npz,
+    ".mat": _read_mat,
+    **dict.fromkeys(PICTURES, _read_picture),
+}
