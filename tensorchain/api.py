@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -70,37 +71,37 @@ def decompose(
     kind, rank = _model_of(model, rank, init, door)
     solver = Continuation() if solver is None else solver
     constraint = Constraint() if constraint is None else constraint
-    _check_arguments(solver, constraint, starts, max_seconds)
+    _check_arguments(solver, constraint, starts, callback, max_seconds)
     generator = np.random.default_rng(rng)
     unit = door.scaled(1.0 / norm)
     fits: list[Fit] = []
     remaining = max_seconds
     for child in generator.spawn(starts):
         start = _start(kind, rank, init, unit, norm, child)
-        fits.append(_fit(door, unit, norm, start, solver, constraint, child, callback, remaining))
+        problem = Problem(unit, constraint.normalised(norm, len(start.matrices)), child, warm=init != "random")
+        fits.append(_fit(door, norm, problem, start, solver, callback, remaining))
         if remaining is not None:
             remaining = max(0.0, remaining - fits[-1].seconds)
         if fits[-1].reason in (StopReason.INTERRUPTED, StopReason.TIME_LIMIT, StopReason.CALLBACK):
             break
-    return _best(fits, constraint)
+    return _best(fits, constraint, norm)
 
 
 def _fit(
     door: Tensor,
-    unit: Tensor,
     norm: float,
+    problem: Problem,
     start: Model,
     solver: Solver,
-    constraint: Constraint,
-    rng: np.random.Generator,
     callback: Callable[[Iterate], object] | None,
     max_seconds: float | None,
 ) -> Fit:
     """One run, from the scale ||T|| = 1 back to that of T."""
     blocks = len(start.matrices)
-    problem = Problem(unit, constraint.normalised(norm, blocks), rng)
     outcome = run(solver, problem, start, callback=callback, max_seconds=max_seconds)
-    model = optimal_gauge(outcome.best.model).scaled(norm).astype(door.dtype)
+    # A complex start of a real tensor stays complex: its error is that of the complex model.
+    dtype = np.complex128 if outcome.best.model.dtype.kind == "c" else door.dtype
+    model = optimal_gauge(outcome.best.model).scaled(norm).astype(dtype)
     sensitivity_scale = norm ** (2.0 * (blocks - 1) / blocks)
     history = outcome.history
     return Fit(
@@ -121,12 +122,13 @@ def _fit(
     )
 
 
-def _best(fits: list[Fit], constraint: Constraint) -> Fit:
-    best = min(fits, key=lambda fit: constraint.merit(fit.error, fit.sensitivity))
-    if len(fits) == 1:
-        return best
-    fields = {name: getattr(best, name) for name in best.__dataclass_fields__}
-    return Fit(**{**fields, "starts": starts_table(fits)})
+def _best(fits: list[Fit], constraint: Constraint, norm: float) -> Fit:
+    """The best start, compared in the scale ||T|| = 1 in which `constraint.merit` takes relative errors."""
+    blocks = len(fits[0].model.matrices)
+    unit = constraint.normalised(norm, blocks)
+    scale = norm ** (-2.0 * (blocks - 1) / blocks)
+    best = min(fits, key=lambda fit: unit.merit(fit.error, fit.sensitivity * scale))
+    return best if len(fits) == 1 else replace(best, starts=starts_table(fits))
 
 
 def _model_of(model: Any, rank: Any, init: Any, door: Tensor) -> tuple[type[Model], Any]:
@@ -137,10 +139,10 @@ def _model_of(model: Any, rank: Any, init: Any, door: Tensor) -> tuple[type[Mode
         named = Model.registry.get(model) if isinstance(model, str) else model
         if model is not None and named is not type(init):
             raise ValueError(f"model {model!r} was asked for and init is a {type(init).__name__}; drop one of them")
-        if rank is not None and rank != init.rank:
+        if rank is not None and checked_wiring(type(init), door.shape, rank) != init.network:
             raise ValueError(f"rank {rank!r} was asked for and init has rank {init.rank!r}; drop one of them")
         return type(init), init.rank
-    if init not in ("random", "svd"):
+    if not isinstance(init, str) or init not in ("random", "svd"):
         raise ValueError(f"init is {init!r}; 'random', 'svd' or a model is needed")
     if model is None:
         raise ValueError("no model was given; name one of 'cp', 'tucker', 'btd', 'tc', or pass init=model")
@@ -156,13 +158,17 @@ def _model_of(model: Any, rank: Any, init: Any, door: Tensor) -> tuple[type[Mode
     return kind, rank
 
 
-def _check_arguments(solver: Any, constraint: Any, starts: Any, max_seconds: Any) -> None:
+def _check_arguments(solver: Any, constraint: Any, starts: Any, callback: Any, max_seconds: Any) -> None:
     if isinstance(solver, type) or not hasattr(solver, "steps"):
         raise TypeError(f"solver is {solver!r}; an instance such as ALS(), LM() or Continuation() is needed")
     if not isinstance(constraint, Constraint):
         raise TypeError(f"constraint is {constraint!r}; Penalty(nu), SensitivityBound(s) or ErrorBound(e) is needed")
     if isinstance(starts, bool) or not isinstance(starts, (int, np.integer)) or starts < 1:
         raise ValueError(f"starts is {starts!r}; a positive integer is needed")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback is {callback!r}; a function of one Iterate is needed")
+    if max_seconds is not None and not isinstance(max_seconds, (int, float)):
+        raise TypeError(f"max_seconds is {max_seconds!r}; a positive number, or None, is needed")
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds is {max_seconds!r}; a positive number, or None, is needed")
 

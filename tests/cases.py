@@ -205,11 +205,11 @@ def random_gauge(model: Any, rng: np.random.Generator, size: float = 1.0, condit
     """
     for t, term in enumerate(model.network.terms):
         for letter, k, m in term.gauge_bonds:
-            gauge = _gauge_matrix(term.size_of[letter], model.dtype, rng, size, condition)
+            gauge = _gauge_matrix(dict(term.sizes)[letter], model.dtype, rng, size, condition)
             model = multiply_bond(model, t, letter, k, gauge.T)
             model = multiply_bond(model, t, letter, m, np.linalg.inv(gauge))
         for letter, owners in term.hyperedges:
-            logs = rng.standard_normal((len(owners), term.size_of[letter]))
+            logs = rng.standard_normal((len(owners), dict(term.sizes)[letter]))
             logs -= logs.mean(axis=0)
             if condition is not None:
                 logs *= np.log(condition) / max(np.ptp(logs), 1e-300)
@@ -230,7 +230,7 @@ def multiply_bond(model: Any, t: int, letter: str, k: int, matrix: Any) -> Any:
     """sum_b matrix[c, b] B_k[..., b, ...] along the bond `letter` of term t."""
     term, columns = model.network.terms[t], model.network.columns[t][k]
     bonds = term.bonds[k]
-    block = model.matrices[k][:, columns].reshape(-1, *term.bond_shape(k))
+    block = model.matrices[k][:, columns].reshape(-1, *(dict(term.sizes)[bond] for bond in bonds))
     moved = np.einsum(f"I{bonds},C{letter}->I{bonds.replace(letter, 'C')}", block, matrix)
     target = np.array(model.matrices[k])
     target[:, columns] = moved.reshape(len(target), -1)

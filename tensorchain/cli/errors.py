@@ -32,14 +32,14 @@ class CommandError(Exception):
 
 
 def one_line(text: object) -> str:
-    """`text` on one line, without characters that move a terminal's cursor or colour its output.
+    r"""`text` on one line, without characters that move a terminal's cursor or colour its output.
 
     Names of files, of arrays in them and of modes are written by others.
 
     Examples
     --------
     >>> from tensorchain.cli.errors import one_line
-    >>> one_line("two\\nlines")
+    >>> one_line("two\nlines")
     'two lines'
     >>> one_line("a" + chr(27) + "[2Jb")
     'a?[2Jb'

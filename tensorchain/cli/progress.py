@@ -106,3 +106,4 @@ class FitProgress:
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
+        self._bar.update(self._task, figures="stopping after this iteration (Ctrl-C again: at once)")

@@ -10,17 +10,20 @@ opens.  Where a file holds several arrays, `key` names one.
 from __future__ import annotations
 
 import warnings
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
 from tensorchain.cli.errors import CommandError
 from tensorchain.kernels import Array
 
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _NUMBERS = ("double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
+_MAGIC = b"\x93NUMPY"
 _SHOWN = 8
 """Names of arrays listed in a message."""
 
@@ -57,18 +60,22 @@ def read_array(path: str | Path, key: str | None = None) -> Array:
     suffix = path.suffix.lower()
     reader = _READERS.get(suffix)
     if reader is None:
-        raise CommandError(f"{path}: no reader for {suffix or 'a name without ending'!r}; {', '.join(_READERS)} are read")
+        raise CommandError(
+            f"{path}: no reader for {suffix or 'a name without ending'!r}; {', '.join(_READERS)} are read"
+        )
     if key is not None and suffix not in (".npz", ".mat"):
         raise CommandError(f"{path}: --key {key} was given, and {suffix} files hold one array; drop --key")
     try:
         with warnings.catch_warnings():
             # Readers warn of oddities in a file that they read nonetheless.
             warnings.simplefilter("ignore")
-            return reader(path, key)
+            array: Array = reader(path, key)
+            return array
     except (CommandError, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001  (readers raise whatever a damaged file makes them stumble over)
-        raise CommandError(f"{path}: not a readable {suffix} file: {error or type(error).__name__}") from error
+    # Readers raise whatever a damaged file makes them stumble over.
+    except Exception as error:
+        raise CommandError(f"{path}: not a readable {suffix} file: {str(error) or type(error).__name__}") from error
 
 
 def check_file(path: str | Path) -> Path:
@@ -84,21 +91,28 @@ def check_file(path: str | Path) -> Path:
 
 
 def _read_npy(path: Path, key: str | None) -> Array:
+    with path.open("rb") as stream:
+        if stream.read(len(_MAGIC)) != _MAGIC:
+            raise CommandError(f"{path}: not a .npy file, or a pickle, which could run code and is not read")
     try:
-        return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        return np.asanyarray(open_memmap(path, mode="r"))
     except ValueError as error:
-        raise _pickled(path) if _is_pickle(error) else error from error
+        raise (_objects(path) if "Python objects" in str(error) else error) from error
 
 
 def _read_npz(path: Path, key: str | None) -> Array:
+    if not zipfile.is_zipfile(path):
+        raise CommandError(f"{path}: not a .npz file, which is a zip archive of arrays")
     with np.load(path, allow_pickle=False) as archive:
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise CommandError(f"{path}: one array and no archive; rename it to .npy")
         name = _choose(path, archive.files, key)
         try:
-            return np.asarray(archive[name])
+            array = archive[name]
         except ValueError as error:
-            raise _pickled(path) if _is_pickle(error) else error from error
+            raise (_objects(path) if "Object arrays" in str(error) else error) from error
+        # Members that are no arrays come as bytes.
+        if not isinstance(array, np.ndarray):
+            raise CommandError(f"{path}: {name} is no array")
+        return array
 
 
 def _read_mat(path: Path, key: str | None) -> Array:
@@ -144,13 +158,9 @@ def _listed(names: Sequence[str]) -> str:
     return (", ".join(name[:40] for name in names[:_SHOWN]) + more) or "none"
 
 
-def _is_pickle(error: ValueError) -> bool:
-    return any(word in str(error) for word in ("pickle", "Object arrays", "Python objects"))
-
-
-def _pickled(path: Path) -> CommandError:
+def _objects(path: Path) -> CommandError:
     return CommandError(
-        f"{path}: holds Python objects or a pickle, which could run code and is not read; save an array of numbers"
+        f"{path}: holds Python objects, which could run code and are not read; save an array of numbers"
     )
 
 

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,28 +22,19 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Side:
-    """How one operand of a pair is brought to (batch, free, summed) or (batch, summed, free) form."""
-
-    axes: tuple[int, ...] | None
-    shape: tuple[int, ...]
-
-    def prepare(self, operand: Array) -> Array:
-        """Permute (when needed) and reshape."""
-        if self.axes is not None:
-            operand = operand.transpose(self.axes)
-        return operand.reshape(self.shape)
+Axes = tuple[int, ...] | None
+"""A permutation, or None for none."""
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One pairwise contraction of the operands at two positions; the result is appended."""
 
     left: int
     right: int
-    left_side: Side
-    right_side: Side
+    left_axes: Axes
+    left_shape: tuple[int, ...]
+    right_axes: Axes
+    right_shape: tuple[int, ...]
     multiply: bool
     shape: tuple[int, ...]
 
@@ -87,13 +77,12 @@ def _plan(subscripts: str, shapes: tuple[tuple[int, ...], ...]) -> Callable[...,
         stack = list(operands)
         for position, lonely in sums:
             stack[position] = stack[position].sum(axis=lonely)
-        for step in steps:
-            a = step.left_side.prepare(stack[step.left])
-            b = step.right_side.prepare(stack[step.right])
-            value = (a * b if step.multiply else a @ b).reshape(step.shape)
+        for left, right, left_axes, left_shape, right_axes, right_shape, multiply, shape in steps:
             # left < right always holds.
-            del stack[step.right], stack[step.left]
-            stack.append(value)
+            b, a = stack.pop(right), stack.pop(left)
+            a = (a if left_axes is None else a.transpose(left_axes)).reshape(left_shape)
+            b = (b if right_axes is None else b.transpose(right_axes)).reshape(right_shape)
+            stack.append((a * b if multiply else a @ b).reshape(shape))
         return stack[0] if axes is None else stack[0].transpose(axes)
 
     return replay
@@ -126,9 +115,6 @@ def _lower(left: int, right: int, a: str, b: str, kept: set[str], sizes: dict[st
     free_a = [x for x in a if x not in b]
     free_b = [x for x in b if x not in a]
     volume = [math.prod(sizes[x] for x in group) for group in (batch, free_a, summed, free_b)]
-    # Keep the memory order of an operand where either order of its indices will do.
-    if not batch and summed and a == "".join(summed + free_a):
-        pass
     multiply = not summed
     if multiply:
         left_shape, right_shape = (volume[0], volume[1], 1), (volume[0], 1, volume[3])
@@ -143,14 +129,16 @@ def _lower(left: int, right: int, a: str, b: str, kept: set[str], sizes: dict[st
     step = Step(
         left,
         right,
-        Side(_axes(a, left_order), left_shape),
-        Side(_axes(b, right_order), right_shape),
+        _axes(a, left_order),
+        left_shape,
+        _axes(b, right_order),
+        right_shape,
         multiply,
         tuple(sizes[x] for x in letters),
     )
     return step, letters
 
 
-def _axes(letters: str, order: list[str]) -> tuple[int, ...] | None:
+def _axes(letters: str, order: list[str]) -> Axes:
     axes = tuple(letters.index(x) for x in order)
     return None if axes == tuple(range(len(axes))) else axes

@@ -10,37 +10,50 @@ from scipy.linalg import lapack
 
 Array = NDArray[Any]
 
+_PIECE = 1 << 20
+
 
 def cholesky(matrix: Array) -> Array | None:
-    """Lower Cholesky factor of a Hermitian matrix, or None if it is not positive definite.
+    """Factor of a Hermitian matrix for `cholesky_solve`, or None if it is not positive definite.
 
-    Only the lower triangle is read; the strict upper triangle of the result is undefined.
+    Only the upper triangle of `matrix` (C order) is read.  To LAPACK, which counts along columns, that is
+    the lower triangle of the conjugate, and no copy has to be transposed.
     """
-    potrf = lapack.zpotrf if np.iscomplexobj(matrix) else lapack.dpotrf
-    factor, info = potrf(matrix, lower=1, clean=0, overwrite_a=0)
+    potrf = lapack.zpotrf if matrix.dtype.kind == "c" else lapack.dpotrf
+    factor, info = potrf(matrix.T, lower=1, clean=0, overwrite_a=0)
     return None if info else factor
 
 
 def cholesky_solve(factor: Array, rhs: Array) -> Array:
-    """Solve L L^H x = rhs with the factor of `cholesky`."""
-    potrs = lapack.zpotrs if np.iscomplexobj(factor) else lapack.dpotrs
-    solution, _ = potrs(factor, rhs, lower=1)
+    """Solve matrix @ x = rhs with the factor of `cholesky`."""
+    if factor.dtype.kind == "c":
+        solution, _ = lapack.zpotrs(factor, rhs.conj(), lower=1)
+        return np.asarray(solution.conj())
+    solution, _ = lapack.dpotrs(factor, rhs, lower=1)
     return np.asarray(solution)
+
+
+def diagonal_blocks(matrix: Array, start: int, count: int, width: int) -> Array:
+    """View (count, width, width) of the square blocks on the diagonal from `start` on; writing into it writes the matrix."""
+    stop = start + count * width
+    view = matrix[start:stop, start:stop].reshape(count, width, count, width)
+    return np.asarray(np.einsum("ipiq->ipq", view))
 
 
 def norm(array: Array) -> float:
     """Euclidean norm of all entries, safe from overflow and underflow (e.g. at scales 1e-200, 1e200)."""
-    flat = array.ravel()
+    flat = array.ravel(order="K")
+    direct = float(np.linalg.norm(flat))
+    if 1e-140 < direct < 1e140 and flat.dtype != np.float32:
+        return direct
     largest = float(np.abs(flat).max(initial=0.0))
     if largest == 0.0 or not np.isfinite(largest):
         return largest
-    if 1e-100 < largest < 1e100 and flat.dtype != np.float32:
-        return float(np.linalg.norm(flat))
-    # A power of two scales without rounding.
+    # A power of two scales without rounding; subnormal numbers need it in two steps.
     exponent = -int(np.floor(np.log2(largest)))
-    scaled = np.ldexp(flat.real, exponent).astype(np.float64)
-    total = float(scaled @ scaled)
-    if np.iscomplexobj(flat):
-        scaled = np.ldexp(flat.imag, exponent)
-        total += float(scaled @ scaled)
+    total = 0.0
+    for part in (flat.real, flat.imag) if flat.dtype.kind == "c" else (flat,):
+        for start in range(0, len(part), _PIECE):
+            piece = np.ldexp(part[start : start + _PIECE].astype(np.float64), exponent)
+            total += float(piece @ piece)
     return float(np.ldexp(np.sqrt(total), -exponent))

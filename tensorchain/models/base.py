@@ -33,7 +33,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from tensorchain.kernels import Array, contract
+from tensorchain.kernels import Array, contract, diagonal_blocks
 from tensorchain.models.files import FORMAT, read_npz, write_npz
 from tensorchain.models.validation import checked_wiring
 from tensorchain.models.network import BATCH, COLUMN, ROW, Network
@@ -66,9 +66,12 @@ class Model:
         self.network = network
         frozen = []
         for matrix in matrices:
-            view = np.ascontiguousarray(matrix).view()
-            view.flags.writeable = False
-            frozen.append(view)
+            array = np.ascontiguousarray(matrix)
+            if array.flags.writeable:
+                array = array.view()
+                array.flags.writeable = False
+            # A block that is frozen already keeps its identity: doors recognise what they have multiplied.
+            frozen.append(array)
         self._matrices = tuple(frozen)
 
     @classmethod
@@ -95,14 +98,21 @@ class Model:
         """
         generator = np.random.default_rng(rng)
         network = checked_wiring(cls, tuple(shape), rank)
-        matrices = []
-        for mode, width in zip(network.modes, network.widths, strict=True):
-            size = (1 if mode is None else shape[mode], width)
-            block = generator.standard_normal(size)
-            if np.dtype(dtype).kind == "c":
-                block = (block + 1j * generator.standard_normal(size)) / math.sqrt(2.0)
-            matrices.append(block.astype(dtype, copy=False))
-        return cls.from_matrices(network, matrices)
+        blank = [
+            np.empty((1 if mode is None else shape[mode], width), dtype=dtype)
+            for mode, width in zip(network.modes, network.widths, strict=True)
+        ]
+        return cls.from_matrices(network, blank).random_like(generator)
+
+    def random_like(self: Self, rng: np.random.Generator) -> Self:
+        """Independent standard normal entries, with the wiring, shape and dtype of this model."""
+        fresh = []
+        for matrix in self._matrices:
+            block = rng.standard_normal(matrix.shape)
+            if self.dtype.kind == "c":
+                block = (block + 1j * rng.standard_normal(matrix.shape)) / math.sqrt(2.0)
+            fresh.append(block.astype(matrix.dtype, copy=False))
+        return self.with_matrices(fresh)
 
     @classmethod
     def svd_matrices(cls, network: Network, tensor: Any, rng: np.random.Generator) -> list[Array]:
@@ -120,7 +130,10 @@ class Model:
         return matrices
 
     def with_matrices(self: Self, matrices: Sequence[Array]) -> Self:
-        """The same wiring with other blocks, given in matrix form (I_k, P_k); sizes I_k may change."""
+        """The same wiring with other blocks, in matrix form (I_k, P_k); sizes I_k may change.
+
+        The arrays are not copied: the caller gives them away.
+        """
         twin = object.__new__(type(self))
         twin._build(self.network, matrices)
         return twin
@@ -140,7 +153,13 @@ class Model:
         """The same wiring with other blocks in their natural shapes."""
         if len(blocks) != len(self._matrices):
             raise ValueError(f"{type(self).__name__} has {len(self._matrices)} blocks, {len(blocks)} were given")
-        return self.with_matrices([self._to_matrix(k, np.asarray(block)) for k, block in enumerate(blocks)])
+        matrices = [self._to_matrix(k, np.array(block)) for k, block in enumerate(blocks)]
+        for k, (matrix, width) in enumerate(zip(matrices, self.network.widths, strict=True)):
+            if matrix.ndim != 2 or matrix.shape[1] != width:
+                raise ValueError(
+                    f"block {k} has shape {np.shape(blocks[k])}, which does not fit one of shape {self.blocks[k].shape}"
+                )
+        return self.with_matrices(matrices)
 
     def astype(self: Self, dtype: Any) -> Self:
         """Blocks converted to `dtype`."""
@@ -200,7 +219,7 @@ class Model:
     @property
     def rank(self) -> Any:
         """What `decompose` takes as `rank` to get a model of this wiring."""
-        return self.network.terms[0].bond_shape(0)
+        return self.network.terms[0].shapes[0]
 
     @property
     def block_names(self) -> tuple[str, ...]:
@@ -213,36 +232,44 @@ class Model:
 
     # -- values -------------------------------------------------------------------------
 
-    def operands(self, t: int, matrices: Sequence[Array] | None = None) -> list[Array]:
-        """Blocks of term t, each of shape (I_k, *bonds)."""
-        matrices = self._matrices if matrices is None else matrices
-        term, columns = self.network.terms[t], self.network.columns[t]
-        return [
-            matrix[:, columns[k]].reshape(matrix.shape[0], *term.bond_shape(k)) for k, matrix in enumerate(matrices)
-        ]
+    @cached_property
+    def _operands(self) -> list[list[Array]]:
+        return self._split(self._matrices)
 
-    def labels(self, t: int) -> list[str]:
-        """Letters of the operands of term t, physical letter first."""
-        return [p + b for p, b in zip(self.network.physical, self.network.terms[t].bonds, strict=True)]
+    def operands(self, t: int) -> list[Array]:
+        """Blocks of term t, each of shape (I_k, *bonds)."""
+        return self._operands[t]
+
+    def _split(self, matrices: Sequence[Array]) -> list[list[Array]]:
+        """Matrix forms to the operands of each term."""
+        network = self.network
+        if len(network.terms) == 1:
+            shapes = network.terms[0].shapes
+            return [[m.reshape(m.shape[0], *shape) for m, shape in zip(matrices, shapes, strict=True)]]
+        return [
+            [
+                m[:, columns].reshape(m.shape[0], *shape)
+                for m, columns, shape in zip(matrices, network.columns[t], term.shapes, strict=True)
+            ]
+            for t, term in enumerate(network.terms)
+        ]
 
     def full(self) -> Array:
         """The tensor itself, shape (I_1, ..., I_N)."""
-        return self._evaluate(self._matrices)
+        return self._evaluate(self._operands)
 
-    def _evaluate(self, matrices: Sequence[Array]) -> Array:
-        total: Array | None = None
-        for t in range(len(self.network.terms)):
-            subscripts = ",".join(self.labels(t)) + "->" + self.network.output
-            value = contract(subscripts, *self.operands(t, matrices))
-            total = value if total is None else total + value
-        assert total is not None
-        return total
+    def _evaluate(self, operands: list[list[Array]]) -> Array:
+        values = [
+            contract(subscripts, *parts)
+            for subscripts, parts in zip(self.network.evaluations, operands, strict=True)
+        ]
+        return values[0] if len(values) == 1 else np.asarray(sum(values[1:], start=values[0]))
 
     def derivative(self, delta: Sequence[Array]) -> Array:
         """J delta: the first-order change of X when the blocks (matrix form) move by `delta`."""
         return sum(
             (
-                self._evaluate([*self._matrices[:k], change, *self._matrices[k + 1 :]])
+                self._evaluate(self._split([*self._matrices[:k], change, *self._matrices[k + 1 :]]))
                 for k, change in enumerate(delta)
             ),
             start=np.zeros(self.shape, dtype=self.dtype),
@@ -292,8 +319,7 @@ class Model:
     def identity_moments(self) -> tuple[Array, ...]:
         """I_k * identity: the second moment of unit noise on block k."""
         return tuple(
-            matrix.shape[0] * np.eye(width)
-            for matrix, width in zip(self._matrices, self.network.widths, strict=True)
+            matrix.shape[0] * unit for matrix, unit in zip(self._matrices, self.network.identities, strict=True)
         )
 
     def gram_at(self, moments: Sequence[Array], k: int) -> Array:
@@ -305,7 +331,7 @@ class Model:
                 labels, operands = self._moment_operands(moments, s, t, (k,))
                 target = lower.bonds[k] + upper.bonds[k].upper()
                 value = contract(",".join(labels) + "->" + target, *operands)
-                row.append(value.reshape(lower.width(k), upper.width(k)))
+                row.append(value.reshape(lower.widths[k], upper.widths[k]))
             rows.append(row)
         return rows[0][0] if len(rows) == 1 else np.block(rows)
 
@@ -319,7 +345,7 @@ class Model:
         for m, moment in enumerate(moments):
             if m not in without:
                 block = moment[network.columns[s][m], network.columns[t][m]]
-                operands.append(block.reshape(lower.bond_shape(m) + upper.bond_shape(m)))
+                operands.append(block.reshape(lower.shapes[m] + upper.shapes[m]))
                 labels.append(lower.bonds[m] + upper.bonds[m].upper())
         return labels, operands
 
@@ -390,7 +416,7 @@ class Model:
             raise ValueError(f"inner product needs equal shapes, got {self.shape} and {other.shape}")
         total: complex = 0.0
         for s in range(len(self.network.terms)):
-            lower = self.labels(s)
+            lower = self.network.labels[s]
             conjugated = [np.conj(operand) for operand in self.operands(s)]
             for t, term in enumerate(other.network.terms):
                 upper = [p + b.upper() for p, b in zip(other.network.physical, term.bonds, strict=True)]
@@ -406,42 +432,41 @@ class Model:
 
     # -- Gauss-Newton -------------------------------------------------------------------
 
-    def gauss_newton(self) -> Array:
-        """J^H J, (n, n) with n = n_parameters, blocks in matrix form flattened row by row."""
-        starts = np.concatenate([[0], np.cumsum([matrix.size for matrix in self._matrices])])
-        result = np.empty((starts[-1], starts[-1]), dtype=np.result_type(*self.moments))
+    def gauss_newton(self, upper: bool = False) -> Array:
+        """J^H J, (n, n) with n = n_parameters, blocks in matrix form flattened row by row.
+
+        With `upper` the blocks below the diagonal are left out (zero), for solvers that do not read them.
+        """
+        sizes = [matrix.size for matrix in self._matrices]
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        result = np.zeros((starts[-1], starts[-1]), dtype=np.result_type(*self.moments))
         for k, matrix in enumerate(self._matrices):
-            here = slice(starts[k], starts[k + 1])
-            result[here, here] = np.kron(np.eye(matrix.shape[0]), self.gram(k))
+            rows, width = matrix.shape
+            diagonal_blocks(result, starts[k], rows, width)[...] = self.gram(k)
             for m in range(k + 1, len(self._matrices)):
-                there = slice(starts[m], starts[m + 1])
-                block = self._cross_gauss_newton(k, m)
-                result[here, there] = block
-                result[there, here] = block.conj().T
+                block = result[starts[k] : starts[k + 1], starts[m] : starts[m + 1]]
+                self._cross_gauss_newton(k, m, block.reshape(rows, width, *self._matrices[m].shape))
+                if not upper:
+                    result[starts[m] : starts[m + 1], starts[k] : starts[k + 1]] = block.conj().T
         return result
 
-    def _cross_gauss_newton(self, k: int, m: int) -> Array:
-        """J_k^H J_m for two different blocks, (I_k P_k, I_m P_m).
+    def _cross_gauss_newton(self, k: int, m: int, out: Array) -> None:
+        """Write J_k^H J_m for two blocks k < m into `out`, (I_k, P_k, I_m, P_m).
 
         A block that is differentiated leaves its bonds open on one side and itself on the other:
         B_k closes the unconjugated side at k, conj(B_m) closes the conjugated side at m.
         """
-        terms = self.network.terms
-        rows, columns = self._matrices[k].shape[0], self._matrices[m].shape[0]
-        strips = []
-        for s, lower in enumerate(terms):
+        network = self.network
+        for s, lower in enumerate(network.terms):
             conjugated = np.conj(self.operands(s)[m])
-            row = []
-            for t, upper in enumerate(terms):
+            for t, upper in enumerate(network.terms):
                 labels, operands = self._moment_operands(self.moments, s, t, (k, m))
                 labels += [ROW + upper.bonds[k].upper(), COLUMN + lower.bonds[m]]
                 operands += [self.operands(t)[k], conjugated]
                 target = ROW + lower.bonds[k] + COLUMN + upper.bonds[m].upper()
                 value = contract(",".join(labels) + "->" + target, *operands)
-                row.append(value.reshape(rows, lower.width(k), columns, upper.width(m)))
-            strips.append(row[0] if len(row) == 1 else np.concatenate(row, axis=3))
-        block = strips[0] if len(strips) == 1 else np.concatenate(strips, axis=1)
-        return block.reshape(self._matrices[k].size, self._matrices[m].size)
+                target_view = out[:, network.columns[s][k], :, network.columns[t][m]]
+                target_view[...] = value.reshape(target_view.shape)
 
     def gauss_newton_matvec(self, delta: Sequence[Array]) -> list[Array]:
         """J^H J delta without forming J: delta_k M_k^T + B_k dM_k^T, dM_k along D_n = B_n^H delta_n."""
@@ -517,7 +542,7 @@ def load(path: str | os.PathLike[str]) -> Model:
         raise ValueError(f"{os.fspath(path)!r} holds a model {header.get('model')!r}; known are {known}")
     try:
         return kind.from_state(blocks, header.get("state", {}))
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise ValueError(f"{os.fspath(path)!r} is damaged: {error!r}") from error
 
 

@@ -86,7 +86,7 @@ class BlockTerm(Model):
     @property
     def rank(self) -> list[tuple[int, ...]]:
         """Multilinear rank of each term."""
-        return [term.bond_shape(0) for term in self.network.terms]
+        return [term.shapes[0] for term in self.network.terms]
 
     @property
     def block_names(self) -> tuple[str, ...]:
@@ -114,6 +114,6 @@ class BlockTerm(Model):
         cores, *factors = check_blocks("BlockTerm", blocks, ndim=2)
         terms = []
         for columns, term in zip(network.columns, network.terms, strict=True):
-            core = cores[:, columns[0]].reshape(term.bond_shape(0))
+            core = cores[:, columns[0]].reshape(term.shapes[0])
             terms.append((core, [factor[:, columns[n + 1]] for n, factor in enumerate(factors)]))
         return cls(terms)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorchain.kernels import Array
+from tensorchain.kernels import Array, contract
 from tensorchain.models.base import Model, pad_columns
 from tensorchain.models.network import Network
 from tensorchain.models.validation import bond_letters, check_blocks, check_order, check_ranks
@@ -69,7 +69,7 @@ class TensorChain(Model):
     @classmethod
     def svd_matrices(cls, network: Network, tensor: Any, rng: np.random.Generator) -> list[Array]:
         """Ring SVD: the first unfolding splits into R_1 R_2 singular vectors, a tensor-train SVD does the rest."""
-        bonds = tuple(network.terms[0].bond_shape(n)[0] for n in range(network.order))
+        bonds = tuple(network.terms[0].shapes[n][0] for n in range(network.order))
         return [_to_rows(core) for core in ring_svd(tensor.to_dense(), bonds, rng)]
 
     @property
@@ -80,7 +80,7 @@ class TensorChain(Model):
     @cached_property
     def bonds(self) -> tuple[int, ...]:
         """(R_1, ..., R_N), R_n in front of core n."""
-        return tuple(self.network.terms[0].bond_shape(n)[0] for n in range(self.order))
+        return tuple(self.network.terms[0].shapes[n][0] for n in range(self.order))
 
     @property
     def rank(self) -> tuple[int, ...]:
@@ -91,46 +91,67 @@ class TensorChain(Model):
         return tuple(f"core {n + 1}" for n in range(self.order))
 
     def _to_block(self, k: int, matrix: Array) -> Array:
-        left, right = self.network.terms[0].bond_shape(k)
+        left, right = self.network.terms[0].shapes[k]
         return matrix.reshape(-1, left, right).transpose(1, 0, 2)
 
     def _to_matrix(self, k: int, block: Array) -> Array:
         return _to_rows(block)
 
-    def _transfers(self, moments: Sequence[Array]) -> list[Array]:
+    @cached_property
+    def transfers(self) -> list[Array]:
         """E_n as (R_n^2, R_{n+1}^2) matrices."""
+        return self._to_transfers(self.moments)
+
+    def _to_transfers(self, moments: Sequence[Array]) -> list[Array]:
         result = []
-        for n, moment in enumerate(moments):
-            left, right = self.network.terms[0].bond_shape(n)
+        for moment, (left, right) in zip(moments, self.network.terms[0].shapes, strict=True):
             ordered = moment.reshape(left, right, left, right).transpose(0, 2, 1, 3)
             result.append(ordered.reshape(left * left, right * right))
         return result
 
     def _from_loop(self, k: int, loop: Array) -> Array:
         """Gram of core k from the product of the other transfer matrices, (R_{k+1}^2, R_k^2)."""
-        left, right = self.network.terms[0].bond_shape(k)
+        left, right = self.network.terms[0].shapes[k]
         ordered = loop.reshape(right, right, left, left).transpose(2, 0, 3, 1)
         return ordered.reshape(left * right, left * right)
 
     def gram_at(self, moments: Sequence[Array], k: int) -> Array:
-        transfers = self._transfers(moments)
-        rest = transfers[k + 1 :] + transfers[:k]
-        loop = rest[0]
-        for transfer in rest[1:]:
-            loop = loop @ transfer
-        return self._from_loop(k, loop)
+        transfers = self.transfers if moments is self.moments else self._to_transfers(moments)
+        return self._from_loop(k, _chained(transfers[k + 1 :] + transfers[:k]))
 
     def gram_jets(self, moments: Sequence[Array], directions: Sequence[Array]) -> tuple[list[Array], list[Array]]:
-        order = len(moments)
-        values, slopes = self._transfers(moments), self._transfers(directions)
+        values = self.transfers if moments is self.moments else self._to_transfers(moments)
+        slopes = self._to_transfers(directions)
         prefix, suffix = _running(values, slopes), _running(values[::-1], slopes[::-1], reverse=True)[::-1]
         grams, changes = [], []
-        for k in range(order):
+        for k in range(len(values)):
             # suffix[k] = E_{k+1} ... E_N, prefix[k] = E_1 ... E_{k-1}; None stands for the empty product.
             loop, change = _product(suffix[k], prefix[k])
             grams.append(self._from_loop(k, loop))
             changes.append(self._from_loop(k, change))
         return grams, changes
+
+    def _cross_gauss_newton(self, k: int, m: int, out: Array) -> None:
+        # The loop is opened at k and m; what lies between them and what lies around are transfer products.
+        shapes, transfers = self.network.terms[0].shapes, self.transfers
+        (a, b), (c, d) = shapes[k], shapes[m]
+        here, there = self.operands(0)[k], np.conj(self.operands(0)[m])
+        between, around = transfers[k + 1 : m], transfers[m + 1 :] + transfers[:k]
+        # left[i, a', b, (c, c')] = sum_b' B_k[i, a', b'] between[(b, b'), (c, c')]
+        if between:
+            inner = _chained(between).reshape(b, b, c * c).transpose(1, 0, 2).reshape(b, -1)
+            left = (here.reshape(-1, b) @ inner).reshape(-1, a, b, c, c)
+        else:
+            left = here[:, :, None, None, :] * np.eye(b)[None, None, :, :, None]
+        # right[j, c, d', (a, a')] = sum_d conj(B_m)[j, c, d] around[(d, d'), (a, a')]
+        if around:
+            outer = _chained(around).reshape(d, d * a * a)
+            right = (there.reshape(-1, d) @ outer).reshape(-1, c, d, a, a)
+        else:
+            right = there[:, :, None, :, None] * np.eye(d)[None, None, :, None, :]
+        # H[i, (a, b), j, (c', d')] = sum_{a', c} left[i, a', b, c, c'] right[j, c, d', a, a']
+        value = contract("iAbcC,jcDaA->iabjCD", left, right)
+        out.reshape(len(here), a, b, len(there), c, d)[...] = value
 
     @cached_property
     def gauge_dimension(self) -> int:
@@ -192,6 +213,14 @@ def _split(matrix: Array, rank: int, rng: np.random.Generator) -> tuple[Array, A
 def _to_rows(core: Array) -> Array:
     """(R_n, I_n, R_{n+1}) to (I_n, R_n R_{n+1})."""
     return core.transpose(1, 0, 2).reshape(core.shape[1], math.prod(core.shape[::2]))
+
+
+def _chained(matrices: Sequence[Array]) -> Array:
+    """Product of several matrices."""
+    result = matrices[0]
+    for matrix in matrices[1:]:
+        result = result @ matrix
+    return result
 
 
 Jet = tuple[Array, Array]

@@ -18,7 +18,7 @@ import numpy as np
 from tensorchain.kernels import Array
 from tensorchain.models.base import Model
 from tensorchain.models.network import Network
-from tensorchain.models.validation import check_blocks, check_order, check_ranks
+from tensorchain.models.validation import check_blocks, check_order, check_rank
 
 
 class CP(Model):
@@ -52,7 +52,7 @@ class CP(Model):
 
     @classmethod
     def wiring(cls, shape: tuple[int, ...], rank: Any) -> Network:
-        return cp_network(len(shape), check_ranks("CP", rank if np.ndim(rank) else (rank,), 1)[0])
+        return cp_network(len(shape), check_rank("CP", rank))
 
     @property
     def factors(self) -> tuple[Array, ...]:
@@ -81,13 +81,12 @@ class CP(Model):
             slopes.append(slope)
         return grams, slopes
 
-    def _cross_gauss_newton(self, k: int, m: int) -> Array:
+    def _cross_gauss_newton(self, k: int, m: int, out: Array) -> None:
         rest = [moment for n, moment in enumerate(self.moments) if n not in (k, m)]
         common = _hadamard(rest) if rest else np.ones((self.rank, self.rank))
-        here, there = self.matrices[k], np.conj(self.matrices[m])
         # H[(i, r), (j, s)] = B_k[i, s] conj(B_m[j, r]) Gamma[r, s]
-        left = here[:, None, None, :] * common[None, :, None, :]
-        return (left * there.T[None, :, :, None]).reshape(here.size, there.size)
+        left = self.matrices[k][:, None, None, :] * common[None, :, None, :]
+        np.multiply(left, np.conj(self.matrices[m]).T[None, :, :, None], out=out)
 
     @cached_property
     def gauge_dimension(self) -> int:

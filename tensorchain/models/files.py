@@ -22,6 +22,10 @@ def write_npz(path: str | os.PathLike[str], header: str, arrays: dict[str, Array
     try:
         with os.fdopen(handle, "wb") as stream:
             np.savez(stream, header=np.array(header), **arrays)  # type: ignore[arg-type]
+        # mkstemp makes files private; give this one what `open` would have given.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -18,6 +18,9 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 MODE_LETTERS = "abcdefghij"
 BOND_LETTERS = "klmnopqrstuvwxy"
 BATCH = "Z"
@@ -36,13 +39,15 @@ class Term:
     def size_of(self) -> dict[str, int]:
         return dict(self.sizes)
 
-    def bond_shape(self, k: int) -> tuple[int, ...]:
-        """Sizes of the bonds of block k, in the order of its letters."""
-        return tuple(self.size_of[letter] for letter in self.bonds[k])
+    @cached_property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Per block the sizes of its bonds, in the order of its letters."""
+        return tuple(tuple(self.size_of[letter] for letter in bonds) for bonds in self.bonds)
 
-    def width(self, k: int) -> int:
-        """P_k of this term: the number of entries of block k for one physical index."""
-        return math.prod(self.bond_shape(k))
+    @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """Per block P_k of this term: its number of entries for one physical index."""
+        return tuple(math.prod(shape) for shape in self.shapes)
 
     @cached_property
     def gauge_bonds(self) -> tuple[tuple[str, int, int], ...]:
@@ -90,6 +95,14 @@ class Network:
             if repeated:
                 raise ValueError(f"block letters {repeated[0]!r} repeat a bond; a block cannot be joined to itself")
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        # Plans are cached by network, and looked up in every step of a solver.
+        return hash((self.terms, self.modes))
+
     @classmethod
     def single(cls, bonds: tuple[str, ...], sizes: dict[str, int], modes: tuple[int | None, ...]) -> Network:
         """A model of one term."""
@@ -104,6 +117,23 @@ class Network:
         return tuple(self.modes.index(mode) for mode in range(self.order))
 
     @cached_property
+    def labels(self) -> tuple[tuple[str, ...], ...]:
+        """labels[t][k]: letters of block k of term t as an array (I_k, *bonds), physical letter first."""
+        return tuple(
+            tuple(p + b for p, b in zip(self.physical, term.bonds, strict=True)) for term in self.terms
+        )
+
+    @cached_property
+    def evaluations(self) -> tuple[str, ...]:
+        """Per term the subscripts of X."""
+        return tuple(",".join(labels) + "->" + self.output for labels in self.labels)
+
+    @cached_property
+    def identities(self) -> tuple[NDArray[np.float64], ...]:
+        """Per block the identity (P_k, P_k)."""
+        return tuple(np.eye(width) for width in self.widths)
+
+    @cached_property
     def output(self) -> str:
         return MODE_LETTERS[: self.order]
 
@@ -116,7 +146,7 @@ class Network:
     @cached_property
     def widths(self) -> tuple[int, ...]:
         """P_k: columns of the matrix form of block k, over all terms."""
-        return tuple(sum(term.width(k) for term in self.terms) for k in range(len(self.modes)))
+        return tuple(sum(term.widths[k] for term in self.terms) for k in range(len(self.modes)))
 
     @cached_property
     def columns(self) -> tuple[tuple[slice, ...], ...]:
@@ -126,7 +156,7 @@ class Network:
         for term in self.terms:
             row = []
             for k in range(len(self.modes)):
-                width = term.width(k)
+                width = term.widths[k]
                 row.append(slice(starts[k], starts[k] + width))
                 starts[k] += width
             table.append(tuple(row))

@@ -66,7 +66,7 @@ class Tucker(Model):
     @property
     def multilinear_rank(self) -> tuple[int, ...]:
         """(R_1, ..., R_N)."""
-        return self.network.terms[0].bond_shape(0)
+        return self.network.terms[0].shapes[0]
 
     @property
     def rank(self) -> tuple[int, ...]:

@@ -38,7 +38,8 @@ def check_blocks(kind: str, blocks: Sequence[Any], ndim: int | None = None, comp
             raise ValueError(f"{kind}: block {position} holds NaN or infinity")
         arrays.append(array)
     dtype = np.result_type(*arrays) if arrays else np.dtype(float)
-    return [array.astype(dtype, copy=False) for array in arrays]
+    # A copy: a model is immutable, whatever happens to the arrays that it was made from.
+    return [np.array(array, dtype=dtype, order="C") for array in arrays]
 
 
 def check_order(kind: str, order: int) -> None:
@@ -50,6 +51,21 @@ def check_order(kind: str, order: int) -> None:
 def bond_letters(count: int) -> str:
     """The first `count` bond letters."""
     return BOND_LETTERS[:count]
+
+
+def check_rank(kind: str, rank: Any) -> int:
+    """One positive integer."""
+    if rank is None:
+        raise ValueError(f"{kind}: no rank was given; a positive integer is needed")
+    try:
+        value = operator.index(rank)
+    except TypeError:
+        raise TypeError(f"{kind}: rank {rank!r} was given; one positive integer is needed") from None
+    if isinstance(rank, (bool, np.bool_)):
+        raise TypeError(f"{kind}: rank {rank!r} was given; one positive integer is needed")
+    if value < 1:
+        raise ValueError(f"{kind}: rank {rank!r} was given; it must be at least 1")
+    return value
 
 
 def check_ranks(kind: str, rank: Any, count: int | None) -> tuple[int, ...]:

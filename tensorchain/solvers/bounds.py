@@ -44,25 +44,31 @@ def gap(constraint: Constraint, point: Point) -> float:
 
 
 def meet_bound(solver: LM, problem: Problem, point: Point) -> Steps:
-    """From any point: bracket the bound, then close in on it."""
+    """From any point to the bound."""
     tensor, constraint = problem.tensor, problem.constraint
     penalty = max(point.error**2, 1e-12) / max(point.sensitivity, 1e-300)
     here = yield from _evaluate(solver, tensor, constraint, point, penalty)
+    yield from bracket(solver, tensor, constraint, here)
+    return StopReason.CONVERGED
+
+
+def bracket(solver: LM, tensor: Tensor, constraint: Constraint, here: Anchor) -> Stage[Point]:
+    """Move nu by decades until the bound is crossed, then close in on it."""
     rising = here.gap > 0.0
     for _ in range(_MAX_BRACKET):
-        penalty = here.penalty * (10.0 if rising else 0.1)
-        there = yield from _evaluate(solver, tensor, constraint, here.point, penalty)
+        there = yield from _evaluate(solver, tensor, constraint, here.point, here.penalty * (10.0 if rising else 0.1))
         if (there.gap > 0.0) != rising:
             low, high = (here, there) if rising else (there, here)
             return (yield from close_in(solver, tensor, constraint, low, high))
         here = there
-    final, reason = yield from solver.stage(tensor, here.point, 0.0) if not rising else _nothing(here)
-    if constraint.feasible(final.error, final.sensitivity):
-        return reason
-    return StopReason.INFEASIBLE
+    if rising:
+        return here.point
+    # The bound never binds: what is left is the problem without it.
+    point, _ = yield from solver.stage(tensor, here.point, 0.0)
+    return point
 
 
-def close_in(solver: LM, tensor: Tensor, constraint: Constraint, low: Anchor, high: Anchor) -> Steps:
+def close_in(solver: LM, tensor: Tensor, constraint: Constraint, low: Anchor, high: Anchor) -> Stage[Point]:
     """Root search between anchors with gap(low) > 0 >= gap(high) and low.penalty < high.penalty."""
     previous = math.inf
     for _ in range(_MAX_EVALUATIONS):
@@ -82,8 +88,8 @@ def close_in(solver: LM, tensor: Tensor, constraint: Constraint, low: Anchor, hi
             high = middle
         feasible = constraint.feasible(middle.point.error, middle.point.sensitivity)
         if feasible and abs(middle.gap) < _TOL:
-            break
-    return StopReason.CONVERGED
+            return middle.point
+    return high.point if isinstance(constraint, SensitivityBound) else low.point
 
 
 def anchor(constraint: Constraint, point: Point, penalty: float) -> Anchor:
@@ -95,7 +101,3 @@ def _evaluate(solver: LM, tensor: Tensor, constraint: Constraint, point: Point, 
     minimiser, _ = yield from solver.stage(tensor, point, penalty)
     return anchor(constraint, minimiser, penalty)
 
-
-def _nothing(here: Anchor) -> Stage[tuple[Point, StopReason]]:
-    return here.point, StopReason.CONVERGED
-    yield

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tensorchain.fit import StopReason
-from tensorchain.kernels import Array, cholesky, cholesky_solve
+from tensorchain.kernels import Array, cholesky, cholesky_solve, diagonal_blocks
 from tensorchain.models import Model
 from tensorchain.solvers.constraints import Constraint, Penalty
 from tensorchain.solvers.loop import Iterate, Problem, Stage, Steps
@@ -157,16 +157,14 @@ class NormalEquations:
             self.matrix = tensor.gauss_newton(model)
             if penalty:
                 self._add_metric()
-            self.diagonal = self.matrix.diagonal().copy()
+            self.diagonal = np.einsum("ii->i", self.matrix)
+            self.undamped = self.diagonal.copy()
             self.flat = np.concatenate([block.ravel() for block in blocks])
 
     def _add_metric(self) -> None:
         start = 0
         for k, (rows, width) in enumerate(self.shapes):
-            metric = self.penalty * self.model.sensitivity_metric(k)
-            # A strided view of the diagonal blocks of this block row.
-            for row in range(start, start + rows * width, width):
-                self.matrix[row : row + width, row : row + width] += metric
+            diagonal_blocks(self.matrix, start, rows, width)[...] += self.penalty * self.model.sensitivity_metric(k)
             start += rows * width
 
     def solve(self, damping: float) -> tuple[list[Array], float] | None:
@@ -178,7 +176,7 @@ class NormalEquations:
             if delta is None:
                 return None
             return delta, self.predicted(delta, damping)
-        np.fill_diagonal(self.matrix, self.diagonal + damping)
+        np.add(self.undamped, damping, out=self.diagonal)
         factor = cholesky(self.matrix)
         if factor is None:
             return None
@@ -194,13 +192,18 @@ class NormalEquations:
 
     def split(self, flat: Array) -> list[Array]:
         """Blocks of a flat vector."""
-        pieces = np.split(flat, np.cumsum(self.sizes)[:-1])
-        return [piece.reshape(shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
+        pieces, start = [], 0
+        for size, shape in zip(self.sizes, self.shapes, strict=True):
+            pieces.append(flat[start : start + size].reshape(shape))
+            start += size
+        return pieces
 
 
 def check_options(kind: str, **options: float) -> None:
-    """Iteration limits must be at least 1, tolerances and dampings not negative."""
+    """Iteration limits must be integers of at least 1, tolerances and dampings not negative."""
     for name, value in options.items():
+        if name.startswith("max_") and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
+            raise TypeError(f"{kind}: {name} is {value!r}; an integer is needed")
         smallest = 1 if name.startswith("max_") else 0
         if not value >= smallest:
             raise ValueError(f"{kind}: {name} is {value!r}; it must be at least {smallest}")

@@ -22,11 +22,20 @@ from tensorchain.tensors import Tensor
 
 @dataclass(frozen=True)
 class Problem:
-    """What a solver is given: the door to T / ||T||, the constraint in that scale, and randomness."""
+    """What a solver is given.
+
+    Attributes
+    ----------
+    tensor : door to T / ||T||.
+    constraint : in that scale.
+    rng : randomness, for restarts.
+    warm : whether the start carries information, so that it must not be thrown away.
+    """
 
     tensor: Tensor
     constraint: Constraint
     rng: np.random.Generator
+    warm: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,8 +128,23 @@ def run(
         best = Iterate(start, float("inf"), float("inf"))
     if reason.success and not problem.constraint.feasible(best.error, best.sensitivity):
         reason = StopReason.INFEASIBLE
-    error, sensitivity, penalty, clock = (np.array(column) for column in zip(*rows, strict=True)) if rows else [np.empty(0)] * 4
-    return Run(best, reason, History(error, sensitivity, penalty, clock), time.perf_counter() - began)
+    columns = [np.array(column) for column in zip(*rows, strict=True)] if rows else [np.empty(0)] * 4
+    history = History(*columns)
+    if type(problem.constraint) is Constraint and reason in _OPEN and diverges(history):
+        reason = StopReason.DIVERGING
+    return Run(best, reason, history, time.perf_counter() - began)
+
+
+_OPEN = (StopReason.CONVERGED, StopReason.ITERATION_LIMIT, StopReason.STALLED)
+
+
+def diverges(history: History) -> bool:
+    """Whether SS grew tenfold in the second half of a run while the error fell by less than half."""
+    middle, last = len(history) // 2, len(history) - 1
+    if last - middle < 10 or history.penalty[last] > 0.0 or history.penalty[middle] > 0.0:
+        return False
+    grown = history.sensitivity[last] > 10.0 * history.sensitivity[middle]
+    return bool(grown and history.error[last] > 0.5 * history.error[middle])
 
 
 def _stamped(iterate: Iterate, iteration: int, seconds: float) -> Iterate:

@@ -86,7 +86,7 @@ def gauge_cycle(model: AnyModel) -> AnyModel:
 def traced_gram(model: Model, t: int, letter: str, k: int) -> Array:
     """Gram of block k within term t, traced down to one of its bonds and weighted by I_k: (R, R)."""
     columns, bonds = model.network.columns[t][k], model.network.terms[t].bonds[k]
-    shape = model.network.terms[t].bond_shape(k)
+    shape = model.network.terms[t].shapes[k]
     gram = model.gram(k)[columns, columns].reshape(shape + shape)
     upper = bonds.replace(letter, letter.upper())
     return np.asarray(contract(f"{bonds}{upper}->{letter}{letter.upper()}", gram)) * model.matrices[k].shape[0]

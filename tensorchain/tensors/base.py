@@ -9,7 +9,7 @@ A *door* answers three questions about a tensor T (shape (I_1, ..., I_N)) and a 
 and the rest has a default here in terms of them.  Doors that see only part of the entries
 (missing or weighted data) also override the curvature: `solve_gram`, `gauss_newton`, `matvec`.
 
-All answers are in double precision whatever the storage.  A door carries a scale: solvers
+All answers come as double; sums over float32 data are made in float32, at its speed and rounding.  A door carries a scale: solvers
 work on T / ||T||, and no copy of the data is made for that.
 """
 
@@ -102,8 +102,8 @@ class Tensor(ABC):
         return np.asarray(np.einsum("ipq,iq->ip", gram, matrix))
 
     def gauss_newton(self, model: Model) -> Array:
-        """J^H J over the observed entries, (n, n)."""
-        return model.gauss_newton()
+        """J^H J over the observed entries, (n, n); at least its upper block triangle."""
+        return model.gauss_newton(upper=True)
 
     def gauss_newton_matvec(self, model: Model, delta: Sequence[Array]) -> list[Array]:
         """J^H J delta over the observed entries, without forming J."""

@@ -16,15 +16,17 @@ CANDECOMP/PARAFAC tensor factorizations" (2013).
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tensorchain import kernels
 from tensorchain.kernels import Array, contract
 from tensorchain.models import Model
-from tensorchain.models.network import Network, Term
+from tensorchain.models.network import Network
 from tensorchain.tensors.base import Residual, Tensor
 
 _SLAB = 1 << 21
@@ -48,7 +50,7 @@ class Dense(Tensor):
         self.array = _checked(array)
         self.shape = self.array.shape
         self.dtype = self.array.dtype
-        self._partials: dict[tuple[int, str], tuple[tuple[Array, ...], Array]] = {}
+        self._partials: dict[tuple[int, tuple[int, ...]], tuple[Network, tuple[Array, ...], Array]] = {}
         self._norm = kernels.norm(self.array)
 
     def scaled(self, factor: float) -> Dense:
@@ -72,19 +74,17 @@ class Dense(Tensor):
     def mode_gram(self, mode: int) -> Array:
         others = [n for n in range(self.order) if n != mode]
         gram = np.tensordot(self.array, self.array.conj(), axes=(others, others))
-        return np.asarray(gram) * self.scale**2
+        return np.asarray(gram, dtype=self._double) * self.scale**2
 
     def residual_norm(self, model: Model) -> float:
         norms = [kernels.norm(self._residual(model, rows)) for rows in self._slabs()]
         return float(np.linalg.norm(norms))
 
     def contract_all_but(self, model: Model, k: int) -> Array:
-        pieces = []
-        for t, term in enumerate(model.network.terms):
-            operands = model.operands(t)
-            pieces.append(self._contract_term(model.network, term, t, operands, model.matrices, k))
+        pieces = [self._contract_term(model, t, k) for t in range(len(model.network.terms))]
         result = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
-        return np.asarray(result * self.scale)
+        double = np.result_type(result, self._double)
+        return np.multiply(result, self.scale, dtype=double) if self.scale != 1.0 else result.astype(double, copy=False)
 
     def residual(self, model: Model) -> Residual:
         slabs = self._slabs()
@@ -137,92 +137,97 @@ class Dense(Tensor):
             data = data * self.scale
         return np.subtract(data, value, dtype=np.result_type(value, self._double))
 
-    def _contract_term(
-        self,
-        network: Network,
-        term: Term,
-        t: int,
-        operands: list[Array],
-        matrices: tuple[Array, ...],
-        k: int,
-    ) -> Array:
-        """One term of L_k^H vec(T); conjugation is left to the operands."""
-        conjugated = [np.conj(operand) if operand.dtype.kind == "c" else operand for operand in operands]
-        left, right = _halves(self.shape)
-        kept_half = _half_of(network, k, left, right)
-        gone = right if kept_half == left else left
-        used = [network.block_of_mode[mode] for mode in gone]
-        key = (t, "left" if kept_half == left else "right")
-        sources = tuple(matrices[block] for block in used)
-        cached = self._partials.get(key)
-        if cached is None or any(a is not b for a, b in zip(cached[0], sources, strict=True)):
-            partial, letters = self._partial(network, term, conjugated, gone)
-            self._partials[key] = (sources, partial)
+    def _contract_term(self, model: Model, t: int, k: int) -> Array:
+        """One term of L_k^H vec(T), from the partial product that serves block k."""
+        network = model.network
+        plan = _plan(network, t, k, self.shape)
+        sources = tuple([model.matrices[m] for m in plan.used])
+        cached = self._partials.get((t, plan.used))
+        if cached is not None and cached[0] == network and all(map(operator.is_, cached[1], sources)):
+            partial = cached[2]
         else:
-            partial, letters = cached[1], _partial_letters(network, term, gone)
-        labels, rest = [letters], [partial]
-        for m, operand in enumerate(conjugated):
-            if m != k and m not in used:
-                labels.append(network.physical[m] + term.bonds[m])
-                rest.append(operand)
-        target = network.physical[k] + term.bonds[k]
-        if network.modes[k] is None:
-            value = contract(",".join(labels) + "->" + term.bonds[k], *rest)
-            return value.reshape(1, -1)
-        value = contract(",".join(labels) + "->" + target, *rest)
-        return value.reshape(value.shape[0], -1)
+            partial = self._partial(model, t, plan)
+            self._partials[t, plan.used] = (network, sources, partial)
+        if plan.final is None:
+            return partial.reshape(len(model.matrices[k]), -1)
+        operands = model.operands(t)
+        value = contract(plan.final, partial, *[_conj(operands[m]) for m in plan.rest])
+        return value.reshape(len(model.matrices[k]), -1)
 
-    def _partial(
-        self, network: Network, term: Term, operands: list[Array], gone: tuple[int, ...]
-    ) -> tuple[Array, str]:
-        """T contracted with the blocks of the modes `gone`; kept modes first, then open bonds."""
-        letters = _partial_letters(network, term, gone)
-        used = [network.block_of_mode[mode] for mode in gone]
-        kept = tuple(mode for mode in range(self.order) if mode not in gone)
-        open_bonds = letters[len(kept) :]
-        data = self.array
-        merged = math.prod(term.size_of[letter] for letter in open_bonds)
-        last = used[-1] if gone[-1] == self.order - 1 else used[0]
-        if merged <= term.width(last):
-            # The half closes on few bonds: contract its blocks first, then one GEMM with T.
-            labels = [network.physical[m] + term.bonds[m] for m in used]
-            modes = "".join(network.output[mode] for mode in gone)
-            half = contract(",".join(labels) + "->" + modes + open_bonds, *(operands[m] for m in used))
-            half = half.reshape(-1, merged).astype(np.result_type(self.dtype, half) if self.dtype.kind == "c" or
-                                                   half.dtype.kind == "c" else self.dtype, copy=False)
-            before = gone[0] == 0
-            rows = math.prod(self.shape[mode] for mode in gone)
-            matrix = data.reshape(rows, -1).T if before else data.reshape(-1, rows)
-            partial = matrix @ half
-            return partial.reshape([self.shape[mode] for mode in kept] + [term.size_of[x] for x in open_bonds]), letters
-        labels = [network.output] + [network.physical[m] + term.bonds[m] for m in used]
-        casted = [operands[m].astype(np.result_type(self.dtype, np.float32), copy=False)
-                  if operands[m].dtype.kind != "c" else operands[m] for m in used]
-        return contract(",".join(labels) + "->" + letters, data, *casted), letters
+    def _partial(self, model: Model, t: int, plan: Plan) -> Array:
+        """T contracted with the blocks of one half of the modes: kept modes first, then open bonds."""
+        operands = [_conj(model.operands(t)[m]) for m in plan.used]
+        if plan.half is None:
+            return contract(plan.sequence, self.array, *[self._cast(operand) for operand in operands])
+        # The half closes on few bonds: contract its blocks first, then one GEMM with T.
+        half = self._cast(contract(plan.half, *operands)).reshape(plan.rows, -1)
+        matrix = self.array.reshape(plan.rows, -1).T if plan.leading else self.array.reshape(-1, plan.rows)
+        return (matrix @ half).reshape(plan.shape)
+
+    def _cast(self, operand: Array) -> Array:
+        """To the precision of the data, so that the product with them runs in it."""
+        return operand.astype(np.result_type(self.dtype, np.complex128) if operand.dtype.kind == "c" else self.dtype, copy=False)
 
 
-def _partial_letters(network: Network, term: Term, gone: tuple[int, ...]) -> str:
-    used = {network.block_of_mode[mode] for mode in gone}
-    kept = "".join(network.output[mode] for mode in range(network.order) if mode not in gone)
+class Plan(NamedTuple):
+    """How L_k^H vec(T) is computed for one term and block."""
+
+    used: tuple[int, ...]
+    """Blocks that the partial product contains."""
+    half: str | None
+    """Subscripts that merge these blocks before the product with T, or None to go one by one."""
+    sequence: str
+    """Subscripts of the product one by one."""
+    leading: bool
+    """Whether the half consists of the first modes."""
+    rows: int
+    shape: tuple[int, ...]
+    """Shape of the partial: kept modes, open bonds."""
+    final: str | None
+    """Subscripts of the rest, from the partial to (I_k, P_k); None when the partial is the result."""
+    rest: tuple[int, ...]
+
+
+@lru_cache(maxsize=4096)
+def _plan(network: Network, t: int, k: int, shape: tuple[int, ...]) -> Plan:
+    term, labels = network.terms[t], network.labels[t]
+    left, right = _halves(shape)
+    mode = network.modes[k]
+    kept, gone = (right, left) if mode is not None and mode in right else (left, right)
+    used = tuple(network.block_of_mode[n] for n in gone)
     outside = "".join(bonds for m, bonds in enumerate(term.bonds) if m not in used)
-    inside = "".join(term.bonds[m] for m in sorted(used))
-    return kept + "".join(dict.fromkeys(letter for letter in inside if letter in outside))
+    open_bonds = "".join(dict.fromkeys(x for m in used for x in term.bonds[m] if x in outside))
+    letters = "".join(network.output[n] for n in kept) + open_bonds
+    width = math.prod(term.size_of[x] for x in open_bonds)
+    blocks = ",".join(labels[m] for m in used)
+    modes = "".join(network.output[n] for n in gone)
+    # Merging pays where the half closes on no more bonds than its outermost block alone.
+    outermost = used[-1] if gone[-1] == len(shape) - 1 else used[0]
+    merged = width <= term.widths[outermost]
+    rest = tuple(m for m in range(len(labels)) if m != k and m not in used)
+    target = (network.physical[k] if mode is not None else "") + term.bonds[k]
+    final = ",".join([letters, *(labels[m] for m in rest)]) + "->" + target
+    return Plan(
+        used=used,
+        half=f"{blocks}->{modes}{open_bonds}" if merged else None,
+        sequence=f"{network.output},{blocks}->{letters}",
+        leading=gone[0] == 0,
+        rows=math.prod(shape[n] for n in gone),
+        shape=(*(shape[n] for n in kept), *(term.size_of[x] for x in open_bonds)),
+        final=None if letters == target and not rest else final,
+        rest=rest,
+    )
+
+
+def _conj(operand: Array) -> Array:
+    return operand.conj() if operand.dtype.kind == "c" else operand
 
 
 def _halves(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Cut the modes where the larger half is smallest; on a tie the left half is the shorter one."""
     order = len(shape)
-    cut = min(
-        range(1, order), key=lambda c: max(math.prod(shape[:c]), math.prod(shape[c:]))
-    )
+    cut = min(range(1, order), key=lambda c: max(math.prod(shape[:c]), math.prod(shape[c:])))
     return tuple(range(cut)), tuple(range(cut, order))
-
-
-def _half_of(
-    network: Network, k: int, left: tuple[int, ...], right: tuple[int, ...]
-) -> tuple[int, ...]:
-    mode = network.modes[k]
-    return right if mode is not None and mode in right else left
 
 
 def _times(array: Array, factor: float) -> Array:

@@ -1,0 +1,96 @@
+"""The command line: `tensorchain COMMAND ...`, one module a command.
+
+A command is a module with `add_parser(commands)`, which declares its options, and `run(arguments)`, which does the
+work and returns a `Status`.  It raises `CommandError` for what the user can mend; here that, and whatever else goes
+wrong, becomes one line on stderr and an exit status.  Results go to stdout, progress and errors to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from tensorchain._version import __version__
+from tensorchain.cli import decompose, show
+from tensorchain.cli.arguments import Parser
+from tensorchain.cli.errors import CommandError, Status, one_line
+
+COMMANDS = (decompose, show)
+
+DESCRIPTION = "Tensor decompositions whose sensitivity is measured and controlled."
+
+EPILOG = """\
+examples:
+  tensorchain decompose data.npy --model tc --rank 3,3,3 --out fit.npz --plot fit.png
+  tensorchain show fit.npz
+  tensorchain decompose --help
+"""
+
+
+def make_parser() -> Parser:
+    """The parser of all commands."""
+    parser = Parser(
+        prog="tensorchain",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"tensorchain {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    argv : arguments after the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit status, see `Status`.
+
+    Examples
+    --------
+    >>> from tensorchain.cli import main
+    >>> main(["show", "absent.npz"])
+    2
+    """
+    try:
+        arguments = make_parser().parse_args(argv)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    try:
+        status = arguments.run(arguments)
+        sys.stdout.flush()
+    except CommandError as error:
+        status, message = error.status, str(error)
+    except KeyboardInterrupt:
+        status, message = Status.INTERRUPTED, "interrupted"
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough; Python must not find out again when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(Status.FAILED)
+    except MemoryError as error:
+        status, message = Status.FAILED, f"not enough memory: {error}"
+    except OSError as error:
+        status, message = Status.FAILED, f"{error.filename or arguments.file}: {error.strerror or error}"
+    except Exception as error:
+        status, message = Status.FAILED, f"{type(error).__name__}: {error} (tensorchain --traceback ... shows where)"
+    else:
+        return int(status)
+    if arguments.traceback:
+        traceback.print_exc()
+    sys.stderr.write(f"tensorchain: error: {one_line(message)}\n")
+    return int(status)
+
+
+__all__ = ["COMMANDS", "main", "make_parser"]

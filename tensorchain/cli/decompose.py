@@ -1,0 +1,189 @@
+"""`tensorchain decompose`: from a file that holds a tensor to a file that holds its decomposition."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tensorchain.api import decompose
+from tensorchain.cli.arguments import (
+    SOLVERS,
+    constraint_of,
+    model_names,
+    parse_rank,
+    positive_integer,
+    positive_number,
+    rank_of,
+    seed,
+    solver_of,
+)
+from tensorchain.cli.errors import CommandError, Status
+from tensorchain.cli.output import print_json, print_report
+from tensorchain.cli.progress import FitProgress
+from tensorchain.cli.reading import check_file, read_array
+from tensorchain.cli.writing import check_target, replace_file
+from tensorchain.fit import Fit, StopReason
+from tensorchain.models import Model, load
+from tensorchain.tensors import Dense
+
+DESCRIPTION = """\
+Decompose the tensor in a file and save the model.
+
+The file may be .npy, .npz, .mat (up to version 7.2) or a picture.  On a terminal a bar shows error,
+sensitivity and time.  Ctrl-C stops after the iteration in progress and saves the best model so far.
+"""
+
+EPILOG = """\
+examples:
+  tensorchain decompose data.npy --model tc --rank 3,3,3 --out fit.npz --plot fit.png
+  tensorchain decompose data.mat --key X --model cp --rank 5 --starts 10 --max-seconds 60 --out fit.npz
+  tensorchain decompose photo.jpg --model btd --rank "20,20,3;9,9,2" --max-sensitivity 1e6 --out fit.npz
+  tensorchain decompose data.npy --init fit.npz --max-error 0.05 --out tamed.npz --json
+
+exit status: 0 done; 1 no success, as when a bound cannot be met (the nearest model is saved); 2 bad input;
+130 stopped by Ctrl-C (the best model so far is saved)
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "decompose",
+        help="decompose the tensor in a file",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("file", metavar="FILE", help=".npy, .npz, .mat or a picture")
+    parser.add_argument("--key", metavar="NAME", help="which array, where FILE (.npz, .mat) holds several")
+    model = parser.add_argument_group("what is fitted")
+    model.add_argument("--model", choices=model_names(), help="the model: tc is the tensor chain, btd block terms")
+    model.add_argument(
+        "--rank", type=parse_rank, metavar="R", help="5, or one number a mode 3,3,3, or one list a term 2,2,2;3,3,3"
+    )
+    model.add_argument("--init", default="random", metavar="HOW", help="random (default), svd, or a file to start from")
+    bound = model.add_mutually_exclusive_group()
+    bound.add_argument(
+        "--max-sensitivity", type=positive_number, metavar="S", help="least error with sensitivity at most S"
+    )
+    bound.add_argument(
+        "--max-error", type=positive_number, metavar="E", help="least sensitivity with relative error at most E"
+    )
+    bound.add_argument("--penalty", type=positive_number, metavar="NU", help="minimise ||T - X||^2 + NU * sensitivity")
+    search = parser.add_argument_group("how")
+    search.add_argument(
+        "--solver", choices=SOLVERS, default="path", help="the sensitivity path (default), or plain als or lm"
+    )
+    search.add_argument("--max-iter", type=positive_integer, metavar="N", help="most iterations of the solver")
+    search.add_argument(
+        "--starts", type=positive_integer, default=1, metavar="N", help="try N starts and keep the best"
+    )
+    search.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the starts (default 0)")
+    search.add_argument("--max-seconds", type=positive_number, metavar="S", help="stop after S seconds over all starts")
+    result = parser.add_argument_group("what is written")
+    result.add_argument("--out", required=True, metavar="FIT.npz", help="where to save the model and the report")
+    result.add_argument("--plot", metavar="FILE", help="draw error and sensitivity over iterations: .png, .pdf or .svg")
+    result.add_argument("--json", action="store_true", help="print JSON, not a table")
+    result.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def run(arguments: argparse.Namespace) -> Status:
+    """Read, fit, save, report."""
+    target = check_target("--out", arguments.out, (".npz",))
+    picture = None if arguments.plot is None else check_target("--plot", arguments.plot, (".png", ".pdf", ".svg"))
+    init = _start(arguments)
+    source = check_file(arguments.file)
+    if target.exists() and target.samefile(source):
+        raise CommandError(f"--out {target}: is the file that is read; choose another name")
+    fit = _fit(arguments, read_array(source, arguments.key), init)
+    # Fit.save writes a temporary file and renames it, too.
+    fit.save(target)
+    if picture is not None:
+        draw(fit, picture)
+    if arguments.json:
+        print_json({**record_of(fit), "file": str(source), "out": str(target)})
+    else:
+        print_report([*fit.report(), ("saved", str(target))], title=str(source))
+    return status_of(fit)
+
+
+def _fit(arguments: argparse.Namespace, array: Any, init: str | Model) -> Fit:
+    """The decomposition; what is wrong with the tensor or the options becomes bad input."""
+    try:
+        door = Dense(array)
+        progress = FitProgress(
+            door.norm(), starts=arguments.starts, max_seconds=arguments.max_seconds, quiet=arguments.quiet
+        )
+        with progress:
+            fit = decompose(
+                door,
+                arguments.model,
+                rank_of(arguments.model, arguments.rank),
+                solver=solver_of(arguments.solver, arguments.max_iter),
+                constraint=constraint_of(arguments),
+                init=init,
+                starts=arguments.starts,
+                rng=arguments.seed,
+                callback=progress,
+                max_seconds=arguments.max_seconds,
+            )
+    except (ValueError, TypeError) as error:
+        raise CommandError(f"{arguments.file}: {error}") from error
+    return replace(fit, reason=StopReason.INTERRUPTED) if progress.interrupted else fit
+
+
+def _start(arguments: argparse.Namespace) -> str | Model:
+    """What `decompose` takes as init."""
+    init: str = arguments.init
+    if init in ("random", "svd"):
+        if arguments.model is None or arguments.rank is None:
+            raise CommandError("--model and --rank are needed, unless --init names a file to start from")
+        return init
+    try:
+        return load(check_file(init))
+    except ValueError as error:
+        raise CommandError(f"--init {error}") from error
+
+
+def draw(fit: Fit, path: Path) -> None:
+    """The plot of a fit, without a window system."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    fit.plot(ax=figure.subplots())
+    replace_file(path, lambda temporary: figure.savefig(temporary, dpi=150))
+
+
+def record_of(fit: Fit) -> dict[str, Any]:
+    """The figures of a fit, for programs."""
+    model = fit.model
+    return {
+        "model": model.name,
+        "shape": model.shape,
+        "rank": model.rank,
+        "dtype": str(model.dtype),
+        "parameters": model.n_parameters,
+        "error": fit.error,
+        "sensitivity": fit.sensitivity,
+        "relative_sensitivity": model.sensitivity(relative=True) if model.norm() > 0.0 else None,
+        "converged": fit.converged,
+        "reason": fit.reason.name,
+        "message": fit.reason.value,
+        "iterations": fit.iterations,
+        "seconds": fit.seconds,
+        "solver": fit.solver,
+        "starts": [
+            {"error": s.error, "sensitivity": s.sensitivity, "reason": s.reason.name, "seconds": s.seconds}
+            for s in fit.starts
+        ],
+    }
+
+
+def status_of(fit: Fit) -> Status:
+    """A limit that was reached is no failure; a bound that was missed, or an overflow, is one."""
+    if fit.reason is StopReason.INTERRUPTED:
+        return Status.INTERRUPTED
+    return Status.FAILED if fit.reason in (StopReason.INFEASIBLE, StopReason.NON_FINITE) else Status.OK

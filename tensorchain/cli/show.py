@@ -1,0 +1,80 @@
+"""`tensorchain show`: what a saved decomposition is, and where its sensitivity sits."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+from tensorchain.cli.errors import CommandError, Status
+from tensorchain.cli.output import print_columns, print_json, print_report
+from tensorchain.cli.reading import check_file
+from tensorchain.models import Model, load
+from tensorchain.models.files import read_npz
+from tensorchain.stability import sensitivity
+
+DESCRIPTION = """\
+Print the report of a decomposition saved by `tensorchain decompose`, Fit.save or Model.save, and the share that
+each block has in its sensitivity: the block with the largest share is the one to store most precisely.
+"""
+
+EPILOG = """\
+examples:
+  tensorchain show fit.npz
+  tensorchain show fit.npz --json
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "show",
+        help="print the report of a saved decomposition",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("file", metavar="FIT.npz", help="written by `tensorchain decompose`")
+    parser.add_argument("--json", action="store_true", help="print JSON, not tables")
+
+
+def run(arguments: argparse.Namespace) -> Status:
+    """Read and report."""
+    path = check_file(arguments.file)
+    try:
+        header, _ = read_npz(path)
+        model = load(path)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    report = saved_report(header, model)
+    shares = np.asarray(sensitivity(model, per_block=True))
+    blocks = list(zip(model.block_names, model.blocks, shares, strict=True))
+    if arguments.json:
+        listed = [{"name": name, "shape": block.shape, "sensitivity": share} for name, block, share in blocks]
+        print_json({"file": str(path), "model": model.name, "report": dict(report), "blocks": listed})
+    else:
+        total = float(shares.sum())
+        print_report(report, title=str(path))
+        print_columns(
+            ("block", "shape", "sensitivity", "share"),
+            [
+                (name, " x ".join(map(str, block.shape)), f"{share:.4g}", f"{share / total:.1%}" if total > 0 else "-")
+                for name, block, share in blocks
+            ],
+        )
+    return Status.OK
+
+
+def saved_report(header: dict[str, Any], model: Model) -> list[tuple[str, str]]:
+    """The report in the file; of a model that was saved without one, what the model itself tells."""
+    extra = header.get("extra")
+    rows = extra.get("report") if isinstance(extra, dict) else None
+    if isinstance(rows, list) and all(isinstance(row, list) and len(row) == 2 for row in rows) and rows:
+        return [(str(name), str(value)) for name, value in rows]
+    return [
+        ("model", repr(model)),
+        ("sensitivity", f"{model.sensitivity():.4g}"),
+        ("report", "none: the file was written by Model.save, Fit.save keeps the report too"),
+    ]

@@ -1,0 +1,150 @@
+"""How ill-conditioned is it to recover the blocks from the tensor, modulo gauge.
+
+**CP.**  The published condition number of the rank decomposition: with U_r an orthonormal basis of the tangent
+space, at the term a_r o b_r o c_r, of the set of rank-1 tensors,
+
+    kappa = 1 / sigma_min([U_1 ... U_R])            (the Terracini matrix),
+
+the largest factor, to first order, by which a change of X moves the rank-1 terms.  It depends on the directions of the
+columns only.  For columns of unit norm J has the same range in each term; there the scale direction q_r, all factors of
+term r stretched together, is counted with sqrt(N), so that U is J (I - sum_r (1 - 1/sqrt(N)) q_r q_r^H)
+in other coordinates, and no basis needs to be formed.
+
+**Every other model** is a single term or terms that are not unique, and has no such number.  What is
+reported is the relative condition number of the map from X to the blocks,
+
+    kappa = ||X|| / (sigma_min ||theta||) = sup (||dtheta|| / ||theta||) / (||dX|| / ||X||),
+
+dtheta of minimum norm, sigma_min the smallest singular value of J on the complement of the gauge directions,
+in the gauge of least sensitivity (`optimal_gauge`).  That gauge is unique up to unitary matrices, which
+move no singular value, so the number belongs to the tensor and the wiring: it depends neither on the
+gauge of the model nor on the scale of X.
+
+Both are infinite where J has null vectors beyond the gauge: the blocks are not identifiable.  Zero means below
+1e-7 of the largest singular value if only J^H J could be formed, else below 1e-13 or so.
+
+References: Breiding, Vannieuwenhoven, "The condition number of join decompositions", SIAM J. Matrix Anal. Appl.
+(2018); Vannieuwenhoven, "Condition numbers for the tensor rank decomposition", Linear Algebra Appl. (2017).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tensorchain import kernels
+from tensorchain.kernels import Array
+from tensorchain.models import Model
+from tensorchain.models.network import Network
+from tensorchain.stability.gauge import optimal_gauge
+from tensorchain.stability.jacobian import Compressed, compress, outside_values, spectrum
+from tensorchain.stability.scales import common_scale, double_precision, ldexp, unit_blocks
+
+
+def condition_number(model: Model) -> float:
+    """Condition number of the decomposition, modulo gauge; infinite where the blocks are not identifiable.
+
+    Parameters
+    ----------
+    model : any model.  CP: the condition number of Breiding and Vannieuwenhoven, at least 1.  Others: the relative
+        condition number ||X|| / (sigma_min ||theta||) in the gauge of least sensitivity.
+
+    Returns
+    -------
+    A number that does not depend on the scale or the gauge of the model.  For a CPD of order 2 and rank above 1
+    it is infinite: a sum of rank-1 matrices is never unique.
+
+    Raises
+    ------
+    TypeError, ValueError when `model` is no model, holds NaN or infinity, or has more than 4000 parameters
+    after compression of its tall blocks.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> orthogonal = tc.CP([np.eye(3)] * 3)
+    >>> round(tc.condition_number(orthogonal), 9)
+    1.0
+    >>> close = np.array([[1.0, 1.0], [0.0, 0.01]])
+    >>> tc.condition_number(tc.CP([close] * 3)) > 100.0
+    True
+    """
+    checked, _ = unit_blocks(double_precision(model))
+    if any(not matrix.any() for matrix in checked.matrices):
+        return math.inf
+    smallest = _terracini_minimum(checked) if is_canonical(checked.network) else _relative_minimum(checked)
+    return 1.0 / smallest if smallest > 0.0 else math.inf
+
+
+def jacobian_singular_values(model: Model) -> Array:
+    """Singular values of J in the gauge of the model, decreasing, without the zeros that belong to the gauge.
+
+    Parameters
+    ----------
+    model : any model, with n parameters and gauge dimension g.
+
+    Returns
+    -------
+    (n - g,).  Zeros that remain are directions beyond the gauge in which X does not move.  Their squares sum to
+    the sensitivity.
+
+    Raises
+    ------
+    TypeError, ValueError as `condition_number`.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> product = tc.CP([3.0 * np.ones((1, 1)), 4.0 * np.ones((1, 1))])  # x y: gradient (4, 3)
+    >>> tc.jacobian_singular_values(product)
+    array([5.])
+    """
+    unit, exponent = common_scale(double_precision(model))
+    return ldexp(_values(compress(unit), unit.gauge_dimension), (len(unit.matrices) - 1) * exponent)
+
+
+def is_canonical(network: Network) -> bool:
+    """Whether this is the wiring of a CPD: one index shared by all blocks, each with a mode."""
+    bonds = network.terms[0].bonds
+    alone = len(network.terms) == 1 and all(mode is not None for mode in network.modes)
+    return alone and len(bonds[0]) == 1 and len(set(bonds)) == 1
+
+
+def _values(compressed: Compressed, gauge: int, taper: Array | None = None) -> Array:
+    """Singular values of J (I - W W^H) modulo gauge, of the whole model, decreasing."""
+    inside = spectrum(compressed.small, gauge, taper=taper).values
+    outside = [
+        np.repeat(outside_values(compressed, k), compressed.outside(k)) for k in range(len(compressed.small.matrices))
+    ]
+    return np.sort(np.concatenate([inside, *outside]))[::-1]
+
+
+def _terracini_minimum(model: Model) -> float:
+    """Smallest singular value of [U_1 ... U_R]."""
+    sizes = [np.array([kernels.norm(column) for column in matrix.T]) for matrix in model.matrices]
+    if any(np.any(size == 0.0) for size in sizes):
+        return 0.0
+    unit = model.with_matrices([matrix / size for matrix, size in zip(model.matrices, sizes, strict=True)])
+    compressed = compress(unit)
+    order, rank = unit.order, unit.network.widths[0]
+    directions = []
+    for matrix in compressed.small.matrices:
+        # Column r holds factor column r, in its place among the flattened rows: (c, R, R) to (c R, R).
+        directions.append((matrix[:, :, None] * np.eye(rank)).reshape(matrix.size, rank))
+    stretch = np.concatenate(directions) / math.sqrt(order)
+    # W W^H = (1 - 1/sqrt(N)) sum_r q_r q_r^H
+    taper = stretch * math.sqrt(1.0 - 1.0 / math.sqrt(order))
+    values = _values(compressed, rank * (order - 1), taper)
+    return float(values[-1])
+
+
+def _relative_minimum(model: Model) -> float:
+    """sigma_min ||theta|| / ||X|| in the gauge of least sensitivity."""
+    balanced = optimal_gauge(model)
+    size = balanced.norm()
+    if size == 0.0:
+        return 0.0
+    values = _values(compress(balanced), balanced.gauge_dimension)
+    blocks = math.sqrt(sum(kernels.norm(matrix) ** 2 for matrix in balanced.matrices))
+    return float(values[-1]) * blocks / size if values.size else 0.0

@@ -1,0 +1,218 @@
+"""The Jacobian J of X(theta), its singular values and right singular vectors modulo gauge.
+
+Two observations make it cheap.
+
+**Tall blocks are compressed.**  With B_k = Q R (Q of size I_k x P_k with orthonormal columns) the model equals
+the small one with blocks R, in rotated coordinates.  A change of B_k outside the range of Q moves X by what
+is orthogonal to everything else, so the spectrum of J is that of the small model and, I_k - P_k times, the square
+roots of the eigenvalues of the Gram M_k.
+
+**Gram first.**  The eigenvalues of J^H J give the singular values down to sqrt(eps) of the largest.  Where
+the smallest comes near that, and the compressed tensor is small enough, J itself is formed and factorised,
+which gives them down to eps.
+
+Gauge directions are null vectors of J.  The g smallest singular values are left out, with g the gauge
+dimension; if another one is zero too, X does not determine the blocks: not identifiable.
+
+Reference for the compression: Dewaele, Breiding, Vannieuwenhoven, "The condition number of many tensor
+decompositions is invariant under Tucker compression" (2021).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import eigh, qr, svd
+
+from tensorchain.kernels import Array, contract
+from tensorchain.models import Model
+from tensorchain.models.network import MODE_LETTERS
+
+_TRUSTED = 1e-10
+"""Ratio of eigenvalues of J^H J down to which they are taken: their relative error is then below 1e-4."""
+_EXPLICIT = 1 << 22
+"""Most entries of J for which it is formed (32 MB in double)."""
+DENSE_LIMIT = 4000
+"""Most parameters, after compression, for which J^H J is factorised (128 MB in double, a minute)."""
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A model written as small blocks times orthonormal bases, B_k = bases[k] @ small.matrices[k].
+
+    Attributes
+    ----------
+    small : the model with blocks (c_k, P_k), c_k = min(I_k, P_k).
+    bases : (I_k, c_k), or None where the block is not tall and was left as it is.
+    """
+
+    small: Model
+    bases: tuple[Array | None, ...]
+
+    def outside(self, k: int) -> int:
+        """Dimension I_k - c_k of the complement of the range of block k."""
+        basis = self.bases[k]
+        return 0 if basis is None else basis.shape[0] - basis.shape[1]
+
+
+def compress(model: Model) -> Compressed:
+    """QR decomposition of every block with more rows than columns."""
+    matrices: list[Array] = []
+    bases: list[Array | None] = []
+    for matrix in model.matrices:
+        if matrix.shape[0] > matrix.shape[1]:
+            basis, small = qr(matrix, mode="economic", check_finite=False)
+            matrices.append(small)
+            bases.append(basis)
+        else:
+            matrices.append(matrix)
+            bases.append(None)
+    return Compressed(model.with_matrices(matrices), tuple(bases))
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Singular values of J, decreasing, gauge left out.
+
+    Attributes
+    ----------
+    values : (n - g,); those below the rounding level are zero.
+    vectors : right singular vectors (n, n - g) in the same order, or None if not asked for.
+    """
+
+    values: Array
+    vectors: Array | None
+
+    @property
+    def identifiable(self) -> bool:
+        """Whether nothing but the gauge leaves X unchanged."""
+        return bool(self.values.size and self.values[-1] > 0.0)
+
+
+def spectrum(model: Model, gauge: int, *, taper: Array | None = None, vectors: bool = False) -> Spectrum:
+    """Singular values of J, or of J (I - W W^H), without the `gauge` smallest.
+
+    Parameters
+    ----------
+    model : compressed, in double precision and of moderate scale.
+    gauge : dimension g of the gauge orbit.
+    taper : W (n, r), as above; None for J itself.
+    """
+    count = model.n_parameters
+    gauge = min(gauge, count)
+    if count > DENSE_LIMIT:
+        raise ValueError(
+            f"the model has {count} parameters after compression; its Jacobian is factorised for at most {DENSE_LIMIT}: "
+            "analyse a model of lower rank, or use worst_direction and expected_error, which form no matrix"
+        )
+    gram = model.gauss_newton()
+    if taper is not None:
+        gram = gram - taper @ (taper.conj().T @ gram)
+        gram = gram - (gram @ taper) @ taper.conj().T
+    squares, basis = _eigen(gram, vectors)
+    # From large to small, gauge left out.
+    squares = squares[::-1][: count - gauge]
+    basis = basis if basis is None else basis[:, ::-1][:, : count - gauge]
+    top = float(squares[0]) if squares.size else 0.0
+    if squares.size and squares[-1] > _TRUSTED * top:
+        return Spectrum(np.sqrt(squares), basis)
+    if math.prod(model.shape) * count <= _EXPLICIT:
+        return _explicit_spectrum(model, gauge, taper, vectors)
+    floor = count * np.finfo(float).eps * top
+    return Spectrum(np.sqrt(np.where(squares > floor, squares, 0.0)), basis)
+
+
+def _eigen(gram: Array, vectors: bool) -> tuple[Array, Array | None]:
+    if not vectors:
+        return np.asarray(eigh(gram, eigvals_only=True, check_finite=False)), None
+    values, basis = eigh(gram, check_finite=False)
+    return values, basis
+
+
+def _explicit_spectrum(model: Model, gauge: int, taper: Array | None, vectors: bool) -> Spectrum:
+    """The same from J itself, accurate to eps of the largest singular value."""
+    matrix = jacobian(model)
+    rows, count = matrix.shape
+    if taper is not None:
+        matrix = matrix - (matrix @ taper) @ taper.conj().T
+    if rows > count:
+        matrix = qr(matrix, mode="r", check_finite=False)[0][:count]
+    basis: Array | None = None
+    if vectors:
+        _, values, rotation = svd(matrix, full_matrices=True, check_finite=False)
+        basis = rotation.conj().T[:, : count - gauge]
+    else:
+        values = svd(matrix, compute_uv=False, check_finite=False)
+    floor = max(rows, count) * np.finfo(float).eps * values[0]
+    values = np.where(values > floor, values, 0.0)
+    # A wide J has count - rows null vectors that the decomposition does not list.
+    values = np.concatenate([values, np.zeros(count - len(values))])[: count - gauge]
+    return Spectrum(values, basis)
+
+
+def design(model: Model, k: int) -> Array:
+    """L_k without the identity over I_k: (I_1, ..., I_N without the mode of block k, P_k)."""
+    network = model.network
+    mode = network.modes[k]
+    others = "".join(letter for n, letter in enumerate(network.output) if n != mode)
+    pieces = []
+    for t, term in enumerate(network.terms):
+        labels, operands = [], []
+        for m, operand in enumerate(model.operands(t)):
+            if m == k:
+                continue
+            carried = network.modes[m]
+            labels.append(term.bonds[m] if carried is None else MODE_LETTERS[carried] + term.bonds[m])
+            operands.append(operand[0] if carried is None else operand)
+        value = contract(",".join(labels) + "->" + others + term.bonds[k], *operands)
+        pieces.append(value.reshape(*value.shape[: len(others)], -1))
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=-1)
+
+
+def jacobian(model: Model) -> Array:
+    """J as a matrix (I_1 ... I_N, n), blocks in matrix form flattened row by row.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> from tensorchain.stability.jacobian import jacobian
+    >>> jacobian(tc.CP([3.0 * np.ones((1, 1)), 4.0 * np.ones((1, 1))]))
+    array([[4., 3.]])
+    """
+    strips = []
+    for k, matrix in enumerate(model.matrices):
+        mode = model.network.modes[k]
+        values = design(model, k)
+        if mode is None:
+            strips.append(values.reshape(-1, matrix.size))
+            continue
+        rows = matrix.shape[0]
+        strip = np.zeros((*model.shape, *matrix.shape), dtype=values.dtype)
+        # X[.., i, ..] depends on row i of B_k alone.
+        view = np.moveaxis(strip, mode, 0)
+        for i in range(rows):
+            view[i, ..., i, :] = values
+        strips.append(strip.reshape(-1, matrix.size))
+    return np.concatenate(strips, axis=1)
+
+
+def outside_values(compressed: Compressed, k: int) -> Array:
+    """Singular values of J for changes of block k outside its range, decreasing: (P_k,), or none.
+
+    Each of them counts `compressed.outside(k)` times.
+    """
+    small = compressed.small
+    if not compressed.outside(k):
+        return np.zeros(0)
+    squares = eigh(small.gram(k), eigvals_only=True, check_finite=False)[::-1]
+    if squares[-1] > _TRUSTED * squares[0]:
+        return np.asarray(np.sqrt(squares))
+    width = small.matrices[k].shape[1]
+    floor = width * np.finfo(float).eps
+    if math.prod(small.shape) * width > _EXPLICIT:
+        return np.sqrt(np.where(squares > floor * squares[0], squares, 0.0))
+    values = svd(design(small, k).reshape(-1, width), compute_uv=False, check_finite=False)
+    values = np.where(values > floor * values[0], values, 0.0)
+    return np.concatenate([values, np.zeros(width - len(values))])

@@ -1,0 +1,210 @@
+"""Arrays with missing or weighted entries: minimise sum W |T - X|^2, W = 1 where observed and 0 elsewhere.
+
+With W the weights as a tensor,
+
+    L_k^H vec(W T)                      the contraction of a dense array, through its fast door,
+    J_k^H vec(W (T - X))                the same of the weighted residual, one slab at a time,
+    L_k^H W L_k,  J^H W J               matrix products with W (:mod:`tensorchain.tensors.curvature`),
+    J^H W J d                           J_k^H of the weighted first-order change W (J d), slab by slab.
+
+Cost: that of a dense array, and |T| P_k^2 for each Gram, whatever is missing.  Where very few entries are
+observed, `Observed` holds and visits only these.
+
+References: Acar, Dunlavy, Kolda, Morup, "Scalable tensor factorizations for incomplete data" (2011).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorchain import kernels
+from tensorchain.kernels import Array
+from tensorchain.models import Model
+from tensorchain.tensors.base import Residual, Tensor
+from tensorchain.tensors.boxes import BOX_ENTRIES, Box, add_gradient, boxes, empty_blocks, part, split
+from tensorchain.tensors.curvature import double_of, weighted_gram, weighted_normal_matrix
+from tensorchain.tensors.dense import Dense
+
+
+class Masked(Tensor):
+    """An array of which some entries are missing, or count more than others.
+
+    The error of a fit is over the observed entries: ||T - X||_W / ||T||_W.
+
+    Parameters
+    ----------
+    array : order 2 to 10, numbers; what is not observed may be NaN.
+    mask : boolean, shaped like `array`, True where observed; by default what is not NaN, or what has a
+        positive weight.
+    weights : W >= 0, shaped like `array`.  Only their ratios matter: they are divided by their mean over
+        the observed entries.  A weight of zero is a missing entry.
+
+    Raises
+    ------
+    ValueError when the mask or the weights have another shape, weights are negative or not finite, an observed
+        entry is NaN or infinite, or some slice of the tensor has no observed entry (its row of the blocks could
+        be anything); TypeError for a mask that is not boolean, or dtypes that are not numbers.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> from tensorchain.tensors import Masked
+    >>> T = np.outer(np.arange(1.0, 7.0), np.arange(1.0, 6.0))
+    >>> holes = T.copy()
+    >>> holes[[0, 2, 3], [1, 4, 0]] = np.nan
+    >>> fit = tc.decompose(Masked(holes), "cp", rank=1, rng=0)
+    >>> bool(np.allclose(fit.model.full(), T))
+    True
+    """
+
+    def __init__(self, array: Any, mask: Any = None, *, weights: Any = None) -> None:
+        values = np.asarray(array)
+        if values.dtype.kind not in "iubfc":
+            raise TypeError(f"the tensor has dtype {values.dtype}; numbers are needed: np.asarray(T, dtype=float)")
+        observed = _checked_mask(values, mask)
+        weight = None if weights is None else _checked_weights(values, weights)
+        if weight is not None:
+            observed = weight > 0 if mask is None else observed & (weight > 0)
+        check_observed(values.shape, [observed.any(axis=tuple(_others(n, values.ndim))) for n in range(values.ndim)])
+        if not np.all(np.isfinite(values[observed])):
+            raise ValueError("an observed entry is NaN or infinite; set the mask (or the weight) of such entries to zero")
+        kept = np.where(observed, values, values.dtype.type(0))
+        self._weight = observed
+        if weight is not None and np.ptp(weight[observed]) > 0.0:
+            real = np.float32 if values.dtype in (np.float16, np.float32) else np.float64
+            self._weight = np.where(observed, weight / weight[observed].mean(), 0.0).astype(real)
+            kept = kept * self._weight
+        self._data = Dense(kept)
+        self.shape, self.dtype = self._data.shape, self._data.dtype
+        self._norm = float(np.linalg.norm([self._size(self._data.array[box], box) for box in boxes(self.shape)]))
+
+    @property
+    def observed(self) -> Array:
+        """True where an entry counts; boolean, shaped like the tensor."""
+        return np.asarray(self._weight > 0)
+
+    def scaled(self, factor: float) -> Masked:
+        twin = object.__new__(Masked)
+        twin.__dict__.update(self.__dict__)
+        twin.scale = self.scale * factor
+        twin._data = self._data.scaled(factor)
+        return twin
+
+    def norm(self) -> float:
+        return self.scale * self._norm
+
+    def contract_all_but(self, model: Model, k: int) -> Array:
+        return self._data.contract_all_but(model, k)
+
+    def residual_norm(self, model: Model) -> float:
+        return float(np.linalg.norm([self._size(self._error(model, box), box) for box in boxes(self.shape)]))
+
+    def residual(self, model: Model) -> Residual:
+        pieces = [(box, self._error(model, box)) for box in boxes(self.shape)] if self._small else None
+        if pieces is None:
+            return Residual(self.residual_norm(model), lambda: self._gradient(model, self._errors(model)))
+        size = float(np.linalg.norm([self._size(piece, box) for box, piece in pieces]))
+        return Residual(size, lambda: self._gradient(model, pieces))
+
+    def gram(self, model: Model, k: int) -> Array:
+        """L_k^H W L_k, one Gram for each row: (I_k, P_k, P_k)."""
+        return weighted_gram(model, k, self._weight)
+
+    def gauss_newton(self, model: Model) -> Array:
+        return weighted_normal_matrix(model, self._weight)
+
+    def gauss_newton_matvec(self, model: Model, delta: Sequence[Array]) -> list[Array]:
+        blocks = empty_blocks(model, np.result_type(*delta))
+        for box in boxes(self.shape):
+            change = part(model, box).derivative(split(model, delta, box))
+            add_gradient(blocks, model, box, self._weight[box] * change)
+        return blocks
+
+    def mode_gram(self, mode: int) -> Array:
+        """T_(n) T_(n)^H with missing entries as zero, (I_n, I_n)."""
+        return (self._data if self._weight.dtype == bool else Dense(self.to_dense())).mode_gram(mode)
+
+    def to_dense(self) -> Array:
+        """The tensor with missing entries as zero."""
+        kept = self._data.to_dense()
+        if self._weight.dtype == bool:
+            return kept
+        return np.divide(kept, self._weight, out=np.zeros_like(kept), where=self._weight > 0)
+
+    # -- inside -------------------------------------------------------------------------
+
+    @property
+    def _small(self) -> bool:
+        """Whether the whole residual may be kept for the gradient."""
+        return self._weight.size <= BOX_ENTRIES
+
+    def _error(self, model: Model, box: Box) -> Array:
+        """W (T - X) in a box."""
+        kept = self._data.array[box]
+        if self._data.scale != 1.0:
+            kept = kept * self._data.scale
+        value = self._weight[box] * part(model, box).full()
+        return np.subtract(kept, value, dtype=double_of(kept, value))
+
+    def _errors(self, model: Model) -> Iterator[tuple[Box, Array]]:
+        return ((box, self._error(model, box)) for box in boxes(self.shape))
+
+    def _size(self, piece: Array, box: Box) -> float:
+        """Weighted norm of E from W E in a box."""
+        if self._weight.dtype == bool:
+            return kernels.norm(piece)
+        weight = self._weight[box]
+        return kernels.norm(piece[weight > 0] / np.sqrt(weight[weight > 0], dtype=np.float64))
+
+    def _gradient(self, model: Model, pieces: Any) -> list[Array]:
+        blocks = empty_blocks(model, self.dtype)
+        for box, piece in pieces:
+            add_gradient(blocks, model, box, piece)
+        return blocks
+
+
+def check_observed(shape: tuple[int, ...], seen: Sequence[Array]) -> None:
+    """Every slice needs an observed entry; seen[n][i] tells whether slice i of mode n has one."""
+    if not any(np.any(slices) for slices in seen):
+        raise ValueError(f"no entry is observed among the {np.prod([float(s) for s in shape]):.3g} of shape {shape}")
+    for mode, slices in enumerate(seen):
+        empty = np.flatnonzero(~slices)
+        if len(empty):
+            names = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
+            raise ValueError(
+                f"no entry is observed in {len(empty)} of the {shape[mode]} slices of mode {mode + 1} (index {names}): "
+                f"nothing determines their rows; drop these slices, as in np.delete(T, [{names}], axis={mode})"
+            )
+
+
+def _checked_mask(values: Array, mask: Any) -> Array:
+    if mask is None:
+        return np.ones(values.shape, dtype=bool) if values.dtype.kind in "iub" else ~np.isnan(values)
+    observed = np.asarray(mask)
+    if observed.dtype != bool:
+        raise TypeError(
+            f"the mask has dtype {observed.dtype}; a boolean one is needed, True where observed: "
+            "np.asarray(mask, dtype=bool), or weights=mask when the numbers are weights"
+        )
+    if observed.shape != values.shape:
+        raise ValueError(f"the mask has shape {observed.shape} and the tensor {values.shape}; they must be equal")
+    return observed
+
+
+def _checked_weights(values: Array, weights: Any) -> Array:
+    given = np.asarray(weights)
+    if given.dtype.kind not in "iubf":
+        raise TypeError(f"the weights have dtype {given.dtype}; real numbers are needed")
+    if given.shape != values.shape:
+        raise ValueError(f"the weights have shape {given.shape} and the tensor {values.shape}; they must be equal")
+    given = given.astype(np.float64)
+    if not np.all(np.isfinite(given)) or np.any(given < 0):
+        raise ValueError("the weights hold NaN, infinity or negative numbers; finite weights >= 0 are needed")
+    return given
+
+
+def _others(mode: int, order: int) -> list[int]:
+    return [n for n in range(order) if n != mode]
