@@ -162,6 +162,7 @@ def plot_runs(
     title: str | None = None,
     *,
     quantiles: tuple[float, float] = (0.0, 1.0),
+    first: int = 0,
 ) -> Axes:
     """Median over runs, and a band between two quantiles, over iterations.
 
@@ -173,6 +174,7 @@ def plot_runs(
     ax : where to draw; by default a new figure.
     title : of the axes.
     quantiles : lower and upper edge of the band; by default all runs are in it.
+    first : position in the palette of the first method, to keep colours apart across several axes.
 
     Returns
     -------
@@ -191,9 +193,9 @@ def plot_runs(
     >>> ax.get_lines()[0].get_ydata()
     array([1.  , 0.4 , 0.35])
     """
-    _check_count(len(methods))
+    _check_count(len(methods), first)
     axes = _axes(ax)
-    for position, (name, runs) in enumerate(methods.items()):
+    for position, (name, runs) in enumerate(methods.items(), start=first):
         table = _padded(runs)
         low, middle, high = np.quantile(table, (quantiles[0], 0.5, quantiles[1]), axis=0)
         iterations = np.arange(1, table.shape[1] + 1)
@@ -241,8 +243,7 @@ def _padded(runs: Sequence[Sequence[float] | Array]) -> Array:
     return np.stack([np.concatenate([curve, np.full(longest - curve.size, curve[-1])]) for curve in curves])
 
 
-def _check_count(count: int) -> None:
-    if not 1 <= count <= len(PALETTE):
-        raise ValueError(
-            f"{count} methods were given; 1 to {len(PALETTE)} can be told apart in one plot: draw several side by side"
-        )
+def _check_count(count: int, first: int = 0) -> None:
+    room = len(PALETTE) - first
+    if not 1 <= count <= room:
+        raise ValueError(f"{count} methods were given; 1 to {room} can be told apart: draw several plots side by side")

@@ -201,19 +201,24 @@ def double(model: Any) -> Any:
 def random_gauge(model: Any, rng: np.random.Generator, size: float = 1.0, condition: float | None = None) -> Any:
     """The same tensor in another gauge: G, G^-1 on every bond, numbers of product 1 on every hyperedge.
 
-    Without `condition`, G = 1 + size * noise; with it, singular values spread evenly in log scale.
+    Without `condition`, G = 1 + size * noise.  With it, singular values are spread evenly in log scale, and the
+    numbers of all G of a term multiply to `condition`: X is then known to eps * condition.
     """
     for t, term in enumerate(model.network.terms):
+        if condition is not None:
+            spread = condition ** (1.0 / (len(term.gauge_bonds) + len(term.hyperedges)))
         for letter, k, m in term.gauge_bonds:
-            gauge = _gauge_matrix(dict(term.sizes)[letter], model.dtype, rng, size, condition)
+            gauge = _gauge_matrix(
+                dict(term.sizes)[letter], model.dtype, rng, size, None if condition is None else spread
+            )
             model = multiply_bond(model, t, letter, k, gauge.T)
             model = multiply_bond(model, t, letter, m, np.linalg.inv(gauge))
         for letter, owners in term.hyperedges:
             logs = rng.standard_normal((len(owners), dict(term.sizes)[letter]))
             logs -= logs.mean(axis=0)
             if condition is not None:
-                logs *= np.log(condition) / max(np.ptp(logs), 1e-300)
-            for k, row in zip(owners, np.exp(logs if condition else size * logs), strict=True):
+                logs *= np.log(spread) / np.ptp(logs)
+            for k, row in zip(owners, np.exp(logs if condition is not None else size * logs), strict=True):
                 model = multiply_bond(model, t, letter, k, np.diag(row))
     return model
 

@@ -38,8 +38,9 @@ def products(model: Any) -> float:
     return float(np.prod([np.linalg.norm(matrix) for matrix in model.matrices]))
 
 
-@pytest.mark.parametrize("case", SMALL, ids=str)
-class TestOptimalGauge:
+class GaugeContract:
+    """What `optimal_gauge` promises for a model; subclass and parametrise with cases."""
+
     def test_the_tensor_is_unchanged(self, case: Case) -> None:
         model = case.model()
         assert relative(tc.optimal_gauge(model).full(), model.full()) < 1e-12
@@ -69,8 +70,8 @@ class TestOptimalGauge:
     def test_no_small_gauge_lowers_it(self, case: Case) -> None:
         best = tc.optimal_gauge(case.model(4), tol=1e-14, max_cycles=2000)
         lowest = best.sensitivity()
-        for seed in range(20):
-            for size in (1e-1, 1e-2, 1e-3):
+        for seed in range(6):
+            for size in (1e-1, 1e-3):
                 moved = random_gauge(best, np.random.default_rng(seed), size)
                 assert moved.sensitivity() >= lowest * (1 - 1e-10)
 
@@ -96,6 +97,11 @@ class TestOptimalGauge:
         assert best.dtype == case.dtype
         assert best.network == model.network
         assert [b.shape for b in best.blocks] == [b.shape for b in model.blocks]
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+class TestOptimalGauge(GaugeContract):
+    """Orders 2 to 4, real and complex."""
 
 
 class TestSingle:

@@ -51,6 +51,9 @@ def contract(subscripts: str, *operands: Array) -> Array:
 def _plan(subscripts: str, shapes: tuple[tuple[int, ...], ...]) -> Callable[..., Array]:
     inputs, output = subscripts.split("->")
     labels = inputs.split(",")
+    repeated = [letters for letters in labels if len(set(letters)) < len(letters)]
+    if repeated:
+        raise ValueError(f"einsum {subscripts}: {repeated[0]!r} repeats an index within one operand")
     sizes: dict[str, int] = {}
     for letters, shape in zip(labels, shapes, strict=True):
         for letter, size in zip(letters, shape, strict=True):

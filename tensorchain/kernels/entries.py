@@ -61,6 +61,25 @@ def add_products(target: Array, k: int, indices: Array, values: Array, stacked: 
 
 
 @njit(cache=True, nogil=True)
+def set_products(target: Array, indices: Array, stacked: Array, starts: Array) -> None:
+    """target[z] = sum over r of the products of the rows that z touches: the entries of a CP.
+
+    Shapes: target (Z,), indices (Z, N), stacked (sum I_n, R), starts (N,).
+    """
+    order, width = indices.shape[1], stacked.shape[1]
+    work = np.empty(width, dtype=stacked.dtype)
+    for z in range(len(target)):
+        row = stacked[starts[0] + indices[z, 0]]
+        for p in range(width):
+            work[p] = row[p]
+        for n in range(1, order):
+            row = stacked[starts[n] + indices[z, n]]
+            for p in range(width):
+                work[p] *= row[p]
+        target[z] = work.sum()
+
+
+@njit(cache=True, nogil=True)
 def add_grams(target: Array, index: Array, weights: Array, rows: Array) -> None:
     """target[index[z]] += weights[z] conj(rows[z]) rows[z]^T, lower triangles only.
 

@@ -523,6 +523,8 @@ class Model:
 
         `extra` holds further JSON-able figures, kept beside the model.
         """
+        if not self.name:
+            raise TypeError(f"{type(self).__name__} has no `name`, so no file could be read back; give the class one")
         header = {"format": FORMAT, "model": self.name, "state": self._state(), "extra": extra}
         arrays = {f"block_{k}": block for k, block in enumerate(self.blocks)}
         write_npz(path, json.dumps(header), arrays)

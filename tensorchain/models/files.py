@@ -35,7 +35,7 @@ def write_npz(path: str | os.PathLike[str], header: str, arrays: dict[str, Array
 def read_npz(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Array]]:
     """Header and blocks of a file written by `Model.save`; ValueError if it is anything else."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             header = json.loads(str(archive["header"][()]))
             names = sorted((n for n in archive.files if n.startswith("block_")), key=lambda n: int(n[6:]))
             blocks = [archive[name] for name in names]

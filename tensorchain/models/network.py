@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 MODE_LETTERS = "abcdefghij"
 BOND_LETTERS = "klmnopqrstuvwxy"
+CORE_LETTERS = "CDEFGHIJ"
 BATCH = "Z"
 ROW = "A"
 COLUMN = "B"
@@ -86,7 +87,14 @@ class Network:
             raise ValueError(
                 f"each mode of the tensor must be carried by exactly one block; blocks carry {self.modes}"
             )
+        if len(carried) > len(MODE_LETTERS):
+            raise ValueError(f"order {len(carried)} was given; at most {len(MODE_LETTERS)} modes are supported")
+        if len(self.modes) - len(carried) > len(CORE_LETTERS):
+            raise ValueError(f"{len(self.modes) - len(carried)} cores were given; at most {len(CORE_LETTERS)} are supported")
+        if not self.terms:
+            raise ValueError("no term was given; a model is a sum of one or more")
         for term in self.terms:
+            self._check_letters(term)
             counts = Counter(letter for bonds in term.bonds for letter in set(bonds))
             lonely = [letter for letter, count in counts.items() if count < 2]
             if lonely:
@@ -94,6 +102,18 @@ class Network:
             repeated = [bonds for bonds in term.bonds if len(set(bonds)) < len(bonds)]
             if repeated:
                 raise ValueError(f"block letters {repeated[0]!r} repeat a bond; a block cannot be joined to itself")
+
+    def _check_letters(self, term: Term) -> None:
+        if len(term.bonds) != len(self.modes):
+            raise ValueError(
+                f"term {term.bonds} has {len(term.bonds)} blocks and `modes` {len(self.modes)}; give one entry per block"
+            )
+        sizes = dict(term.sizes)
+        for letter in dict.fromkeys("".join(term.bonds)):
+            if letter not in BOND_LETTERS:
+                raise ValueError(f"bond {letter!r} is no bond letter; use letters of {BOND_LETTERS!r}")
+            if sizes.get(letter, 0) < 1:
+                raise ValueError(f"bond {letter!r} has size {sizes.get(letter)}; a size of at least 1 is needed")
 
     def __hash__(self) -> int:
         return self._hash
@@ -140,7 +160,7 @@ class Network:
     @cached_property
     def physical(self) -> tuple[str, ...]:
         """Per block the letter of its physical index; cores get a letter of size one."""
-        spare = iter("CDEFGHIJ")
+        spare = iter(CORE_LETTERS)
         return tuple(next(spare) if mode is None else MODE_LETTERS[mode] for mode in self.modes)
 
     @cached_property

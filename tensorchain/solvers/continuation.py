@@ -16,7 +16,7 @@ leads: the slope s = d log(error) / d log(nu) and the ratio r = nu SS / error^2.
 **Restarts.**  Too strong a first penalty can lead into the basin of a tamer decomposition that misses
 components (for the matrix multiplication tensor: 23 of the 27 standard components, at a third of the
 sensitivity of the exact solution), which no collapse of norms or ranks betrays.  So a path that ends on a plateau
-is run again from a fresh random start on the next rung, `share` * factor^(0, -4, -6), until two paths agree
+is run again from a fresh random start on the next rung, `share` * factor^(0, -4, -6), until three paths agree
 or `cycles` is reached.  A warm start is not thrown away: its path starts where nu SS equals its misfit.
 """
 
@@ -39,6 +39,7 @@ from tensorchain.tensors import Tensor
 
 _RUNGS = (0, 4, 6)
 _JUMP_ITERATIONS = 15
+_CONFIRMATIONS = 2
 
 
 class Ending(enum.Enum):
@@ -93,6 +94,7 @@ class Continuation:
         floor = constraint.weight if isinstance(constraint, Penalty) else 0.0
         best: Point | None = None
         best_ending = Ending.MISSED
+        hits = 0
         for cycle in range(1 if problem.warm else self.cycles):
             model = start if cycle == 0 else start.random_like(problem.rng)
             if problem.warm:
@@ -104,11 +106,15 @@ class Continuation:
                 penalty = self.share * self.factor ** -_RUNGS[cycle % len(_RUNGS)] / unit
             yield point.iterate(max(penalty, floor))
             point, ending = yield from self._path(tensor, constraint, point, penalty, floor)
-            agreed = best is not None and self._agree(constraint, best, best_ending, point, ending)
+            hit = best is not None and self._agree(constraint, best, best_ending, point, ending)
             if best is None or _merit(constraint, point) < _merit(constraint, best):
                 best, best_ending = point, ending
-            settled = constraint.feasible(best.error, best.sensitivity) and best.error <= self.restart_above
-            if agreed or settled or best_ending is Ending.EXACT:
+                hits = int(hit)
+            else:
+                hits += hit
+            if best_ending is Ending.EXACT or self._settled(constraint, best, best_ending):
+                break
+            if hits >= _CONFIRMATIONS:
                 break
         assert best is not None
         if best_ending is Ending.PLATEAU:
@@ -169,6 +175,11 @@ class Continuation:
         elif ending is Ending.PLATEAU:
             point, reason = yield from self._last(1e-6, 15).stage(tensor, point, floor)
         return point, ending
+
+    def _settled(self, constraint: Constraint, point: Point, ending: Ending) -> bool:
+        """Whether the error is so small that no component can be missing."""
+        sound = ending is not Ending.DEGENERATE and constraint.feasible(point.error, point.sensitivity)
+        return sound and point.error <= self.restart_above
 
     def _agree(self, constraint: Constraint, a: Point, ending_a: Ending, b: Point, ending_b: Ending) -> bool:
         """Whether two paths reached the same objective (and the same sensitivity, where it is finite)."""

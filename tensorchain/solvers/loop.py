@@ -7,6 +7,7 @@ so far (in the order that the constraint gives), which is what a run returns wha
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -15,9 +16,14 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from tensorchain.fit import History, StopReason
+from tensorchain.kernels import blas_threads
 from tensorchain.models import Model
 from tensorchain.solvers.constraints import Constraint
 from tensorchain.tensors import Tensor
+
+
+_SMALL_MODEL, _SMALL_TENSOR = 1500, 1_000_000
+"""Parameters and entries up to which one BLAS thread is used (measured here: see benchmarks)."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def run(
     best: Iterate | None = None
     best_merit = (float("inf"), float("inf"))
     reason = StopReason.INTERRUPTED
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), blas_threads(1 if _is_small(problem.tensor, start) else None):
         steps = solver.steps(problem, start)
         try:
             while True:
@@ -133,6 +139,10 @@ def run(
     if type(problem.constraint) is Constraint and reason in _OPEN and diverges(history):
         reason = StopReason.DIVERGING
     return Run(best, reason, history, time.perf_counter() - began)
+
+
+def _is_small(tensor: Tensor, model: Model) -> bool:
+    return model.n_parameters <= _SMALL_MODEL and math.prod(tensor.shape) <= _SMALL_TENSOR
 
 
 _OPEN = (StopReason.CONVERGED, StopReason.ITERATION_LIMIT, StopReason.STALLED)

@@ -1,6 +1,29 @@
 """Measures of how a decomposition reacts to changes, and the transformations that tame it."""
 
+from tensorchain.stability.bit_allocation import BitAllocation, allocate_bits
+from tensorchain.stability.conditioning import condition_number, jacobian_singular_values
+from tensorchain.stability.crib import CramerRaoBounds, crib
+from tensorchain.stability.data_perturbation import block_response
 from tensorchain.stability.gauge import optimal_gauge
-from tensorchain.stability.sensitivity import sensitivity
+from tensorchain.stability.perturbation import Direction, expected_error, first_order_error, worst_direction
+from tensorchain.stability.quantization import quantization_error, round_blocks
+from tensorchain.stability.sensitivity import sensitivity, sensitivity_gradient
 
-__all__ = ["optimal_gauge", "sensitivity"]
+__all__ = [
+    "BitAllocation",
+    "CramerRaoBounds",
+    "Direction",
+    "allocate_bits",
+    "block_response",
+    "condition_number",
+    "crib",
+    "expected_error",
+    "first_order_error",
+    "jacobian_singular_values",
+    "optimal_gauge",
+    "quantization_error",
+    "round_blocks",
+    "sensitivity",
+    "sensitivity_gradient",
+    "worst_direction",
+]

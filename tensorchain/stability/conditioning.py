@@ -38,7 +38,7 @@ from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.models.network import Network
 from tensorchain.stability.gauge import optimal_gauge
-from tensorchain.stability.jacobian import Compressed, compress, outside_values, spectrum
+from tensorchain.stability.jacobian import Compressed, compress, outside_spectrum, spectrum
 from tensorchain.stability.scales import common_scale, double_precision, ldexp, unit_blocks
 
 
@@ -115,7 +115,7 @@ def _values(compressed: Compressed, gauge: int, taper: Array | None = None) -> A
     """Singular values of J (I - W W^H) modulo gauge, of the whole model, decreasing."""
     inside = spectrum(compressed.small, gauge, taper=taper).values
     outside = [
-        np.repeat(outside_values(compressed, k), compressed.outside(k)) for k in range(len(compressed.small.matrices))
+        np.repeat(outside_spectrum(compressed, k).values, compressed.outside(k)) for k in range(len(compressed.small.matrices))
     ]
     return np.sort(np.concatenate([inside, *outside]))[::-1]
 

@@ -24,17 +24,16 @@ Koldovsky, "Cramer-Rao-induced bounds for CANDECOMP/PARAFAC tensor decomposition
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import eigh
 
 from tensorchain import kernels
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.stability.conditioning import is_canonical
-from tensorchain.stability.jacobian import Compressed, Spectrum, compress, outside_values, spectrum
-from tensorchain.stability.perturbation import split_flat
+from tensorchain.stability.jacobian import Compressed, Spectrum, compress, outside_spectrum, spectrum
 from tensorchain.stability.scales import common_scale, double_precision, ldexp, scalar_ldexp
 
 
@@ -86,12 +85,12 @@ def crib(model: Model, noise: float) -> CramerRaoBounds:
     unit, exponent = common_scale(double_precision(model))
     compressed = compress(unit)
     inside = spectrum(compressed.small, unit.gauge_dimension, vectors=True)
-    outside = [outside_values(compressed, k) for k in range(len(unit.matrices))]
+    outside = [outside_spectrum(compressed, k) for k in range(len(unit.matrices))]
     _check_identifiable(unit, inside, outside)
     # Rows of V / S: entry p of theta has variance s^2 || row p ||^2.
     assert inside.vectors is not None
     rows = inside.vectors / inside.values
-    beyond = [_inverse_gram_diagonal(compressed, k) for k in range(len(unit.matrices))]
+    beyond = [_inverse_gram_diagonal(part) for part in outside]
     variances = _entry_variances(compressed, rows, beyond)
     # X' = X / 2^(K e), so that noise counts in units of 2^(K e), and block entries in units of 2^e.
     shift = 1 - len(unit.matrices)
@@ -112,8 +111,8 @@ def crib(model: Model, noise: float) -> CramerRaoBounds:
     )
 
 
-def _check_identifiable(unit: Model, inside: Spectrum, outside: list[Array]) -> None:
-    if inside.identifiable and all(values.size == 0 or values[-1] > 0.0 for values in outside):
+def _check_identifiable(unit: Model, inside: Spectrum, outside: list[Spectrum]) -> None:
+    if inside.identifiable and all(part.identifiable for part in outside if part.values.size):
         return
     raise ValueError(
         f"the tensor does not determine the blocks of this {type(unit).__name__} up to its {unit.gauge_dimension} gauge "
@@ -122,52 +121,43 @@ def _check_identifiable(unit: Model, inside: Spectrum, outside: list[Array]) -> 
     )
 
 
-def _inverse_gram_diagonal(compressed: Compressed, k: int) -> Array:
+def _parts(small: Model, rows: Array) -> Iterator[Array]:
+    """The rows of V / S that belong to each block, (c_k, P_k, n - g)."""
+    start = 0
+    for matrix in small.matrices:
+        yield rows[start : start + matrix.size].reshape(*matrix.shape, rows.shape[1])
+        start += matrix.size
+
+
+def _inverse_gram_diagonal(outside: Spectrum) -> Array:
     """Diagonal of M_k^{-1}, (P_k,); zeros where the block is not tall."""
-    small = compressed.small
-    if not compressed.outside(k):
-        return np.zeros(small.matrices[k].shape[1])
-    values, vectors = eigh(small.gram(k), check_finite=False)
-    return np.asarray(np.sum(np.abs(vectors) ** 2 / values, axis=1))
+    assert outside.vectors is not None
+    return np.sum(np.abs(outside.vectors / outside.values) ** 2, axis=1)
 
 
 def _entry_variances(compressed: Compressed, rows: Array, beyond: list[Array]) -> list[Array]:
     """Variances for noise of deviation one, in matrix form (I_k, P_k)."""
-    small = compressed.small
     result = []
-    pieces = [split_flat(small, column) for column in np.eye(0)]
-    del pieces
-    start = 0
-    for k, matrix in enumerate(small.matrices):
-        height, width = matrix.shape
-        part = rows[start : start + matrix.size].reshape(height, width, -1)
-        start += matrix.size
-        basis = compressed.bases[k]
+    for part, basis, inverse in zip(_parts(compressed.small, rows), compressed.bases, beyond, strict=True):
         if basis is None:
             result.append(np.sum(np.abs(part) ** 2, axis=2))
             continue
-        # Entry (i, p) is basis[i] . (column p of the small block), whose covariance is R_p R_p^H.
-        variances = np.empty((len(basis), width))
-        for p in range(width):
-            variances[:, p] = np.sum(np.abs(basis @ part[:, p]) ** 2, axis=1)
+        # Entry (i, p) is basis[i] . (column p of the small block).
+        columns = [np.sum(np.abs(basis @ part[:, p]) ** 2, axis=1) for p in range(part.shape[1])]
         rest = 1.0 - np.sum(np.abs(basis) ** 2, axis=1)
-        result.append(variances + np.maximum(rest, 0.0)[:, None] * beyond[k])
+        result.append(np.array(columns).T + np.maximum(rest, 0.0)[:, None] * inverse)
     return result
 
 
 def _column_angles(compressed: Compressed, rows: Array, beyond: list[Array]) -> list[Array]:
     """tr(P cov P) / ||a||^2 of each column of each factor, for noise of deviation one."""
-    small = compressed.small
     result = []
-    start = 0
-    for k, matrix in enumerate(small.matrices):
-        height, width = matrix.shape
-        part = rows[start : start + matrix.size].reshape(height, width, -1)
-        start += matrix.size
-        angles = np.empty(width)
-        for r in range(width):
-            size = kernels.norm(matrix[:, r])
-            axis = matrix[:, r] / size
+    for k, part in enumerate(_parts(compressed.small, rows)):
+        matrix = compressed.small.matrices[k]
+        angles = np.empty(matrix.shape[1])
+        for r, column in enumerate(matrix.T):
+            size = kernels.norm(column)
+            axis = column / size
             # The part along the column is taken out before squaring: the difference of traces would cancel.
             across = part[:, r] - np.outer(axis, axis.conj() @ part[:, r])
             angles[r] = (np.sum(np.abs(across) ** 2) + compressed.outside(k) * beyond[k][r]) / size**2

@@ -24,7 +24,7 @@ from typing import TypeVar
 import numpy as np
 from scipy import linalg
 
-from tensorchain.kernels import Array, contract
+from tensorchain.kernels import Array
 from tensorchain.models import Model
 
 AnyModel = TypeVar("AnyModel", bound=Model)
@@ -58,7 +58,7 @@ def optimal_gauge(model: AnyModel, *, tol: float = 1e-9, max_cycles: int = 500) 
     for _ in range(max_cycles):
         current = gauge_cycle(current)
         previous, value = value, float(current.block_sensitivities().sum())
-        if value < lowest:
+        if 0.0 < value < lowest:
             best, lowest = current, value
         if not value < previous * (1.0 - tol):
             break
@@ -89,7 +89,7 @@ def traced_gram(model: Model, t: int, letter: str, k: int) -> Array:
     shape = model.network.terms[t].shapes[k]
     gram = model.gram(k)[columns, columns].reshape(shape + shape)
     upper = bonds.replace(letter, letter.upper())
-    return np.asarray(contract(f"{bonds}{upper}->{letter}{letter.upper()}", gram)) * model.matrices[k].shape[0]
+    return np.asarray(np.einsum(f"{bonds}{upper}->{letter}{letter.upper()}", gram)) * model.matrices[k].shape[0]
 
 
 def _balance_bond(model: AnyModel, t: int, letter: str, k: int, m: int) -> AnyModel:
@@ -119,7 +119,8 @@ def _balance_hyperedge(model: AnyModel, t: int, letter: str, owners: tuple[int, 
     alive = np.all(weights > 0.0, axis=0)
     safe = np.where(alive, weights, 1.0)
     logs = np.log(safe)
-    scales = np.exp(0.5 * (logs - logs.mean(axis=0)))
+    # A component with a zero column adds nothing to X: without it SS is least.
+    scales = np.where(alive, np.exp(0.5 * (logs - logs.mean(axis=0))), 0.0)
     for k, scale in zip(owners, scales, strict=True):
         model = _multiply(model, t, letter, k, np.diag(scale))
     return model

@@ -34,6 +34,7 @@ _TRUSTED = 1e-10
 """Ratio of eigenvalues of J^H J down to which they are taken: their relative error is then below 1e-4."""
 _EXPLICIT = 1 << 22
 """Most entries of J for which it is formed (32 MB in double)."""
+_EPS = float(np.finfo(float).eps)
 DENSE_LIMIT = 4000
 """Most parameters, after compression, for which J^H J is factorised (128 MB in double, a minute)."""
 
@@ -116,11 +117,11 @@ def spectrum(model: Model, gauge: int, *, taper: Array | None = None, vectors: b
     squares = squares[::-1][: count - gauge]
     basis = basis if basis is None else basis[:, ::-1][:, : count - gauge]
     top = float(squares[0]) if squares.size else 0.0
-    if squares.size and squares[-1] > _TRUSTED * top:
+    if squares.size and squares[-1] > _TRUSTED * top > 0.0:
         return Spectrum(np.sqrt(squares), basis)
     if math.prod(model.shape) * count <= _EXPLICIT:
         return _explicit_spectrum(model, gauge, taper, vectors)
-    floor = count * np.finfo(float).eps * top
+    floor = count * _EPS * top
     return Spectrum(np.sqrt(np.where(squares > floor, squares, 0.0)), basis)
 
 
@@ -145,7 +146,7 @@ def _explicit_spectrum(model: Model, gauge: int, taper: Array | None, vectors: b
         basis = rotation.conj().T[:, : count - gauge]
     else:
         values = svd(matrix, compute_uv=False, check_finite=False)
-    floor = max(rows, count) * np.finfo(float).eps * values[0]
+    floor = max(rows, count) * _EPS * values[0]
     values = np.where(values > floor, values, 0.0)
     # A wide J has count - rows null vectors that the decomposition does not list.
     values = np.concatenate([values, np.zeros(count - len(values))])[: count - gauge]
@@ -198,21 +199,23 @@ def jacobian(model: Model) -> Array:
     return np.concatenate(strips, axis=1)
 
 
-def outside_values(compressed: Compressed, k: int) -> Array:
-    """Singular values of J for changes of block k outside its range, decreasing: (P_k,), or none.
+def outside_spectrum(compressed: Compressed, k: int) -> Spectrum:
+    """Singular values of J for changes of block k outside its range, (P_k,), and its right singular vectors.
 
-    Each of them counts `compressed.outside(k)` times.
+    Each of them counts `compressed.outside(k)` times; there are none when the block is not tall.
     """
     small = compressed.small
-    if not compressed.outside(k):
-        return np.zeros(0)
-    squares = eigh(small.gram(k), eigvals_only=True, check_finite=False)[::-1]
-    if squares[-1] > _TRUSTED * squares[0]:
-        return np.asarray(np.sqrt(squares))
     width = small.matrices[k].shape[1]
-    floor = width * np.finfo(float).eps
+    if not compressed.outside(k):
+        return Spectrum(np.zeros(0), np.zeros((width, 0)))
+    squares, basis = eigh(small.gram(k), check_finite=False)
+    squares, basis = squares[::-1], basis[:, ::-1]
+    top = float(squares[0])
+    if squares[-1] > _TRUSTED * top:
+        return Spectrum(np.sqrt(squares), basis)
     if math.prod(small.shape) * width > _EXPLICIT:
-        return np.sqrt(np.where(squares > floor * squares[0], squares, 0.0))
-    values = svd(design(small, k).reshape(-1, width), compute_uv=False, check_finite=False)
-    values = np.where(values > floor * values[0], values, 0.0)
-    return np.concatenate([values, np.zeros(width - len(values))])
+        return Spectrum(np.sqrt(np.where(squares > width * _EPS * top, squares, 0.0)), basis)
+    matrix = design(small, k).reshape(-1, width)
+    _, values, rotation = svd(matrix, full_matrices=len(matrix) < width, check_finite=False)
+    values = np.where(values > width * _EPS * values[0], values, 0.0)
+    return Spectrum(np.concatenate([values, np.zeros(width - len(values))]), rotation.conj().T)

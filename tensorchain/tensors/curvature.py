@@ -20,18 +20,19 @@ References: Acar, Dunlavy, Kolda, Morup, "Scalable tensor factorizations for inc
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tensorchain.kernels import Array
+from tensorchain.kernels import Array, contract, diagonal_blocks
 from tensorchain.models import Model
 from tensorchain.tensors.boxes import Box, boxes
 
 _NUMBERS = 1 << 21
 """Numbers in one temporary array (16 MB in double precision)."""
+_CACHED = 1 << 17
+"""Numbers that stay in the cache between the element-wise product and the matrix product."""
 
 
 def double_of(*arrays: Any) -> np.dtype[Any]:
@@ -44,20 +45,22 @@ def weighted_gram(model: Model, k: int, weight: Array) -> Array:
     mode = model.network.modes[k]
     count, width = model.matrices[k].shape
     dtype = double_of(*model.matrices)
-    spread = weight[None] if mode is None else np.moveaxis(weight, mode, 0)
     modes = [n for n in range(model.order) if n != mode]
     if mode is None:
         gram = np.zeros((1, width, width), dtype=dtype)
-        for box in boxes(spread.shape[1:], _limit(width)):
-            rows = _design(model, k, modes, box, dtype)
-            gram[0] += (rows.conj() * spread[0][box].reshape(-1, 1)).T @ rows
+        for box in boxes(weight.shape, _limit(width)):
+            chunk = weight[box].ravel()
+            seen = np.flatnonzero(chunk)
+            rows = _design(model, k, modes, box, dtype)[seen]
+            gram[0] += (rows.conj() * chunk[seen, None]).T @ rows
         return gram
+    spread = np.moveaxis(weight, mode, 0)
     upper, lower = np.triu_indices(width)
     packed = np.zeros((count, len(upper)), dtype=dtype)
     for box in boxes(spread.shape[1:], _limit(count, len(upper))):
         rows = _design(model, k, modes, box, dtype)
         chunk = spread[(slice(None), *box)].reshape(count, -1).astype(np.float64, copy=False)
-        packed += chunk @ (rows[:, upper].conj() * rows[:, lower])
+        packed += chunk @ (np.take(rows, upper, axis=1).conj() * np.take(rows, lower, axis=1))
     grams = np.empty((count, width, width), dtype=dtype)
     grams[:, lower, upper] = packed.conj()
     grams[:, upper, lower] = packed
@@ -65,19 +68,18 @@ def weighted_gram(model: Model, k: int, weight: Array) -> Array:
 
 
 def weighted_normal_matrix(model: Model, weight: Array) -> Array:
-    """J^H W J for dense weights, (n, n), Hermitian; blocks in matrix form flattened row by row."""
+    """J^H W J for dense weights, (n, n), its upper block triangle; blocks in matrix form flattened row by row."""
     starts = np.cumsum([0] + [matrix.size for matrix in model.matrices])
     result = np.zeros((starts[-1], starts[-1]), dtype=double_of(*model.matrices))
     for k, matrix in enumerate(model.matrices):
         count, width = matrix.shape
         here = slice(starts[k], starts[k + 1])
-        corner = result[here, here].reshape(count, width, count, width)
-        corner[range(count), :, range(count)] = weighted_gram(model, k, weight)
+        diagonal_blocks(result, starts[k], count, width)[...] = weighted_gram(model, k, weight)
         for m in range(k + 1, len(model.matrices)):
             there = slice(starts[m], starts[m + 1])
             narrow_first = model.network.widths[k] <= model.network.widths[m]
             block = _cross(model, k, m, weight) if narrow_first else _cross(model, m, k, weight).conj().T
-            result[here, there], result[there, here] = block, block.conj().T
+            result[here, there] = block
     return result
 
 
@@ -93,10 +95,11 @@ def _cross(model: Model, k: int, m: int, weight: Array) -> Array:
     result = np.zeros((rows, columns, left_width, right_width), dtype=dtype)
     for box in boxes(spread.shape[2:], _limit(columns * left_width, rows * right_width)):
         # L_k is seen along the mode of m and the others, L_m along the mode of k and the others.
-        left = _along(model, k, modes[m], columns, others, box, dtype).conj().swapaxes(1, 2)
+        left = np.ascontiguousarray(_along(model, k, modes[m], columns, others, box, dtype).conj().swapaxes(1, 2))
         right = _along(model, m, modes[k], rows, others, box, dtype)
-        for some in range(0, rows, max(1, _NUMBERS // left.size)):
-            these = slice(some, some + max(1, _NUMBERS // left.size))
+        step = max(1, _CACHED // left.size)
+        for some in range(0, rows, step):
+            these = slice(some, some + step)
             chunk = spread[(these, slice(None), *box)].reshape(-1, columns, 1, left.shape[2]).astype(np.float64)
             scaled = (chunk * left).reshape(len(chunk), columns * left_width, -1)
             result[these] += (scaled @ right[these]).reshape(-1, columns, left_width, right_width)
@@ -115,11 +118,20 @@ def _along(
 
 def _design(model: Model, k: int, modes: Sequence[int], box: Box, dtype: np.dtype[Any]) -> Array:
     """Design rows of block k at the positions of `box` along `modes`, (entries of the box, P_k)."""
-    indices = np.zeros((math.prod(side.stop - side.start for side in box), model.order), dtype=np.intp)
-    axes = np.meshgrid(*(np.arange(side.start, side.stop) for side in box), indexing="ij")
-    for mode, axis in zip(modes, axes, strict=True):
-        indices[:, mode] = axis.ravel()
-    return model.design_rows(k, indices).astype(dtype, copy=False)
+    network = model.network
+    sides: list[slice | Array | None] = [None] * model.order
+    for mode, side in zip(modes, box, strict=True):
+        sides[mode] = side
+    inside = model.restrict(sides)
+    target = "".join(network.output[mode] for mode in modes)
+    parts = []
+    for t, term in enumerate(network.terms):
+        pairs = [(label, operand) for label, operand in zip(network.labels[t], inside.operands(t), strict=True)]
+        del pairs[k]
+        subscripts = ",".join(label for label, _ in pairs) + "->" + target + term.bonds[k]
+        parts.append(contract(subscripts, *(operand for _, operand in pairs)).reshape(-1, term.widths[k]))
+    rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    return rows.astype(dtype, copy=False)
 
 
 def _limit(*widths: int) -> int:

@@ -1,0 +1,97 @@
+"""From names to pictures: measure what is missing, draw, say where it is."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from paper_figures.catalogue import FIGURES, summary
+from paper_figures.results import Results, Settings, provenance
+from paper_figures.style import save, style
+
+
+class NothingToDrawError(Exception):
+    """`--redraw` was asked for and there are no numbers."""
+
+
+def draw_figures(
+    names: Sequence[str],
+    settings: Settings,
+    folder: Path,
+    *,
+    redraw: bool = False,
+    restart: bool = False,
+    images: Path | None = None,
+    console: Console,
+) -> list[Path]:
+    """Draw figures by name.
+
+    Parameters
+    ----------
+    names : keys of the catalogue.
+    folder : where pictures and numbers go; made if needed.
+    redraw : measure nothing, draw the numbers that are there.
+    restart : measure everything again.
+    images : a folder to copy the PNG files to.
+    console : where progress is shown.
+
+    Returns
+    -------
+    list of Path
+        The pictures.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures: list[Path] = []
+    for name in names:
+        module = FIGURES[name]
+        console.print(f"[bold]{name}[/bold]: {summary(module)}", highlight=False)
+        if redraw:
+            results = Results(folder, name, None)
+            if not results.rows:
+                raise NothingToDrawError(f"{results.csv}: no numbers to draw; run without --redraw first")
+        else:
+            results = measure(name, module, settings, folder, restart, console)
+        with style():
+            saved = save(module.draw(results.rows), folder, name)
+        pictures += saved
+        console.print("  " + "  ".join(map(str, [*saved, results.csv])), highlight=False, soft_wrap=True)
+        if images is not None:
+            images.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / f"{name}.png", images / f"{name}.png")
+    return pictures
+
+
+def measure(
+    name: str, module: ModuleType, settings: Settings, folder: Path, restart: bool, console: Console
+) -> Results:
+    """Run the jobs of one figure that have no rows yet."""
+    described = {"figure": name, "full": settings.full, "seed": settings.seed, **provenance()}
+    results = Results(folder, name, {**described, "parameters": module.parameters(settings)})
+    if restart:
+        results.rows = []
+    jobs = list(module.jobs(settings))
+    missing = results.missing(jobs)
+    bar = Progress(
+        TextColumn("  {task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("", total=len(jobs), completed=len(jobs) - len(missing))
+        for job in missing:
+            bar.update(task, description=" ".join(map(str, job.key.values())))
+            results.add(job, job.run())
+            bar.advance(task)
+    console.print(f"  measured {len(missing)} of {len(jobs)}, the others were there", highlight=False)
+    return results

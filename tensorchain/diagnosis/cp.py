@@ -1,0 +1,249 @@
+"""Figures of a canonical polyadic decomposition (CPD), X = sum_r a_r^(1) o ... o a_r^(N).
+
+| figure | formula | what it tells |
+|---|---|---|
+| component norms | prod_n ||a_r^(n)|| | norms far above ||X|| must cancel |
+| congruence | c_rs = prod over modes of cos(a_r^(n), a_s^(n)) | c_rs near -1: a degenerate pair |
+| core consistency | 100 (1 - ||G - I||^2 / R), G = T x_1 A_1^+ ... x_N A_N^+ | near 100: trilinear; low or negative: rank too high |
+| factor match score | mean over matched pairs of |c_rs| (1 - |p_r - q_s| / max(p_r, q_s)) | 1: the same components |
+
+The cosine of two rank-one tensors is the product of the cosines of their factors, so all congruences come from R x R
+Grams.  The core G is the least-squares Tucker core for the factors of the CPD; it takes N small pseudo-inverses and
+one TTM chain, never the Kronecker product of the factors, and so costs one pass over T.
+
+**Which scale.**  G is not invariant when norms move between the factors of a component; here they are shared
+evenly by the modes before G is formed.
+
+References: Bro and Kiers, "A new efficient method for determining the number of components in PARAFAC models" (2003),
+for the core consistency; Papalexakis and Faloutsos, "Fast efficient and scalable core consistency diagnostic"
+(2015), for pseudo-inverses; Acar, Dunlavy, Kolda, Morup, "Scalable tensor factorizations for incomplete data" (2011),
+for the factor match score; Tucker, "A method for synthesis of factor analysis studies" (1951), for the congruence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from tensorchain import kernels
+from tensorchain.kernels import Array
+from tensorchain.models import Model, Tucker
+from tensorchain.stability.conditioning import is_canonical
+from tensorchain.stability.scales import double_precision, scalar_ldexp, unit_blocks
+from tensorchain.tensors import as_tensor
+
+
+def is_cp(model: Model) -> bool:
+    """Whether the wiring is that of a CPD, whatever the class."""
+    return is_canonical(model.network)
+
+
+def component_norms(model: Model) -> Array:
+    """Norm of each rank-one component, prod_n ||a_r^(n)||.
+
+    Parameters
+    ----------
+    model : a CPD of rank R.
+
+    Returns
+    -------
+    (R,), in the order of the columns.
+
+    Raises
+    ------
+    TypeError when the model is no CPD; ValueError when it holds NaN or infinity.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> from tensorchain.diagnosis import component_norms
+    >>> component_norms(tc.CP([np.array([[3.0, 1.0], [4.0, 0.0]])] * 3))
+    array([125.,   1.])
+    """
+    unit, exponents = unit_blocks(_checked(model))
+    norms = np.prod([_column_norms(matrix) for matrix in unit.matrices], axis=0)
+    return np.array([scalar_ldexp(float(value), sum(exponents)) for value in norms])
+
+
+def congruences(model: Model, modes: Sequence[int] | None = None) -> Array:
+    """Cosines between the components: c_rs = prod_n cos(a_r^(n), a_s^(n)).
+
+    Parameters
+    ----------
+    model : a CPD of rank R.
+    modes : over which to take the product: [n] for the cosines of one mode, two modes for the pairwise figure,
+        three for the triple one.  By default all of them: the cosines between the rank-one tensors themselves.
+
+    Returns
+    -------
+    (R, R), Hermitian, with ones on the diagonal; 0 for a component that is zero.
+
+    Raises
+    ------
+    TypeError when the model is no CPD; ValueError when a mode is out of range or named twice.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> from tensorchain.diagnosis import congruences
+    >>> A = np.array([[1.0, -0.6], [0.0, 0.8]])
+    >>> congruences(tc.CP([A, A, A]), modes=[0])[0, 1], round(congruences(tc.CP([A, A, A]))[0, 1], 3)
+    (-0.6, -0.216)
+    """
+    unit, _ = unit_blocks(_checked(model))
+    chosen = range(unit.order) if modes is None else list(modes)
+    if len(set(chosen)) < len(chosen) or not all(0 <= mode < unit.order for mode in chosen) or not len(chosen):
+        raise ValueError(f"modes is {modes!r}; different numbers from 0 to {unit.order - 1} are needed")
+    result: Array = np.ones((unit.network.widths[0],) * 2)
+    for mode in chosen:
+        directions = _directions(unit.matrices[mode])
+        result = result * (directions.conj().T @ directions)
+    alive = np.prod([_column_norms(matrix) for matrix in unit.matrices], axis=0) > 0.0
+    np.fill_diagonal(result, alive)
+    return result
+
+
+def core_consistency(tensor: Any, model: Model, *, normalised: bool = False) -> float:
+    """Core consistency diagnostic (CORCONDIA), in percent.
+
+    Parameters
+    ----------
+    tensor : array or door of the shape of the model.
+    model : a CPD of rank R, fitted to it.
+    normalised : divide by ||G||^2 instead of R; the figure then lies in (-inf, 100] but rarely below -100.
+
+    Returns
+    -------
+    100 (1 - ||G - I||^2 / R) with G the least-squares core and I the superdiagonal one: 100 for an exact CPD with
+    factors of full column rank, low or negative when components share their variation.
+
+    Raises
+    ------
+    TypeError when the model is no CPD; ValueError when shapes differ.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> from tensorchain.diagnosis import core_consistency
+    >>> planted = tc.datasets.exact_cp((6, 5, 4), 2, np.random.default_rng(0))
+    >>> round(core_consistency(planted.tensor, planted.model), 6)
+    100.0
+    """
+    door = as_tensor(tensor)
+    checked = _checked(model)
+    if checked.shape != door.shape:
+        raise ValueError(f"the model has shape {checked.shape}, the tensor {door.shape}; they must be equal")
+    size = checked.norm()
+    if size == 0.0 or not np.isfinite(size):
+        raise ValueError(f"the norm of the model is {size}; a CPD that is finite and not zero is needed")
+    unit, exponents = unit_blocks(checked)
+    norms = np.prod([_column_norms(matrix) for matrix in unit.matrices], axis=0)
+    share = norms ** (1.0 / unit.order)
+    factors = [_directions(matrix) * share for matrix in unit.matrices]
+    inverses = [np.linalg.pinv(factor) for factor in factors]
+    rank = len(share)
+    # For a Tucker model with factors (A_n^+)^H the adjoint of its core's design is T x_1 A_1^+ ... x_N A_N^+.
+    scaled = door.scaled(float(np.ldexp(1.0, -sum(exponents))))
+    closing = Tucker(np.ones((rank,) * unit.order, dtype=checked.dtype), [inverse.conj().T for inverse in inverses])
+    core = scaled.contract_all_but(closing, 0).reshape((rank,) * unit.order)
+    distance = core - _superdiagonal(rank, unit.order)
+    reference = float(np.linalg.norm(core)) ** 2 if normalised else float(rank)
+    return 100.0 * (1.0 - float(np.linalg.norm(distance)) ** 2 / reference)
+
+
+class FactorMatch(NamedTuple):
+    """How well two CPDs agree.
+
+    Attributes
+    ----------
+    score : factor match score, 0 to 1.
+    order : for each matched component of the reference, the column of the model; (min(R, R'),).
+    reference : the columns of the reference that were matched, increasing.
+    components : the score of each matched pair.
+    """
+
+    score: float
+    order: tuple[int, ...]
+    reference: tuple[int, ...]
+    components: tuple[float, ...]
+
+
+def factor_match_score(model: Model, reference: Model, *, weights: bool = True) -> FactorMatch:
+    """Factor match score of a CPD against a reference, with the best matching of components.
+
+    The score of a pair is |c_rs|, the cosine of the two rank-one tensors in absolute value; with `weights` it is
+    multiplied by 1 - |p - q| / max(p, q), where p and q are the norms of the two components, so that components of
+    the right direction and the wrong size do not count in full.  The matching that maximises the sum is found by
+    the Hungarian algorithm.
+
+    Parameters
+    ----------
+    model, reference : CPDs of one shape, of ranks R and R'.
+    weights : whether norms count.
+
+    Returns
+    -------
+    FactorMatch; `score` is the sum over matched pairs divided by max(R, R'): components that one of the two lacks
+    count as zero.
+
+    Raises
+    ------
+    TypeError when one is no CPD; ValueError when shapes differ.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> from tensorchain.diagnosis import factor_match_score
+    >>> cp = tc.CP.random((5, 4, 3), 2, rng=0)
+    >>> swapped = tc.CP([factor[:, ::-1] for factor in cp.factors])
+    >>> match = factor_match_score(swapped, cp)
+    >>> round(match.score, 12), match.order
+    (1.0, (1, 0))
+    """
+    left, right = _checked(model), _checked(reference)
+    if left.shape != right.shape:
+        raise ValueError(f"the model has shape {left.shape}, the reference {right.shape}; they must be equal")
+    cosines: Array = np.ones((right.network.widths[0], left.network.widths[0]))
+    for a, b in zip(right.matrices, left.matrices, strict=True):
+        cosines = cosines * (_directions(a).conj().T @ _directions(b))
+    scores = np.abs(cosines)
+    if weights:
+        p, q = component_norms(right)[:, None], component_norms(left)[None, :]
+        larger = np.maximum(p, q)
+        ratio = np.divide(np.minimum(p, q), larger, out=np.zeros_like(larger), where=larger > 0.0)
+        scores = scores * ratio
+    rows, columns = linear_sum_assignment(scores, maximize=True)
+    matched = scores[rows, columns]
+    return FactorMatch(
+        score=float(matched.sum()) / max(scores.shape),
+        order=tuple(int(column) for column in columns),
+        reference=tuple(int(row) for row in rows),
+        components=tuple(float(value) for value in matched),
+    )
+
+
+def _checked(model: Model) -> Model:
+    """The model in double precision, if it is a CPD."""
+    checked = double_precision(model)
+    if not is_cp(checked):
+        raise TypeError(f"this figure exists for a CPD alone, and a {type(model).__name__} was given")
+    return checked
+
+
+def _column_norms(matrix: Array) -> Array:
+    return np.array([kernels.norm(column) for column in matrix.T])
+
+
+def _directions(matrix: Array) -> Array:
+    """Columns of norm 1; zero columns stay."""
+    norms = _column_norms(matrix)
+    return np.asarray(matrix / np.where(norms > 0.0, norms, 1.0))
+
+
+def _superdiagonal(rank: int, order: int) -> Array:
+    core = np.zeros((rank,) * order)
+    core[(np.arange(rank),) * order] = 1.0
+    return core

@@ -1,0 +1,212 @@
+"""What can be measured of a model alone, without the tensor that it was fitted to.
+
+Every figure but the sensitivities themselves is free of scale, and all but the gauge excess are taken in the
+gauge of least sensitivity, so they belong to the tensor X and the wiring.
+
+**Gauge excess**: SS over the least SS that any gauge gives; what `optimal_gauge` would win.
+
+**Cancellation.**  Let noise fall on each block, of a deviation s_k in proportion to the root mean square entry
+of the block, s_k = s ||B_k|| / sqrt(I_k P_k).  To first order X moves by
+
+    E ||dX||^2 = sum_k s_k^2 I_k tr M_k = s^2 sum_k ||B_k||^2 tr M_k / P_k .
+
+Were the bonds uncorrelated, M_k ~ tr M_k / P_k * identity, each term would be s^2 ||X||^2.  So
+
+    chi = sum_k ||B_k||^2 tr M_k / (P_k K ||X||^2)
+
+is near 1 for a model whose terms add up like random vectors, below 1 where they are aligned, and large where they
+cancel: a divergent model has chi of 1e3 and more.  Unlike SS / ||X||^(2(K-1)/K) it needs no reference for shape and rank.
+
+**Spectrum.**  Singular values of J, those of the gauge left out.  Their spread sigma_max / sigma_min is how much
+worse the blocks are known in the worst direction than in the best.  Null values beyond the gauge mean that X does
+not determine the blocks.
+
+Cost: a few gauge cycles, and one eigenvalue decomposition of J^H J, left out for large models.
+
+Reference: Tichavsky, Phan, Cichocki, "Sensitivity in tensor decomposition" (2019), for the sensitivity.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from tensorchain import kernels
+from tensorchain.diagnosis.cp import component_norms, congruences, is_cp
+from tensorchain.models import Model
+from tensorchain.stability.conditioning import condition_number, jacobian_singular_values
+from tensorchain.stability.gauge import optimal_gauge
+from tensorchain.stability.quantization import quantization_error
+from tensorchain.stability.scales import double_precision, unit_blocks
+
+BITS = (8, 6, 4)
+"""Word lengths at which the error of rounding the blocks is predicted."""
+SPECTRUM_LIMIT = 1500
+"""Most parameters for which the spectrum of J is computed (about a second)."""
+NULL = 1e-7
+"""Singular values below this share of the largest one are null: what J^H J resolves in double precision."""
+_GAUGE_TOL = 1e-3
+_GAUGE_CYCLES = 30
+
+
+@dataclass(frozen=True)
+class CPFigures:
+    """What is known of CP alone.
+
+    Attributes
+    ----------
+    norms : ||a_r o b_r o ...|| over ||X||, of each component, in decreasing order.
+    opposed, aligned : least and largest cosine between two rank-one components (real part).  Near -1
+        components cancel, near 1 they coincide.  NaN for a single component.
+    condition : condition number of the rank decomposition, as `tensorchain.condition_number`.
+    """
+
+    norms: tuple[float, ...]
+    opposed: float
+    aligned: float
+    condition: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Measured figures of a model.
+
+    Attributes
+    ----------
+    model : in words.
+    block_names, block_sensitivities : ||dX/dblock_k||_F^2 of each block, in the gauge of the model.
+    sensitivity : SS, their sum.
+    relative_sensitivity : SS / ||X||^(2(K-1)/K) with K blocks.
+    gauge_excess : SS over SS in the optimal gauge, at least 1.
+    cancellation : chi, 1 where the terms add up like random vectors, large where they cancel.
+    spread : sigma_max / sigma_min of J modulo gauge, infinite where `nullity` is not zero; None beyond the limit of size.
+    condition : ||X|| / (sigma_min ||theta||), relative error of the blocks per relative error of X; None as `spread`.
+    nullity : null directions of J beyond the gauge; None as `spread`.
+    rounding : ((bits, predicted relative error), ...) when the blocks are rounded in the gauge of the model.
+    cp : figures that exist for CP alone.
+    """
+
+    model: str
+    block_names: tuple[str, ...]
+    block_sensitivities: tuple[float, ...]
+    sensitivity: float
+    relative_sensitivity: float
+    gauge_excess: float
+    cancellation: float
+    spread: float | None
+    condition: float | None
+    nullity: int | None
+    rounding: tuple[tuple[int, float], ...]
+    cp: CPFigures | None
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Share of each block in the sensitivity."""
+        total = math.fsum(self.block_sensitivities)
+        return tuple(value / total for value in self.block_sensitivities)
+
+
+def measure(model: Model) -> Figures:
+    """All figures of a model.
+
+    Parameters
+    ----------
+    model : any model, of any dtype; not zero everywhere.
+
+    Raises
+    ------
+    TypeError, ValueError when `model` is no model, holds NaN or infinity, or is zero everywhere.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> from tensorchain.diagnosis import measure
+    >>> figures = measure(tc.CP([np.eye(3), np.eye(3), np.eye(3)]))
+    >>> figures.sensitivity, round(figures.gauge_excess, 6), round(figures.cancellation, 6), figures.nullity
+    (27.0, 1.0, 1.0, 0)
+    """
+    given = double_precision(model)
+    unit, exponents = unit_blocks(given)
+    size = unit.norm()
+    if size == 0.0:
+        raise ValueError(
+            f"the {type(model).__name__} is zero everywhere: it has no relative figures; was a block set to zero?"
+        )
+    count = len(unit.matrices)
+    balanced = optimal_gauge(unit, tol=_GAUGE_TOL, max_cycles=_GAUGE_CYCLES)
+    least = balanced.sensitivity()
+    with np.errstate(over="ignore"):
+        shares = tuple(float(value) for value in given.block_sensitivities())
+    total = math.fsum(shares)
+    # Blocks of the unit model carry 2^-e_k, so X carries the sum, and SS_opt 2(K-1)/K of it.
+    logs = math.log2(least) + 2.0 * (count - 1) / count * sum(exponents)
+    excess = max(1.0, 2.0 ** min(math.log2(total) - logs, 1023.0)) if 0.0 < total < math.inf else math.inf
+    spread, condition, nullity = _spectrum(balanced, size)
+    return Figures(
+        model=repr(model),
+        block_names=model.block_names,
+        block_sensitivities=shares,
+        sensitivity=total,
+        relative_sensitivity=float(excess * least / size ** (2.0 * (count - 1) / count)),
+        gauge_excess=float(excess),
+        cancellation=cancellation(balanced),
+        spread=spread,
+        condition=condition,
+        nullity=nullity,
+        rounding=tuple((bits, quantization_error(given, bits)) for bits in BITS),
+        cp=_cp_figures(unit, size) if is_cp(unit) else None,
+    )
+
+
+def cancellation(model: Model) -> float:
+    """chi = sum_k ||B_k||^2 tr M_k / (P_k K ||X||^2), in the gauge of the model, which should be the optimal one.
+
+    Parameters
+    ----------
+    model : in double precision, not zero.
+
+    Examples
+    --------
+    Two components that coincide, and two that nearly cancel:
+
+    >>> import numpy as np, tensorchain as tc
+    >>> from tensorchain.diagnosis import cancellation
+    >>> one = np.ones((4, 1))
+    >>> same = tc.CP([np.hstack([one, one])] * 3)
+    >>> opposed = tc.CP([np.hstack([one, -0.99 * one]), *[np.hstack([one, one])] * 2])
+    >>> round(cancellation(same), 3), cancellation(opposed) > 1e3
+    (0.5, True)
+    """
+    unit, _ = unit_blocks(model)
+    square = unit.norm() ** 2
+    terms = [
+        kernels.norm(matrix) ** 2 * float(np.trace(unit.gram(k)).real) / matrix.shape[1]
+        for k, matrix in enumerate(unit.matrices)
+    ]
+    return math.fsum(terms) / (len(terms) * square)
+
+
+def _spectrum(balanced: Model, size: float) -> tuple[float | None, float | None, int | None]:
+    """(spread, condition, nullity) of J in the optimal gauge, or Nones for a large model."""
+    if balanced.n_parameters > SPECTRUM_LIMIT:
+        return None, None, None
+    values = jacobian_singular_values(balanced)
+    nullity = int(np.count_nonzero(values <= NULL * values[0]))
+    if nullity:
+        return math.inf, math.inf, nullity
+    blocks = math.sqrt(math.fsum(kernels.norm(matrix) ** 2 for matrix in balanced.matrices))
+    return float(values[0] / values[-1]), float(size / (values[-1] * blocks)), 0
+
+
+def _cp_figures(unit: Model, size: float) -> CPFigures:
+    norms = component_norms(unit) / size
+    cosines = congruences(unit).real
+    pairs = cosines[np.triu_indices(len(cosines), k=1)]
+    return CPFigures(
+        norms=tuple(float(value) for value in np.sort(norms)[::-1]),
+        opposed=float(pairs.min()) if pairs.size else math.nan,
+        aligned=float(pairs.max()) if pairs.size else math.nan,
+        condition=condition_number(unit) if unit.n_parameters <= SPECTRUM_LIMIT else math.nan,
+    )

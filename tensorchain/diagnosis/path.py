@@ -1,0 +1,233 @@
+"""The sensitivity path from a model downward, and the power law on it.
+
+Along the path the penalised problem
+
+    theta(nu) = argmin ||T - X(theta)||^2 + nu SS(theta)
+
+is solved for a falling sequence of nu, each stage from the minimiser of the one before.  If T has a best
+approximation of this rank, SS(nu) tends to its sensitivity: the path is flat at the end.  If it has none, any sequence
+of models that approaches the infimum of the error diverges, and with e(nu)^2 - e(0)^2 ~ SS^(-b) the balance
+of both terms gives
+
+    SS ~ nu^(-p),      p = 1 / (1 + b) > 0.
+
+At order 3 a tensor of border rank 2 within reach (T = (a + t b)^3 / 2t - (a - t b)^3 / 2t + O(t^2)) has e^2 ~ t^4 and
+SS ~ t^(-4/3): b = 3, p = 1/4.  Chains on the border, and approximations with an error left over, were seen at
+p = 0.4 to 0.6.  So the exponent over the last decades tells the two apart, whatever the model.
+
+**Where it begins.**  A model that has diverged says little about the scale of nu, so the first nu is a fixed share of
+||T||^2 for the sensitivity that the model would have without cancellation (SS divided by its amplification).  The first
+stage then tames the model, and the path often leaves a swamp in which the model was stuck.  Where a
+stage loses the tensor altogether it is repeated with a smaller nu.
+
+**How each stage is solved.**  Levenberg-Marquardt, whose first damping is nu: after a warm start the usual
+first damping would hide the flat directions along which blocks diverge.  Its tolerance follows the share of nu SS in the
+objective, since a change of SS by a percent must still count where the error dominates.
+
+Reference: Phan et al., "How to train your unstable looped tensor network" (2022), for degeneracy and sensitivity;
+de Silva and Lim, "Tensor rank and the ill-posedness of the best low-rank approximation problem" (2008).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tensorchain.api import decompose
+from tensorchain.diagnosis.figures import cancellation
+from tensorchain.fit import Fit, StopReason
+from tensorchain.kernels import Array
+from tensorchain.models import Model
+from tensorchain.solvers import LM, Penalty
+from tensorchain.stability.gauge import optimal_gauge
+from tensorchain.stability.scales import double_precision
+from tensorchain.tensors import Tensor, as_tensor
+
+FIRST_SHARE = 1e-3
+"""nu SS / ||T||^2 at the first stage, for the sensitivity without cancellation."""
+DECADES = 7.0
+"""Length of the path, in decades of nu."""
+PER_DECADE = 2
+"""Stages a decade."""
+TAIL = 2.5
+"""Decades at the end of the path over which exponents are fitted."""
+
+_LOST = 0.7
+"""Relative error of a first stage that has lost the tensor ..."""
+_RETRIES = 6
+_ACCURACY = 1e-3
+"""Tolerance of a stage, relative to nu SS."""
+_LOOSEST, _TIGHTEST = 1e-4, 1e-11
+
+
+@dataclass(frozen=True)
+class SensitivityPath:
+    """Error and sensitivity along the path; one entry a stage, the penalty falling.
+
+    Attributes
+    ----------
+    penalty : nu, for T as given.
+    error : ||T - X|| / ||T||.
+    sensitivity : SS of the minimiser, for T as given.
+    iterations : of each stage.
+    model : the last minimiser.
+    complete : False when the time limit cut the path short.
+    """
+
+    penalty: Array
+    error: Array
+    sensitivity: Array
+    iterations: Array
+    model: Model = field(repr=False)
+    complete: bool = True
+
+    def __len__(self) -> int:
+        return len(self.penalty)
+
+    @property
+    def slope(self) -> float:
+        """p of SS ~ nu^(-p), fitted over the last decades; NaN with fewer than three stages."""
+        return self._exponent(np.log(np.maximum(self.sensitivity, np.finfo(float).tiny)))
+
+    @property
+    def error_slope(self) -> float:
+        """q of error ~ nu^q over the last decades: near 0 where the error stalls, 1/2 or more where it vanishes."""
+        return -self._exponent(np.log(np.maximum(self.error, np.finfo(float).tiny)))
+
+    @property
+    def stalls(self) -> bool:
+        """Whether the error has stopped falling: by less than 5 % over the last decade."""
+        last = self.error[self.penalty <= 10.0 * self.penalty[-1] * (1.0 + 1e-9)]
+        return bool(last[0] <= 1.05 * last[-1])
+
+    def _exponent(self, logs: Array) -> float:
+        """Least-squares slope of `logs` against log(1 / nu) over the tail."""
+        depth = -np.log(self.penalty)
+        tail = depth >= depth[-1] - TAIL * math.log(10.0) - 1e-9
+        if np.count_nonzero(tail) < 3:
+            return math.nan
+        return float(np.polyfit(depth[tail], logs[tail], 1)[0])
+
+
+def trace_path(
+    tensor: Any,
+    model: Model,
+    *,
+    share: float = FIRST_SHARE,
+    decades: float = DECADES,
+    per_decade: int = PER_DECADE,
+    max_iter: int = 100,
+    max_seconds: float | None = None,
+) -> SensitivityPath:
+    """Follow the sensitivity path downward from a model.
+
+    Parameters
+    ----------
+    tensor : array, or a door of :mod:`tensorchain.tensors`.
+    model : where to start; it is not changed.
+    share : nu SS / ||T||^2 of the first stage, in the scale of a model without cancellation.
+    decades, per_decade : length of the path and number of stages in each decade of nu.
+    max_iter : most Levenberg-Marquardt iterations a stage.
+    max_seconds : time limit; the stages done by then are returned.
+
+    Returns
+    -------
+    SensitivityPath
+
+    Raises
+    ------
+    ValueError when the tensor or the model is zero, their shapes differ, or an option is out of range.
+
+    Examples
+    --------
+    A tensor of border rank 2 and rank 3 has no best approximation of rank 2:
+
+    >>> import numpy as np, tensorchain as tc
+    >>> from tensorchain.diagnosis import trace_path
+    >>> border = tc.datasets.border_cp((4, 4, 4), np.random.default_rng(0))
+    >>> path = trace_path(border.tensor, border.approximant(1e-2))
+    >>> round(path.slope, 2), path.stalls
+    (0.25, False)
+    """
+    door = as_tensor(tensor)
+    start = double_precision(model)
+    _check(door, start, share, decades, per_decade, max_iter)
+    clock = _Clock(max_seconds)
+    fit, penalty = _first_stage(door, start, share, max_iter, clock)
+    rows = [(penalty, fit.error, fit.sensitivity, fit.iterations)]
+    factor = 10.0 ** (-1.0 / per_decade)
+    for _ in range(round(decades * per_decade)):
+        if clock.expired:
+            break
+        penalty *= factor
+        fit = _stage(door, fit.model, penalty, fit.error, fit.sensitivity, max_iter, clock)
+        rows.append((penalty, fit.error, fit.sensitivity, fit.iterations))
+    columns = [np.array(column, dtype=float) for column in zip(*rows, strict=True)]
+    complete = len(rows) > round(decades * per_decade) and fit.reason is not StopReason.TIME_LIMIT
+    return SensitivityPath(columns[0], columns[1], columns[2], columns[3].astype(int), fit.model, complete)
+
+
+class _Clock:
+    """Seconds that are left."""
+
+    def __init__(self, limit: float | None) -> None:
+        self.end = math.inf if limit is None else time.perf_counter() + limit
+
+    @property
+    def left(self) -> float | None:
+        return None if math.isinf(self.end) else max(self.end - time.perf_counter(), 1e-3)
+
+    @property
+    def expired(self) -> bool:
+        return time.perf_counter() >= self.end
+
+
+def _first_stage(door: Tensor, start: Model, share: float, max_iter: int, clock: _Clock) -> tuple[Fit, float]:
+    """The strongest penalty that does not lose the tensor, and its minimiser."""
+    balanced = optimal_gauge(start, tol=1e-4, max_cycles=50)
+    norm = door.norm()
+    tame = balanced.sensitivity() / max(cancellation(balanced), 1.0)
+    penalty = share * norm**2 / tame
+    error = door.residual_norm(balanced) / norm
+    for _ in range(_RETRIES):
+        fit = _stage(door, balanced, penalty, error, tame, max_iter, clock)
+        if fit.error < max(_LOST, min(error, 1.0)) or clock.expired:
+            break
+        penalty *= 0.1
+    return fit, penalty
+
+
+def _stage(
+    door: Tensor, model: Model, penalty: float, error: float, sensitivity: float, max_iter: int, clock: _Clock
+) -> Fit:
+    """The minimiser of ||T - X||^2 + nu SS next to `model`, whose error and sensitivity are given."""
+    norm = door.norm()
+    part = penalty * sensitivity
+    weight = part / (part + (error * norm) ** 2)
+    # The penalty in the scale ||T|| = 1, in which dampings are given.
+    damping = penalty * norm ** (-2.0 / len(model.matrices))
+    solver = LM(
+        max_iter=max_iter,
+        tol=min(max(_ACCURACY * weight, _TIGHTEST), _LOOSEST),
+        damping=min(max(damping, 1e-14), 1e-2),
+    )
+    return decompose(door, init=model, solver=solver, constraint=Penalty(penalty), max_seconds=clock.left)
+
+
+def _check(door: Tensor, model: Model, share: float, decades: float, per_decade: int, max_iter: int) -> None:
+    if model.shape != door.shape:
+        raise ValueError(f"the model has shape {model.shape}, the tensor {door.shape}; they must be equal")
+    if door.norm() == 0.0:
+        raise ValueError("the tensor is zero everywhere: it has no sensitivity path")
+    if model.norm() == 0.0:
+        raise ValueError("the model is zero everywhere; start from a fit, or from Model.random(shape, rank)")
+    for name, value in {"share": share, "decades": decades}.items():
+        if not 0.0 < value < math.inf:
+            raise ValueError(f"{name} is {value!r}; a positive number is needed")
+    for name, count in {"per_decade": per_decade, "max_iter": max_iter}.items():
+        if count < 1:
+            raise ValueError(f"{name} is {count!r}; at least 1 is needed")

@@ -1,0 +1,237 @@
+"""Tensors given entry by entry: positions and values, what sparse and sparsely observed data have in common.
+
+Entries are sorted once, in blocks of 4096 rows of every mode, so that the rows of the blocks that nearby entries
+touch stay in the cache; entries given twice are summed, or refused.  Then, with D_k[z] the row of L_k at the
+entry z (`Model.design_rows`),
+
+    L_k^H vec(V)[i] = sum over z with i_k[z] = i of  v[z] conj(D_k[z]),
+
+is one pass over the entries for each block.  For CP the rows are products of rows of the factors, made and
+used in one compiled loop; for other models they are formed for a chunk of entries at a time, by batched
+matrix products.  The entries are shared among as many threads as OMP_NUM_THREADS (or the processor) allows,
+each with its own sum.
+
+Cost: Z R N multiplications for CP, Z N R^3 for a chain of bonds R; memory for one chunk.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+
+from tensorchain import kernels
+from tensorchain.kernels import Array
+from tensorchain.models import Model
+from tensorchain.tensors.base import Tensor
+from tensorchain.tensors.curvature import double_of
+
+Door = TypeVar("Door", bound="Listed")
+
+_BLOCK_BITS = 12
+"""Rows of a block of the sorted order: 2^12 rows of 16 numbers fill half a megabyte."""
+_CHUNK = 1 << 20
+"""Numbers in the design rows of a chunk (8 MB in double precision)."""
+_SHARE = 1 << 15
+"""Entries that are worth a thread."""
+_HELD = 1 << 26
+"""Most entries of a tensor that is formed whole."""
+
+
+class Listed(Tensor):
+    """Positions `indices` (Z, N), sorted and distinct, with `values` (Z,)."""
+
+    indices: Array
+    values: Array
+
+    def scaled(self: Door, factor: float) -> Door:
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.scale = self.scale * factor
+        return twin
+
+    def contract_all_but(self, model: Model, k: int) -> Array:
+        return contract_listed(model, k, self.indices, self._masses()) * self.scale
+
+    def mode_gram(self, mode: int) -> Array:
+        """T_(n) T_(n)^H with the entries that are not listed as zero, (I_n, I_n)."""
+        from scipy import sparse
+
+        if self.shape[mode] ** 2 > _HELD:
+            raise TypeError(f"the Gram of mode {mode + 1} is {self.shape[mode]} squared; use init='random' or a model")
+        others = [n for n in range(self.order) if n != mode]
+        _, columns = np.unique(self.indices[:, others], axis=0, return_inverse=True)
+        unfolded = sparse.csr_array((self.values, (self.indices[:, mode], columns.ravel())))
+        unfolded.resize((self.shape[mode], unfolded.shape[1]))
+        gram = np.asarray((unfolded @ unfolded.conj().T).toarray())
+        return gram.astype(double_of(gram), copy=False) * self.scale**2
+
+    def to_dense(self) -> Array:
+        """The tensor as an array, entries that are not listed as zero."""
+        if math.prod(self.shape) > _HELD:
+            raise TypeError(f"a tensor of shape {self.shape} is not held in memory whole; use init='random' or a model")
+        result = np.zeros(self.shape, dtype=self.values.dtype)
+        result[tuple(self.indices.T)] = self.values * self.values.dtype.type(self.scale)
+        return result
+
+    def _masses(self) -> Array:
+        """What a contraction sums: the values, times their weights where there are some."""
+        return self.values
+
+
+def contract_listed(model: Model, k: int, indices: Array, values: Array) -> Array:
+    """L_k^H vec(V) for a tensor V of `values` (Z,) at `indices` (Z, N), in double precision: (I_k, P_k)."""
+    from tensorchain.kernels import entries
+
+    mode = model.network.modes[k]
+    dtype = double_of(values, *model.matrices)
+    shape = model.matrices[k].shape
+    values = values.astype(dtype, copy=False)
+    if is_product(model):
+        stacked, starts = stacked_factors(model, dtype)
+        stacked = stacked.conj()
+
+        def work(target: Array, chosen: slice) -> None:
+            entries.add_products(target, mode, indices[chosen], values[chosen], stacked, starts)
+
+        return in_threads(len(values), work, shape, dtype)
+
+    def general(target: Array, chosen: slice) -> None:
+        for chunk in chunks(chosen, _CHUNK // shape[1]):
+            rows = model.design_rows(k, indices[chunk]).conj().astype(dtype, copy=False)
+            if mode is None:
+                target[0] += values[chunk] @ rows
+            else:
+                entries.add_rows(target, indices[chunk, mode], values[chunk], rows)
+
+    return in_threads(len(values), general, shape, dtype)
+
+
+def is_product(model: Model) -> bool:
+    """Whether every entry is a sum of products of numbers, one from each block (CP), by the wiring."""
+    terms = model.network.terms
+    return len(terms) == 1 and len(set(terms[0].bonds)) == 1 and None not in model.network.modes
+
+
+def stacked_factors(model: Model, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """The factors below one another in the order of the modes, (sum I_n, R), and where each begins, (N,)."""
+    factors = [model.matrices[k].astype(dtype, copy=False) for k in model.network.block_of_mode]
+    return np.concatenate(factors), np.cumsum([0] + [len(factor) for factor in factors[:-1]])
+
+
+def in_threads(
+    count: int, work: Callable[[Array, slice], None], shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> Array:
+    """The sum over `count` entries that `work(target, slice of them)` adds to a target of zeros."""
+    target = np.zeros(shape, dtype=dtype)
+    number = min(threads(), count // _SHARE, 4 * count // target.size)
+    if number <= 1:
+        work(target, slice(0, count))
+        return target
+    ends = np.linspace(0, count, number + 1).astype(int)
+    targets = [target, *(np.zeros(shape, dtype=dtype) for _ in range(number - 1))]
+    with ThreadPoolExecutor(number) as pool:
+        list(pool.map(work, targets, map(slice, ends[:-1], ends[1:])))
+    for part in targets[1:]:
+        target += part
+    return target
+
+
+def threads() -> int:
+    """OMP_NUM_THREADS, or the processors that this process may use."""
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if given.isdigit() and int(given) > 0:
+        return int(given)
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def chunks(chosen: slice, length: int) -> Iterator[slice]:
+    """Cut a slice of entries into pieces of at most `length`."""
+    length = max(1, length)
+    for start in range(chosen.start, chosen.stop, length):
+        yield slice(start, min(start + length, chosen.stop))
+
+
+# -- what users give --------------------------------------------------------------------------
+
+
+def checked_entries(kind: str, indices: Any, values: Any, shape: Any) -> tuple[Array, Array, tuple[int, ...]]:
+    """Positions (Z, N), values (Z,) and shape, checked; the positions in the smallest of int32 and int64."""
+    sizes = _checked_shape(kind, shape)
+    positions, numbers = np.asarray(indices), checked_values(kind, values)
+    if positions.dtype.kind not in "iu":
+        raise TypeError(f"{kind}: indices have dtype {positions.dtype}; integers are needed: np.asarray(indices, dtype=int)")
+    if positions.ndim != 2 or positions.shape[1] != len(sizes):
+        hint = "; they are transposed: pass indices.T" if positions.shape == (len(sizes), len(numbers)) else ""
+        raise ValueError(
+            f"{kind}: indices have shape {positions.shape}; one row for each entry and one column for each of the "
+            f"{len(sizes)} modes are needed{hint}"
+        )
+    if len(positions) != len(numbers):
+        raise ValueError(f"{kind}: {len(positions)} positions and {len(numbers)} values were given; one each is needed")
+    if len(numbers) == 0:
+        raise ValueError(f"{kind}: no entry was given; one or more are needed")
+    outside = np.any((positions < 0) | (positions >= np.array(sizes)), axis=1)
+    if outside.any():
+        first = int(np.flatnonzero(outside)[0])
+        raise ValueError(
+            f"{kind}: {int(outside.sum())} positions lie outside the shape {sizes}, the first is indices[{first}] = "
+            f"{positions[first].tolist()}; indices start at 0"
+        )
+    kept = np.int32 if max(sizes) < 2**31 else np.int64
+    return np.ascontiguousarray(positions, dtype=kept), numbers, sizes
+
+
+def checked_values(kind: str, values: Any) -> Array:
+    """Finite numbers (Z,): real float32, float64 or complex128."""
+    numbers = np.asarray(values)
+    if numbers.ndim != 1:
+        raise ValueError(f"{kind}: values have shape {numbers.shape}; one number for each entry is needed, shape (Z,)")
+    if numbers.dtype.kind not in "iubfc":
+        raise TypeError(f"{kind}: values have dtype {numbers.dtype}; numbers are needed: np.asarray(values, dtype=float)")
+    if numbers.dtype.kind == "c":
+        numbers = numbers.astype(np.complex128, copy=False)
+    elif numbers.dtype == np.float16:
+        numbers = numbers.astype(np.float32)
+    elif numbers.dtype != np.float32:
+        numbers = numbers.astype(np.float64, copy=False)
+    if not np.isfinite(kernels.norm(numbers)):
+        raise ValueError(f"{kind}: values hold NaN or infinity; drop these entries or clean them with np.nan_to_num")
+    return numbers
+
+
+def _checked_shape(kind: str, shape: Any) -> tuple[int, ...]:
+    try:
+        sizes = tuple(operator.index(size) for size in shape)
+    except TypeError:
+        raise TypeError(f"{kind}: shape is {shape!r}; a sequence of integers is needed") from None
+    if not 2 <= len(sizes) <= 10:
+        raise ValueError(f"{kind}: shape {sizes} has order {len(sizes)}; orders 2 to 10 are supported")
+    if min(sizes) < 1:
+        raise ValueError(f"{kind}: shape {sizes} has an empty mode; every mode needs at least one entry")
+    return sizes
+
+
+def sorted_entries(indices: Array, shape: Sequence[int]) -> tuple[Array, Array]:
+    """The order of the entries in blocks, and where each distinct position begins in it."""
+    high, low = indices >> _BLOCK_BITS, indices & ((1 << _BLOCK_BITS) - 1)
+    counts = [(size - 1 >> _BLOCK_BITS) + 1 for size in shape]
+    radices = [*counts, *(min(size, 1 << _BLOCK_BITS) for size in shape)]
+    columns = [*high.T, *low.T]
+    if math.prod(radices) < 2**62:
+        key = np.zeros(len(indices), dtype=np.int64)
+        for column, radix in zip(columns, radices, strict=True):
+            key *= radix
+            key += column
+        order = np.argsort(key, kind="stable")
+        changes = np.diff(key[order]) != 0
+    else:
+        order = np.lexsort(columns[::-1])
+        changes = np.any(np.diff(indices[order], axis=0) != 0, axis=1)
+    return order, np.concatenate([[0], np.flatnonzero(changes) + 1])

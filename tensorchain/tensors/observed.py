@@ -1,0 +1,203 @@
+"""A tensor of which a few entries are known: a list of entries, all others are missing.
+
+This is completion in the large (ratings, sensor logs): only the observed entries are held and visited.  With
+w[z] their weights (1 by default), x[z] the model at them (`Model.entries`) and D_k[z] its design rows,
+
+    ||T - X||_W^2       sum_z w[z] |t[z] - x[z]|^2, entry by entry, exact at any error,
+    J_k^H W (T - X)     one pass over the entries with v = w (t - x) (:mod:`tensorchain.tensors.coordinates`),
+    G_k[i]              sum over z with i_k[z] = i of  w[z] conj(D_k[z]) D_k[z]^T,        (I_k, P_k, P_k),
+    J^H W J             sum_z w[z] conj(j[z]) j[z]^T, where row j[z] of J is D_1[z], ..., D_K[z] at the rows of the
+                        blocks that z touches,
+    J^H W J d           two passes: the first-order change at the entries, and its contraction.
+
+Cost: Z P_k^2 / 2 multiplications for G_k, Z (sum P_k)^2 / 2 for J^H W J; nothing of the size of the tensor.
+
+References: Acar, Dunlavy, Kolda, Morup, "Scalable tensor factorizations for incomplete data" (2011).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorchain import kernels
+from tensorchain.kernels import Array
+from tensorchain.models import Model
+from tensorchain.tensors.base import Residual
+from tensorchain.tensors.boxes import empty_blocks
+from tensorchain.tensors.coordinates import (
+    Listed,
+    checked_entries,
+    chunks,
+    contract_listed,
+    is_product,
+    sorted_entries,
+    stacked_factors,
+)
+from tensorchain.tensors.curvature import double_of
+from tensorchain.tensors.masked import check_observed
+
+_CHUNK = 1 << 20
+"""Numbers in the design rows of a chunk (8 MB in double precision)."""
+
+
+class Observed(Listed):
+    """The known entries of a tensor, in coordinates; what is not listed is missing.
+
+    The error of a fit is over the observed entries: ||T - X||_W / ||T||_W.
+
+    Parameters
+    ----------
+    indices : integers (Z, N), one row for each entry, from 0; no position twice.
+    values : (Z,), real or complex; float32, float64 and complex128 are kept.
+    shape : (I_1, ..., I_N), order 2 to 10.
+    weights : (Z,), positive.  Only their ratios matter: they are divided by their mean.
+
+    Raises
+    ------
+    ValueError for positions outside the shape or given twice, NaN, weights that are not positive, or slices of
+        the tensor without any entry; TypeError for indices that are not integers or values that are not numbers.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> from tensorchain.tensors import Observed
+    >>> rng = np.random.default_rng(0)
+    >>> truth = tc.CP.random((40, 50, 60), rank=2, rng=rng)
+    >>> where = np.unique(rng.integers(0, truth.shape, (4000, 3)), axis=0)
+    >>> fit = tc.decompose(Observed(where, truth.entries(where), truth.shape), "cp", rank=2, rng=0)
+    >>> bool(np.allclose(fit.model.full(), truth.full(), atol=1e-5))
+    True
+    """
+
+    def __init__(self, indices: Any, values: Any, shape: Any, *, weights: Any = None) -> None:
+        positions, numbers, self.shape = checked_entries("Observed", indices, values, shape)
+        order, starts = sorted_entries(positions, self.shape)
+        if len(starts) < len(order):
+            twice = positions[order[np.flatnonzero(np.diff(starts, append=len(order)) > 1)[0] : ][0]]
+            raise ValueError(
+                f"Observed: {len(order) - len(starts)} positions are given more than once, such as {twice.tolist()}; "
+                "average their values first (weights= counts them)"
+            )
+        seen = [np.bincount(positions[:, n], minlength=size) > 0 for n, size in enumerate(self.shape)]
+        check_observed(self.shape, seen)
+        self.indices, self.values = positions[order], numbers[order]
+        self.dtype = self.values.dtype
+        self._weights = None if weights is None else _checked_weights(weights, len(order))[order]
+        self._norm = self._size(self.values)
+
+    def __repr__(self) -> str:
+        return f"Observed({' x '.join(map(str, self.shape))}, {len(self.values)} entries, {self.dtype})"
+
+    def norm(self) -> float:
+        return self.scale * self._norm
+
+    def residual_norm(self, model: Model) -> float:
+        return self._size(self._difference(model))
+
+    def residual(self, model: Model) -> Residual:
+        difference = self._difference(model)
+
+        def gradient() -> list[Array]:
+            masses = self._weighted(difference)
+            return [contract_listed(model, k, self.indices, masses) for k in range(len(model.matrices))]
+
+        return Residual(self._size(difference), gradient)
+
+    def gram(self, model: Model, k: int) -> Array:
+        """L_k^H W L_k, one Gram for each row: (I_k, P_k, P_k)."""
+        from tensorchain.kernels import entries
+
+        mode = model.network.modes[k]
+        count, width = model.matrices[k].shape
+        grams = np.zeros((count, width, width), dtype=double_of(*model.matrices))
+        for chunk in chunks(slice(0, len(self.values)), _CHUNK // width):
+            rows = model.design_rows(k, self.indices[chunk]).astype(grams.dtype, copy=False)
+            weights = self._weights_of(chunk)
+            if mode is None:
+                grams[0] += (rows.conj() * weights[:, None]).T @ rows
+            else:
+                entries.add_grams(grams, self.indices[chunk, mode], weights, rows)
+        return grams if mode is None else _mirrored(grams)
+
+    def gauss_newton(self, model: Model) -> Array:
+        from tensorchain.kernels import entries
+
+        modes, widths = model.network.modes, model.network.widths
+        columns = np.concatenate([[0], np.cumsum(widths)])
+        starts = np.cumsum([0] + [matrix.size for matrix in model.matrices])
+        target = np.zeros((starts[-1], starts[-1]), dtype=double_of(*model.matrices))
+        for chunk in chunks(slice(0, len(self.values)), _CHUNK // int(columns[-1])):
+            indices = self.indices[chunk]
+            rows = np.empty((len(indices), columns[-1]), dtype=target.dtype)
+            positions = np.empty((len(indices), len(modes)), dtype=np.int64)
+            for k, mode in enumerate(modes):
+                rows[:, columns[k] : columns[k + 1]] = model.design_rows(k, indices)
+                positions[:, k] = starts[k] if mode is None else starts[k] + indices[:, mode].astype(np.int64) * widths[k]
+            entries.add_normal(target, positions, columns, self._weights_of(chunk), rows)
+        return _mirrored(target)
+
+    def gauss_newton_matvec(self, model: Model, delta: Sequence[Array]) -> list[Array]:
+        from tensorchain.kernels import entries
+
+        blocks = empty_blocks(model, np.result_type(*delta))
+        for chunk in chunks(slice(0, len(self.values)), _CHUNK // sum(model.network.widths)):
+            indices = self.indices[chunk]
+            rows = [model.design_rows(k, indices) for k in range(len(blocks))]
+            touched = [0 if mode is None else indices[:, mode] for mode in model.network.modes]
+            change = sum(np.sum(rows[k] * delta[k][touched[k]], axis=1) for k in range(len(blocks)))
+            change = np.asarray(change * self._weights_of(chunk)).astype(blocks[0].dtype, copy=False)
+            for k, block in enumerate(blocks):
+                design = rows[k].conj().astype(block.dtype, copy=False)
+                if model.network.modes[k] is None:
+                    block[0] += change @ design
+                else:
+                    entries.add_rows(block, touched[k], change, design)
+        return blocks
+
+    # -- inside -------------------------------------------------------------------------
+
+    def _difference(self, model: Model) -> Array:
+        """T - X at the entries, (Z,)."""
+        from tensorchain.kernels import entries
+
+        dtype = double_of(self.values, *model.matrices)
+        result = np.empty(len(self.values), dtype=dtype)
+        if is_product(model):
+            entries.set_products(result, self.indices, *stacked_factors(model, dtype))
+        else:
+            for chunk in chunks(slice(0, len(result)), _CHUNK // max(model.network.widths)):
+                result[chunk] = model.entries(self.indices[chunk])
+        return np.subtract(self.values * self.scale, result, out=result)
+
+    def _masses(self) -> Array:
+        return self._weighted(self.values)
+
+    def _weighted(self, numbers: Array) -> Array:
+        return numbers if self._weights is None else numbers * self._weights
+
+    def _weights_of(self, chunk: slice) -> Array:
+        return np.ones(chunk.stop - chunk.start) if self._weights is None else self._weights[chunk]
+
+    def _size(self, numbers: Array) -> float:
+        """Weighted norm of numbers at the entries."""
+        return kernels.norm(numbers if self._weights is None else numbers * np.sqrt(self._weights))
+
+
+def _checked_weights(weights: Any, count: int) -> Array:
+    given = np.asarray(weights)
+    if given.dtype.kind not in "iubf":
+        raise TypeError(f"Observed: weights have dtype {given.dtype}; real numbers are needed")
+    if given.shape != (count,):
+        raise ValueError(f"Observed: weights have shape {given.shape}; one number for each of the {count} entries is needed")
+    given = given.astype(np.float64)
+    if not np.all(np.isfinite(given)) or np.any(given <= 0):
+        raise ValueError("Observed: weights hold NaN, infinity or numbers <= 0; drop entries that should not count")
+    return np.asarray(given / given.mean())
+
+
+def _mirrored(lower: Array) -> Array:
+    """The Hermitian matrices whose lower triangles are given, the rest being zero."""
+    return np.asarray(lower + np.tril(lower, -1).conj().swapaxes(-1, -2))

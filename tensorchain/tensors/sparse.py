@@ -1,0 +1,138 @@
+"""Sparse tensors: a list of entries, all others are zero.
+
+    L_k^H vec(T)        one pass over the entries (:mod:`tensorchain.tensors.coordinates`),
+    ||T - X||^2         ||T||^2 - 2 <T, X> + ||X||^2 with ||X|| from the model,
+    J_k^H (T - X)       L_k^H vec(T) - B_k M_k^T,
+    J^H J               from the model alone: every entry is known.
+
+So nothing of the size of the tensor is ever formed, and a step costs the entries that are there.  The short
+formula for the error loses what is below 1e-8 ||T||; where the whole tensor has few enough entries to be
+enumerated, smaller errors are computed entry by entry.
+
+Entries that are *missing* rather than zero are the business of `Observed` and `Masked`.
+
+References: Bader and Kolda, "Efficient MATLAB computations with sparse and factored tensors" (2008).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tensorchain import kernels
+from tensorchain.kernels import Array
+from tensorchain.models import Model
+from tensorchain.tensors.base import Residual
+from tensorchain.tensors.boxes import boxes, part
+from tensorchain.tensors.coordinates import Listed, checked_entries, sorted_entries
+from tensorchain.tensors.curvature import double_of
+
+_SHORT = 1e-5
+"""Relative error below which the short formula is not trusted."""
+_ENUMERATED = 1 << 24
+"""Most entries of a tensor whose small errors are computed one by one."""
+
+
+class Sparse(Listed):
+    """A sparse tensor in coordinates (COO); what is not listed is zero.
+
+    Parameters
+    ----------
+    indices : integers (Z, N), one row for each entry, from 0.
+    values : (Z,), real or complex; float32, float64 and complex128 are kept.  Entries at one position are summed.
+    shape : (I_1, ..., I_N), order 2 to 10.
+
+    Raises
+    ------
+    ValueError for positions outside the shape, other numbers of positions than values, NaN or infinity;
+    TypeError for indices that are not integers or values that are not numbers.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> from tensorchain.tensors import Sparse
+    >>> T = Sparse([[0, 0, 0], [1, 1, 1], [1, 1, 1]], [3.0, 1.0, 1.0], shape=(50, 60, 70))
+    >>> T, T.to_dense()[1, 1, 1]
+    (Sparse(50 x 60 x 70, 2 entries, float64), 2.0)
+    >>> tc.decompose(T, "cp", rank=2, rng=0).error < 1e-6
+    True
+    """
+
+    def __init__(self, indices: Any, values: Any, shape: Any) -> None:
+        positions, numbers, self.shape = checked_entries("Sparse", indices, values, shape)
+        order, starts = sorted_entries(positions, self.shape)
+        self.indices = positions[order[starts]]
+        self.values = np.add.reduceat(numbers[order], starts)
+        self.dtype = self.values.dtype
+        self._norm = kernels.norm(self.values)
+
+    @classmethod
+    def from_scipy(cls, matrix: Any) -> Sparse:
+        """From a scipy.sparse array or matrix, which has order 2 (or an array of higher order in COO form)."""
+        listed = matrix.tocoo()
+        columns = listed.coords if hasattr(listed, "coords") else (listed.row, listed.col)
+        return cls(np.stack(columns, axis=1), listed.data, listed.shape)
+
+    @classmethod
+    def from_pydata(cls, array: Any) -> Sparse:
+        """From an array of the package `sparse` (COO, GCXS or DOK), whose fill value must be zero."""
+        listed = array if hasattr(array, "coords") else array.tocoo() if hasattr(array, "tocoo") else array.to_coo()
+        if listed.fill_value != 0:
+            raise ValueError(f"the fill value is {listed.fill_value}; a sparse tensor needs 0: use array.todense()")
+        return cls(listed.coords.T, listed.data, listed.shape)
+
+    def __repr__(self) -> str:
+        return f"Sparse({' x '.join(map(str, self.shape))}, {len(self.values)} entries, {self.dtype})"
+
+    def norm(self) -> float:
+        return self.scale * self._norm
+
+    def residual_norm(self, model: Model) -> float:
+        return self._error(model, self.contract_all_but(model, 0))
+
+    def residual(self, model: Model) -> Residual:
+        # The contraction that gives the norm is the first one of the gradient.
+        first = self.contract_all_but(model, 0)
+
+        def gradient() -> list[Array]:
+            contracted = [first, *(self.contract_all_but(model, k) for k in range(1, len(model.matrices)))]
+            return [
+                values - self.apply_gram(model, k, matrix)
+                for k, (values, matrix) in enumerate(zip(contracted, model.matrices, strict=True))
+            ]
+
+        return Residual(self._error(model, first), gradient)
+
+    # -- inside -------------------------------------------------------------------------
+
+    def _error(self, model: Model, first: Array) -> float:
+        """||T - X|| from L_0^H vec(T)."""
+        size = self.norm()
+        cross = float(np.vdot(model.matrices[0], first).real)
+        error = math.sqrt(max(size**2 - 2.0 * cross + model.norm() ** 2, 0.0))
+        if error < _SHORT * size and math.prod(self.shape) <= _ENUMERATED:
+            return self._enumerated_error(model)
+        return error
+
+    @cached_property
+    def _in_memory_order(self) -> tuple[Array, Array]:
+        """Entries as positions in a flat array, ascending, and their values."""
+        flat = np.ravel_multi_index(tuple(self.indices.T), self.shape)
+        order = np.argsort(flat)
+        return flat[order], self.values[order]
+
+    def _enumerated_error(self, model: Model) -> float:
+        """||T - X|| from T - X itself, one box at a time; a box is one range of the flat array."""
+        flat, values = self._in_memory_order
+        norms, begin = [], 0
+        for box in boxes(self.shape):
+            piece = part(model, box).full()
+            piece = piece.astype(double_of(piece, values)).ravel()
+            here = slice(*np.searchsorted(flat, [begin, begin + piece.size]))
+            piece[flat[here] - begin] -= values[here] * self.scale
+            norms.append(kernels.norm(piece))
+            begin += piece.size
+        return float(np.linalg.norm(norms))

@@ -1,0 +1,179 @@
+"""Condition numbers against their definitions, written out with explicit bases."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tensorchain as tc
+from tensorchain.stability import condition_number
+from tests.cases import Case, block_term_case, chain_case, cp_case, double, jacobian, random_gauge, tucker_case
+from tests.stability.examples import HUB, name
+
+CPS = [
+    case.as_type(dtype)
+    for case in [cp_case((4, 3, 5), 2), cp_case((5, 4, 6), 3), cp_case((3, 3, 2, 3), 3), cp_case((12, 9, 7), 4)]
+    for dtype in ("float64", "complex128")
+]
+OTHERS = [
+    case.as_type(dtype)
+    for case in [
+        tucker_case((4, 5, 6), (2, 3, 2)),
+        tucker_case((4, 5), (2, 2)),
+        block_term_case((6, 7, 6), [(2, 2, 2), (1, 2, 2)]),
+        chain_case((4, 5, 6), (2, 3, 2)),
+        chain_case((4, 3, 4, 3), (2, 2, 1, 2)),
+        chain_case((6, 5), (2, 1)),
+        HUB,
+    ]
+    for dtype in ("float64", "complex128")
+]
+
+
+def kron(vectors: Any) -> Any:
+    result = np.ones(1)
+    for vector in vectors:
+        result = np.kron(result, vector)
+    return result
+
+
+def terracini(factors: Any) -> Any:
+    """[U_1 ... U_R], each an orthonormal basis of the tangent space at one rank-1 term."""
+    strips = []
+    for columns in zip(*(factor.T for factor in factors), strict=True):
+        units = [column / np.linalg.norm(column) for column in columns]
+        tangents = [kron(units)]
+        for n, unit in enumerate(units):
+            # Orthonormal complement of the unit vector, from a full QR decomposition.
+            complement = np.linalg.qr(np.concatenate([unit[:, None], np.eye(len(unit))], axis=1))[0][:, 1:]
+            tangents += [kron([*units[:n], direction, *units[n + 1 :]]) for direction in complement.T]
+        basis = np.stack(tangents, axis=1)
+        assert np.allclose(basis.conj().T @ basis, np.eye(basis.shape[1]))
+        strips.append(basis)
+    return np.concatenate(strips, axis=1)
+
+
+class TestCP:
+    @pytest.mark.parametrize("seed", range(3))
+    @pytest.mark.parametrize("case", CPS, ids=name)
+    def test_published_definition(self, case: Case, seed: int) -> None:
+        model = case.model(seed)
+        truth = 1.0 / np.linalg.svd(terracini(model.factors), compute_uv=False)[-1]
+        assert condition_number(model) == pytest.approx(truth, rel=1e-7)
+
+    @pytest.mark.parametrize("order", [3, 4, 5])
+    def test_orthogonal_terms_are_perfect(self, order: int) -> None:
+        assert condition_number(tc.CP([np.eye(3)] * order)) == pytest.approx(1.0, rel=1e-12)
+
+    @pytest.mark.parametrize("order", [2, 3, 6])
+    @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
+    def test_one_component_is_perfect(self, order: int, dtype: str) -> None:
+        assert condition_number(cp_case((3, 4, 2, 3, 2, 4)[:order], 1).as_type(dtype).model()) == pytest.approx(1.0)
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_it_bounds_the_movement_of_the_terms(self, seed: int) -> None:
+        # Along the worst tangent the terms move kappa times as much as X does, to first order.
+        model = cp_case((4, 3, 5), 3).model(seed)
+        basis = terracini(model.factors)
+        _, values, vectors = np.linalg.svd(basis, full_matrices=False)
+        change = (basis @ vectors[-1]).reshape(model.shape)
+        response = tc.stability.block_response(model, change)
+        step = 1e-7
+        moved = model.with_blocks([b + step * d for b, d in zip(model.blocks, response, strict=True)])
+        terms = [
+            kron([factor[:, r] for factor in other.factors]) for other in (moved, model) for r in range(model.rank)
+        ]
+        drift = np.linalg.norm(np.concatenate(terms[:3]) - np.concatenate(terms[3:]))
+        assert drift / (step * np.linalg.norm(change)) == pytest.approx(condition_number(model), rel=1e-4)
+        assert values[-1] < 0.9
+
+    def test_scales_of_the_columns_do_not_matter(self) -> None:
+        model = cp_case((4, 3, 5), 3).model()
+        rng = np.random.default_rng(0)
+        scaled = tc.CP([factor * 10.0 ** rng.uniform(-90, 90, 3) for factor in model.factors])
+        assert condition_number(scaled) == pytest.approx(condition_number(model), rel=1e-9)
+
+    def test_it_grows_as_columns_close_in(self) -> None:
+        found = []
+        for angle in (1.0, 1e-1, 1e-2, 1e-3, 1e-4):
+            column = np.array([[np.cos(angle), 1.0], [np.sin(angle), 0.0]])
+            model = tc.CP([column] * 3)
+            truth = 1.0 / np.linalg.svd(terracini(model.factors), compute_uv=False)[-1]
+            found.append(condition_number(model))
+            assert found[-1] == pytest.approx(truth, rel=1e-4)
+        assert all(later > 5 * earlier for earlier, later in itertools.pairwise(found))
+
+    @pytest.mark.parametrize(
+        "model",
+        [
+            pytest.param(cp_case((4, 5), 2).model(), id="a matrix"),
+            pytest.param(cp_case((2, 2, 2), 3).model(), id="more unknowns than entries"),
+            pytest.param(tc.CP([np.ones((3, 2))] * 3), id="equal components"),
+            pytest.param(tc.CP([np.eye(3)[:, :2], np.eye(3)[:, :2], np.ones((3, 2))]), id="a matrix in disguise"),
+            pytest.param(tc.CP([np.array([[1.0, 0.0], [2.0, 0.0]])] * 3), id="a zero component"),
+            pytest.param(tc.CP([np.zeros((2, 2)), np.eye(2), np.eye(2)]), id="a zero block"),
+        ],
+    )
+    def test_what_is_not_identifiable(self, model: Any) -> None:
+        assert condition_number(model) == np.inf
+
+
+class TestOthers:
+    @pytest.mark.parametrize("case", OTHERS, ids=name)
+    def test_definition(self, case: Case) -> None:
+        model = tc.optimal_gauge(case.model())
+        values = np.linalg.svd(jacobian(model), compute_uv=False)
+        size = np.sqrt(sum(np.linalg.norm(matrix) ** 2 for matrix in model.matrices))
+        truth = np.linalg.norm(model.full()) / (values[model.n_parameters - case.gauge - 1] * size)
+        assert condition_number(case.model()) == pytest.approx(truth, rel=1e-5)
+
+    @pytest.mark.parametrize("condition", [10.0, 1e3])
+    @pytest.mark.parametrize("case", OTHERS, ids=name)
+    def test_neither_gauge_nor_scale_matter(self, case: Case, condition: float) -> None:
+        model = case.model(1)
+        truth = condition_number(model)
+        assert 0.0 < truth < 1e4
+        other = random_gauge(model, np.random.default_rng(1), condition=condition)
+        assert condition_number(other) == pytest.approx(truth, rel=1e-3)
+        scaled = model.with_matrices([m * 10.0**p for m, p in zip(model.matrices, (60, -90, 20, 5), strict=False)])
+        assert condition_number(scaled) == pytest.approx(truth, rel=1e-4)
+
+    @pytest.mark.parametrize("case", OTHERS, ids=name)
+    def test_float32(self, case: Case) -> None:
+        single = case.as_type("float32").model()
+        assert condition_number(single) == pytest.approx(condition_number(double(single)), rel=1e-9)
+
+    def test_it_grows_as_a_bond_closes(self) -> None:
+        # A Tucker model whose last core slice fades loses a rank.
+        found = []
+        for size in (1.0, 1e-1, 1e-2, 1e-3):
+            core = np.zeros((2, 2, 2))
+            core[0, 0, 0], core[1, 1, 1] = 1.0, size
+            found.append(condition_number(tc.Tucker(core, [np.eye(4)[:, :2]] * 3)))
+        assert all(later > 2 * earlier for earlier, later in itertools.pairwise(found))
+
+    @pytest.mark.parametrize(
+        "model",
+        [
+            pytest.param(chain_case((6, 5), (2, 2)).model(), id="a loop of two cores"),
+            pytest.param(chain_case((2, 2, 2), (3, 3, 3)).model(), id="more unknowns than entries"),
+            pytest.param(tucker_case((6, 3, 3), (5, 2, 2)).model(), id="a core wider than high"),
+            pytest.param(
+                tucker_case((4, 5, 6), (2, 2, 2)).model().with_matrix(0, np.eye(1, 8)), id="a core of rank one"
+            ),
+            pytest.param(chain_case((4, 5, 6), (2, 2, 2)).model().with_matrix(1, np.zeros((5, 4))), id="a zero block"),
+        ],
+    )
+    def test_what_is_not_identifiable(self, model: Any) -> None:
+        assert condition_number(model) == np.inf
+
+
+def test_bad_input() -> None:
+    with pytest.raises(TypeError, match="a model"):
+        condition_number(np.eye(3))
+    broken = cp_case((3, 3, 3), 2).model().with_matrix(0, np.full((3, 2), np.inf))
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        condition_number(broken)
