@@ -111,7 +111,7 @@ def draw(rows: list[Row]) -> Figure:
         f"Measured tensors as looped chains: {'; '.join(described)}; {starts} random starts a method. Marks: the "
         "models returned. Curves: the way there, the best iterate so far. All in the optimal gauge; lower left is "
         "better. Default settings of the path; at most 500 sweeps of ALS and 300 iterations of LM. "
-        f"{RELAXED}: the least sensitive model found from the path's within {MARGIN:g} of its error.",
+        "Diamonds: the least sensitive model found from that of the path with an error at most 1 % larger.",
     )
     return figure
 

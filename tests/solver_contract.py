@@ -28,6 +28,11 @@ CONSTRAINTS = {
 }
 
 
+def few(iterate: tc.Iterate) -> bool:
+    """A callback for tests that need a run, not its end."""
+    return iterate.iteration >= 8
+
+
 def fit_of(case: Case, solver: Any, tensor: Any = None, **keywords: Any) -> tc.Fit:
     keywords = {"rng": 0, **keywords}
     tensor = case.tensor() if tensor is None else tensor
@@ -37,11 +42,19 @@ def fit_of(case: Case, solver: Any, tensor: Any = None, **keywords: Any) -> tc.F
 
 
 def near(case: Case, size: float = 1e-2) -> tuple[Any, Any]:
-    """An exact tensor and a start close to its model."""
-    truth = case.model(3)
+    """A model and a start close to it."""
+    truth = tc.optimal_gauge(case.model(3))
     rng = np.random.default_rng(4)
     moved = [matrix + size * gaussian(matrix.shape, case.dtype, rng) for matrix in truth.matrices]
     return truth, truth.with_matrices(moved)
+
+
+def noisy(case: Case, level: float = 0.05) -> tuple[Any, Any, Any]:
+    """A tensor close to a model, that model, and a start close to it."""
+    truth, start = near(case)
+    noise = case.tensor()
+    exact = truth.full()
+    return exact + level * np.linalg.norm(exact) / np.linalg.norm(noise) * noise, truth, start
 
 
 def same_model(one: Any, two: Any) -> bool:
@@ -53,7 +66,7 @@ class SolverContract:
 
     def test_the_figures_are_those_of_the_model(self, case: Case, solver: Any) -> None:
         T = case.tensor()
-        fit = fit_of(case, solver, T)
+        fit = fit_of(case, solver, T, callback=few)
         assert type(fit.model) is case.kind
         assert fit.model.shape == case.shape
         assert fit.model.dtype == case.dtype
@@ -62,7 +75,7 @@ class SolverContract:
         assert tc.optimal_gauge(fit.model).sensitivity() >= fit.sensitivity * (1 - 1e-6)
 
     def test_the_history(self, case: Case, solver: Any) -> None:
-        fit = fit_of(case, solver)
+        fit = fit_of(case, solver, callback=few)
         history = fit.history
         assert len(history) == len(history.error) == len(history.sensitivity) == len(history.penalty)
         assert fit.iterations == len(history) - 1 > 0
@@ -75,13 +88,13 @@ class SolverContract:
         assert fit.reason.name in repr(fit)
 
     def test_the_same_seed_gives_the_same_bits(self, case: Case, solver: Any) -> None:
-        one, two = (fit_of(case, solver, rng=7) for _ in range(2))
+        one, two = (fit_of(case, solver, rng=7, callback=few) for _ in range(2))
         assert same_model(one.model, two.model)
         assert_array_equal(one.history.error, two.history.error)
         assert one.reason is two.reason
         generator = np.random.default_rng(7)
-        assert same_model(fit_of(case, solver, rng=generator).model, one.model)
-        assert not same_model(fit_of(case, solver, rng=8).model, one.model)
+        assert same_model(fit_of(case, solver, rng=generator, callback=few).model, one.model)
+        assert not same_model(fit_of(case, solver, rng=8, callback=few).model, one.model)
 
     def test_an_exact_tensor_from_a_close_start(self, case: Case, solver: Any) -> None:
         truth, start = near(case)
@@ -93,9 +106,9 @@ class SolverContract:
 
     def test_a_warm_start_is_never_worse_and_never_changed(self, case: Case, solver: Any) -> None:
         T = case.tensor()
-        first = fit_of(case, solver, T)
+        first = fit_of(case, solver, T, callback=few)
         blocks = [block.copy() for block in first.model.blocks]
-        second = fit_of(case, solver, T, init=first.model)
+        second = fit_of(case, solver, T, init=first.model, callback=few)
         assert second.error <= first.error * (1 + 1e-9)
         for block, old in zip(first.model.blocks, blocks, strict=True):
             assert_array_equal(block, old)
@@ -107,44 +120,48 @@ class SolverContract:
         assert fit.sensitivity <= truth.sensitivity() * (1 + 1e-9)
 
     def test_a_start_of_singular_vectors(self, case: Case, solver: Any) -> None:
-        fit = fit_of(case, solver, init="svd")
+        fit = fit_of(case, solver, init="svd", callback=few)
         assert fit.error < 1.0
-        assert same_model(fit.model, fit_of(case, solver, init="svd").model)
+        assert same_model(fit.model, fit_of(case, solver, init="svd", callback=few).model)
 
     def test_the_error_is_that_of_a_projection(self, case: Case, solver: Any) -> None:
         # Where X is scaled best, <X, T - X> = 0, so ||T||^2 = ||X||^2 + ||T - X||^2.
-        T = case.tensor()
-        fit = fit_of(case, solver, T)
+        T, _, start = noisy(case)
+        fit = fit_of(case, solver, T, init=start)
         share = (fit.model.norm() / np.linalg.norm(T)) ** 2
-        assert share + fit.error**2 == pytest.approx(1.0, abs=1e-3)
+        assert share + fit.error**2 == pytest.approx(1.0, abs=1e-5)
 
     def test_penalty(self, case: Case, solver: Any) -> None:
-        T = case.tensor()
-        free = fit_of(case, solver, T)
-        weight = 0.02 * np.linalg.norm(T) ** 2 / free.sensitivity
-        fit = fit_of(case, solver, T, constraint=tc.Penalty(weight))
+        T, truth, start = noisy(case)
+        weight = 0.02 * np.linalg.norm(T) ** 2 / truth.sensitivity()
+        fit = fit_of(case, solver, T, init=start, constraint=tc.Penalty(weight))
 
         def objective(model: Any) -> float:
             return float(np.linalg.norm(T - model.full()) ** 2 + weight * model.sensitivity())
 
-        assert objective(fit.model) <= objective(free.model) * (1 + 1e-9)
-        assert fit.error >= fit_of(case, solver, T, init=fit.model).error * (1 - 1e-9)
+        assert objective(fit.model) <= objective(truth)
+        assert fit.sensitivity < truth.sensitivity()
+        assert fit.history.penalty[-1] == pytest.approx(weight, rel=1e-9)
 
-    @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+    @pytest.mark.parametrize("scale", [1e-3, 1e4])
     def test_sensitivity_bound(self, case: Case, solver: Any, scale: float) -> None:
-        T = scale * case.tensor()
-        blocks = len(case.model().matrices)
-        limit = 40.0 * scale ** (2 * (blocks - 1) / blocks)
-        fit = fit_of(case, solver, T, constraint=tc.SensitivityBound(limit))
+        T, truth, start = noisy(case)
+        blocks = len(truth.matrices)
+        limit = 0.8 * truth.sensitivity() * scale ** (2 * (blocks - 1) / blocks)
+        bound = tc.SensitivityBound(limit)
+        fit = fit_of(case, solver, scale * T, init=start.scaled(scale), constraint=bound)
         assert fit.sensitivity <= limit * (1 + 2e-6)
-        assert fit.error < 1.0
-        assert fit.error == pytest.approx(relative(fit.model.full(), T), rel=1e-6)
+        assert fit.error == pytest.approx(relative(fit.model.full(), scale * T), rel=1e-6)
+        # What is left is the cost of the bound: scaling the truth down into it costs more.
+        shrunk = truth.scaled(0.8 ** (blocks / (2 * (blocks - 1))))
+        assert fit.error < relative(shrunk.full(), T)
 
-    @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+    @pytest.mark.parametrize("scale", [1e-3, 1e4])
     def test_error_bound(self, case: Case, solver: Any, scale: float) -> None:
-        T = scale * case.tensor()
-        free = fit_of(case, solver, T)
-        limit = 0.5 * (1.0 + free.error)
-        fit = fit_of(case, solver, T, constraint=tc.ErrorBound(limit))
-        assert relative(fit.model.full(), T) <= limit * (1 + 2e-6)
-        assert fit.sensitivity <= free.sensitivity * (1 + 1e-6)
+        T, truth, start = noisy(case)
+        fit = fit_of(case, solver, scale * T, init=start.scaled(scale), constraint=tc.ErrorBound(0.2))
+        assert relative(fit.model.full(), scale * T) <= 0.2 * (1 + 2e-6)
+        blocks = len(truth.matrices)
+        shrunk = truth.scaled(0.85)
+        assert relative(shrunk.full(), T) < 0.2
+        assert fit.sensitivity < shrunk.sensitivity() * scale ** (2 * (blocks - 1) / blocks)

@@ -71,26 +71,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = arguments.run(arguments)
         sys.stdout.flush()
-    except CommandError as error:
-        status, message = error.status, str(error)
-    except KeyboardInterrupt:
-        status, message = Status.INTERRUPTED, "interrupted"
+        return int(status)
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough; Python must not find out again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(Status.FAILED)
-    except MemoryError as error:
-        status, message = Status.FAILED, f"not enough memory: {error}"
-    except OSError as error:
-        status, message = Status.FAILED, f"{error.filename or arguments.file}: {error.strerror or error}"
-    except Exception as error:
-        status, message = Status.FAILED, f"{type(error).__name__}: {error} (tensorchain --traceback ... shows where)"
-    else:
-        return int(status)
-    if arguments.traceback:
-        traceback.print_exc()
+    except (Exception, KeyboardInterrupt) as error:
+        status, message = explain(error)
+        if arguments.traceback:
+            traceback.print_exc()
     sys.stderr.write(f"tensorchain: error: {one_line(message)}\n")
     return int(status)
+
+
+def explain(error: BaseException) -> tuple[Status, str]:
+    """Exit status and message for what a command raised."""
+    if isinstance(error, CommandError):
+        return error.status, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return Status.INTERRUPTED, "interrupted"
+    if isinstance(error, MemoryError):
+        return Status.FAILED, f"not enough memory: {error}"
+    if isinstance(error, OSError) and error.strerror:
+        return Status.FAILED, f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return Status.FAILED, f"{type(error).__name__}: {error} (tensorchain --traceback ... shows where)"
 
 
 __all__ = ["COMMANDS", "main", "make_parser"]

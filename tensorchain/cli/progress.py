@@ -55,7 +55,7 @@ class FitProgress:
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=10),
             TextColumn("{task.fields[figures]}"),
             TimeElapsedColumn(),
             console=console,
@@ -94,16 +94,16 @@ class FitProgress:
         # SS of T as given: blocks K times, each of them larger by ||T||^(1/K).
         blocks = len(iterate.model.matrices)
         sensitivity = iterate.sensitivity * self._norm ** (2.0 * (blocks - 1) / blocks)
-        several = f"start {self._start} of {self._starts}" if self._starts > 1 else "fitting"
+        description = f"start {self._start}/{self._starts}" if self._starts > 1 else "fitting"
         self._bar.update(
             self._task,
-            description=several,
+            description=description,
             completed=self._start - 1 if self._starts > 1 else min(elapsed, self._max_seconds or elapsed),
-            figures=f"iteration {iterate.iteration}  error {iterate.error:.3e}  sensitivity {sensitivity:.2e}",
+            figures=f"it. {iterate.iteration}  error {iterate.error:.2e}  sensitivity {sensitivity:.1e}",
         )
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
-        self._bar.update(self._task, figures="stopping after this iteration (Ctrl-C again: at once)")
+        self._bar.update(self._task, figures="stopping after this step (Ctrl-C again: at once)")

@@ -7,18 +7,24 @@ from tensorchain.diagnosis.cp import (
     core_consistency,
     factor_match_score,
 )
+from tensorchain.diagnosis.degeneracy import Diagnosis, diagnose
 from tensorchain.diagnosis.figures import CPFigures, Figures, cancellation, measure
 from tensorchain.diagnosis.path import SensitivityPath, trace_path
+from tensorchain.diagnosis.verdict import Thresholds, Verdict
 
 __all__ = [
     "CPFigures",
+    "Diagnosis",
     "FactorMatch",
     "Figures",
     "SensitivityPath",
+    "Thresholds",
+    "Verdict",
     "cancellation",
     "component_norms",
     "congruences",
     "core_consistency",
+    "diagnose",
     "factor_match_score",
     "measure",
     "trace_path",

@@ -90,8 +90,12 @@ def congruences(model: Model, modes: Sequence[int] | None = None) -> Array:
     >>> import numpy as np, tensorchain as tc
     >>> from tensorchain.diagnosis import congruences
     >>> A = np.array([[1.0, -0.6], [0.0, 0.8]])
-    >>> congruences(tc.CP([A, A, A]), modes=[0])[0, 1], round(congruences(tc.CP([A, A, A]))[0, 1], 3)
-    (-0.6, -0.216)
+    >>> congruences(tc.CP([A, A, A]), modes=[0])
+    array([[ 1. , -0.6],
+           [-0.6,  1. ]])
+    >>> congruences(tc.CP([A, A, A]))
+    array([[ 1.   , -0.216],
+           [-0.216,  1.   ]])
     """
     unit, _ = unit_blocks(_checked(model))
     chosen = range(unit.order) if modes is None else list(modes)

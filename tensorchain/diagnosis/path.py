@@ -37,12 +37,12 @@ from typing import Any
 
 import numpy as np
 
-from tensorchain.api import decompose
 from tensorchain.diagnosis.figures import cancellation
-from tensorchain.fit import Fit, StopReason
+from tensorchain.fit import StopReason
 from tensorchain.kernels import Array
 from tensorchain.models import Model
-from tensorchain.solvers import LM, Penalty
+from tensorchain.solvers import LM, Penalty, Problem
+from tensorchain.solvers.loop import Run, run
 from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.stability.scales import double_precision
 from tensorchain.tensors import Tensor, as_tensor
@@ -62,6 +62,7 @@ _RETRIES = 6
 _ACCURACY = 1e-3
 """Tolerance of a stage, relative to nu SS."""
 _LOOSEST, _TIGHTEST = 1e-4, 1e-11
+_MOST_DAMPING, _LEAST_DAMPING = 1e-2, 1e-14
 
 
 @dataclass(frozen=True)
@@ -156,19 +157,26 @@ def trace_path(
     door = as_tensor(tensor)
     start = double_precision(model)
     _check(door, start, share, decades, per_decade, max_iter)
+    norm, blocks = door.norm(), len(start.matrices)
     clock = _Clock(max_seconds)
-    fit, penalty = _first_stage(door, start, share, max_iter, clock)
-    rows = [(penalty, fit.error, fit.sensitivity, fit.iterations)]
-    factor = 10.0 ** (-1.0 / per_decade)
-    for _ in range(round(decades * per_decade)):
-        if clock.expired:
-            break
-        penalty *= factor
-        fit = _stage(door, fit.model, penalty, fit.error, fit.sensitivity, max_iter, clock)
-        rows.append((penalty, fit.error, fit.sensitivity, fit.iterations))
-    columns = [np.array(column, dtype=float) for column in zip(*rows, strict=True)]
-    complete = len(rows) > round(decades * per_decade) and fit.reason is not StopReason.TIME_LIMIT
-    return SensitivityPath(columns[0], columns[1], columns[2], columns[3].astype(int), fit.model, complete)
+    # Stages run in the scale ||T|| = 1; nu SS / ||T||^2 is the same in both.
+    stages = _Stages(door.scaled(1.0 / norm), max_iter, clock)
+    stage, penalty = _first_stage(stages, optimal_gauge(start.scaled(1.0 / norm)), share)
+    rows = [_row(stage, penalty)]
+    count = 1 + round(decades * per_decade)
+    while len(rows) < count and not clock.expired:
+        penalty *= 10.0 ** (-1.0 / per_decade)
+        stage = stages.minimise(stage.best.model, penalty, stage.best.error, stage.best.sensitivity)
+        rows.append(_row(stage, penalty))
+    columns = np.array(rows).T
+    return SensitivityPath(
+        penalty=columns[0] * norm ** (2.0 / blocks),
+        error=columns[1],
+        sensitivity=columns[2] * norm ** (2.0 * (blocks - 1) / blocks),
+        iterations=columns[3].astype(int),
+        model=optimal_gauge(stage.best.model).scaled(norm).astype(model.dtype),
+        complete=len(rows) == count and stage.reason is not StopReason.TIME_LIMIT,
+    )
 
 
 class _Clock:
@@ -186,36 +194,41 @@ class _Clock:
         return time.perf_counter() >= self.end
 
 
-def _first_stage(door: Tensor, start: Model, share: float, max_iter: int, clock: _Clock) -> tuple[Fit, float]:
-    """The strongest penalty that does not lose the tensor, and its minimiser."""
-    balanced = optimal_gauge(start, tol=1e-4, max_cycles=50)
-    norm = door.norm()
-    tame = balanced.sensitivity() / max(cancellation(balanced), 1.0)
-    penalty = share * norm**2 / tame
-    error = door.residual_norm(balanced) / norm
+class _Stages:
+    """Solves the penalised problems on one tensor of norm 1."""
+
+    def __init__(self, unit: Tensor, max_iter: int, clock: _Clock) -> None:
+        self.unit, self.max_iter, self.clock = unit, max_iter, clock
+
+    def minimise(self, model: Model, penalty: float, error: float, sensitivity: float) -> Run:
+        """The minimiser next to `model`, whose error and sensitivity are given."""
+        part = penalty * sensitivity
+        weight = part / (part + error**2)
+        solver = LM(
+            max_iter=self.max_iter,
+            tol=min(max(_ACCURACY * weight, _TIGHTEST), _LOOSEST),
+            damping=min(max(penalty, _LEAST_DAMPING), _MOST_DAMPING),
+        )
+        problem = Problem(self.unit, Penalty(penalty), np.random.default_rng(0))
+        return run(solver, problem, model, max_seconds=self.clock.left)
+
+
+def _first_stage(stages: _Stages, start: Model, share: float) -> tuple[Run, float]:
+    """The minimiser at the strongest penalty that does not lose the tensor, and that penalty."""
+    tame = start.sensitivity() / max(cancellation(start), 1.0)
+    penalty = share / tame
+    error = stages.unit.residual_norm(start)
+    stage = stages.minimise(start, penalty, error, tame)
     for _ in range(_RETRIES):
-        fit = _stage(door, balanced, penalty, error, tame, max_iter, clock)
-        if fit.error < max(_LOST, min(error, 1.0)) or clock.expired:
+        if stage.best.error < max(_LOST, min(error, 1.0)) or stages.clock.expired:
             break
         penalty *= 0.1
-    return fit, penalty
+        stage = stages.minimise(start, penalty, error, tame)
+    return stage, penalty
 
 
-def _stage(
-    door: Tensor, model: Model, penalty: float, error: float, sensitivity: float, max_iter: int, clock: _Clock
-) -> Fit:
-    """The minimiser of ||T - X||^2 + nu SS next to `model`, whose error and sensitivity are given."""
-    norm = door.norm()
-    part = penalty * sensitivity
-    weight = part / (part + (error * norm) ** 2)
-    # The penalty in the scale ||T|| = 1, in which dampings are given.
-    damping = penalty * norm ** (-2.0 / len(model.matrices))
-    solver = LM(
-        max_iter=max_iter,
-        tol=min(max(_ACCURACY * weight, _TIGHTEST), _LOOSEST),
-        damping=min(max(damping, 1e-14), 1e-2),
-    )
-    return decompose(door, init=model, solver=solver, constraint=Penalty(penalty), max_seconds=clock.left)
+def _row(stage: Run, penalty: float) -> tuple[float, float, float, float]:
+    return penalty, stage.best.error, stage.best.sensitivity, float(len(stage.history) - 1)
 
 
 def _check(door: Tensor, model: Model, share: float, decades: float, per_decade: int, max_iter: int) -> None:

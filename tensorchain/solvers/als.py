@@ -77,7 +77,7 @@ class ALS:
                 return StopReason.CONVERGED
             model, error = swept, swept_error
             yield Iterate(model, error, sensitivity, penalty)
-            if error <= self.exact and merit[0] == 0.0:
+            if error <= max(self.exact, tensor.rounding) and merit[0] == 0.0:
                 return StopReason.EXACT
             if merit[0] == previous[0] == 0.0 and previous[1] - merit[1] <= self.tol * previous[1]:
                 return StopReason.CONVERGED

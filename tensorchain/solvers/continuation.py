@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,34 +94,60 @@ class Continuation:
         tensor, constraint = problem.tensor, problem.constraint
         floor = constraint.weight if isinstance(constraint, Penalty) else 0.0
         best: Point | None = None
-        best_ending = Ending.MISSED
-        hits = 0
-        for cycle in range(1 if problem.warm else self.cycles):
-            model = start if cycle == 0 else start.random_like(problem.rng)
-            if problem.warm:
-                point = Point.at(tensor, model, LM.damping)
-                penalty = max(point.error**2, self.exact**2) / max(point.sensitivity, 1e-300)
-            else:
-                model, unit = _well_scaled(tensor, model)
-                point = Point.at(tensor, model, LM.damping)
-                penalty = self.share * self.factor ** -_RUNGS[cycle % len(_RUNGS)] / unit
-            yield point.iterate(max(penalty, floor))
-            point, ending = yield from self._path(tensor, constraint, point, penalty, floor)
+        best_ending, hits = Ending.MISSED, 0
+        for departure, penalty in self._departures(problem, start):
+            yield departure.iterate(max(penalty, floor))
+            point, ending = yield from self._path(tensor, constraint, departure, penalty, floor)
             hit = best is not None and self._agree(constraint, best, best_ending, point, ending)
             if best is None or _merit(constraint, point) < _merit(constraint, best):
-                best, best_ending = point, ending
-                hits = int(hit)
+                best, best_ending, hits = point, ending, int(hit)
             else:
                 hits += hit
             if best_ending is Ending.EXACT or self._settled(constraint, best, best_ending):
                 break
-            if hits >= _CONFIRMATIONS:
+            if hits >= (1 if best_ending is Ending.DEGENERATE else _CONFIRMATIONS):
                 break
         assert best is not None
         if best_ending is Ending.PLATEAU:
             _, reason = yield from self._last(self.tol).stage(tensor, best, floor)
             return reason
         return _REASONS[best_ending]
+
+    def _departures(self, problem: Problem, start: Model) -> Iterator[tuple[Point, float]]:
+        """Where the paths begin, and with which penalty."""
+        tensor = problem.tensor
+        if problem.warm:
+            point = Point.at(tensor, start, LM.damping)
+            yield point, max(point.error**2, self.exact**2) / max(point.sensitivity, 1e-300)
+            if isinstance(problem.constraint, (SensitivityBound, ErrorBound)):
+                # A start in a swamp cannot be tamed along its own branch: leave it by a stronger penalty.
+                unit = self._unit(tensor, start.random_like(problem.rng))[1]
+                for rung in reversed(_RUNGS):
+                    yield point, self.share * self.factor**-rung * unit
+            return
+        unit = 0.0
+        for cycle in range(self.cycles):
+            model = start if cycle == 0 else start.random_like(problem.rng)
+            scaled, own_unit = self._unit(tensor, model)
+            # One unit for all cycles: their paths pass through the same penalties and can be compared.
+            unit = unit or own_unit
+            yield Point.at(tensor, scaled, LM.damping), self.share * self.factor ** -_RUNGS[cycle % len(_RUNGS)] * unit
+
+    @staticmethod
+    def _unit(tensor: Tensor, model: Model) -> tuple[Model, float]:
+        """A random start scaled by <X, T> / <X, X>, and the unit of nu: 1 / SS of the same start at norm 1."""
+        size = model.norm()
+        if not size > 0.0:
+            return model, 1.0
+        unit = optimal_gauge(model.scaled(1.0 / size), tol=1e-4)
+        sensitivity = float(unit.block_sensitivities().sum())
+        # With ||X|| = 1 the best factor is <X, T>.
+        factor = complex(np.vdot(unit.matrices[0], tensor.contract_all_but(unit, 0)))
+        best = factor if unit.dtype.kind == "c" else factor.real
+        if abs(best) < 1e-12:
+            return unit, 1.0 / sensitivity
+        scaled = unit.scaled(abs(best))
+        return scaled.with_matrix(0, scaled.matrices[0] * (best / abs(best))), 1.0 / sensitivity
 
     def _last(self, tol: float, max_iter: int | None = None) -> LM:
         return LM(max_iter=max_iter or self.max_iter, tol=tol, exact=self.exact)
@@ -187,7 +214,7 @@ class Continuation:
         if first[0] > 0.0 or second[0] > 0.0:
             return False
         if ending_a is ending_b is Ending.DEGENERATE:
-            return abs(first[1] - second[1]) <= 0.015 * first[1]
+            return abs(first[1] - second[1]) <= 0.05 * first[1]
         close = abs(first[1] - second[1]) <= 1e-3 * first[1]
         return close and abs(a.sensitivity - b.sensitivity) <= 1e-2 * a.sensitivity
 
@@ -204,21 +231,4 @@ _REASONS = {
 
 def _merit(constraint: Constraint, point: Point) -> tuple[float, float]:
     return constraint.merit(point.error, point.sensitivity)
-
-
-def _well_scaled(tensor: Tensor, model: Model) -> tuple[Model, float]:
-    """The start scaled by <X, T> / <X, X>, and SS of the same start at norm 1."""
-    size = model.norm()
-    if not size > 0.0:
-        return model, max(float(model.block_sensitivities().sum()), 1.0)
-    unit = optimal_gauge(model.scaled(1.0 / size), tol=1e-4)
-    sensitivity = float(unit.block_sensitivities().sum())
-    # With ||X|| = 1 the best factor is <X, T>.
-    factor = complex(np.vdot(unit.matrices[0], tensor.contract_all_but(unit, 0)))
-    best = factor if unit.dtype.kind == "c" else factor.real
-    if abs(best) < 1e-12:
-        return unit, sensitivity
-    scaled = unit.scaled(abs(best))
-    turned = scaled.matrices[0] * (best / abs(best))
-    return scaled.with_matrix(0, turned), sensitivity
 

@@ -75,6 +75,7 @@ class LM:
         """Minimise f at one penalty nu."""
         growth, slow = 2.0, 0
         system: NormalEquations | None = None
+        exact = max(self.exact, tensor.rounding) if self.exact else 0.0
         for _ in range(self.max_iter):
             if system is None:
                 system = NormalEquations(tensor, point, penalty, self.dense_limit)
@@ -90,7 +91,7 @@ class LM:
                     point = replace(trial, damping=max(damping, _SMALLEST_DAMPING))
                     growth, system = 2.0, None
                     yield point.iterate(penalty)
-                    if point.error <= self.exact:
+                    if point.error <= exact:
                         return point, StopReason.EXACT
                     slow = slow + 1 if decrease < self.tol * (objective - decrease) else 0
                     if slow >= _SLOW_STEPS:

@@ -17,7 +17,6 @@ Reference: Kellerer, Pferschy, Pisinger, "Knapsack Problems" (2004), chapter 11,
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,8 +78,8 @@ def allocate_bits(
 
     Returns
     -------
-    BitAllocation.  The bits minimise the sum of the errors of the blocks, exactly; where the noise is so strong that the
-    prediction to all orders finds equal bits better, equal bits are returned.
+    BitAllocation.  The bits minimise the sum of the errors of the blocks, exactly; where the noise is so strong that
+    the prediction to all orders finds equal bits better, equal bits are returned.
 
     Raises
     ------
@@ -187,15 +186,10 @@ class _Tail:
 
 
 def _checked(model: Model, budget: int, fewest: int, most: int) -> tuple[int, int, int]:
-    values = []
     for name, value in (("budget_bits", budget), ("min_bits", fewest), ("max_bits", most)):
-        try:
-            if isinstance(value, (bool, np.bool_)):
-                raise TypeError
-            values.append(operator.index(value))
-        except TypeError:
-            raise TypeError(f"{name} is {value!r}; an integer is needed") from None
-    budget, fewest, most = values
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f"{name} is {value!r}; an integer is needed")
+    budget, fewest, most = int(budget), int(fewest), int(most)
     if not FEWEST_BITS <= fewest <= most <= MOST_BITS:
         raise ValueError(
             f"min_bits is {fewest} and max_bits {most}; {FEWEST_BITS} <= min_bits <= max_bits <= {MOST_BITS} is needed"

@@ -10,15 +10,15 @@ columns only.  For columns of unit norm J has the same range in each term; there
 term r stretched together, is counted with sqrt(N), so that U is J (I - sum_r (1 - 1/sqrt(N)) q_r q_r^H)
 in other coordinates, and no basis needs to be formed.
 
-**Every other model** is a single term or terms that are not unique, and has no such number.  What is
-reported is the relative condition number of the map from X to the blocks,
+**Every other model** is a single term, or terms that are not unique, and has no such number.  What is reported
+is the relative condition number of the map from X to the blocks, each block measured by its own norm,
 
-    kappa = ||X|| / (sigma_min ||theta||) = sup (||dtheta|| / ||theta||) / (||dX|| / ||X||),
+    kappa = sup sqrt(sum_k (||dB_k|| / ||B_k||)^2) / (||dX|| / ||X||) = ||X'|| / sigma_min(J'),
 
-dtheta of minimum norm, sigma_min the smallest singular value of J on the complement of the gauge directions,
-in the gauge of least sensitivity (`optimal_gauge`).  That gauge is unique up to unitary matrices, which
-move no singular value, so the number belongs to the tensor and the wiring: it depends neither on the
-gauge of the model nor on the scale of X.
+the change of the blocks being the least that gives dX, modulo gauge; X' and J' belong to the blocks divided by
+their norms.  It is taken in the gauge of least sensitivity (`optimal_gauge`), which is unique up to unitary
+matrices and numbers carried from block to block; neither changes kappa, so it belongs to the tensor and the
+wiring: it depends neither on the gauge of the model nor on the scale of X.
 
 Both are infinite where J has null vectors beyond the gauge: the blocks are not identifiable.  Zero means below
 1e-7 of the largest singular value if only J^H J could be formed, else below 1e-13 or so.
@@ -48,7 +48,7 @@ def condition_number(model: Model) -> float:
     Parameters
     ----------
     model : any model.  CP: the condition number of Breiding and Vannieuwenhoven, at least 1.  Others: the relative
-        condition number ||X|| / (sigma_min ||theta||) in the gauge of least sensitivity.
+        condition number of the blocks, each measured by its own norm, in the gauge of least sensitivity.
 
     Returns
     -------
@@ -115,7 +115,8 @@ def _values(compressed: Compressed, gauge: int, taper: Array | None = None) -> A
     """Singular values of J (I - W W^H) modulo gauge, of the whole model, decreasing."""
     inside = spectrum(compressed.small, gauge, taper=taper).values
     outside = [
-        np.repeat(outside_spectrum(compressed, k).values, compressed.outside(k)) for k in range(len(compressed.small.matrices))
+        np.repeat(outside_spectrum(compressed, k).values, compressed.outside(k))
+        for k in range(len(compressed.small.matrices))
     ]
     return np.sort(np.concatenate([inside, *outside]))[::-1]
 
@@ -128,10 +129,10 @@ def _terracini_minimum(model: Model) -> float:
     unit = model.with_matrices([matrix / size for matrix, size in zip(model.matrices, sizes, strict=True)])
     compressed = compress(unit)
     order, rank = unit.order, unit.network.widths[0]
-    directions = []
-    for matrix in compressed.small.matrices:
-        # Column r holds factor column r, in its place among the flattened rows: (c, R, R) to (c R, R).
-        directions.append((matrix[:, :, None] * np.eye(rank)).reshape(matrix.size, rank))
+    # Column r holds factor column r, in its place among the flattened rows: (c, R, R) to (c R, R).
+    directions = [
+        (matrix[:, :, None] * np.eye(rank)).reshape(matrix.size, rank) for matrix in compressed.small.matrices
+    ]
     stretch = np.concatenate(directions) / math.sqrt(order)
     # W W^H = (1 - 1/sqrt(N)) sum_r q_r q_r^H
     taper = stretch * math.sqrt(1.0 - 1.0 / math.sqrt(order))
@@ -140,11 +141,9 @@ def _terracini_minimum(model: Model) -> float:
 
 
 def _relative_minimum(model: Model) -> float:
-    """sigma_min ||theta|| / ||X|| in the gauge of least sensitivity."""
+    """sigma_min(J') / ||X'|| for blocks of unit norm, in the gauge of least sensitivity."""
     balanced = optimal_gauge(model)
-    size = balanced.norm()
-    if size == 0.0:
-        return 0.0
-    values = _values(compress(balanced), balanced.gauge_dimension)
-    blocks = math.sqrt(sum(kernels.norm(matrix) ** 2 for matrix in balanced.matrices))
-    return float(values[-1]) * blocks / size if values.size else 0.0
+    unit = balanced.with_matrices([matrix / kernels.norm(matrix) for matrix in balanced.matrices])
+    size = unit.norm()
+    values = _values(compress(unit), unit.gauge_dimension)
+    return float(values[-1]) / size if values.size and size > 0.0 else 0.0

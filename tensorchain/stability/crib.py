@@ -14,8 +14,9 @@ orthogonal to column a its mean square, to first order, is
     E angle^2 = tr(P cov(a) P) / ||a||^2 .
 
 The covariance is never formed: with the singular value decomposition J = U S V^H on the complement, entry p has
-variance s^2 sum_j |V[p, j]|^2 / S_j^2.  Tall blocks are compressed first (:mod:`tensorchain.stability.jacobian`); changes
-outside the range of block k have covariance s^2 M_k^{-1} for each row.  Cost: n_c^3 for n_c compressed parameters.
+variance s^2 sum_j |V[p, j]|^2 / S_j^2.  Tall blocks are compressed first (:mod:`tensorchain.stability.jacobian`);
+changes outside the range of block k have covariance s^2 M_k^{-1} for each row.  Cost: n_c^3 for n_c compressed
+parameters.
 
 References: Tichavsky, Koldovsky, "Stability of CANDECOMP-PARAFAC tensor decomposition", ICASSP (2011); Tichavsky, Phan,
 Koldovsky, "Cramer-Rao-induced bounds for CANDECOMP/PARAFAC tensor decomposition", IEEE TSP (2013).
@@ -34,7 +35,7 @@ from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.stability.conditioning import is_canonical
 from tensorchain.stability.jacobian import Compressed, Spectrum, compress, outside_spectrum, spectrum
-from tensorchain.stability.scales import common_scale, double_precision, ldexp, scalar_ldexp
+from tensorchain.stability.scales import common_scale, double_precision, scalar_ldexp
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,7 @@ def crib(model: Model, noise: float) -> CramerRaoBounds:
         angles = None
         if is_canonical(unit.network):
             angular = scalar_ldexp(scale, -exponent)
-            angles = tuple(
-                (np.sqrt(value) * angular) ** 2 for value in _column_angles(compressed, rows, beyond)
-            )
+            angles = tuple((np.sqrt(value) * angular) ** 2 for value in _column_angles(compressed, rows, beyond))
     return CramerRaoBounds(
         deviation,
         tuple(unit._to_block(k, block) for k, block in enumerate(scaled)),
@@ -115,9 +114,9 @@ def _check_identifiable(unit: Model, inside: Spectrum, outside: list[Spectrum]) 
     if inside.identifiable and all(part.identifiable for part in outside if part.values.size):
         return
     raise ValueError(
-        f"the tensor does not determine the blocks of this {type(unit).__name__} up to its {unit.gauge_dimension} gauge "
-        "directions (condition_number is infinite), so no bound exists: lower the rank, or remove blocks or components "
-        "that are zero"
+        f"the tensor does not determine the blocks of this {type(unit).__name__} up to its {unit.gauge_dimension} "
+        "gauge directions (condition_number is infinite), so no bound exists: lower the rank, or remove blocks or "
+        "components that are zero"
     )
 
 
@@ -132,7 +131,7 @@ def _parts(small: Model, rows: Array) -> Iterator[Array]:
 def _inverse_gram_diagonal(outside: Spectrum) -> Array:
     """Diagonal of M_k^{-1}, (P_k,); zeros where the block is not tall."""
     assert outside.vectors is not None
-    return np.sum(np.abs(outside.vectors / outside.values) ** 2, axis=1)
+    return np.asarray(np.sum(np.abs(outside.vectors / outside.values) ** 2, axis=1))
 
 
 def _entry_variances(compressed: Compressed, rows: Array, beyond: list[Array]) -> list[Array]:

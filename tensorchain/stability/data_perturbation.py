@@ -135,8 +135,8 @@ class _Equations:
         size = float(np.linalg.norm([kernels.norm(matrix) for matrix in self.model.matrices]))
         if step > _STATIONARY * size:
             raise ValueError(
-                f"the model is not a stationary point of ||T - X||: a Newton step moves its blocks by {step / size:.1e} of "
-                f"their norm, more than {_STATIONARY:.0e}; fit it further (LM with a smaller tol), without a penalty"
+                f"the model is not a stationary point of ||T - X||: a Newton step moves its blocks by {step / size:.1e} "
+                f"of their norm, more than {_STATIONARY:.0e}; fit it further (LM with a smaller tol), without a penalty"
             )
 
 
@@ -180,11 +180,12 @@ def _cross_curvature(model: Model, residual: Array, k: int, m: int) -> Array:
 
 def _dense(name: str, given: Any, model: Model) -> Array:
     """The array behind `given`, of the shape of the model."""
-    door = as_tensor(given)
+    # Sizes beyond 1e154 overflow in a first look at the norm.
+    with np.errstate(over="ignore"):
+        door = as_tensor(given)
     if not isinstance(door, Dense):
         raise TypeError(f"{name} is a {type(door).__name__}; an array or a Dense tensor is needed")
     if door.shape != model.shape:
         raise ValueError(f"{name} has shape {door.shape}, the model {model.shape}; they must be equal")
     array = door.to_dense()
     return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64, copy=False)
-

@@ -105,8 +105,8 @@ def spectrum(model: Model, gauge: int, *, taper: Array | None = None, vectors: b
     gauge = min(gauge, count)
     if count > DENSE_LIMIT:
         raise ValueError(
-            f"the model has {count} parameters after compression; its Jacobian is factorised for at most {DENSE_LIMIT}: "
-            "analyse a model of lower rank, or use worst_direction and expected_error, which form no matrix"
+            f"the model has {count} parameters after compression; its Jacobian is factorised for at most "
+            f"{DENSE_LIMIT}: analyse a model of lower rank, or use worst_direction and expected_error, which form no matrix"
         )
     gram = model.gauss_newton()
     if taper is not None:

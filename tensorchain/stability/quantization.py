@@ -15,8 +15,8 @@ on the grid at any number of bits: the largest of its scale, and zeros.  Summed 
 :mod:`tensorchain.stability.perturbation`, and the expected error follows to all orders.  The uniform noise model is
 good from about 4 bits on; at 2 or 3 bits rounding errors depend on the entries, and the figure is a guide.
 
-Reference: Widrow, Kollar, "Quantization Noise" (2008); Kozyrskiy, Phan, "CNN acceleration by low-rank approximation with
-quantized factors" (2020), for the use on factors.
+Reference: Widrow, Kollar, "Quantization Noise" (2008); Kozyrskiy, Phan, "CNN acceleration by low-rank approximation
+with quantized factors" (2020), for the use on factors.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def rounding_variance(matrix: Array, bits: int, scale: Scale) -> Array:
         moving = _off_grid(matrix.real, top).astype(float) + _off_grid(matrix.imag, top)
     else:
         moving = _off_grid(matrix, top).astype(float)
-    return moving * (step * step / 12.0)
+    return np.asarray(moving * (step * step / 12.0))
 
 
 def levels(bits: int) -> int:
@@ -154,7 +154,7 @@ def _rounded(matrix: Array, bits: int, scale: Scale) -> Array:
 
 def checked_bits(bits: int | Sequence[int], count: int) -> list[int]:
     """One number of bits for each of `count` blocks."""
-    given = [bits] * count if np.ndim(bits) == 0 else list(bits)  # type: ignore[arg-type, list-item]
+    given = [bits] * count if np.ndim(bits) == 0 else list(bits)  # type: ignore[arg-type]
     try:
         if any(isinstance(value, (bool, np.bool_)) for value in given):
             raise TypeError
@@ -162,13 +162,13 @@ def checked_bits(bits: int | Sequence[int], count: int) -> list[int]:
     except TypeError:
         raise TypeError(f"bits is {bits!r}; an integer, or one for each block, is needed") from None
     if len(values) != count:
-        raise ValueError(f"bits has {len(values)} entries; one number, or one for each of the {count} blocks, is needed")
+        raise ValueError(f"bits has {len(values)} entries; one, or one for each of the {count} blocks, is needed")
     if min(values) < FEWEST_BITS or max(values) > MOST_BITS:
         raise ValueError(f"bits is {bits!r}; {FEWEST_BITS} to {MOST_BITS} bits are supported")
     return values
 
 
 def check_scale(scale: str) -> None:
-    """"block" or "slice"."""
+    """One of the two scales."""
     if scale not in ("block", "slice"):
         raise ValueError(f"scale is {scale!r}; 'block' or 'slice' is needed")

@@ -58,6 +58,11 @@ class Tensor(ABC):
     def order(self) -> int:
         return len(self.shape)
 
+    @property
+    def rounding(self) -> float:
+        """Relative error below which the data say nothing: half a unit in the last place of their dtype."""
+        return 0.5 * float(np.finfo(self.dtype).eps)
+
     @abstractmethod
     def scaled(self: Door, factor: float) -> Door:
         """The door to factor * T, sharing the data."""

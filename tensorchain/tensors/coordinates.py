@@ -66,8 +66,8 @@ class Listed(Tensor):
             raise TypeError(f"the Gram of mode {mode + 1} is {self.shape[mode]} squared; use init='random' or a model")
         others = [n for n in range(self.order) if n != mode]
         _, columns = np.unique(self.indices[:, others], axis=0, return_inverse=True)
-        unfolded = sparse.csr_array((self.values, (self.indices[:, mode], columns.ravel())))
-        unfolded.resize((self.shape[mode], unfolded.shape[1]))
+        sides = (self.shape[mode], int(columns.max()) + 1)
+        unfolded = sparse.csr_array((self.values, (self.indices[:, mode], columns.ravel())), shape=sides)
         gram = np.asarray((unfolded @ unfolded.conj().T).toarray())
         return gram.astype(double_of(gram), copy=False) * self.scale**2
 
@@ -92,7 +92,7 @@ def contract_listed(model: Model, k: int, indices: Array, values: Array) -> Arra
     dtype = double_of(values, *model.matrices)
     shape = model.matrices[k].shape
     values = values.astype(dtype, copy=False)
-    if is_product(model):
+    if mode is not None and is_product(model):
         stacked, starts = stacked_factors(model, dtype)
         stacked = stacked.conj()
 
@@ -124,9 +124,7 @@ def stacked_factors(model: Model, dtype: np.dtype[Any]) -> tuple[Array, Array]:
     return np.concatenate(factors), np.cumsum([0] + [len(factor) for factor in factors[:-1]])
 
 
-def in_threads(
-    count: int, work: Callable[[Array, slice], None], shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> Array:
+def in_threads(count: int, work: Callable[[Array, slice], None], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """The sum over `count` entries that `work(target, slice of them)` adds to a target of zeros."""
     target = np.zeros(shape, dtype=dtype)
     number = min(threads(), count // _SHARE, 4 * count // target.size)
@@ -166,7 +164,9 @@ def checked_entries(kind: str, indices: Any, values: Any, shape: Any) -> tuple[A
     sizes = _checked_shape(kind, shape)
     positions, numbers = np.asarray(indices), checked_values(kind, values)
     if positions.dtype.kind not in "iu":
-        raise TypeError(f"{kind}: indices have dtype {positions.dtype}; integers are needed: np.asarray(indices, dtype=int)")
+        raise TypeError(
+            f"{kind}: indices have dtype {positions.dtype}; integers are needed: np.asarray(indices, dtype=int)"
+        )
     if positions.ndim != 2 or positions.shape[1] != len(sizes):
         hint = "; they are transposed: pass indices.T" if positions.shape == (len(sizes), len(numbers)) else ""
         raise ValueError(
@@ -194,7 +194,9 @@ def checked_values(kind: str, values: Any) -> Array:
     if numbers.ndim != 1:
         raise ValueError(f"{kind}: values have shape {numbers.shape}; one number for each entry is needed, shape (Z,)")
     if numbers.dtype.kind not in "iubfc":
-        raise TypeError(f"{kind}: values have dtype {numbers.dtype}; numbers are needed: np.asarray(values, dtype=float)")
+        raise TypeError(
+            f"{kind}: values have dtype {numbers.dtype}; numbers are needed: np.asarray(values, dtype=float)"
+        )
     if numbers.dtype.kind == "c":
         numbers = numbers.astype(np.complex128, copy=False)
     elif numbers.dtype == np.float16:

@@ -49,10 +49,10 @@ def weighted_gram(model: Model, k: int, weight: Array) -> Array:
     if mode is None:
         gram = np.zeros((1, width, width), dtype=dtype)
         for box in boxes(weight.shape, _limit(width)):
-            chunk = weight[box].ravel()
-            seen = np.flatnonzero(chunk)
+            flat = weight[box].ravel()
+            seen = np.flatnonzero(flat)
             rows = _design(model, k, modes, box, dtype)[seen]
-            gram[0] += (rows.conj() * chunk[seen, None]).T @ rows
+            gram[0] += (rows.conj() * flat[seen, None]).T @ rows
         return gram
     spread = np.moveaxis(weight, mode, 0)
     upper, lower = np.triu_indices(width)

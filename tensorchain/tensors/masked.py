@@ -51,7 +51,7 @@ class Masked(Tensor):
     Examples
     --------
     >>> import numpy as np, tensorchain as tc
-    >>> from tensorchain.tensors import Masked
+    >>> from tensorchain.tensors.masked import Masked
     >>> T = np.outer(np.arange(1.0, 7.0), np.arange(1.0, 6.0))
     >>> holes = T.copy()
     >>> holes[[0, 2, 3], [1, 4, 0]] = np.nan
@@ -68,9 +68,10 @@ class Masked(Tensor):
         weight = None if weights is None else _checked_weights(values, weights)
         if weight is not None:
             observed = weight > 0 if mask is None else observed & (weight > 0)
-        check_observed(values.shape, [observed.any(axis=tuple(_others(n, values.ndim))) for n in range(values.ndim)])
+        seen = [np.atleast_1d(observed.any(axis=tuple(_others(n, values.ndim)))) for n in range(values.ndim)]
+        check_observed(values.shape, seen)
         if not np.all(np.isfinite(values[observed])):
-            raise ValueError("an observed entry is NaN or infinite; set the mask (or the weight) of such entries to zero")
+            raise ValueError("an observed entry is NaN or infinite; mask such entries, or give them the weight 0")
         kept = np.where(observed, values, values.dtype.type(0))
         self._weight = observed
         if weight is not None and np.ptp(weight[observed]) > 0.0:
@@ -132,7 +133,7 @@ class Masked(Tensor):
         kept = self._data.to_dense()
         if self._weight.dtype == bool:
             return kept
-        return np.divide(kept, self._weight, out=np.zeros_like(kept), where=self._weight > 0)
+        return np.asarray(np.divide(kept, self._weight, out=np.zeros_like(kept), where=self._weight > 0))
 
     # -- inside -------------------------------------------------------------------------
 
@@ -145,9 +146,9 @@ class Masked(Tensor):
         """W (T - X) in a box."""
         kept = self._data.array[box]
         if self._data.scale != 1.0:
-            kept = kept * self._data.scale
+            kept = np.asarray(kept * self._data.scale)
         value = self._weight[box] * part(model, box).full()
-        return np.subtract(kept, value, dtype=double_of(kept, value))
+        return np.asarray(np.subtract(kept, value, dtype=double_of(kept, value)))
 
     def _errors(self, model: Model) -> Iterator[tuple[Box, Array]]:
         return ((box, self._error(model, box)) for box in boxes(self.shape))

@@ -63,7 +63,7 @@ class Observed(Listed):
     Examples
     --------
     >>> import numpy as np, tensorchain as tc
-    >>> from tensorchain.tensors import Observed
+    >>> from tensorchain.tensors.observed import Observed
     >>> rng = np.random.default_rng(0)
     >>> truth = tc.CP.random((40, 50, 60), rank=2, rng=rng)
     >>> where = np.unique(rng.integers(0, truth.shape, (4000, 3)), axis=0)
@@ -76,7 +76,8 @@ class Observed(Listed):
         positions, numbers, self.shape = checked_entries("Observed", indices, values, shape)
         order, starts = sorted_entries(positions, self.shape)
         if len(starts) < len(order):
-            twice = positions[order[np.flatnonzero(np.diff(starts, append=len(order)) > 1)[0] : ][0]]
+            repeated = np.flatnonzero(np.diff(starts, append=len(order)) > 1)[0]
+            twice = positions[order[starts[repeated]]]
             raise ValueError(
                 f"Observed: {len(order) - len(starts)} positions are given more than once, such as {twice.tolist()}; "
                 "average their values first (weights= counts them)"
@@ -135,7 +136,9 @@ class Observed(Listed):
             positions = np.empty((len(indices), len(modes)), dtype=np.int64)
             for k, mode in enumerate(modes):
                 rows[:, columns[k] : columns[k + 1]] = model.design_rows(k, indices)
-                positions[:, k] = starts[k] if mode is None else starts[k] + indices[:, mode].astype(np.int64) * widths[k]
+                positions[:, k] = (
+                    starts[k] if mode is None else starts[k] + indices[:, mode].astype(np.int64) * widths[k]
+                )
             entries.add_normal(target, positions, columns, self._weights_of(chunk), rows)
         return _mirrored(target)
 
@@ -146,15 +149,16 @@ class Observed(Listed):
         for chunk in chunks(slice(0, len(self.values)), _CHUNK // sum(model.network.widths)):
             indices = self.indices[chunk]
             rows = [model.design_rows(k, indices) for k in range(len(blocks))]
-            touched = [0 if mode is None else indices[:, mode] for mode in model.network.modes]
-            change = sum(np.sum(rows[k] * delta[k][touched[k]], axis=1) for k in range(len(blocks)))
-            change = np.asarray(change * self._weights_of(chunk)).astype(blocks[0].dtype, copy=False)
-            for k, block in enumerate(blocks):
-                design = rows[k].conj().astype(block.dtype, copy=False)
-                if model.network.modes[k] is None:
-                    block[0] += change @ design
+            modes = model.network.modes
+            moved = [delta[k] if mode is None else delta[k][indices[:, mode]] for k, mode in enumerate(modes)]
+            change = sum(np.sum(row * step, axis=1) for row, step in zip(rows, moved, strict=True))
+            mass = np.asarray(change * self._weights_of(chunk)).astype(blocks[0].dtype, copy=False)
+            for k, mode in enumerate(modes):
+                design = rows[k].conj().astype(blocks[k].dtype, copy=False)
+                if mode is None:
+                    blocks[k][0] += mass @ design
                 else:
-                    entries.add_rows(block, touched[k], change, design)
+                    entries.add_rows(blocks[k], indices[:, mode], mass, design)
         return blocks
 
     # -- inside -------------------------------------------------------------------------
@@ -191,7 +195,9 @@ def _checked_weights(weights: Any, count: int) -> Array:
     if given.dtype.kind not in "iubf":
         raise TypeError(f"Observed: weights have dtype {given.dtype}; real numbers are needed")
     if given.shape != (count,):
-        raise ValueError(f"Observed: weights have shape {given.shape}; one number for each of the {count} entries is needed")
+        raise ValueError(
+            f"Observed: weights have shape {given.shape}; one number for each of the {count} entries is needed"
+        )
     given = given.astype(np.float64)
     if not np.all(np.isfinite(given)) or np.any(given <= 0):
         raise ValueError("Observed: weights hold NaN, infinity or numbers <= 0; drop entries that should not count")

@@ -53,9 +53,9 @@ class Sparse(Listed):
     Examples
     --------
     >>> import numpy as np, tensorchain as tc
-    >>> from tensorchain.tensors import Sparse
+    >>> from tensorchain.tensors.sparse import Sparse
     >>> T = Sparse([[0, 0, 0], [1, 1, 1], [1, 1, 1]], [3.0, 1.0, 1.0], shape=(50, 60, 70))
-    >>> T, T.to_dense()[1, 1, 1]
+    >>> T, T.to_dense()[1, 1, 1].item()
     (Sparse(50 x 60 x 70, 2 entries, float64), 2.0)
     >>> tc.decompose(T, "cp", rank=2, rng=0).error < 1e-6
     True

@@ -12,26 +12,26 @@ from tests.cases import SMALL, THREE, Case, four_models
 
 
 class Hub(Model):
-    """X = sum_n core . (A_n, B_n, C_n): a core without a mode, three bonds to it, and one hyperedge n of the factors."""
+    """X = sum_n core . (A_n, B_n, C_n): a core without a mode, three bonds to it, a hyperedge n of the factors."""
 
     @classmethod
     def wiring(cls, shape: tuple[int, ...], rank: Any) -> Network:
-        k, l, m, n = rank
-        return Network.single(("nk", "nl", "nm", "klm"), {"k": k, "l": l, "m": m, "n": n}, (0, 1, 2, None))
-
+        return Network.single(("nk", "nl", "nm", "klm"), dict(zip("klmn", rank, strict=True)), (0, 1, 2, None))
 
 
 def hub_twin(blocks: Sequence[Any]) -> Any:
     first, second, third, core = blocks
     total = 0.0
     for n in range(2):
-        a, b, c = (factor.reshape(len(factor), 2, -1)[:, n] for factor in (first, second, third))
-        total = total + np.einsum("xk,yl,zm,klm->xyz", a, b, c, core.reshape(2, 2, 2))
+        a, b, c = (factor.reshape(len(factor), 2, 3)[:, n] for factor in (first, second, third))
+        total = total + np.einsum("xk,yl,zm,klm->xyz", a, b, c, core.reshape(3, 3, 3))
     return total
 
 
-HUB = Case(Hub, (6, 5, 7), (2, 2, 2, 2), hub_twin, 14)
-"""The gauge: 3 * 2^2 of the bonds, 2 * 2 of the hyperedge, less a scalar that acts twice for B and for C."""
+HUB = Case(Hub, (7, 6, 7), (3, 3, 3, 2), hub_twin, 29)
+"""The gauge: 3 * 3^2 of the bonds, 2 * 2 of the hyperedge, less two scalars that both of them carry."""
+LOOSE_HUB = Case(Hub, (6, 5, 7), (2, 2, 2, 2), hub_twin, 14)
+"""A generic core of 2 x 2 x 2 has rank 2: the four terms are a CPD, and the blocks have more freedom than gauge."""
 
 FIFTH = [HUB, HUB.as_type("complex128")]
 SINGLE = [case.as_type("float32") for case in four_models(3)]

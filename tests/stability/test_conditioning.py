@@ -11,7 +11,7 @@ import pytest
 import tensorchain as tc
 from tensorchain.stability import condition_number
 from tests.cases import Case, block_term_case, chain_case, cp_case, double, jacobian, random_gauge, tucker_case
-from tests.stability.examples import HUB, name
+from tests.stability.examples import HUB, LOOSE_HUB, name
 
 CPS = [
     case.as_type(dtype)
@@ -125,9 +125,9 @@ class TestOthers:
     @pytest.mark.parametrize("case", OTHERS, ids=name)
     def test_definition(self, case: Case) -> None:
         model = tc.optimal_gauge(case.model())
-        values = np.linalg.svd(jacobian(model), compute_uv=False)
-        size = np.sqrt(sum(np.linalg.norm(matrix) ** 2 for matrix in model.matrices))
-        truth = np.linalg.norm(model.full()) / (values[model.n_parameters - case.gauge - 1] * size)
+        weights = np.concatenate([np.full(matrix.size, np.linalg.norm(matrix)) for matrix in model.matrices])
+        values = np.linalg.svd(jacobian(model) * weights, compute_uv=False)
+        truth = np.linalg.norm(model.full()) / values[model.n_parameters - case.gauge - 1]
         assert condition_number(case.model()) == pytest.approx(truth, rel=1e-5)
 
     @pytest.mark.parametrize("condition", [10.0, 1e3])
@@ -164,6 +164,7 @@ class TestOthers:
             pytest.param(
                 tucker_case((4, 5, 6), (2, 2, 2)).model().with_matrix(0, np.eye(1, 8)), id="a core of rank one"
             ),
+            pytest.param(LOOSE_HUB.model(), id="a core with symmetries"),
             pytest.param(chain_case((4, 5, 6), (2, 2, 2)).model().with_matrix(1, np.zeros((5, 4))), id="a zero block"),
         ],
     )

@@ -86,17 +86,17 @@ def test_each_route_by_itself(case: Case, route: str, monkeypatch: pytest.Monkey
     assert_allclose(np.linalg.norm(images, axis=0), found.values, rtol=1e-6)
 
 
-@pytest.mark.parametrize("angle", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("angle", [1e-1, 1e-2, 1e-3, 1e-4])
 def test_small_singular_values_keep_their_digits(angle: float) -> None:
-    # Two components at a small angle: sigma_min is about angle^2 smaller than sigma_max.
+    # Two components at a small angle: sigma_min is about angle^3 smaller than sigma_max.
     column = np.random.default_rng(0).standard_normal((3, 5))
     other = np.random.default_rng(1).standard_normal((3, 5))
     model = tc.CP([np.stack([a, a + angle * b], axis=1) for a, b in zip(column, other, strict=True)])
     truth = np.linalg.svd(jacobian(model), compute_uv=False)
     values = jacobian_singular_values(model)
     # J itself is known to eps of its largest entry.
-    assert_allclose(values, truth[: len(values)], rtol=1e-6, atol=1e-14 * truth[0])
-    assert values[-1] > 1e-3 * angle**2 * values[0]
+    assert_allclose(values, truth[: len(values)], rtol=1e-4, atol=1e-15 * truth[0])
+    assert 1e-2 < values[-1] / (angle**3 * values[0]) < 1.0
 
 
 @pytest.mark.parametrize("scale", [1e-80, 1e80])

@@ -1,4 +1,4 @@
-"""Expected errors against the mean over all signs, Monte Carlo and closed forms; the worst direction against the SVD."""
+"""Expected errors against the mean over all signs, Monte Carlo and closed forms; worst directions against the SVD."""
 
 from __future__ import annotations
 

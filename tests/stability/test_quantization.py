@@ -134,9 +134,7 @@ def test_scales_of_the_blocks_do_not_matter(seed: int, powers: list[int]) -> Non
     scaled = model.with_matrices([m * 2.0**p for m, p in zip(model.matrices, powers, strict=True)])
     for scale in ("block", "slice"):
         assert quantization_error(scaled, 5, scale) == quantization_error(model, 5, scale)
-    for once, twice, p in zip(
-        round_blocks(model, 5).matrices, round_blocks(scaled, 5).matrices, powers, strict=True
-    ):
+    for once, twice, p in zip(round_blocks(model, 5).matrices, round_blocks(scaled, 5).matrices, powers, strict=True):
         assert_array_equal(once * 2.0**p, twice)
 
 

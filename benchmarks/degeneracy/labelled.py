@@ -1,0 +1,239 @@
+"""Labelled cases for `diagnose`: models and tensors of which the verdict is known from how they were made.
+
+| family | tensor | model | verdict |
+|---|---|---|---|
+| exact | a planted model | the truth, or a fit from beside it | HEALTHY |
+| noisy | a planted model and 1 to 20 % noise | a fit | HEALTHY |
+| gauge | as exact or noisy | the model in gauges of condition 30 to 1000 | BADLY_GAUGED |
+| collinear | planted with cosines 0.99 to 0.999 | the truth in its best gauge, or a fit | ILL_CONDITIONED |
+| over-ranked | a planted model | a fit of higher rank | OVER_RANKED |
+| border | a border tensor | fits by four methods, or an approximant | DIVERGING |
+| swamp | a planted chain | a plain fit that ended in a swamp | SWAMP |
+
+Border tensors exist for CP, for chains, and for block terms of rank (1, ..., 1), which are CPs; Tucker models of a
+given rank are a closed set, so nothing diverges.  Collinear Tucker factors are a matter of gauge and are left out.
+
+Thresholds of the verdicts were chosen on the seeds `TUNING` alone; `EVALUATION` was held back.
+
+    python -m benchmarks.degeneracy.labelled [--seeds N] [--tuning] [--without-tensor] [--csv FILE]
+
+prints the confusion matrix, rows the labels and columns the verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import tensorchain as tc
+from tensorchain import datasets as ds
+from tensorchain.models import Model
+
+TUNING = (0, 1, 2, 3)
+EVALUATION = (100, 101, 102, 103, 104, 105)
+
+Pair = tuple[Any, Model]
+Builder = Callable[[np.random.Generator], Pair | None]
+
+
+@dataclass(frozen=True)
+class LabelledCase:
+    """One model with the tensor it belongs to."""
+
+    family: str
+    name: str
+    seed: int
+    label: str
+    tensor: Any
+    model: Model
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make a case from a seed; None when the seed gives none."""
+
+    family: str
+    name: str
+    label: str
+    build: Builder
+    quick: bool = False
+    """Small enough for the tests."""
+
+
+# -- planted models ---------------------------------------------------------------------------
+
+Planter = Callable[..., Any]
+
+
+def _planters() -> dict[str, tuple[Planter, bool]]:
+    """Identifiable models: name -> (planter(rng, **options), small)."""
+    return {
+        "cp 6x6x6 r3": (lambda rng, **o: ds.exact_cp((6, 6, 6), 3, rng, **o), True),
+        "cp 8x7x6 r4": (lambda rng, **o: ds.exact_cp((8, 7, 6), 4, rng, **o), False),
+        "cp 5x4x5x4 r3": (lambda rng, **o: ds.exact_cp((5, 4, 5, 4), 3, rng, **o), False),
+        "cp complex 5x6x7 r3": (lambda rng, **o: ds.exact_cp((5, 6, 7), 3, rng, dtype=complex, **o), False),
+        "tucker 7x6x5 (3,2,2)": (lambda rng, **o: ds.exact_tucker((7, 6, 5), (3, 2, 2), rng, **o), True),
+        "tucker 5x5x5x5 (2,2,2,2)": (lambda rng, **o: ds.exact_tucker((5, 5, 5, 5), (2, 2, 2, 2), rng, **o), False),
+        "btd 8x8x8 2x(2,2,2)": (lambda rng, **o: ds.exact_block_term((8, 8, 8), (2, 2, 2), rng, **o), True),
+        "btd 9x8x7 3x(2,2,2)": (lambda rng, **o: ds.exact_block_term((9, 8, 7), (2, 2, 2), rng, terms=3, **o), False),
+        "tc 6x6x6 (2,2,2)": (lambda rng, **o: ds.exact_chain((6, 6, 6), (2, 2, 2), rng, **o), True),
+        "tc 7x7x7 (3,3,3)": (lambda rng, **o: ds.exact_chain((7, 7, 7), (3, 3, 3), rng, **o), False),
+        "tc 6x7x8 (2,3,2)": (lambda rng, **o: ds.exact_chain((6, 7, 8), (2, 3, 2), rng, **o), False),
+        "tc 5x5x5x5 (2,2,2,2)": (lambda rng, **o: ds.exact_chain((5, 5, 5, 5), (2, 2, 2, 2), rng, **o), False),
+        "tc 4^5 (2,...)": (lambda rng, **o: ds.exact_chain((4,) * 5, (2,) * 5, rng, **o), False),
+        "tc complex 6x6x6 (2,2,2)": (lambda rng, **o: ds.exact_chain((6, 6, 6), (2, 2, 2), rng, dtype=complex, **o), False),
+    }
+
+
+def _beside(model: Model, rng: np.random.Generator, size: float = 0.01) -> Model:
+    """The model with its blocks moved a little."""
+    return model.with_matrices(
+        [
+            matrix + size * np.std(matrix) * rng.standard_normal(matrix.shape).astype(matrix.dtype)
+            for matrix in model.matrices
+        ]
+    )
+
+
+def _exact(planter: Planter) -> Builder:
+    def build(rng: np.random.Generator) -> Pair:
+        planted = planter(rng)
+        if rng.random() < 0.5:
+            return planted.tensor, planted.model
+        return planted.tensor, tc.decompose(planted.tensor, init=_beside(planted.model, rng), solver=tc.LM()).model
+
+    return build
+
+
+def _noisy(planter: Planter) -> Builder:
+    def build(rng: np.random.Generator) -> Pair:
+        planted = planter(rng, noise=float(rng.choice([0.01, 0.05, 0.2])))
+        return planted.tensor, tc.decompose(planted.tensor, init=planted.model, solver=tc.LM()).model
+
+    return build
+
+
+def _gauge(planter: Planter) -> Builder:
+    def build(rng: np.random.Generator) -> Pair:
+        planted = planter(rng, noise=float(rng.choice([0.0, 0.05])))
+        model = tc.decompose(planted.tensor, init=planted.model, solver=tc.LM()).model
+        return planted.tensor, ds.bad_gauge(model, float(rng.choice([30.0, 100.0, 1000.0])), rng)
+
+    return build
+
+
+def _collinear(planter: Planter, cosines: tuple[float, ...]) -> Builder:
+    def build(rng: np.random.Generator) -> Pair:
+        noise = float(rng.choice([0.0, 1e-5]))
+        planted = planter(rng, collinearity=float(rng.choice(cosines)), noise=noise)
+        if noise == 0.0:
+            return planted.tensor, tc.optimal_gauge(planted.model)
+        return planted.tensor, tc.decompose(planted.tensor, init=planted.model, solver=tc.LM()).model
+
+    return build
+
+
+def _over_ranked(planter: Planter, rank: Any) -> Builder:
+    def build(rng: np.random.Generator) -> Pair:
+        planted = planter(rng)
+        kind = type(planted.model)
+        return planted.tensor, tc.decompose(planted.tensor, kind, rank, rng=rng, starts=2).model
+
+    return build
+
+
+def _border(make: Callable[[np.random.Generator], Any], kind: str, rank: Any) -> Builder:
+    def build(rng: np.random.Generator) -> Pair:
+        border = make(rng)
+        way = int(rng.integers(5))
+        if way == 0 and kind != "btd":
+            return border.tensor, border.approximant(float(10.0 ** rng.uniform(-4.0, -1.0)))
+        solver: Any = (tc.LM(max_iter=200), tc.LM(max_iter=200), tc.ALS(max_iter=300), tc.Continuation(), tc.Continuation())[way]
+        constraint = tc.SensitivityBound(300.0) if way == 4 else None
+        return border.tensor, tc.decompose(border.tensor, kind, rank, solver=solver, constraint=constraint, rng=rng).model
+
+    return build
+
+
+def _swamp(planter: Planter) -> Builder:
+    def build(rng: np.random.Generator) -> Pair | None:
+        planted = planter(rng)
+        for solver in (tc.LM(max_iter=200), tc.ALS(max_iter=300)):
+            fit = tc.decompose(planted.tensor, type(planted.model), planted.model.rank, solver=solver, rng=rng)
+            if fit.error > 1e-2 and fit.sensitivity > 3.0 * planted.model.sensitivity():
+                return planted.tensor, fit.model
+        return None
+
+    return build
+
+
+def recipes() -> Iterator[Recipe]:
+    """All recipes, in a fixed order."""
+    planters = _planters()
+    for family, label, wrap in (
+        ("exact", "HEALTHY", _exact),
+        ("noisy", "HEALTHY", _noisy),
+        ("gauge", "BADLY_GAUGED", _gauge),
+    ):
+        for name, (planter, small) in planters.items():
+            yield Recipe(family, name, label, wrap(planter), small)
+    collinear: dict[str, tuple[Planter, tuple[float, ...], bool]] = {
+        "cp 6x6x6 r3": (planters["cp 6x6x6 r3"][0], (0.99, 0.995, 0.999), True),
+        "cp 8x7x6 r4": (planters["cp 8x7x6 r4"][0], (0.99, 0.995, 0.999), False),
+        "cp 5x4x5x4 r3": (planters["cp 5x4x5x4 r3"][0], (0.99, 0.995, 0.999), False),
+        "cp complex 5x6x7 r3": (planters["cp complex 5x6x7 r3"][0], (0.99, 0.995, 0.999), False),
+        "btd 8x8x8 2x(2,2,2)": (planters["btd 8x8x8 2x(2,2,2)"][0], (0.99, 0.995, 0.999), True),
+        "tc 6x6x6 (2,2,2)": (planters["tc 6x6x6 (2,2,2)"][0], (0.99, 0.995, 0.999), True),
+        "tc 9x9x9 (3,3,3)": (
+            lambda rng, **o: ds.exact_chain((9, 9, 9), (3, 3, 3), rng, **o), (0.99, 0.995, 0.999), False
+        ),
+        "tc 5x5x5x5 (2,2,2,2)": (planters["tc 5x5x5x5 (2,2,2,2)"][0], (0.99, 0.995, 0.999), False),
+    }
+    for name, (planter, cosines, small) in collinear.items():
+        yield Recipe("collinear", name, "ILL_CONDITIONED", _collinear(planter, cosines), small)
+    for name, rank, small in (
+        ("cp 6x6x6 r3", 4, True),
+        ("cp 8x7x6 r4", 6, False),
+        ("cp 5x4x5x4 r3", 4, False),
+        ("tucker 7x6x5 (3,2,2)", (4, 3, 2), True),
+        ("tucker 5x5x5x5 (2,2,2,2)", (3, 3, 3, 3), False),
+        ("btd 8x8x8 2x(2,2,2)", [(2, 2, 2), (2, 2, 2), (1, 1, 1)], True),
+        ("tc 6x6x6 (2,2,2)", (3, 2, 2), True),
+        ("tc 7x7x7 (3,3,3)", (4, 3, 3), False),
+        ("tc 6x7x8 (2,3,2)", (3, 3, 3), False),
+        ("tc 5x5x5x5 (2,2,2,2)", (3, 2, 3, 2), False),
+    ):
+        yield Recipe("over-ranked", f"{name} as {rank}", "OVER_RANKED", _over_ranked(planters[name][0], rank), small)
+    borders: dict[str, tuple[Any, str, Any, bool]] = {
+        "cp 6x6x6 r2": (lambda rng: ds.border_cp((6, 6, 6), rng), "cp", 2, True),
+        "cp 6x5x4 r3": (lambda rng: ds.border_cp((6, 5, 4), rng, rank=3), "cp", 3, True),
+        "cp 6x6x6 r4": (lambda rng: ds.border_cp((6, 6, 6), rng, rank=4), "cp", 4, False),
+        "cp 4x4x4x4 r2": (lambda rng: ds.border_cp((4, 4, 4, 4), rng), "cp", 2, False),
+        "cp complex 5x5x5 r2": (lambda rng: ds.border_cp((5, 5, 5), rng, dtype=complex), "cp", 2, False),
+        "btd 6x6x6 2x(1,1,1)": (lambda rng: ds.border_cp((6, 6, 6), rng), "btd", [(1, 1, 1), (1, 1, 1)], False),
+        "tc 6x6x6 (2,2,2)": (lambda rng: ds.border_chain((6, 6, 6), (2, 2, 2), rng), "tc", (2, 2, 2), True),
+        "tc 7x7x7 (3,3,3)": (lambda rng: ds.border_chain((7, 7, 7), (3, 3, 3), rng), "tc", (3, 3, 3), False),
+        "tc 6x7x6 (2,3,2)": (lambda rng: ds.border_chain((6, 7, 6), (2, 3, 2), rng), "tc", (2, 3, 2), False),
+        "tc 5x5x5x5 (2,2,2,2)": (lambda rng: ds.border_chain((5,) * 4, (2,) * 4, rng), "tc", (2,) * 4, False),
+        "tc complex 6x6x6 (2,2,2)": (
+            lambda rng: ds.border_chain((6, 6, 6), (2, 2, 2), rng, dtype=complex), "tc", (2, 2, 2), False
+        ),
+    }
+    for name, (make, kind, rank, small) in borders.items():
+        yield Recipe("border", name, "DIVERGING", _border(make, kind, rank), small)
+    for name in ("tc 7x7x7 (3,3,3)", "tc 6x7x8 (2,3,2)", "tc 6x6x6 (2,2,2)"):
+        yield Recipe("swamp", name, "SWAMP", _swamp(planters[name][0]))
+
+
+def cases(seeds: tuple[int, ...], *, quick: bool = False) -> Iterator[LabelledCase]:
+    """Every recipe at every seed; with `quick` the small ones."""
+    for seed in seeds:
+        for position, recipe in enumerate(recipes()):
+            if quick and not recipe.quick:
+                continue
+            pair = recipe.build(np.random.default_rng((seed, position)))
+            if pair is not None:
+                yield LabelledCase(recipe.family, recipe.name, seed, recipe.label, *pair)

@@ -1,0 +1,210 @@
+"""`diagnose`: is a decomposition healthy, and if not, what is wrong and which call cures it.
+
+A fit that has diverged looks good: its error is small.  What betrays it is elsewhere: in blocks that grow and
+cancel, in rounding that destroys it, in a sensitivity that has no limit.  `diagnose` measures these figures
+(:mod:`tensorchain.diagnosis.figures`), follows the sensitivity path when the tensor is there
+(:mod:`tensorchain.diagnosis.path`), pronounces a verdict (:mod:`tensorchain.diagnosis.verdict`) and gives the evidence and
+the cure (:mod:`tensorchain.diagnosis.evidence`).
+
+Cost: without the tensor a few milliseconds for a small model.  With it some ten Levenberg-Marquardt stages of few
+iterations each, about as much as one fit; a suspected divergence costs a fit from another start in addition.
+
+Reference: Phan et al., "How to train your unstable looped tensor network" (2022).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from tensorchain.diagnosis.evidence import cure_for, explain
+from tensorchain.diagnosis.figures import Figures, measure
+from tensorchain.diagnosis.path import SensitivityPath, trace_path
+from tensorchain.diagnosis.verdict import Thresholds, Verdict, grows, judge
+from tensorchain.fit import Fit
+from tensorchain.models import Model
+from tensorchain.solvers import Constraint, Continuation, Problem
+from tensorchain.solvers.loop import run
+from tensorchain.tensors import Tensor, as_tensor
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` found.
+
+    Attributes
+    ----------
+    verdict : what is wrong; its value says it in words.
+    evidence : sentences with the figures that led to the verdict, the decisive ones first.
+    cure : the call that cures, as code; empty when nothing is wrong.
+    figures : all measured figures of the model.
+    error : ||T - X|| / ||T||, None without the tensor.
+    path : the sensitivity path from the model (from another start where that showed the model to be stuck),
+        None without the tensor.
+    """
+
+    verdict: Verdict
+    evidence: tuple[str, ...]
+    cure: str
+    figures: Figures
+    error: float | None = None
+    path: SensitivityPath | None = field(default=None, repr=False)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.verdict.healthy
+
+    def report(self) -> list[tuple[str, str]]:
+        """(name, value) pairs: what `repr` prints."""
+        figures = self.figures
+        shares = zip(figures.block_names, figures.shares, strict=True)
+        rows = [("verdict", f"{self.verdict.name}: {self.verdict.value}")]
+        rows += [("evidence" if not n else "", sentence) for n, sentence in enumerate(self.evidence)]
+        rows += [
+            ("cure", self.cure or "none needed"),
+            ("model", figures.model),
+            ("sensitivity", f"{figures.sensitivity:.4g} (relative {figures.relative_sensitivity:.3g})"),
+            ("by block", ", ".join(f"{name} {100.0 * share:.0f} %" for name, share in shares)),
+            ("gauge excess", f"{figures.gauge_excess:.4g}"),
+            ("cancellation", f"{figures.cancellation:.3g}"),
+        ]
+        if figures.spread is not None:
+            rows.append(("conditioning", f"{figures.condition:.3g} (spread of the Jacobian {figures.spread:.3g})"))
+        if figures.cp is not None:
+            cp = figures.cp
+            rows.append(("components", f"norms {cp.norms[0]:.3g} to {cp.norms[-1]:.3g} of ||X||"))
+            rows.append(("congruences", f"{cp.opposed:.3f} to {cp.aligned:.3f}, condition number {cp.condition:.3g}"))
+        rounding = ", ".join(f"{100.0 * value:.2g} % at {bits} bits" for bits, value in figures.rounding)
+        rows.append(("rounding", f"expected error {rounding}"))
+        if self.error is not None:
+            rows.append(("error", f"{self.error:.4g}"))
+        if self.path is not None:
+            rows.append(("path", _path_row(self.path)))
+        return rows
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name:<13} {value}" for name, value in self.report())
+
+    def _repr_html_(self) -> str:
+        body = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self.report())
+        return f"<table>{body}</table>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as numbers, strings, lists and dicts, for a log or a file; the models are left out."""
+        path = None
+        if self.path is not None:
+            names = ("penalty", "error", "sensitivity", "iterations")
+            path = {name: getattr(self.path, name).tolist() for name in names}
+            path |= {"slope": self.path.slope, "error_slope": self.path.error_slope, "stalls": self.path.stalls}
+        return {
+            "verdict": self.verdict.name,
+            "meaning": self.verdict.value,
+            "evidence": list(self.evidence),
+            "cure": self.cure,
+            "figures": asdict(self.figures) | {"shares": list(self.figures.shares)},
+            "error": self.error,
+            "path": path,
+        }
+
+
+def diagnose(
+    fit_or_model: Fit | Model,
+    tensor: Any = None,
+    *,
+    starts: int = 1,
+    rng: int | np.random.Generator = 0,
+    max_seconds: float | None = None,
+    limits: Thresholds | None = None,
+) -> Diagnosis:
+    """Measure a decomposition and say what is wrong with it.
+
+    Parameters
+    ----------
+    fit_or_model : what `decompose` returned, or any model.
+    tensor : the tensor that it approximates, an array or a door of :mod:`tensorchain.tensors`.  Without it the
+        figures of the model alone decide; with it the sensitivity path is traced and tells for certain.
+    starts : fits from other random starts by which a suspected divergence is questioned.
+    rng : seed or generator for these starts.
+    max_seconds : time limit of the path and of these fits.
+    limits : thresholds of the verdicts, by default `Thresholds()`.
+
+    Returns
+    -------
+    Diagnosis
+
+    Raises
+    ------
+    TypeError when there is no model; ValueError when the model holds NaN or infinity, the model or the tensor is zero, or
+    their shapes differ.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> from tensorchain.diagnosis import diagnose
+    >>> rng = np.random.default_rng(0)
+    >>> good = tc.datasets.exact_chain((5, 6, 7), (2, 3, 2), rng)
+    >>> diagnose(good.model, good.tensor).verdict.name
+    'HEALTHY'
+    >>> bad = diagnose(tc.datasets.bad_gauge(good.model, 100.0, rng))
+    >>> bad.verdict.name, bad.cure
+    ('BADLY_GAUGED', 'model = tc.optimal_gauge(model)')
+    """
+    limits = Thresholds() if limits is None else limits
+    model = fit_or_model.model if isinstance(fit_or_model, Fit) else fit_or_model
+    if isinstance(starts, bool) or not isinstance(starts, (int, np.integer)) or starts < 0:
+        raise ValueError(f"starts is {starts!r}; an integer of at least 0 is needed")
+    if max_seconds is not None and not max_seconds > 0:
+        raise ValueError(f"max_seconds is {max_seconds!r}; a positive number, or None, is needed")
+    figures = measure(model)
+    if tensor is None:
+        verdict = judge(figures, limits=limits)
+        evidence = explain(verdict, figures, None, None, None, limits)
+        return Diagnosis(verdict, evidence, cure_for(verdict, model, figures, None, None, model.norm()), figures)
+    door = as_tensor(tensor)
+    path = trace_path(door, model, max_seconds=max_seconds)
+    size = door.norm()
+    error = door.residual_norm(model) / size
+    other = _best_other(door, model, path, starts, np.random.default_rng(rng), max_seconds, limits)
+    verdict = judge(figures, error, path, other, limits)
+    evidence = explain(verdict, figures, error, path, other, limits)
+    shown = other if verdict is Verdict.STUCK and other is not None else path
+    return Diagnosis(verdict, evidence, cure_for(verdict, model, figures, error, path, size), figures, error, shown)
+
+
+def _best_other(
+    door: Tensor,
+    model: Model,
+    path: SensitivityPath,
+    starts: int,
+    rng: np.random.Generator,
+    max_seconds: float | None,
+    limits: Thresholds,
+) -> SensitivityPath | None:
+    """When the sensitivity grows: the path of least error that is tame, from other starts; None if there is none."""
+    if not grows(path, limits):
+        return None
+    best: SensitivityPath | None = None
+    norm = door.norm()
+    unit = door.scaled(1.0 / norm)
+    double = np.complex128 if model.dtype.kind == "c" or door.dtype.kind == "c" else np.float64
+    for child in rng.spawn(starts):
+        start = model.astype(double).random_like(child)
+        found = run(Continuation(), Problem(unit, Constraint(), child), start, max_seconds=max_seconds).best.model
+        if not found.norm() > 0.0:
+            continue
+        candidate = trace_path(door, found.scaled(norm), max_seconds=max_seconds)
+        tame = not grows(candidate, limits)
+        if tame and (best is None or candidate.error[-1] < best.error[-1]):
+            best = candidate
+    return best if best is None else replace(best, model=best.model.astype(path.model.dtype))
+
+
+def _path_row(path: SensitivityPath) -> str:
+    return (
+        f"{len(path)} stages, sensitivity ~ penalty^-{max(path.slope, 0.0):.2f}, error {path.error[0]:.3g} to "
+        f"{path.error[-1]:.3g}, sensitivity {path.sensitivity[0]:.3g} to {path.sensitivity[-1]:.3g}"
+    )

@@ -1,0 +1,73 @@
+"""Every solver, constraint and model through every door: the same fit as from the dense array."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tensorchain as tc
+from tests.cases import THREE, Case, four_models, relative
+from tests.tensors.doors import FULL, PARTIAL, Way
+
+SOLVERS = [tc.ALS(max_iter=6), tc.LM(max_iter=6), tc.Continuation(stage_iter=3, max_iter=3, cycles=1)]
+"""Cut short, so that rounding has no time to grow."""
+
+CONSTRAINTS = {"free": None, "penalty": tc.Penalty(0.02), "sensitivity": tc.SensitivityBound(60.0), "error": tc.ErrorBound(0.8)}
+
+QUICK = [way for way in FULL if way.name not in ("dense", "lazy-dask")]
+DASK = [way for way in FULL if way.name == "lazy-dask"]
+
+
+def fitted(way: Way, case: Case, solver: Any, constraint: Any) -> Any:
+    door = way.open(case.tensor(), way.weights(case.shape))
+    return tc.decompose(door, case.kind, case.rank, solver=solver, constraint=constraint, rng=1)
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
+@pytest.mark.parametrize("case", THREE, ids=str)
+def test_all_doors_give_the_same_fit(case: Case, solver: Any, name: str) -> None:
+    constraint = CONSTRAINTS[name]
+    expected = fitted(FULL[0], case, solver, constraint)
+    for way in QUICK:
+        fit = fitted(way, case, solver, constraint)
+        assert fit.error == pytest.approx(expected.error, rel=1e-5), way
+        assert fit.sensitivity == pytest.approx(expected.sensitivity, rel=1e-3), way
+        assert relative(fit.model.full(), expected.model.full()) < 1e-3, way
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+@pytest.mark.parametrize("case", THREE, ids=str)
+def test_dask_gives_the_same_fit(case: Case, name: str) -> None:
+    """One solver: each pass over the data takes milliseconds."""
+    solver = tc.ALS(max_iter=3)
+    expected = fitted(FULL[0], case, solver, CONSTRAINTS[name])
+    fit = fitted(DASK[0], case, solver, CONSTRAINTS[name])
+    assert relative(fit.model.full(), expected.model.full()) < 1e-6
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
+@pytest.mark.parametrize("case", THREE, ids=str)
+def test_dense_and_listed_holes_give_the_same_fit(case: Case, solver: Any, name: str) -> None:
+    """`Masked` and `Observed` share no code for Grams and J^H W J."""
+    by_name = {way.name: way for way in PARTIAL}
+    for kind in ("holes", "weights"):
+        expected = fitted(by_name[f"masked-{kind}"], case, solver, CONSTRAINTS[name])
+        fit = fitted(by_name[f"observed-{kind}"], case, solver, CONSTRAINTS[name])
+        assert fit.error == pytest.approx(expected.error, rel=1e-5)
+        assert relative(fit.model.full(), expected.model.full()) < 1e-3
+
+
+@pytest.mark.parametrize("case", [case.as_type("complex128") for case in four_models(3)], ids=str)
+@pytest.mark.parametrize("way", [*QUICK, *PARTIAL], ids=str)
+def test_complex_data(way: Way, case: Case) -> None:
+    """The error that is reported is that of the model that is returned, over the observed entries."""
+    fit = fitted(way, case, tc.LM(max_iter=10), None)
+    weights, tensor = way.weights(case.shape), case.tensor()
+    size = np.sqrt(np.sum(weights * np.abs(tensor) ** 2))
+    error = np.sqrt(np.sum(weights * np.abs(tensor - fit.model.full()) ** 2))
+    assert fit.error == pytest.approx(error / size, rel=1e-8)
+    assert fit.history.error[-1] < fit.history.error[0]

@@ -1,0 +1,341 @@
+"""Solvers on the four models: the contract, and what each of them promises beyond it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tensorchain as tc
+from tensorchain.solvers.als import PenaltyFamily
+from tensorchain.solvers.krylov import conjugate_gradients
+from tests.cases import THREE, Case, chain_case, cp_case, four_models, gaussian, relative
+from tests.solver_contract import SOLVERS, SolverContract, few, fit_of, noisy, same_model
+
+COMPLEX = [case.as_type("complex128") for case in THREE]
+ORDERS = [four_models(2)[0], four_models(2)[3], *four_models(4)[1:], cp_case((3, 2, 2, 3, 2), 2)]
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+@pytest.mark.parametrize("case", [*THREE, COMPLEX[3]], ids=str)
+class TestSolvers(SolverContract):
+    """Order 3."""
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+class TestOtherOrdersAndDtypes:
+    @pytest.mark.parametrize("case", ORDERS, ids=str)
+    def test_orders(self, case: Case, solver: Any) -> None:
+        T, _, start = noisy(case)
+        fit = fit_of(case, solver, T, init=start)
+        assert fit.error < 0.06
+        assert fit_of(case, solver, T, callback=few).error < 1.0
+
+    @pytest.mark.parametrize("case", THREE, ids=str)
+    def test_float32(self, case: Case, solver: Any) -> None:
+        T, _, start = noisy(case)
+        single = T.astype(np.float32)
+        fit = fit_of(case, solver, single, init=start.astype(np.float32))
+        assert fit.model.dtype == np.float32
+        assert fit.error == pytest.approx(relative(fit.model.full(), T), rel=1e-4)
+        assert fit.error == pytest.approx(fit_of(case, solver, T, init=start).error, rel=1e-3)
+        fit = fit_of(case, solver, single, constraint=tc.ErrorBound(0.9), callback=few)
+        assert fit.model.dtype == np.float32
+
+    @pytest.mark.parametrize("case", COMPLEX, ids=str)
+    def test_complex(self, case: Case, solver: Any) -> None:
+        T, _, start = noisy(case)
+        fit = fit_of(case, solver, T, init=start)
+        assert fit.model.dtype == np.complex128
+        assert fit.error < 0.06
+        # A factor of modulus one turns the tensor and nothing else.
+        turned = fit_of(case, solver, 1j * T, init=start.with_matrix(0, 1j * start.matrices[0]))
+        assert turned.error == pytest.approx(fit.error, rel=1e-5)
+
+    @pytest.mark.parametrize("case", THREE, ids=str)
+    @pytest.mark.parametrize("exponent", [-6, 12])
+    def test_the_solution_scales_with_the_tensor(self, case: Case, solver: Any, exponent: int) -> None:
+        # Powers of two commute with rounding, so the runs are the same but for the normalisation.
+        blocks = len(case.model().matrices)
+        c = 2.0 ** (exponent * blocks)
+        T, _, start = noisy(case)
+        one = fit_of(case, solver, T, init=start, callback=few)
+        two = fit_of(case, solver, c * T, init=start.scaled(c), callback=few)
+        assert two.error == pytest.approx(one.error, rel=1e-9)
+        assert two.sensitivity == pytest.approx(one.sensitivity * c ** (2 * (blocks - 1) / blocks), rel=1e-6)
+        assert relative(two.model.full() / c, one.model.full()) < 1e-7
+
+
+class TestWarmStart:
+    def test_a_complex_start_of_a_real_tensor_stays_complex(self) -> None:
+        T = THREE[0].tensor()
+        start = COMPLEX[0].model()
+        fit = tc.decompose(T, init=start, solver=tc.ALS(max_iter=5))
+        assert fit.model.dtype == np.complex128
+        assert fit.error == pytest.approx(relative(fit.model.full(), T), rel=1e-9)
+
+    def test_a_complex_tensor_from_a_real_start(self) -> None:
+        T = COMPLEX[0].tensor()
+        for solver in SOLVERS.values():
+            fit = tc.decompose(T, init=THREE[0].model(), solver=solver, callback=few)
+            assert fit.error == pytest.approx(relative(fit.model.full(), T), rel=1e-9)
+
+    @pytest.mark.parametrize("case", THREE, ids=str)
+    @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+    def test_a_start_that_is_zero(self, case: Case, solver: Any) -> None:
+        T = case.tensor()
+        for position in (0, -1):
+            matrices = list(case.model().matrices)
+            matrices[position] = 0 * matrices[position]
+            fit = fit_of(case, solver, T, init=case.model().with_matrices(matrices), callback=few)
+            assert np.isfinite(fit.error)
+            assert fit.error <= 1.0 + 1e-12
+
+    def test_a_lopsided_start(self) -> None:
+        case = THREE[3]
+        T, _, start = noisy(case)
+        first, *rest, last = start.matrices
+        for size in (1e100, 1e-140):
+            lopsided = start.with_matrices([first * size, *rest, last / size])
+            for solver in SOLVERS.values():
+                assert fit_of(case, solver, T, init=lopsided).error < 0.06
+
+
+class TestMonotone:
+    @pytest.mark.parametrize("case", [c for n in (2, 3, 4) for c in four_models(n)] + COMPLEX, ids=str)
+    def test_the_error_of_als_never_rises(self, case: Case) -> None:
+        for seed in range(4):
+            fit = fit_of(case, tc.ALS(max_iter=60, tol=0.0), case.tensor(seed), rng=seed)
+            assert np.all(np.diff(fit.history.error) <= 0.0)
+
+    @pytest.mark.parametrize("case", THREE, ids=str)
+    def test_it_never_rises_at_rounding_level(self, case: Case) -> None:
+        truth = case.model(1)
+        rng = np.random.default_rng(0)
+        start = truth.with_matrices([m + 1e-7 * rng.standard_normal(m.shape) for m in truth.matrices])
+        fit = fit_of(case, tc.ALS(max_iter=300, tol=0.0), truth.full(), init=start)
+        assert np.all(np.diff(fit.history.error) <= 0.0)
+        assert fit.error < 1e-8
+
+    @pytest.mark.parametrize("solver", [tc.LM(max_iter=40), tc.Continuation()], ids=["lm", "path"])
+    @pytest.mark.parametrize("case", THREE, ids=str)
+    def test_lm_never_raises_its_objective_at_one_penalty(self, case: Case, solver: Any) -> None:
+        T = case.tensor() / np.linalg.norm(case.tensor())
+        for constraint in (None, tc.Penalty(1e-3)):
+            history = fit_of(case, solver, T, constraint=constraint, callback=lambda i: i.iteration > 150).history
+            objective = history.error**2 + history.penalty * history.sensitivity
+            # Another penalty is another problem, and so is a fresh start at one that was seen before.
+            same = np.diff(history.penalty) == 0.0
+            fresh = np.diff(history.error) > 0.5
+            steps = np.diff(objective)[same & ~fresh]
+            assert len(steps) > 10
+            assert np.all(steps <= 1e-14)
+
+
+def slope(T: Any, model: Any, weight: float, seed: int) -> float:
+    """d/dt of ||T - X||^2 + weight SS along a random direction of blocks, by a central difference, relative."""
+    rng = np.random.default_rng(seed)
+    delta = [gaussian(m.shape, m.dtype, rng) * np.linalg.norm(m) / np.sqrt(m.size) for m in model.matrices]
+
+    def objective(t: float) -> float:
+        moved = model.with_matrices([m + t * d for m, d in zip(model.matrices, delta, strict=True)])
+        return float(np.linalg.norm(T - moved.full()) ** 2 + weight * moved.sensitivity())
+
+    return (objective(1e-5) - objective(-1e-5)) / 2e-5 / objective(0.0)
+
+
+class TestStationarity:
+    """Penalised and bounded solutions meet their first-order conditions."""
+
+    SHARP: tuple[Any, ...] = (tc.ALS(max_iter=3000, tol=1e-13), tc.LM(max_iter=500, tol=1e-13), tc.Continuation())
+
+    @pytest.mark.parametrize("solver", SHARP, ids=SOLVERS)
+    @pytest.mark.parametrize("case", [*THREE, *COMPLEX], ids=str)
+    def test_penalised(self, case: Case, solver: Any) -> None:
+        T, truth, start = noisy(case)
+        weight = 0.05 * np.linalg.norm(T) ** 2 / truth.sensitivity()
+        fit = fit_of(case, solver, T, init=start, constraint=tc.Penalty(weight))
+        assert fit.converged
+        assert max(abs(slope(T, fit.model, weight, seed)) for seed in range(5)) < 1e-4
+        # The same measure away from the solution.
+        assert abs(slope(T, start, weight, 0)) > 1e-2
+
+    @pytest.mark.parametrize("kind", ["sensitivity", "error"])
+    @pytest.mark.parametrize("solver", SHARP[1:], ids=["lm", "path"])
+    @pytest.mark.parametrize("case", THREE, ids=str)
+    def test_bounded(self, case: Case, solver: Any, kind: str) -> None:
+        T, truth, start = noisy(case)
+        bound = tc.SensitivityBound(0.7 * truth.sensitivity()) if kind == "sensitivity" else tc.ErrorBound(0.2)
+        fit = fit_of(case, solver, T, init=start, constraint=bound)
+        assert fit.converged
+        # The bound is active, and the gradients of error and SS are opposite: one weight cancels both.
+        figure, limit = (fit.sensitivity, bound.limit) if kind == "sensitivity" else (fit.error, 0.2)
+        assert figure == pytest.approx(limit, rel=1e-3)
+        error, both = gradients(T, fit.model)
+        weight = -float(np.vdot(both, error).real / np.vdot(both, both).real)
+        assert weight > 0
+        assert np.linalg.norm(error + weight * both) < 1e-2 * np.linalg.norm(error)
+
+
+def gradients(T: Any, model: Any) -> tuple[Any, Any]:
+    """Of ||T - X||^2 and of SS, flattened."""
+    residual = tc.Dense(model.full() - T)
+    error = [2 * residual.contract_all_but(model, k).ravel() for k in range(len(model.matrices))]
+    tame = [2 * (m @ model.sensitivity_metric(k).T).ravel() for k, m in enumerate(model.matrices)]
+    return np.concatenate(error), np.concatenate(tame)
+
+
+class TestBounds:
+    @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+    def test_a_bound_that_does_not_bind_changes_nothing_much(self, solver: Any) -> None:
+        case = THREE[3]
+        T, truth, start = noisy(case)
+        free = fit_of(case, solver, T, init=start)
+        loose = fit_of(case, solver, T, init=start, constraint=tc.SensitivityBound(100 * truth.sensitivity()))
+        assert loose.error == pytest.approx(free.error, rel=1e-3)
+
+    @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+    @pytest.mark.parametrize("case", THREE, ids=str)
+    def test_bounds_from_random_starts(self, case: Case, solver: Any) -> None:
+        T = case.tensor()
+        fit = fit_of(case, solver, T, constraint=tc.SensitivityBound(20.0), rng=1)
+        assert fit.sensitivity <= 20.0 * (1 + 2e-6)
+        assert fit.error < 1.0
+        fit = fit_of(case, solver, T, constraint=tc.ErrorBound(0.95), rng=1)
+        assert relative(fit.model.full(), T) <= 0.95 * (1 + 2e-6)
+
+    @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+    def test_tighter_bounds_cost_more(self, solver: Any) -> None:
+        case = THREE[0]
+        T, truth, start = noisy(case)
+        limits = [share * truth.sensitivity() for share in (0.9, 0.5, 0.2)]
+        errors = [fit_of(case, solver, T, init=start, constraint=tc.SensitivityBound(s)).error for s in limits]
+        assert all(one < two for one, two in itertools.pairwise(errors))
+
+    def test_joint_solvers_beat_alternating_ones_at_a_bound(self) -> None:
+        case = chain_case((5, 5, 5), (2, 2, 2))
+        T, _, start = noisy(case)
+        best = {
+            name: fit_of(case, s, T, init=start, constraint=tc.ErrorBound(0.2)).sensitivity
+            for name, s in SOLVERS.items()
+        }
+        assert best["lm"] <= best["als"] * (1 + 1e-6)
+        assert best["path"] == pytest.approx(best["lm"], rel=1e-3)
+
+
+class TestKrylov:
+    @pytest.mark.parametrize("case", [*THREE, *COMPLEX], ids=str)
+    def test_it_reaches_the_solution_of_the_dense_solver(self, case: Case) -> None:
+        T, truth, start = noisy(case)
+        weight = 0.05 * np.linalg.norm(T) ** 2 / truth.sensitivity()
+        for constraint in (None, tc.Penalty(weight)):
+            dense = fit_of(case, tc.LM(max_iter=200), T, init=start, constraint=constraint)
+            krylov = fit_of(case, tc.LM(max_iter=400, dense_limit=0), T, init=start, constraint=constraint)
+            assert krylov.error == pytest.approx(dense.error, rel=1e-4)
+
+    @pytest.mark.parametrize("case", [*THREE, *COMPLEX], ids=str)
+    def test_conjugate_gradients_against_a_direct_solve(self, case: Case) -> None:
+        model = case.model()
+        door = tc.Dense(case.tensor())
+        rng = np.random.default_rng(0)
+        rhs = [gaussian(m.shape, m.dtype, rng) for m in model.matrices]
+        penalty, damping = 0.1, 0.3
+        matrix = model.gauss_newton() + damping * np.eye(model.n_parameters)
+        at = 0
+        for k, m in enumerate(model.matrices):
+            here = slice(at, at + m.size)
+            matrix[here, here] += penalty * np.kron(np.eye(len(m)), model.sensitivity_metric(k))
+            at += m.size
+        truth = np.linalg.solve(matrix, np.concatenate([block.ravel() for block in rhs]))
+        found = conjugate_gradients(door, model, rhs, penalty, damping, tol=1e-12, max_iter=500)
+        assert found is not None
+        assert relative(np.concatenate([block.ravel() for block in found]), truth) < 1e-8
+
+
+class TestStarts:
+    def test_the_table(self) -> None:
+        case = THREE[3]
+        fit = fit_of(case, tc.LM(max_iter=15), starts=5)
+        assert len(fit.starts) == 5
+        assert fit.error == min(start.error for start in fit.starts)
+        assert any(start.iterations == fit.iterations and start.error == fit.error for start in fit.starts)
+        assert "5:" in repr(fit)
+        assert fit_of(case, tc.LM(max_iter=15)).starts == ()
+
+    def test_each_start_is_its_own(self) -> None:
+        fit = fit_of(THREE[0], tc.ALS(max_iter=5), starts=6)
+        assert len({start.error for start in fit.starts}) == 6
+        first = fit_of(THREE[0], tc.ALS(max_iter=5), starts=1)
+        assert fit.starts[0].error == first.error
+
+    @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+    @pytest.mark.parametrize(
+        "constraint",
+        [None, tc.Penalty(1.0), tc.SensitivityBound(5e3), tc.ErrorBound(0.6)],
+        ids=["free", "penalty", "sensitivity", "error"],
+    )
+    def test_the_best_start_has_the_least_merit(self, constraint: Any, scale: float) -> None:
+        T = scale * THREE[0].tensor()
+        fit = fit_of(THREE[0], tc.LM(max_iter=6), T, constraint=constraint, starts=6, rng=1)
+        size = np.linalg.norm(T)
+
+        def merit(start: Any) -> tuple[float, float]:
+            if isinstance(constraint, tc.Penalty):
+                return 0.0, (start.error * size) ** 2 + constraint.weight * start.sensitivity
+            if isinstance(constraint, tc.SensitivityBound):
+                return max(0.0, start.sensitivity / constraint.limit - 1 - 1e-6), start.error
+            if isinstance(constraint, tc.ErrorBound):
+                return max(0.0, start.error / constraint.limit - 1 - 1e-6), start.sensitivity
+            return 0.0, start.error
+
+        best = min(merit(start) for start in fit.starts)
+        assert merit(fit) == pytest.approx(best, rel=1e-9)
+
+
+class TestPenaltyFamily:
+    """b(nu) of the eigen-decomposition against a linear solve at each nu."""
+
+    @staticmethod
+    def problem(seed: int, dtype: str, rows: bool, rank: int = 4) -> tuple[Any, Any, Any, Any]:
+        rng = np.random.default_rng(seed)
+        design = gaussian((5, 9, rank) if rows else (9, rank), dtype, rng) @ gaussian((rank, 4), dtype, rng)
+        Q = gaussian((6, 4), dtype, rng)
+        data = gaussian((5, 9), dtype, rng)
+        gram = np.swapaxes(design.conj(), -1, -2) @ design
+        rhs = np.einsum("...zp,iz->ip" if not rows else "izp,iz->ip", design.conj(), data)
+        return gram, Q.conj().T @ Q, rhs, (design, data)
+
+    @pytest.mark.parametrize("rows", [False, True], ids=["one Gram", "a Gram per row"])
+    @pytest.mark.parametrize("dtype", ["float64", "complex128"])
+    @pytest.mark.parametrize("nu", [0.0, 1e-3, 1.0, 1e3])
+    def test_against_solves(self, nu: float, dtype: str, rows: bool) -> None:
+        gram, Q, rhs, (design, data) = self.problem(0, dtype, rows)
+        family = PenaltyFamily(gram, Q, rhs)
+        grams = gram if rows else np.broadcast_to(gram, (5, 4, 4))
+        truth = np.stack([np.linalg.solve(M + nu * Q, w) for M, w in zip(grams, rhs, strict=True)])
+        assert relative(family.block(nu), truth) < 1e-9
+        assert family.sensitivity(nu) == pytest.approx(np.vdot(truth, truth @ Q.T).real, rel=1e-8)
+        designs = design if rows else np.broadcast_to(design, (5, 9, 4))
+
+        def error(block: Any) -> float:
+            return float(np.sum(np.abs(data - np.einsum("izp,ip->iz", designs, block)) ** 2))
+
+        least = error(family.block(0.0))
+        assert family.explained == pytest.approx(np.sum(np.abs(data) ** 2) - least, rel=1e-8)
+        assert family.excess(nu) == pytest.approx(error(truth) - least, rel=1e-6, abs=1e-9)
+
+    @settings(max_examples=40)
+    @given(seed=st.integers(0, 999), share=st.floats(0.01, 0.99), rank=st.integers(2, 4))
+    def test_the_penalty_of_a_bound(self, seed: int, share: float, rank: int) -> None:
+        gram, Q, rhs, _ = self.problem(seed, "float64", rows=False, rank=rank)
+        family = PenaltyFamily(gram, Q, rhs)
+        target = share * family.sensitivity(0.0)
+        assert family.sensitivity(family.penalty_for_sensitivity(target)) == pytest.approx(target, rel=1e-6)
+        room = share * family.explained
+        assert family.excess(family.penalty_for_error(room)) == pytest.approx(room, rel=1e-6)
+        assert family.penalty_for_sensitivity(2 * family.sensitivity(0.0)) == 0.0
+        assert family.penalty_for_error(-1.0) == 0.0
