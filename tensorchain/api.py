@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,9 @@ from tensorchain.models import Model
 from tensorchain.models.validation import checked_wiring
 from tensorchain.solvers import Constraint, Continuation, Iterate, Problem, Solver
 from tensorchain.solvers.als import balanced
-from tensorchain.solvers.loop import run
+from tensorchain.solvers.checkpoint import Checkpoint
+from tensorchain.solvers.loop import draw_seeds, run
+from tensorchain.solvers.multistart import run_starts
 from tensorchain.stability import optimal_gauge
 from tensorchain.tensors import Tensor, as_tensor
 
@@ -30,6 +34,8 @@ def decompose(
     rng: int | np.random.Generator | None = None,
     callback: Callable[[Iterate], object] | None = None,
     max_seconds: float | None = None,
+    jobs: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> Fit:
     """Fit a model to a tensor.
 
@@ -47,6 +53,11 @@ def decompose(
     rng : seed or generator; the same seed gives the same result.
     callback : called with each `Iterate`; a true return value stops the run.
     max_seconds : time limit over all starts.
+    jobs : workers for several starts, through joblib: -1 for all cores, 1 for this process alone; by default
+        processes are used when much work is left after the first start and there is no callback.  Inside
+        ``with joblib.parallel_config("dask"):`` (or ray) the starts run on that cluster.
+    checkpoint : file in which the run is saved as it goes; where it exists the run goes on from it, to the
+        same result, with the randomness of the interrupted run.  Starts then run in this process.
 
     Returns
     -------
@@ -71,55 +82,83 @@ def decompose(
     kind, rank = _model_of(model, rank, init, door)
     solver = Continuation() if solver is None else solver
     constraint = Constraint() if constraint is None else constraint
-    _check_arguments(solver, constraint, starts, callback, max_seconds)
+    _check_arguments(solver, constraint, starts, callback, max_seconds, jobs)
+    job = _Job(door, norm, kind, rank, init, solver, constraint, callback)
     generator = np.random.default_rng(rng)
-    unit = door.scaled(1.0 / norm)
-    fits: list[Fit] = []
-    remaining = max_seconds
-    for child in generator.spawn(starts):
-        start = _start(kind, rank, init, unit, norm, child)
-        problem = Problem(unit, constraint.normalised(norm, len(start.matrices)), child, warm=init != "random")
-        fits.append(_fit(door, norm, problem, start, solver, callback, remaining))
-        if remaining is not None:
-            remaining = max(0.0, remaining - fits[-1].seconds)
-        if fits[-1].reason in (StopReason.INTERRUPTED, StopReason.TIME_LIMIT, StopReason.CALLBACK):
-            break
-    return _best(fits, constraint, norm)
+    seeds = draw_seeds(generator, starts)
+    if checkpoint is not None:
+        return _best(list(_with_checkpoint(job, seeds, checkpoint, max_seconds)), constraint, norm)
+    workers = 1 if callback is not None or starts == 1 else jobs
+    return _best(list(run_starts(job, seeds, workers, max_seconds)), constraint, norm)
 
 
-def _fit(
-    door: Tensor,
-    norm: float,
-    problem: Problem,
-    start: Model,
-    solver: Solver,
-    callback: Callable[[Iterate], object] | None,
-    max_seconds: float | None,
-) -> Fit:
-    """One run, from the scale ||T|| = 1 back to that of T."""
-    blocks = len(start.matrices)
-    outcome = run(solver, problem, start, callback=callback, max_seconds=max_seconds)
-    # A complex start of a real tensor stays complex: its error is that of the complex model.
-    dtype = np.complex128 if outcome.best.model.dtype.kind == "c" else door.dtype
-    model = optimal_gauge(outcome.best.model).scaled(norm).astype(dtype)
-    sensitivity_scale = norm ** (2.0 * (blocks - 1) / blocks)
-    history = outcome.history
-    return Fit(
-        model=model,
-        error=outcome.best.error,
-        sensitivity=model.sensitivity(),
-        reason=outcome.reason,
-        iterations=max(len(history) - 1, 0),
-        seconds=outcome.seconds,
-        history=History(
-            history.error,
-            history.sensitivity * sensitivity_scale,
-            history.penalty * norm ** (2.0 / blocks),
-            history.seconds,
-        ),
-        solver=repr(solver),
-        dimension_names=door.dimension_names,
-    )
+@dataclass(frozen=True)
+class _Job:
+    """One start: what it needs beside its seed.  Picklable, to run in another process."""
+
+    door: Tensor
+    norm: float
+    kind: type[Model]
+    rank: Any
+    init: str | Model
+    solver: Solver
+    constraint: Constraint
+    callback: Callable[[Iterate], object] | None
+
+    def __call__(self, seed: int, max_seconds: float | None, checkpoint: Checkpoint | None = None) -> Fit:
+        """Run the start, from the scale ||T|| = 1 back to that of T."""
+        rng = np.random.default_rng(seed)
+        unit = self.door.scaled(1.0 / self.norm)
+        start = _start(self.kind, self.rank, self.init, unit, self.norm, rng)
+        blocks = len(start.matrices)
+        problem = Problem(unit, self.constraint.normalised(self.norm, blocks), rng, warm=self.init != "random")
+        keep, resume = (None, None) if checkpoint is None else (checkpoint.offer, checkpoint.current)
+        outcome = run(
+            self.solver, problem, start, callback=self.callback, max_seconds=max_seconds, keep=keep, resume=resume
+        )
+        # A complex start of a real tensor stays complex: its error is that of the complex model.
+        dtype = np.complex128 if outcome.best.model.dtype.kind == "c" else self.door.dtype
+        model = optimal_gauge(outcome.best.model).scaled(self.norm).astype(dtype)
+        history = outcome.history
+        return Fit(
+            model=model,
+            error=outcome.best.error,
+            sensitivity=model.sensitivity(),
+            reason=outcome.reason,
+            iterations=max(len(history) - 1, 0),
+            seconds=outcome.seconds,
+            history=History(
+                history.error,
+                history.sensitivity * self.norm ** (2.0 * (blocks - 1) / blocks),
+                history.penalty * self.norm ** (2.0 / blocks),
+                history.seconds,
+            ),
+            solver=repr(self.solver),
+            dimension_names=self.door.dimension_names,
+        )
+
+
+def _with_checkpoint(
+    job: _Job, seeds: list[int], path: str | os.PathLike[str], max_seconds: float | None
+) -> Iterator[Fit]:
+    """The starts one after the other, each saved as it goes."""
+    template = _start(job.kind, job.rank, job.init, job.door.scaled(1.0 / job.norm), job.norm, np.random.default_rng(0))
+    what = f"{job.kind.__name__} {template.shape} rank {template.rank} norm {job.norm!r} {job.door.dtype} "
+    state = Checkpoint(path, what + f"{job.solver!r} {job.constraint!r} starts {len(seeds)}", template, seeds)
+    state.read()
+    yield from state.finished
+    deadline = None if max_seconds is None else time.monotonic() + max_seconds
+    for seed in state.seeds[len(state.finished) :]:
+        if deadline is not None and time.monotonic() >= deadline and state.finished:
+            return
+        fit = job(seed, None if deadline is None else max(deadline - time.monotonic(), 1e-3), state)
+        if fit.reason in (StopReason.INTERRUPTED, StopReason.TIME_LIMIT, StopReason.CALLBACK):
+            if state.current is not None:
+                state.write()
+            yield fit
+            return
+        state.close(fit)
+        yield fit
 
 
 def _best(fits: list[Fit], constraint: Constraint, norm: float) -> Fit:
@@ -158,7 +197,7 @@ def _model_of(model: Any, rank: Any, init: Any, door: Tensor) -> tuple[type[Mode
     return kind, rank
 
 
-def _check_arguments(solver: Any, constraint: Any, starts: Any, callback: Any, max_seconds: Any) -> None:
+def _check_arguments(solver: Any, constraint: Any, starts: Any, callback: Any, max_seconds: Any, jobs: Any) -> None:
     if isinstance(solver, type) or not hasattr(solver, "steps"):
         raise TypeError(f"solver is {solver!r}; an instance such as ALS(), LM() or Continuation() is needed")
     if not isinstance(constraint, Constraint):
@@ -167,6 +206,8 @@ def _check_arguments(solver: Any, constraint: Any, starts: Any, callback: Any, m
         raise ValueError(f"starts is {starts!r}; a positive integer is needed")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback is {callback!r}; a function of one Iterate is needed")
+    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs == 0):
+        raise ValueError(f"jobs is {jobs!r}; a number of workers, -1 for all cores, or None is needed")
     if max_seconds is not None and not isinstance(max_seconds, (int, float)):
         raise TypeError(f"max_seconds is {max_seconds!r}; a positive number, or None, is needed")
     if max_seconds is not None and not max_seconds > 0:

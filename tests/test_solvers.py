@@ -14,7 +14,7 @@ import tensorchain as tc
 from tensorchain.solvers.als import PenaltyFamily
 from tensorchain.solvers.krylov import conjugate_gradients
 from tests.cases import THREE, Case, chain_case, cp_case, four_models, gaussian, relative
-from tests.solver_contract import SOLVERS, SolverContract, few, fit_of, noisy, same_model
+from tests.solver_contract import SOLVERS, SolverContract, few, fit_of, noisy
 
 COMPLEX = [case.as_type("complex128") for case in THREE]
 ORDERS = [four_models(2)[0], four_models(2)[3], *four_models(4)[1:], cp_case((3, 2, 2, 3, 2), 2)]
@@ -108,7 +108,7 @@ class TestWarmStart:
 class TestMonotone:
     @pytest.mark.parametrize("case", [c for n in (2, 3, 4) for c in four_models(n)] + COMPLEX, ids=str)
     def test_the_error_of_als_never_rises(self, case: Case) -> None:
-        for seed in range(4):
+        for seed in range(2):
             fit = fit_of(case, tc.ALS(max_iter=60, tol=0.0), case.tensor(seed), rng=seed)
             assert np.all(np.diff(fit.history.error) <= 0.0)
 
@@ -121,19 +121,16 @@ class TestMonotone:
         assert np.all(np.diff(fit.history.error) <= 0.0)
         assert fit.error < 1e-8
 
-    @pytest.mark.parametrize("solver", [tc.LM(max_iter=40), tc.Continuation()], ids=["lm", "path"])
     @pytest.mark.parametrize("case", THREE, ids=str)
-    def test_lm_never_raises_its_objective_at_one_penalty(self, case: Case, solver: Any) -> None:
+    def test_lm_never_raises_its_objective_at_one_penalty(self, case: Case) -> None:
         T = case.tensor() / np.linalg.norm(case.tensor())
-        for constraint in (None, tc.Penalty(1e-3)):
-            history = fit_of(case, solver, T, constraint=constraint, callback=lambda i: i.iteration > 150).history
+        for constraint in (None, tc.Penalty(1e-3), tc.SensitivityBound(20.0)):
+            history = fit_of(case, tc.LM(max_iter=40), T, constraint=constraint).history
             objective = history.error**2 + history.penalty * history.sensitivity
-            # Another penalty is another problem, and so is a fresh start at one that was seen before.
-            same = np.diff(history.penalty) == 0.0
-            fresh = np.diff(history.error) > 0.5
-            steps = np.diff(objective)[same & ~fresh]
+            # Another penalty is another problem.
+            steps = np.diff(objective)[np.diff(history.penalty) == 0.0]
             assert len(steps) > 10
-            assert np.all(steps <= 1e-14)
+            assert np.all(steps <= 1e-15)
 
 
 def slope(T: Any, model: Any, weight: float, seed: int) -> float:
@@ -223,7 +220,8 @@ class TestBounds:
             name: fit_of(case, s, T, init=start, constraint=tc.ErrorBound(0.2)).sensitivity
             for name, s in SOLVERS.items()
         }
-        assert best["lm"] <= best["als"] * (1 + 1e-6)
+        # Both stop where the bound is met to 1e-4.
+        assert best["lm"] <= best["als"] * (1 + 1e-4)
         assert best["path"] == pytest.approx(best["lm"], rel=1e-3)
 
 

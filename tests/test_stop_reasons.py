@@ -112,6 +112,7 @@ class TestTrouble:
     @ALL_SOLVERS
     def test_infeasible(self, solver: Any) -> None:
         T = THREE[0].tensor()
+        solver = tc.ALS(max_iter=3000) if isinstance(solver, tc.ALS) else solver
         free = fit_of(THREE[0], solver, T)
         fit = fit_of(THREE[0], solver, T, constraint=tc.ErrorBound(0.3 * free.error))
         check(fit, T, StopReason.INFEASIBLE)
@@ -129,12 +130,14 @@ class TestTrouble:
         assert "SensitivityBound" in repr(fit)
 
     @ALL_SOLVERS
-    def test_a_solver_that_overflows(self, solver: Any) -> None:
+    def test_a_start_that_overflows(self, solver: Any) -> None:
         case = THREE[3]
         start = case.model()
         wild = start.with_matrices([matrix * 1e120 for matrix in start.matrices])
-        fit = fit_of(case, solver, init=wild)
-        assert all(np.all(np.isfinite(matrix)) for matrix in fit.model.matrices)
+        with pytest.raises(ValueError, match="init"):
+            fit_of(case, solver, init=wild)
+        assert wild.norm() == np.inf
+        assert wild.sensitivity() == np.inf
 
     def test_a_bad_step_is_caught_by_the_loop(self) -> None:
         # The loop is the same for solvers from outside: one that runs away is stopped, the best is kept.
@@ -155,8 +158,7 @@ class TestTrouble:
         # A gradient that points uphill: no damping makes a step that lowers the objective.
         class Wrong(tc.Dense):
             def scaled(self, factor: float) -> Any:
-                twin = Wrong(self.array * factor)
-                return twin
+                return Wrong(self.array * factor)
 
             def residual(self, model: Any) -> Any:
                 honest = super().residual(model)

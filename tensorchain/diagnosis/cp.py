@@ -4,7 +4,7 @@
 |---|---|---|
 | component norms | prod_n ||a_r^(n)|| | norms far above ||X|| must cancel |
 | congruence | c_rs = prod over modes of cos(a_r^(n), a_s^(n)) | c_rs near -1: a degenerate pair |
-| core consistency | 100 (1 - ||G - I||^2 / R), G = T x_1 A_1^+ ... x_N A_N^+ | near 100: trilinear; low or negative: rank too high |
+| core consistency | 100 (1 - ||G - I||^2 / R), G = T x_1 A_1^+ ... x_N A_N^+ | far below 100: rank too high |
 | factor match score | mean over matched pairs of |c_rs| (1 - |p_r - q_s| / max(p_r, q_s)) | 1: the same components |
 
 The cosine of two rank-one tensors is the product of the cosines of their factors, so all congruences come from R x R

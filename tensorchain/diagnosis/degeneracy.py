@@ -3,8 +3,8 @@
 A fit that has diverged looks good: its error is small.  What betrays it is elsewhere: in blocks that grow and
 cancel, in rounding that destroys it, in a sensitivity that has no limit.  `diagnose` measures these figures
 (:mod:`tensorchain.diagnosis.figures`), follows the sensitivity path when the tensor is there
-(:mod:`tensorchain.diagnosis.path`), pronounces a verdict (:mod:`tensorchain.diagnosis.verdict`) and gives the evidence and
-the cure (:mod:`tensorchain.diagnosis.evidence`).
+(:mod:`tensorchain.diagnosis.path`), pronounces a verdict (:mod:`tensorchain.diagnosis.verdict`) and gives the evidence
+and the cure (:mod:`tensorchain.diagnosis.evidence`).
 
 Cost: without the tensor a few milliseconds for a small model.  With it some ten Levenberg-Marquardt stages of few
 iterations each, about as much as one fit; a suspected divergence costs a fit from another start in addition.
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain.diagnosis.evidence import cure_for, explain
-from tensorchain.diagnosis.figures import Figures, measure
+from tensorchain.diagnosis.figures import Figures, measure, tensor_norm
 from tensorchain.diagnosis.path import SensitivityPath, trace_path
 from tensorchain.diagnosis.verdict import Thresholds, Verdict, grows, judge
 from tensorchain.fit import Fit
@@ -138,8 +138,8 @@ def diagnose(
 
     Raises
     ------
-    TypeError when there is no model; ValueError when the model holds NaN or infinity, the model or the tensor is zero, or
-    their shapes differ.
+    TypeError when there is no model; ValueError when the model holds NaN or infinity, the model or the tensor is
+    zero, or their shapes differ.
 
     Examples
     --------
@@ -155,15 +155,16 @@ def diagnose(
     """
     limits = Thresholds() if limits is None else limits
     model = fit_or_model.model if isinstance(fit_or_model, Fit) else fit_or_model
-    if isinstance(starts, bool) or not isinstance(starts, (int, np.integer)) or starts < 0:
+    if starts < 0:
         raise ValueError(f"starts is {starts!r}; an integer of at least 0 is needed")
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds is {max_seconds!r}; a positive number, or None, is needed")
     figures = measure(model)
     if tensor is None:
+        size = tensor_norm(model)
         verdict = judge(figures, limits=limits)
         evidence = explain(verdict, figures, None, None, None, limits)
-        return Diagnosis(verdict, evidence, cure_for(verdict, model, figures, None, None, model.norm()), figures)
+        return Diagnosis(verdict, evidence, cure_for(verdict, model, figures, None, None, size), figures)
     door = as_tensor(tensor)
     path = trace_path(door, model, max_seconds=max_seconds)
     size = door.norm()

@@ -53,8 +53,8 @@ def _on_the_path(
     if path is None or error is None:
         if verdict is Verdict.DIVERGING:
             yield (
-                f"cancellation {figures.cancellation:.3g} (1 is none): the terms of the model cancel, as in a divergent "
-                "fit; with the tensor the path would tell for certain"
+                f"cancellation {figures.cancellation:.3g} (1 is none): the terms of the model cancel, as in a "
+                "divergent fit; with the tensor the path would tell for certain"
             )
         return
     last = f"error {path.error[-1]:.3g} at sensitivity {path.sensitivity[-1]:.3g}"
@@ -111,7 +111,10 @@ def _on_the_components(figures: CPFigures | None) -> Iterator[str]:
     if figures is None or math.isnan(figures.opposed):
         return
     if figures.opposed < -0.9:
-        yield f"two components are nearly opposite (cosine {figures.opposed:.4f}), the largest {figures.norms[0]:.3g} ||X||"
+        yield (
+            f"two components are nearly opposite (cosine {figures.opposed:.4f}), the largest component is "
+            f"{figures.norms[0]:.3g} ||X||"
+        )
     if figures.aligned > 0.9:
         yield f"two components are nearly the same (cosine {figures.aligned:.4f})"
 
@@ -133,7 +136,7 @@ def cure_for(
         weight = 0.1 * (misfit * size) ** 2 * figures.gauge_excess / figures.sensitivity
         return f"fit = tc.decompose(T, init=model, constraint=tc.Penalty({weight:.3g}))"
     if verdict is Verdict.OVER_RANKED:
-        name = repr(type(model).name) if type(model).name else f"tc.Model.registry[{type(model).__name__!r}]"
+        name = repr(type(model).name) if type(model).name else type(model).__name__
         ranks = [lower_rank(model.rank), model.rank]
         return f"profiles = tc.degeneracy_profile(T, {name}, {ranks!r})"
     return ""

@@ -15,7 +15,8 @@ Were the bonds uncorrelated, M_k ~ tr M_k / P_k * identity, each term would be s
     chi = sum_k ||B_k||^2 tr M_k / (P_k K ||X||^2)
 
 is near 1 for a model whose terms add up like random vectors, below 1 where they are aligned, and large where they
-cancel: a divergent model has chi of 1e3 and more.  Unlike SS / ||X||^(2(K-1)/K) it needs no reference for shape and rank.
+cancel: a divergent model has chi of 1e3 and more.  Unlike SS / ||X||^(2(K-1)/K) it needs no reference for shape and
+rank.
 
 **Spectrum.**  Singular values of J, those of the gauge left out.  Their spread sigma_max / sigma_min is how much
 worse the blocks are known in the worst direction than in the best.  Null values beyond the gauge mean that X does
@@ -38,7 +39,8 @@ from tensorchain.diagnosis.cp import component_norms, congruences, is_cp
 from tensorchain.models import Model
 from tensorchain.stability.conditioning import condition_number, jacobian_singular_values
 from tensorchain.stability.gauge import optimal_gauge
-from tensorchain.stability.quantization import quantization_error
+from tensorchain.stability.perturbation import excess
+from tensorchain.stability.quantization import rounding_variance
 from tensorchain.stability.scales import double_precision, unit_blocks
 
 BITS = (8, 6, 4)
@@ -47,6 +49,8 @@ SPECTRUM_LIMIT = 1500
 """Most parameters for which the spectrum of J is computed (about a second)."""
 NULL = 1e-7
 """Singular values below this share of the largest one are null: what J^H J resolves in double precision."""
+_SMALL_TENSOR = 1 << 20
+"""Entries of X up to which its norm is taken from X itself (8 MB in double)."""
 _GAUGE_TOL = 1e-3
 _GAUGE_CYCLES = 30
 
@@ -81,7 +85,7 @@ class Figures:
     relative_sensitivity : SS / ||X||^(2(K-1)/K) with K blocks.
     gauge_excess : SS over SS in the optimal gauge, at least 1.
     cancellation : chi, 1 where the terms add up like random vectors, large where they cancel.
-    spread : sigma_max / sigma_min of J modulo gauge, infinite where `nullity` is not zero; None beyond the limit of size.
+    spread : sigma_max / sigma_min of J modulo gauge, infinite where `nullity` is not zero; None for a large model.
     condition : ||X|| / (sigma_min ||theta||), relative error of the blocks per relative error of X; None as `spread`.
     nullity : null directions of J beyond the gauge; None as `spread`.
     rounding : ((bits, predicted relative error), ...) when the blocks are rounded in the gauge of the model.
@@ -129,43 +133,44 @@ def measure(model: Model) -> Figures:
     """
     given = double_precision(model)
     unit, exponents = unit_blocks(given)
-    size = unit.norm()
+    balanced = optimal_gauge(unit, tol=_GAUGE_TOL, max_cycles=_GAUGE_CYCLES)
+    size = tensor_norm(balanced)
     if size == 0.0:
         raise ValueError(
             f"the {type(model).__name__} is zero everywhere: it has no relative figures; was a block set to zero?"
         )
     count = len(unit.matrices)
-    balanced = optimal_gauge(unit, tol=_GAUGE_TOL, max_cycles=_GAUGE_CYCLES)
     least = balanced.sensitivity()
     with np.errstate(over="ignore"):
         shares = tuple(float(value) for value in given.block_sensitivities())
     total = math.fsum(shares)
     # Blocks of the unit model carry 2^-e_k, so X carries the sum, and SS_opt 2(K-1)/K of it.
     logs = math.log2(least) + 2.0 * (count - 1) / count * sum(exponents)
-    excess = max(1.0, 2.0 ** min(math.log2(total) - logs, 1023.0)) if 0.0 < total < math.inf else math.inf
+    above = max(1.0, 2.0 ** min(math.log2(total) - logs, 1023.0)) if 0.0 < total < math.inf else math.inf
     spread, condition, nullity = _spectrum(balanced, size)
     return Figures(
         model=repr(model),
         block_names=model.block_names,
         block_sensitivities=shares,
         sensitivity=total,
-        relative_sensitivity=float(excess * least / size ** (2.0 * (count - 1) / count)),
-        gauge_excess=float(excess),
-        cancellation=cancellation(balanced),
+        relative_sensitivity=float(above * least / size ** (2.0 * (count - 1) / count)),
+        gauge_excess=float(above),
+        cancellation=cancellation(balanced, size),
         spread=spread,
         condition=condition,
         nullity=nullity,
-        rounding=tuple((bits, quantization_error(given, bits)) for bits in BITS),
+        rounding=tuple((bits, _rounding_error(unit, bits) / size) for bits in BITS),
         cp=_cp_figures(unit, size) if is_cp(unit) else None,
     )
 
 
-def cancellation(model: Model) -> float:
+def cancellation(model: Model, size: float | None = None) -> float:
     """chi = sum_k ||B_k||^2 tr M_k / (P_k K ||X||^2), in the gauge of the model, which should be the optimal one.
 
     Parameters
     ----------
     model : in double precision, not zero.
+    size : ||X||, if it is known.
 
     Examples
     --------
@@ -179,13 +184,25 @@ def cancellation(model: Model) -> float:
     >>> round(cancellation(same), 3), cancellation(opposed) > 1e3
     (0.5, True)
     """
-    unit, _ = unit_blocks(model)
-    square = unit.norm() ** 2
+    size = tensor_norm(model) if size is None else size
     terms = [
-        kernels.norm(matrix) ** 2 * float(np.trace(unit.gram(k)).real) / matrix.shape[1]
-        for k, matrix in enumerate(unit.matrices)
+        kernels.norm(matrix) ** 2 * float(np.trace(model.gram(k)).real) / matrix.shape[1]
+        for k, matrix in enumerate(model.matrices)
     ]
-    return math.fsum(terms) / (len(terms) * square)
+    return math.fsum(terms) / (len(terms) * size**2)
+
+
+def tensor_norm(model: Model) -> float:
+    """||X||, from X itself while it is small: the moments lose it where terms cancel to below 1e-8 of their size."""
+    if math.prod(model.shape) <= _SMALL_TENSOR:
+        return kernels.norm(model.full())
+    return model.norm()
+
+
+def _rounding_error(unit: Model, bits: int) -> float:
+    """Expected error of X when the blocks are rounded, as `quantization_error` but absolute."""
+    noise = [rounding_variance(matrix, bits, "block").sum(axis=0) for matrix in unit.matrices]
+    return math.sqrt(excess(unit, noise))
 
 
 def _spectrum(balanced: Model, size: float) -> tuple[float | None, float | None, int | None]:

@@ -21,8 +21,8 @@ stage then tames the model, and the path often leaves a swamp in which the model
 stage loses the tensor altogether it is repeated with a smaller nu.
 
 **How each stage is solved.**  Levenberg-Marquardt, whose first damping is nu: after a warm start the usual
-first damping would hide the flat directions along which blocks diverge.  Its tolerance follows the share of nu SS in the
-objective, since a change of SS by a percent must still count where the error dominates.
+first damping would hide the flat directions along which blocks diverge.  Its tolerance follows the share of nu SS in
+the objective, since a change of SS by a percent must still count where the error dominates.
 
 Reference: Phan et al., "How to train your unstable looped tensor network" (2022), for degeneracy and sensitivity;
 de Silva and Lim, "Tensor rank and the ill-posedness of the best low-rank approximation problem" (2008).
@@ -37,7 +37,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorchain.diagnosis.figures import cancellation
+from tensorchain.diagnosis.figures import cancellation, tensor_norm
 from tensorchain.fit import StopReason
 from tensorchain.kernels import Array
 from tensorchain.models import Model
@@ -215,7 +215,8 @@ class _Stages:
 
 def _first_stage(stages: _Stages, start: Model, share: float) -> tuple[Run, float]:
     """The minimiser at the strongest penalty that does not lose the tensor, and that penalty."""
-    tame = start.sensitivity() / max(cancellation(start), 1.0)
+    size = tensor_norm(start)
+    tame = start.sensitivity() / (max(cancellation(start, size), 1.0) if size > 0.0 else 1.0)
     penalty = share / tame
     error = stages.unit.residual_norm(start)
     stage = stages.minimise(start, penalty, error, tame)
@@ -236,7 +237,7 @@ def _check(door: Tensor, model: Model, share: float, decades: float, per_decade:
         raise ValueError(f"the model has shape {model.shape}, the tensor {door.shape}; they must be equal")
     if door.norm() == 0.0:
         raise ValueError("the tensor is zero everywhere: it has no sensitivity path")
-    if model.norm() == 0.0:
+    if any(not matrix.any() for matrix in model.matrices):
         raise ValueError("the model is zero everywhere; start from a fit, or from Model.random(shape, rank)")
     for name, value in {"share": share, "decades": decades}.items():
         if not 0.0 < value < math.inf:

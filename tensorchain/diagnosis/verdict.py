@@ -32,7 +32,7 @@ class Verdict(enum.Enum):
 
     HEALTHY = "nothing is wrong: the model is tame, well-conditioned and in a good gauge"
     BADLY_GAUGED = "the tensor is fine, its blocks are badly scaled: another gauge lowers the sensitivity for free"
-    ILL_CONDITIONED = "a best approximation exists, but some directions of its blocks are hardly determined by the tensor"
+    ILL_CONDITIONED = "a best approximation exists, but the tensor hardly determines some directions of its blocks"
     OVER_RANKED = "the blocks are not determined beyond the gauge: the rank is higher than the tensor supports"
     STUCK = "the solver ended in a swamp or too early: a model with less error and no more sensitivity is within reach"
     DIVERGING = "no best approximation: the error creeps down while the blocks grow without bound and cancel"

@@ -129,6 +129,10 @@ class Model:
             matrices.append(pad_columns(vectors[:, ::-1], width, rng))
         return matrices
 
+    def __reduce__(self) -> Any:
+        # Caches stay behind, and blocks are frozen again on the other side.
+        return type(self).from_matrices, (self.network, [np.array(matrix) for matrix in self._matrices])
+
     def with_matrices(self: Self, matrices: Sequence[Array]) -> Self:
         """The same wiring with other blocks, in matrix form (I_k, P_k); sizes I_k may change.
 

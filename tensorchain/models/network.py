@@ -17,6 +17,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,9 @@ class Term:
 
     bonds: tuple[str, ...]
     sizes: tuple[tuple[str, int], ...]
+
+    def __reduce__(self) -> Any:
+        return Term, (self.bonds, self.sizes)
 
     @cached_property
     def size_of(self) -> dict[str, int]:
@@ -102,6 +106,9 @@ class Network:
             repeated = [bonds for bonds in term.bonds if len(set(bonds)) < len(bonds)]
             if repeated:
                 raise ValueError(f"block letters {repeated[0]!r} repeat a bond; a block cannot be joined to itself")
+
+    def __reduce__(self) -> Any:
+        return Network, (self.terms, self.modes)
 
     def _check_letters(self, term: Term) -> None:
         if len(term.bonds) != len(self.modes):

@@ -24,17 +24,17 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tensorchain.fit import StopReason
 from tensorchain.models import Model
-from tensorchain.solvers.bounds import anchor, bracket, close_in
+from tensorchain.solvers.bounds import Anchor, anchor, bracket, close_in
 from tensorchain.solvers.constraints import Constraint, ErrorBound, Penalty, SensitivityBound
 from tensorchain.solvers.lm import LM, Point, check_options
-from tensorchain.solvers.loop import Problem, Stage, Steps
+from tensorchain.solvers.loop import Memory, Problem, Stage, Steps, children
 from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.tensors import Tensor
 
@@ -89,49 +89,51 @@ class Continuation:
         if not self.factor > 1.0:
             raise ValueError(f"Continuation: factor is {self.factor!r}; it must be above 1, so that the penalty falls")
 
-    def steps(self, problem: Problem, start: Model) -> Steps:
-        """Iterate from `start`."""
+    def steps(self, problem: Problem, start: Model, memory: Memory | None = None) -> Steps:
+        """Iterate from `start`, or go on from the memory of an iterate."""
         tensor, constraint = problem.tensor, problem.constraint
         floor = constraint.weight if isinstance(constraint, Penalty) else 0.0
-        best: Point | None = None
-        best_ending, hits = Ending.MISSED, 0
-        for departure, penalty in self._departures(problem, start):
-            yield departure.iterate(max(penalty, floor))
-            point, ending = yield from self._path(tensor, constraint, departure, penalty, floor)
-            hit = best is not None and self._agree(constraint, best, best_ending, point, ending)
-            if best is None or _merit(constraint, point) < _merit(constraint, best):
-                best, best_ending, hits = point, ending, int(hit)
-            else:
-                hits += hit
-            if best_ending is Ending.EXACT or self._settled(constraint, best, best_ending):
+        state = _Search() if memory is None else _Search.recall(memory, tensor)
+        generators = children(problem.rng, max(self.cycles, 1))
+        while state.path is not None or state.cycle < self._cycles(problem):
+            if state.path is None:
+                departure, penalty = self._depart(problem, start, state, generators)
+                state = replace(state, path=_Path(departure, max(penalty, floor)))
+            point, ending = yield from self._path(tensor, constraint, state, floor)
+            state = self._arrived(constraint, state, point, ending)
+            if state.ending is Ending.EXACT or self._settled(constraint, state):
                 break
-            if hits >= (1 if best_ending is Ending.DEGENERATE else _CONFIRMATIONS):
+            if state.hits >= (1 if state.ending is Ending.DEGENERATE else _CONFIRMATIONS):
                 break
-        assert best is not None
-        if best_ending is Ending.PLATEAU:
-            _, reason = yield from self._last(self.tol).stage(tensor, best, floor)
+        assert state.best is not None
+        if state.ending is Ending.PLATEAU:
+            _, reason = yield from self._last(self.tol).stage(tensor, state.best, floor)
             return reason
-        return _REASONS[best_ending]
+        return _REASONS[state.ending]
 
-    def _departures(self, problem: Problem, start: Model) -> Iterator[tuple[Point, float]]:
-        """Where the paths begin, and with which penalty."""
-        tensor = problem.tensor
+    def _cycles(self, problem: Problem) -> int:
+        if not problem.warm:
+            return self.cycles
+        return 1 + len(_RUNGS) if isinstance(problem.constraint, (SensitivityBound, ErrorBound)) else 1
+
+    def _depart(
+        self, problem: Problem, start: Model, state: _Search, generators: Sequence[np.random.Generator]
+    ) -> tuple[Point, float]:
+        """Where the next path begins, and with which penalty."""
+        tensor, cycle = problem.tensor, state.cycle
         if problem.warm:
             point = Point.at(tensor, start, LM.damping)
-            yield point, max(point.error**2, self.exact**2) / max(point.sensitivity, 1e-300)
-            if isinstance(problem.constraint, (SensitivityBound, ErrorBound)):
-                # A start in a swamp cannot be tamed along its own branch: leave it by a stronger penalty.
-                unit = self._unit(tensor, start.random_like(problem.rng))[1]
-                for rung in reversed(_RUNGS):
-                    yield point, self.share * self.factor**-rung * unit
-            return
-        unit = 0.0
-        for cycle in range(self.cycles):
-            model = start if cycle == 0 else start.random_like(problem.rng)
-            scaled, own_unit = self._unit(tensor, model)
+            if cycle == 0:
+                return point, max(point.error**2, self.exact**2) / max(point.sensitivity, 1e-300)
+            # A start in a swamp cannot be tamed along its own branch: leave it by a stronger penalty.
+            unit = self._unit(tensor, start.random_like(generators[0]))[1]
+            return point, self.share * self.factor ** -_RUNGS[-cycle] * unit
+        model = start if cycle == 0 else start.random_like(generators[cycle])
+        scaled, unit = self._unit(tensor, model)
+        if cycle > 0:
             # One unit for all cycles: their paths pass through the same penalties and can be compared.
-            unit = unit or own_unit
-            yield Point.at(tensor, scaled, LM.damping), self.share * self.factor ** -_RUNGS[cycle % len(_RUNGS)] * unit
+            unit = self._unit(tensor, start)[1]
+        return Point.at(tensor, scaled, LM.damping), self.share * self.factor ** -_RUNGS[cycle % len(_RUNGS)] * unit
 
     @staticmethod
     def _unit(tensor: Tensor, model: Model) -> tuple[Model, float]:
@@ -153,70 +155,147 @@ class Continuation:
         return LM(max_iter=max_iter or self.max_iter, tol=tol, exact=self.exact)
 
     def _path(
-        self, tensor: Tensor, constraint: Constraint, point: Point, penalty: float, floor: float
+        self, tensor: Tensor, constraint: Constraint, state: _Search, floor: float
     ) -> Stage[tuple[Point, Ending]]:
         """Lower the penalty stage by stage."""
+        assert state.path is not None
+        path = state.path
         bounded = isinstance(constraint, (SensitivityBound, ErrorBound))
         inner = LM(max_iter=self.stage_iter, tol=self.stage_tol, exact=0.0 if bounded else self.exact)
-        previous: tuple[float, float] | None = None
-        tame = None
-        ending: Ending | None = None
-        while ending is None:
-            penalty = max(penalty, floor)
-            count = 0
-            stage = inner.stage(tensor, point, penalty)
-            try:
-                while True:
-                    yield next(stage)
-                    count += 1
-            except StopIteration as stop:
-                point, reason = stop.value
+        while True:
+            # Stages are short: an interrupted run goes on from the beginning of one.
+            yield replace(path.point.iterate(path.penalty), memory=replace(state, path=path).memory())
+            point, reason, count = yield from _counted(inner.stage(tensor, path.point, path.penalty))
             if bounded:
-                here = anchor(constraint, point, penalty)
+                here = anchor(constraint, point, path.penalty)
                 if here.gap > 0.0:
-                    solver = self._last(1e-7)
-                    if tame is None:
-                        met = yield from bracket(solver, tensor, constraint, here)
-                    else:
-                        met = yield from close_in(solver, tensor, constraint, here, tame)
+                    met = yield from self._meet(tensor, constraint, here, path)
                     return met, Ending.BOUND
-                tame = here
             if reason is StopReason.EXACT:
                 return point, Ending.EXACT
-            if penalty <= floor:
-                ending = Ending.FLOOR
-            elif penalty < self.smallest:
-                ending = Ending.DEGENERATE
-            elif previous is not None:
-                slope = math.log(previous[1] / point.error) / math.log(previous[0] / penalty)
-                ratio = penalty * point.sensitivity / point.error**2
-                if slope < 0.1 and ratio < 1.0:
-                    ending = Ending.PLATEAU
-                elif slope > 0.7 and ratio > 3.0 and count <= _JUMP_ITERATIONS and not bounded:
-                    ending = Ending.ATTAINED
-            previous = (penalty, point.error)
-            penalty /= self.factor
+            ending = self._ending(path, point, count, floor, bounded)
+            if ending is not None:
+                return (yield from self._finish(tensor, point, ending, floor))
+            path = _Path(
+                point=point,
+                penalty=max(path.penalty / self.factor, floor),
+                previous=(path.penalty, point.error),
+                tame=point.model if bounded else None,
+            )
+
+    def _ending(self, path: _Path, point: Point, count: int, floor: float, bounded: bool) -> Ending | None:
+        """What the stage that led to `point` says of the path; None to go on."""
+        penalty = path.penalty
+        if penalty <= floor:
+            return Ending.FLOOR
+        if penalty < self.smallest:
+            return Ending.DEGENERATE
+        if path.previous is None:
+            return None
+        slope = math.log(path.previous[1] / point.error) / math.log(path.previous[0] / penalty)
+        ratio = penalty * point.sensitivity / point.error**2
+        if slope < 0.1 and ratio < 1.0:
+            return Ending.PLATEAU
+        if slope > 0.7 and ratio > 3.0 and count <= _JUMP_ITERATIONS and not bounded:
+            return Ending.ATTAINED
+        return None
+
+    def _finish(self, tensor: Tensor, point: Point, ending: Ending, floor: float) -> Stage[tuple[Point, Ending]]:
+        """The last stage of a path: long where it pays, short on a plateau, none where blocks would diverge."""
         if ending is Ending.ATTAINED or (ending is Ending.FLOOR and floor > 0.0):
             point, reason = yield from self._last(self.tol).stage(tensor, point, floor)
             ending = Ending.EXACT if reason is StopReason.EXACT else ending
         elif ending is Ending.PLATEAU:
-            point, reason = yield from self._last(1e-6, 15).stage(tensor, point, floor)
+            point, _ = yield from self._last(1e-6, 15).stage(tensor, point, floor)
         return point, ending
 
-    def _settled(self, constraint: Constraint, point: Point, ending: Ending) -> bool:
-        """Whether the error is so small that no component can be missing."""
-        sound = ending is not Ending.DEGENERATE and constraint.feasible(point.error, point.sensitivity)
-        return sound and point.error <= self.restart_above
+    def _meet(self, tensor: Tensor, constraint: Constraint, here: Anchor, path: _Path) -> Stage[Point]:
+        """The bound was crossed in this stage: close in between it and the stage before."""
+        solver = self._last(1e-7)
+        if path.tame is None or path.previous is None:
+            return (yield from bracket(solver, tensor, constraint, here))
+        tame = anchor(constraint, Point.at(tensor, path.tame, LM.damping), path.previous[0])
+        return (yield from close_in(solver, tensor, constraint, here, tame))
 
-    def _agree(self, constraint: Constraint, a: Point, ending_a: Ending, b: Point, ending_b: Ending) -> bool:
+    def _arrived(self, constraint: Constraint, state: _Search, point: Point, ending: Ending) -> _Search:
+        """Compare a finished path with the best one."""
+        hit = state.best is not None and self._agree(constraint, state, point, ending)
+        if state.best is None or _merit(constraint, point) < _merit(constraint, state.best):
+            return _Search(state.cycle + 1, point, ending, int(hit))
+        return _Search(state.cycle + 1, state.best, state.ending, state.hits + hit)
+
+    def _settled(self, constraint: Constraint, state: _Search) -> bool:
+        """Whether the error is so small that no component can be missing."""
+        assert state.best is not None
+        sound = state.ending is not Ending.DEGENERATE and _merit(constraint, state.best)[0] <= 0.0
+        return sound and state.best.error <= self.restart_above
+
+    def _agree(self, constraint: Constraint, state: _Search, point: Point, ending: Ending) -> bool:
         """Whether two paths reached the same objective (and the same sensitivity, where it is finite)."""
-        first, second = constraint.merit(a.error, a.sensitivity), constraint.merit(b.error, b.sensitivity)
+        assert state.best is not None
+        first, second = _merit(constraint, state.best), _merit(constraint, point)
         if first[0] > 0.0 or second[0] > 0.0:
             return False
-        if ending_a is ending_b is Ending.DEGENERATE:
+        if state.ending is ending is Ending.DEGENERATE:
             return abs(first[1] - second[1]) <= 0.05 * first[1]
         close = abs(first[1] - second[1]) <= 1e-3 * first[1]
-        return close and abs(a.sensitivity - b.sensitivity) <= 1e-2 * a.sensitivity
+        return close and abs(state.best.sensitivity - point.sensitivity) <= 1e-2 * state.best.sensitivity
+
+
+@dataclass(frozen=True)
+class _Path:
+    """A path at the beginning of a stage: what `_path` needs to go on."""
+
+    point: Point
+    penalty: float
+    previous: tuple[float, float] | None = None
+    """Penalty and error of the stage before."""
+    tame: Model | None = None
+    """Minimiser of the stage before, where a bound has to be met."""
+
+
+@dataclass(frozen=True)
+class _Search:
+    """All paths so far: the best, how it ended, how often it was met again, and the path under way."""
+
+    cycle: int = 0
+    best: Point | None = None
+    ending: Ending = Ending.MISSED
+    hits: int = 0
+    path: _Path | None = None
+
+    def memory(self) -> Memory:
+        """Plain figures and models, from which `recall` makes the same search."""
+        assert self.path is not None
+        figures = {
+            "cycle": self.cycle,
+            "ending": self.ending.name,
+            "hits": self.hits,
+            "penalty": self.path.penalty,
+            "damping": self.path.point.damping,
+            "previous": self.path.previous,
+            "best_damping": self.best.damping if self.best else None,
+        }
+        models = {"point": self.path.point.model}
+        if self.best is not None:
+            models["best"] = self.best.model
+        if self.path.tame is not None:
+            models["tame"] = self.path.tame
+        return Memory(figures, models)
+
+    @classmethod
+    def recall(cls, memory: Memory, tensor: Tensor) -> _Search:
+        """The search that `memory` describes."""
+        figures, models = memory.figures, memory.models
+        previous = figures["previous"]
+        path = _Path(
+            point=Point.at(tensor, models["point"], figures["damping"]),
+            penalty=figures["penalty"],
+            previous=None if previous is None else (previous[0], previous[1]),
+            tame=models.get("tame"),
+        )
+        best = Point.at(tensor, models["best"], figures["best_damping"]) if "best" in models else None
+        return cls(figures["cycle"], best, Ending[figures["ending"]], figures["hits"], path)
 
 
 _REASONS = {
@@ -232,3 +311,14 @@ _REASONS = {
 def _merit(constraint: Constraint, point: Point) -> tuple[float, float]:
     return constraint.merit(point.error, point.sensitivity)
 
+
+def _counted(stage: Stage[tuple[Point, StopReason]]) -> Stage[tuple[Point, StopReason, int]]:
+    """A stage, with the number of its iterations."""
+    count = 0
+    while True:
+        try:
+            iterate = next(stage)
+        except StopIteration as stop:
+            return *stop.value, count
+        yield iterate
+        count += 1

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -45,6 +45,14 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What a solver needs to go on from an iterate: plain figures (JSON) and models of one wiring."""
+
+    figures: dict[str, Any]
+    models: dict[str, Model]
+
+
+@dataclass(frozen=True)
 class Iterate:
     """A point on the way, in the scale ||T|| = 1."""
 
@@ -55,6 +63,8 @@ class Iterate:
     damping: float = float("nan")
     iteration: int = 0
     seconds: float = 0.0
+    memory: Memory | None = field(default=None, repr=False)
+    """Set where the run can be resumed from."""
 
 
 Steps = Generator[Iterate, None, StopReason]
@@ -68,8 +78,8 @@ Stage = Generator[Iterate, None, T_co]
 class Solver(Protocol):
     """Anything with `steps`."""
 
-    def steps(self, problem: Problem, start: Model) -> Steps:
-        """Iterate from `start`; the first iterate is the start itself."""
+    def steps(self, problem: Problem, start: Model, memory: Memory | None = None) -> Steps:
+        """Iterate from `start` (the first iterate is the start itself), or go on from `memory`."""
         ...
 
 
@@ -87,6 +97,16 @@ class Run:
     seconds: float
 
 
+@dataclass(frozen=True)
+class RunState:
+    """A run under way, from which it can go on."""
+
+    rows: list[tuple[float, float, float, float]]
+    best: Iterate
+    memory: Memory
+    seconds: float
+
+
 def run(
     solver: Solver,
     problem: Problem,
@@ -94,15 +114,20 @@ def run(
     *,
     callback: Callback | None = None,
     max_seconds: float | None = None,
+    keep: Callable[[RunState], object] | None = None,
+    resume: RunState | None = None,
 ) -> Run:
-    """Drive `solver` from `start` and keep the best iterate."""
-    began = time.perf_counter()
-    rows: list[tuple[float, float, float, float]] = []
-    best: Iterate | None = None
-    best_merit = (float("inf"), float("inf"))
+    """Drive `solver` from `start` and keep the best iterate.
+
+    `keep` is given the state at iterates from which the run can be resumed; `resume` is such a state.
+    """
+    began = time.perf_counter() - (0.0 if resume is None else resume.seconds)
+    tracker = _Tracker(problem.constraint)
+    if resume is not None:
+        tracker.rows, tracker.best = list(resume.rows), resume.best
     reason = StopReason.INTERRUPTED
     with np.errstate(all="ignore"), blas_threads(1 if _is_small(problem.tensor, start) else None):
-        steps = solver.steps(problem, start)
+        steps = solver.steps(problem, start, None if resume is None else resume.memory)
         try:
             while True:
                 try:
@@ -114,31 +139,63 @@ def run(
                 if not (np.isfinite(iterate.error) and np.isfinite(iterate.sensitivity)):
                     reason = StopReason.NON_FINITE
                     break
-                rows.append((iterate.error, iterate.sensitivity, iterate.penalty, seconds))
-                merit = problem.constraint.merit(iterate.error, iterate.sensitivity)
-                if best is None or merit <= best_merit:
-                    best, best_merit = iterate, merit
-                if callback is not None and callback(_stamped(iterate, len(rows) - 1, seconds)):
+                if iterate.memory is not None and keep is not None and tracker.best is not None:
+                    # Before this iterate is counted: a resumed run begins with it again.
+                    keep(RunState(list(tracker.rows), tracker.best, iterate.memory, seconds))
+                tracker.take(iterate, seconds)
+                if callback is not None and callback(
+                    replace(iterate, iteration=len(tracker.rows) - 1, seconds=seconds, memory=None)
+                ):
                     reason = StopReason.CALLBACK
                     break
                 if max_seconds is not None and seconds >= max_seconds:
                     reason = StopReason.TIME_LIMIT
                     break
         except KeyboardInterrupt:
-            if best is None:
+            if tracker.best is None:
                 raise
-            reason = StopReason.INTERRUPTED
         finally:
             steps.close()
-    if best is None:
-        best = Iterate(start, float("inf"), float("inf"))
+    best = tracker.best or Iterate(start, float("inf"), float("inf"))
     if reason.success and not problem.constraint.feasible(best.error, best.sensitivity):
         reason = StopReason.INFEASIBLE
-    columns = [np.array(column) for column in zip(*rows, strict=True)] if rows else [np.empty(0)] * 4
-    history = History(*columns)
+    history = tracker.history()
     if type(problem.constraint) is Constraint and reason in _OPEN and diverges(history):
         reason = StopReason.DIVERGING
     return Run(best, reason, history, time.perf_counter() - began)
+
+
+class _Tracker:
+    """History and best iterate."""
+
+    def __init__(self, constraint: Constraint) -> None:
+        self.constraint = constraint
+        self.rows: list[tuple[float, float, float, float]] = []
+        self.best: Iterate | None = None
+
+    def take(self, iterate: Iterate, seconds: float) -> None:
+        """Count an iterate."""
+        self.rows.append((iterate.error, iterate.sensitivity, iterate.penalty, seconds))
+        if self.best is None or self._merit(iterate) <= self._merit(self.best):
+            self.best = replace(iterate, memory=None)
+
+    def _merit(self, iterate: Iterate) -> tuple[float, float]:
+        return self.constraint.merit(iterate.error, iterate.sensitivity)
+
+    def history(self) -> History:
+        """What was counted, as arrays."""
+        columns = [np.array(column) for column in zip(*self.rows, strict=True)] if self.rows else [np.empty(0)] * 4
+        return History(*columns)
+
+
+def children(rng: np.random.Generator, count: int) -> list[np.random.Generator]:
+    """Independent generators, one for each of several tasks."""
+    return [np.random.default_rng(seed) for seed in draw_seeds(rng, count)]
+
+
+def draw_seeds(rng: np.random.Generator, count: int) -> list[int]:
+    """Seeds of independent generators."""
+    return [int(seed) for seed in rng.integers(2**63, size=count)]
 
 
 def _is_small(tensor: Tensor, model: Model) -> bool:
@@ -155,15 +212,3 @@ def diverges(history: History) -> bool:
         return False
     grown = history.sensitivity[last] > 10.0 * history.sensitivity[middle]
     return bool(grown and history.error[last] > 0.5 * history.error[middle])
-
-
-def _stamped(iterate: Iterate, iteration: int, seconds: float) -> Iterate:
-    return Iterate(
-        iterate.model,
-        iterate.error,
-        iterate.sensitivity,
-        iterate.penalty,
-        iterate.damping,
-        iteration,
-        seconds,
-    )

@@ -16,9 +16,7 @@ WAYS = [*FULL, *PARTIAL]
 FEW = [*THREE, *(case.as_type("complex128") for case in THREE)]
 """For ways that take milliseconds for each question."""
 
-PAIRS = [
-    pytest.param(way, case, id=f"{way}-{case}") for way in WAYS for case in (FEW if "dask" in way.name else CASES)
-]
+PAIRS = [pytest.param(way, case, id=f"{way}-{case}") for way in WAYS for case in (FEW if "dask" in way.name else CASES)]
 
 SCALE = 0.37
 

@@ -1,0 +1,337 @@
+"""What every door to the data promises, as contract tests over a list of doors.
+
+A door joins by one line in DOORS: its name, how it is made from an array, and the array that it stands for (weights and
+missing entries belong in a contract of their own).  Answers are held against the Jacobian, column by column.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+import tensorchain as tc
+from tensorchain.tensors import as_tensor, dense
+from tests.cases import SMALL, THREE, Case, four_models, gaussian, jacobian_blocks, relative
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a door is made from an array."""
+
+    make: Callable[[Any], Any]
+    layout: Callable[[Any], Any] = np.array
+
+
+def every_other(array: Any) -> Any:
+    """The same values, as a view that is not contiguous in any order."""
+    wide = np.zeros([2 * size for size in array.shape], dtype=array.dtype)
+    view = wide[tuple(slice(None, None, 2) for _ in array.shape)]
+    view[...] = array
+    return view
+
+
+DOORS = {
+    "dense": Kind(tc.Dense),
+    "fortran": Kind(tc.Dense, np.asfortranarray),
+    "strided": Kind(tc.Dense, every_other),
+    "reversed": Kind(tc.Dense, lambda array: np.array(array[::-1])[::-1]),
+    "transposed": Kind(tc.Dense, lambda array: np.array(array.T).T),
+    "read-only": Kind(tc.Dense, lambda array: np.broadcast_to(array, array.shape)),
+}
+
+COMPLEX_THREE = [case.as_type("complex128") for case in THREE]
+FIVE = four_models(5)
+
+
+def gradient(case: Case, model: Any, array: Any) -> list[Any]:
+    """J_k^H vec(array) by the Jacobian."""
+    return [columns.conj().T @ array.ravel() for columns in jacobian_blocks(model)]
+
+
+@pytest.mark.parametrize("kind", DOORS.values(), ids=DOORS)
+class TestDoor:
+    @pytest.mark.parametrize("case", [*SMALL, *FIVE], ids=str)
+    def test_contract_all_but(self, case: Case, kind: Kind) -> None:
+        T, model = case.tensor(), case.model()
+        door = kind.make(kind.layout(T))
+        for k, expected in enumerate(gradient(case, model, T)):
+            answer = door.contract_all_but(model, k)
+            assert answer.shape == model.matrices[k].shape
+            assert relative(answer.ravel(), expected) < 1e-12
+
+    @pytest.mark.parametrize("case", [*THREE, *COMPLEX_THREE, FIVE[3]], ids=str)
+    def test_residual(self, case: Case, kind: Kind) -> None:
+        T, model = case.tensor(), case.model()
+        door = kind.make(kind.layout(T))
+        error = T - case.twin(model.blocks)
+        residual = door.residual(model)
+        assert residual.norm == pytest.approx(np.linalg.norm(error), rel=1e-12)
+        assert door.residual_norm(model) == pytest.approx(np.linalg.norm(error), rel=1e-12)
+        for block, expected in zip(residual.gradient, gradient(case, model, error), strict=True):
+            assert relative(block.ravel(), expected) < 1e-11
+
+    @pytest.mark.parametrize("case", THREE, ids=str)
+    def test_a_small_residual_is_exact(self, case: Case, kind: Kind) -> None:
+        # ||T||^2 - 2 <T, X> + ||X||^2 would give 1e-8 at best.
+        model = case.model()
+        T = model.full()
+        noise = 1e-13 * case.tensor()
+        door = kind.make(kind.layout(T + noise))
+        assert door.residual_norm(model) == pytest.approx(np.linalg.norm(noise), rel=0.1)
+        assert door.residual(model).norm == pytest.approx(np.linalg.norm(noise), rel=0.1)
+
+    @pytest.mark.parametrize("case", [*THREE, *COMPLEX_THREE], ids=str)
+    def test_scaled(self, case: Case, kind: Kind) -> None:
+        T, model = case.tensor(), case.model()
+        door = kind.make(kind.layout(T))
+        for factor in (0.25, 3.0, 1e-120, 1e120):
+            scaled = door.scaled(factor)
+            assert scaled.norm() == pytest.approx(factor * np.linalg.norm(T), rel=1e-12)
+            near = model.scaled(factor)
+            assert scaled.residual(near).norm == pytest.approx(factor * np.linalg.norm(T - model.full()), rel=1e-10)
+            for k in range(len(model.matrices)):
+                expected = factor * door.contract_all_but(model, k)
+                assert relative(scaled.contract_all_but(model, k) / factor, expected / factor) < 1e-12
+        assert door.scaled(2.0).scaled(0.5).norm() == pytest.approx(door.norm(), rel=1e-14)
+        # The first door has not changed.
+        assert door.norm() == pytest.approx(np.linalg.norm(T), rel=1e-13)
+
+    @pytest.mark.parametrize("exponent", [-150, -100, 100, 150])
+    def test_norm_at_extreme_scales(self, kind: Kind, exponent: int) -> None:
+        for case in (THREE[0], COMPLEX_THREE[0]):
+            T = case.tensor()
+            door = kind.make(kind.layout(10.0**exponent * T))
+            assert door.norm() == pytest.approx(10.0**exponent * np.linalg.norm(T), rel=1e-12, abs=0)
+            unit = door.scaled(1.0 / door.norm())
+            assert unit.norm() == pytest.approx(1.0, rel=1e-12)
+            expected = tc.Dense(T / np.linalg.norm(T)).contract_all_but(case.model(), 0)
+            assert relative(unit.contract_all_but(case.model(), 0), expected) < 1e-11
+
+    def test_starts_from_singular_vectors(self, kind: Kind) -> None:
+        for case in (THREE[0], COMPLEX_THREE[0]):
+            T = case.tensor()
+            door = kind.make(kind.layout(T)).scaled(3.0)
+            for mode in range(3):
+                unfolded = 3.0 * np.moveaxis(T, mode, 0).reshape(T.shape[mode], -1)
+                assert relative(door.mode_gram(mode), unfolded @ unfolded.conj().T) < 1e-13
+            assert relative(door.to_dense(), 3.0 * T) < 1e-15
+
+    @pytest.mark.parametrize("case", [*THREE, *COMPLEX_THREE], ids=str)
+    def test_curvature(self, case: Case, kind: Kind) -> None:
+        model = case.model()
+        door = kind.make(kind.layout(case.tensor()))
+        upper = np.triu(door.gauss_newton(model))
+        assert relative(upper, np.triu(model.gauss_newton())) < 1e-13
+        rng = np.random.default_rng(0)
+        delta = [gaussian(m.shape, m.dtype, rng) for m in model.matrices]
+        image = door.gauss_newton_matvec(model, delta)
+        expected = model.gauss_newton() @ np.concatenate([block.ravel() for block in delta])
+        assert relative(np.concatenate([block.ravel() for block in image]), expected) < 1e-12
+        for k, block in enumerate(delta):
+            assert relative(door.apply_gram(model, k, block), block @ model.gram(k).T) < 1e-13
+
+    def test_the_data_are_not_changed(self, kind: Kind) -> None:
+        T = kind.layout(THREE[3].tensor())
+        before = T.copy()
+        tc.decompose(kind.make(T), "tc", rank=2, solver=tc.LM(max_iter=3), rng=0)
+        assert_array_equal(T, before)
+
+    def test_a_fit_through_the_door_is_the_fit_of_the_array(self, kind: Kind) -> None:
+        T = THREE[3].tensor()
+        plain = tc.decompose(np.ascontiguousarray(T), "tc", rank=2, solver=tc.LM(max_iter=10), rng=0)
+        fit = tc.decompose(kind.make(kind.layout(T)), "tc", rank=2, solver=tc.LM(max_iter=10), rng=0)
+        assert fit.error == pytest.approx(plain.error, rel=1e-10)
+
+
+@pytest.mark.parametrize("case", [*SMALL, *FIVE], ids=str)
+class TestPartials:
+    """Products that are kept between the blocks of a sweep are those of the present blocks."""
+
+    def test_after_a_block_is_replaced(self, case: Case) -> None:
+        T, model = case.tensor(), case.model()
+        door = tc.Dense(T)
+        rng = np.random.default_rng(0)
+        count = len(model.matrices)
+        for k in [*range(count), *reversed(range(count)), *rng.integers(count, size=6)]:
+            model = model.with_matrix(k, gaussian(model.matrices[k].shape, case.dtype, rng))
+            for m in (k, (k + 1) % count, rng.integers(count)):
+                assert relative(door.contract_all_but(model, m), tc.Dense(T).contract_all_but(model, m)) < 1e-12
+
+    def test_between_models(self, case: Case) -> None:
+        T, one, two = case.tensor(), case.model(1), case.model(2)
+        door = tc.Dense(T)
+        mixed = one.with_matrices([*one.matrices[:-1], two.matrices[-1]])
+        for model, k in itertools.product((one, two, mixed, one), range(len(one.matrices))):
+            assert relative(door.contract_all_but(model, k), tc.Dense(T).contract_all_but(model, k)) < 1e-12
+
+    def test_scaled_doors_do_not_share_them(self, case: Case) -> None:
+        T, model = case.tensor(), case.model()
+        door = tc.Dense(T)
+        first = door.contract_all_but(model, 0)
+        assert relative(door.scaled(5.0).contract_all_but(model, 0), 5.0 * first) < 1e-13
+        assert relative(door.contract_all_but(model, 0), first) < 1e-15
+
+
+class TestPasses:
+    @pytest.mark.parametrize("case", [*THREE, *FIVE], ids=str)
+    def test_a_sweep_takes_two_passes_over_the_data(self, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+        passes = []
+        honest = tc.Dense._partial
+        monkeypatch.setattr(tc.Dense, "_partial", lambda self, *rest: passes.append(1) or honest(self, *rest))
+        door, model = tc.Dense(case.tensor()), case.model()
+        order = sorted(range(len(model.matrices)), key=lambda k: (model.network.modes[k] is None, k))
+        for _ in range(3):
+            passes.clear()
+            for k in order:
+                door.contract_all_but(model, k)
+                model = model.with_matrix(k, 1.1 * model.matrices[k])
+        # One pass for each half of the modes, in each term; a core that comes last may need one half again.
+        assert len(passes) <= 3 * len(model.network.terms)
+
+    def test_wirings_that_share_their_blocks_are_told_apart(self) -> None:
+        T = gaussian((4, 4, 4), "float64", np.random.default_rng(0))
+        one = tc.TensorChain.random(T.shape, (1, 2, 4), 0)
+        matrices = one.matrices
+        network = tc.TensorChain.wiring(T.shape, (2, 1, 2))
+        widths = [(2, 8, 4), (2, 2, 4)]
+        assert [one.network.widths, network.widths] == widths
+        square = tc.TensorChain.random(T.shape, (2, 2, 2), 0)
+        cp = tc.CP.from_matrices(tc.CP.wiring(T.shape, 4), square.matrices)
+        door = tc.Dense(T)
+        for model, k in itertools.product((square, cp, square), range(3)):
+            assert relative(door.contract_all_but(model, k), tc.Dense(T).contract_all_but(model, k)) < 1e-13
+        assert len(matrices) == 3
+
+
+class TestSlabs:
+    @pytest.mark.parametrize("slab", [1, 7, 30, 10_000])
+    @pytest.mark.parametrize("case", [*SMALL, *FIVE], ids=str)
+    def test_slabs_give_the_same_answers(self, case: Case, slab: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        T, model = case.tensor(), case.model()
+        whole = tc.Dense(T).residual(model)
+        monkeypatch.setattr(dense, "_SLAB", slab)
+        for door, scale in ((tc.Dense(T), 1.0), (tc.Dense(T / 4).scaled(4.0), 1.0)):
+            assert door.residual_norm(model) == pytest.approx(scale * whole.norm, rel=1e-13)
+            residual = door.residual(model)
+            assert residual.norm == pytest.approx(whole.norm, rel=1e-13)
+            for block, expected in zip(residual.gradient, whole.gradient, strict=True):
+                assert relative(block, expected) < 1e-12
+
+    def test_a_fit_in_slabs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        T = THREE[3].tensor()
+        whole = tc.decompose(T, "tc", rank=2, solver=tc.LM(max_iter=8), rng=0)
+        monkeypatch.setattr(dense, "_SLAB", 16)
+        assert tc.decompose(T, "tc", rank=2, solver=tc.LM(max_iter=8), rng=0).error == pytest.approx(
+            whole.error, rel=1e-9
+        )
+
+    def test_an_array_in_a_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        T = THREE[0].tensor()
+        np.save(tmp_path / "T.npy", T)
+        mapped = np.load(tmp_path / "T.npy", mmap_mode="r")
+        monkeypatch.setattr(dense, "_SLAB", 16)
+        door = tc.Dense(mapped)
+        assert np.shares_memory(door.array, mapped)
+        assert isinstance(door.array, np.memmap)
+        model = THREE[0].model()
+        assert door.residual(model).norm == pytest.approx(np.linalg.norm(T - model.full()), rel=1e-13)
+        fit = tc.decompose(mapped, "cp", rank=2, solver=tc.ALS(max_iter=5), rng=0)
+        assert fit.error == tc.decompose(T, "cp", rank=2, solver=tc.ALS(max_iter=5), rng=0).error
+
+
+class TestDtypes:
+    @pytest.mark.parametrize(
+        ("given", "kept"),
+        [
+            ("int8", "float64"),
+            ("uint16", "float64"),
+            ("int64", "float64"),
+            ("bool", "float64"),
+            ("float16", "float32"),
+            ("float32", "float32"),
+            ("float64", "float64"),
+            (">f8", "float64"),
+            (">f4", "float32"),
+            ("longdouble", "float64"),
+            ("complex64", "complex128"),
+            ("complex128", "complex128"),
+            ("clongdouble", "complex128"),
+        ],
+    )
+    def test_conversion(self, given: str, kept: str) -> None:
+        T = np.array([[1, 0, 1], [0, 1, 1]]).astype(given)
+        door = tc.Dense(T)
+        assert door.dtype == kept
+        assert door.array.dtype.isnative
+        assert_array_equal(door.to_dense(), T.astype(kept))
+        assert door.norm() == 2.0
+        fit = tc.decompose(T, "cp", rank=1, solver=tc.ALS(max_iter=20), rng=0)
+        assert fit.model.dtype == kept
+
+    @pytest.mark.parametrize("case", [case for n in (2, 3, 4) for case in four_models(n)], ids=str)
+    def test_answers_are_in_double_precision(self, case: Case) -> None:
+        door = tc.Dense(case.tensor().astype(np.float32)).scaled(0.3)
+        model = case.model()
+        exact = tc.Dense(case.tensor()).scaled(0.3)
+        for k in range(len(model.matrices)):
+            answer = door.contract_all_but(model, k)
+            assert answer.dtype == np.float64
+            assert relative(answer, exact.contract_all_but(model, k)) < 1e-5
+        assert all(block.dtype == np.float64 for block in door.residual(model).gradient)
+        assert door.mode_gram(0).dtype == np.float64
+        # T - X is formed in double precision: no error but that of the storage.
+        own = model.astype(np.float32).astype(np.float64)
+        single = own.full().astype(np.float32)
+        assert tc.Dense(single).residual_norm(own) < 1e-6 * own.norm()
+
+    def test_lists_and_doors(self) -> None:
+        assert as_tensor([[1, 2], [3, 4]]).dtype == np.float64
+        door = tc.Dense(np.eye(3))
+        assert as_tensor(door) is door
+
+    @given(seed=st.integers(0, 999), exponent=st.floats(-150, 150), dtype=st.sampled_from(["float64", "complex128"]))
+    def test_norm(self, seed: int, exponent: float, dtype: str) -> None:
+        rng = np.random.default_rng(seed)
+        T = gaussian((3, 4), dtype, rng) * 10.0 ** rng.uniform(-20, 0, size=(3, 4))
+        scale = 10.0**exponent
+        assert tc.Dense(T * scale).norm() == pytest.approx(scale * np.linalg.norm(T), rel=1e-12, abs=0)
+
+
+BAD = [
+    pytest.param(np.full((2, 3), np.nan), ValueError, r"tc\.Masked", id="nan"),
+    pytest.param(np.array([[1.0, np.inf]]), ValueError, "infinity", id="inf"),
+    pytest.param(np.array([[1.0, np.nan]], dtype="float32"), ValueError, r"tc\.Masked", id="nan in single"),
+    pytest.param(np.array([[1.0, complex(0, np.nan)]]), ValueError, r"tc\.Masked", id="complex nan"),
+    pytest.param(np.array([[-np.inf, np.inf]]), ValueError, "infinity", id="inf minus inf"),
+    pytest.param(np.empty((3, 0, 2)), ValueError, r"\(3, 0, 2\)", id="empty"),
+    pytest.param(np.empty((0,)), ValueError, r"order 1|empty", id="nothing"),
+    pytest.param(np.ones((2, 2)).astype(object), TypeError, "object", id="object"),
+    pytest.param(np.array([["a", "b"]]), TypeError, "dtype", id="text"),
+    pytest.param(np.array([[b"a"]]), TypeError, "dtype", id="bytes"),
+    pytest.param(np.zeros((2, 2), dtype="datetime64[s]"), TypeError, "datetime64", id="dates"),
+    pytest.param(np.zeros((2, 2), dtype=[("x", float)]), TypeError, "dtype", id="records"),
+    pytest.param(np.ones(5), ValueError, "order 1", id="order 1"),
+    pytest.param(3.0, ValueError, "order 0", id="a number"),
+    pytest.param(None, TypeError, "object", id="None"),
+    pytest.param("tensor.npy", TypeError, "dtype", id="a path"),
+    pytest.param(np.ones((1,) * 11), ValueError, "order 11", id="order 11"),
+    pytest.param([[1, 2], [3]], (TypeError, ValueError), r".+", id="ragged"),
+]
+
+
+class TestErrors:
+    @pytest.mark.parametrize(("array", "error", "fragment"), BAD)
+    def test_bad_data(self, array: Any, error: Any, fragment: str) -> None:
+        with pytest.raises(error, match=fragment):
+            tc.Dense(array)
+        with pytest.raises(error, match=fragment):
+            tc.decompose(array, "cp", rank=1)
