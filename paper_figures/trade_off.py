@@ -45,7 +45,7 @@ def parameters(settings: Settings) -> dict[str, Any]:
         }
     )
     solvers = {name: repr(solver) for name, solver in METHODS.items()}
-    return {"cases": cases, "solvers": solvers, "margin": MARGIN, "starts": 10 if settings.full else 5}
+    return {"cases": cases, "solvers": solvers, "margin": MARGIN, "starts": 10 if settings.full else 3}
 
 
 def jobs(settings: Settings) -> Iterator[Job]:

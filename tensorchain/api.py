@@ -79,6 +79,8 @@ def decompose(
     norm = door.norm()
     if norm == 0.0:
         raise ValueError("the tensor is zero everywhere: the relative error is undefined and there is nothing to fit")
+    if not 1e-300 < norm < 1e300:
+        raise ValueError(f"the norm of the tensor is {norm:.3g}; rescale it: norms between 1e-300 and 1e300 are supported")
     kind, rank = _model_of(model, rank, init, door)
     solver = Continuation() if solver is None else solver
     constraint = Constraint() if constraint is None else constraint
@@ -208,7 +210,7 @@ def _check_arguments(solver: Any, constraint: Any, starts: Any, callback: Any, m
         raise TypeError(f"callback is {callback!r}; a function of one Iterate is needed")
     if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs == 0):
         raise ValueError(f"jobs is {jobs!r}; a number of workers, -1 for all cores, or None is needed")
-    if max_seconds is not None and not isinstance(max_seconds, (int, float)):
+    if max_seconds is not None and not isinstance(max_seconds, (int, float, np.integer, np.floating)):
         raise TypeError(f"max_seconds is {max_seconds!r}; a positive number, or None, is needed")
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds is {max_seconds!r}; a positive number, or None, is needed")
@@ -219,11 +221,13 @@ def _start(kind: type[Model], rank: Any, init: str | Model, unit: Tensor, norm: 
     double = np.complex128 if unit.dtype.kind == "c" else np.float64
     if isinstance(init, Model):
         double = np.result_type(double, init.dtype)
-        return balanced(init.astype(double).scaled(1.0 / norm))
+        if not np.isfinite(init.norm()):
+            raise ValueError("init overflows: the norm of its tensor is not finite; scale its blocks down")
+        return optimal_gauge(balanced(init.astype(double).scaled(1.0 / norm)))
     if init == "random":
         start = kind.random(unit.shape, rank, rng, dtype=double)
     else:
         network = checked_wiring(kind, unit.shape, rank)
         start = kind.from_matrices(network, kind.svd_matrices(network, unit, rng))
     size = start.norm()
-    return optimal_gauge(start.scaled(1.0 / size)) if size > 0.0 else start
+    return optimal_gauge(start.scaled(1.0 / size), tol=1e-2) if size > 0.0 else start

@@ -25,7 +25,7 @@ from tests.cases import SMALL, THREE, Case, four_models, gaussian, jacobian_bloc
 
 @dataclass(frozen=True)
 class Kind:
-    """How a door is made from an array."""
+    """How a door is made from an array, and how the array lies in memory."""
 
     make: Callable[[Any], Any]
     layout: Callable[[Any], Any] = np.array
@@ -52,18 +52,18 @@ COMPLEX_THREE = [case.as_type("complex128") for case in THREE]
 FIVE = four_models(5)
 
 
-def gradient(case: Case, model: Any, array: Any) -> list[Any]:
+def gradient(model: Any, array: Any) -> list[Any]:
     """J_k^H vec(array) by the Jacobian."""
     return [columns.conj().T @ array.ravel() for columns in jacobian_blocks(model)]
 
 
 @pytest.mark.parametrize("kind", DOORS.values(), ids=DOORS)
 class TestDoor:
-    @pytest.mark.parametrize("case", [*SMALL, *FIVE], ids=str)
+    @pytest.mark.parametrize("case", [*THREE, *COMPLEX_THREE], ids=str)
     def test_contract_all_but(self, case: Case, kind: Kind) -> None:
         T, model = case.tensor(), case.model()
         door = kind.make(kind.layout(T))
-        for k, expected in enumerate(gradient(case, model, T)):
+        for k, expected in enumerate(gradient(model, T)):
             answer = door.contract_all_but(model, k)
             assert answer.shape == model.matrices[k].shape
             assert relative(answer.ravel(), expected) < 1e-12
@@ -76,7 +76,7 @@ class TestDoor:
         residual = door.residual(model)
         assert residual.norm == pytest.approx(np.linalg.norm(error), rel=1e-12)
         assert door.residual_norm(model) == pytest.approx(np.linalg.norm(error), rel=1e-12)
-        for block, expected in zip(residual.gradient, gradient(case, model, error), strict=True):
+        for block, expected in zip(residual.gradient, gradient(model, error), strict=True):
             assert relative(block.ravel(), expected) < 1e-11
 
     @pytest.mark.parametrize("case", THREE, ids=str)
@@ -156,6 +156,13 @@ class TestDoor:
 class TestPartials:
     """Products that are kept between the blocks of a sweep are those of the present blocks."""
 
+    def test_at_one_model(self, case: Case) -> None:
+        T, model = case.tensor(), case.model()
+        door = tc.Dense(T)
+        expected = gradient(model, T)
+        for k in [*range(len(expected)), *reversed(range(len(expected)))]:
+            assert relative(door.contract_all_but(model, k).ravel(), expected[k]) < 1e-12
+
     def test_after_a_block_is_replaced(self, case: Case) -> None:
         T, model = case.tensor(), case.model()
         door = tc.Dense(T)
@@ -199,17 +206,12 @@ class TestPasses:
 
     def test_wirings_that_share_their_blocks_are_told_apart(self) -> None:
         T = gaussian((4, 4, 4), "float64", np.random.default_rng(0))
-        one = tc.TensorChain.random(T.shape, (1, 2, 4), 0)
-        matrices = one.matrices
-        network = tc.TensorChain.wiring(T.shape, (2, 1, 2))
-        widths = [(2, 8, 4), (2, 2, 4)]
-        assert [one.network.widths, network.widths] == widths
-        square = tc.TensorChain.random(T.shape, (2, 2, 2), 0)
-        cp = tc.CP.from_matrices(tc.CP.wiring(T.shape, 4), square.matrices)
+        chain = tc.TensorChain.random(T.shape, (2, 2, 2), 0)
+        cp = tc.CP.from_matrices(tc.CP.wiring(T.shape, 4), chain.matrices)
+        assert all(one is two for one, two in zip(chain.matrices, cp.matrices, strict=True))
         door = tc.Dense(T)
-        for model, k in itertools.product((square, cp, square), range(3)):
+        for model, k in itertools.product((chain, cp, chain), range(3)):
             assert relative(door.contract_all_but(model, k), tc.Dense(T).contract_all_but(model, k)) < 1e-13
-        assert len(matrices) == 3
 
 
 class TestSlabs:
@@ -241,7 +243,6 @@ class TestSlabs:
         monkeypatch.setattr(dense, "_SLAB", 16)
         door = tc.Dense(mapped)
         assert np.shares_memory(door.array, mapped)
-        assert isinstance(door.array, np.memmap)
         model = THREE[0].model()
         assert door.residual(model).norm == pytest.approx(np.linalg.norm(T - model.full()), rel=1e-13)
         fit = tc.decompose(mapped, "cp", rank=2, solver=tc.ALS(max_iter=5), rng=0)

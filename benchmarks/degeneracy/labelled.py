@@ -139,7 +139,7 @@ def _gauge(planter: Planter) -> Builder:
 
 def _collinear(planter: Planter, cosines: tuple[float, ...]) -> Builder:
     def build(rng: np.random.Generator) -> Pair:
-        noise = float(rng.choice([0.0, 1e-4]))
+        noise = float(rng.choice([0.0, 1e-6]))
         planted = planter(rng, collinearity=float(rng.choice(cosines)), noise=noise)
         if noise == 0.0:
             return planted.tensor, tc.optimal_gauge(planted.model)

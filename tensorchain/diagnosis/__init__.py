@@ -10,10 +10,12 @@ from tensorchain.diagnosis.cp import (
 from tensorchain.diagnosis.degeneracy import Diagnosis, diagnose
 from tensorchain.diagnosis.figures import CPFigures, Figures, cancellation, measure
 from tensorchain.diagnosis.path import SensitivityPath, trace_path
+from tensorchain.diagnosis.profile import DegeneracyProfile, degeneracy_profile
 from tensorchain.diagnosis.verdict import Thresholds, Verdict
 
 __all__ = [
     "CPFigures",
+    "DegeneracyProfile",
     "Diagnosis",
     "FactorMatch",
     "Figures",
@@ -24,6 +26,7 @@ __all__ = [
     "component_norms",
     "congruences",
     "core_consistency",
+    "degeneracy_profile",
     "diagnose",
     "factor_match_score",
     "measure",

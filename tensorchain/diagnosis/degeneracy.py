@@ -14,7 +14,7 @@ Reference: Phan et al., "How to train your unstable looped tensor network" (2022
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
 
@@ -105,7 +105,7 @@ class Diagnosis:
             "meaning": self.verdict.value,
             "evidence": list(self.evidence),
             "cure": self.cure,
-            "figures": asdict(self.figures) | {"shares": list(self.figures.shares)},
+            "figures": asdict(self.figures),
             "error": self.error,
             "path": path,
         }
@@ -201,7 +201,7 @@ def _best_other(
         tame = not grows(candidate, limits)
         if tame and (best is None or candidate.error[-1] < best.error[-1]):
             best = candidate
-    return best if best is None else replace(best, model=best.model.astype(path.model.dtype))
+    return best
 
 
 def _path_row(path: SensitivityPath) -> str:

@@ -41,7 +41,7 @@ from tensorchain.stability.conditioning import condition_number, jacobian_singul
 from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.stability.perturbation import excess
 from tensorchain.stability.quantization import rounding_variance
-from tensorchain.stability.scales import double_precision, unit_blocks
+from tensorchain.stability.scales import common_scale, double_precision, scalar_ldexp, unit_blocks
 
 BITS = (8, 6, 4)
 """Word lengths at which the error of rounding the blocks is predicted."""
@@ -81,6 +81,7 @@ class Figures:
     ----------
     model : in words.
     block_names, block_sensitivities : ||dX/dblock_k||_F^2 of each block, in the gauge of the model.
+    shares : of each block in their sum.
     sensitivity : SS, their sum.
     relative_sensitivity : SS / ||X||^(2(K-1)/K) with K blocks.
     gauge_excess : SS over SS in the optimal gauge, at least 1.
@@ -95,6 +96,7 @@ class Figures:
     model: str
     block_names: tuple[str, ...]
     block_sensitivities: tuple[float, ...]
+    shares: tuple[float, ...]
     sensitivity: float
     relative_sensitivity: float
     gauge_excess: float
@@ -104,12 +106,6 @@ class Figures:
     nullity: int | None
     rounding: tuple[tuple[int, float], ...]
     cp: CPFigures | None
-
-    @property
-    def shares(self) -> tuple[float, ...]:
-        """Share of each block in the sensitivity."""
-        total = math.fsum(self.block_sensitivities)
-        return tuple(value / total for value in self.block_sensitivities)
 
 
 def measure(model: Model) -> Figures:
@@ -141,18 +137,21 @@ def measure(model: Model) -> Figures:
         )
     count = len(unit.matrices)
     least = balanced.sensitivity()
-    with np.errstate(over="ignore"):
-        shares = tuple(float(value) for value in given.block_sensitivities())
-    total = math.fsum(shares)
+    shared, exponent = common_scale(given)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = [float(value) for value in shared.block_sensitivities()]
+    shift = 2 * (count - 1) * exponent
     # Blocks of the unit model carry 2^-e_k, so X carries the sum, and SS_opt 2(K-1)/K of it.
-    logs = math.log2(least) + 2.0 * (count - 1) / count * sum(exponents)
-    above = max(1.0, 2.0 ** min(math.log2(total) - logs, 1023.0)) if 0.0 < total < math.inf else math.inf
+    depth = math.log2(least) + 2.0 * (count - 1) / count * sum(exponents) - shift
+    total = math.fsum(values)
+    above = max(1.0, 2.0 ** min(math.log2(total) - depth, 1023.0)) if 0.0 < total < math.inf else math.inf
     spread, condition, nullity = _spectrum(balanced, size)
     return Figures(
         model=repr(model),
         block_names=model.block_names,
-        block_sensitivities=shares,
-        sensitivity=total,
+        block_sensitivities=tuple(scalar_ldexp(value, shift) for value in values),
+        shares=tuple(value / total for value in values),
+        sensitivity=scalar_ldexp(total, shift),
         relative_sensitivity=float(above * least / size ** (2.0 * (count - 1) / count)),
         gauge_excess=float(above),
         cancellation=cancellation(balanced, size),

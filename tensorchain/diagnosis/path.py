@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +43,7 @@ from tensorchain.fit import StopReason
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.solvers import LM, Penalty, Problem
-from tensorchain.solvers.loop import Run, run
+from tensorchain.solvers.loop import run
 from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.stability.scales import double_precision
 from tensorchain.tensors import Tensor, as_tensor
@@ -54,7 +55,7 @@ DECADES = 7.0
 PER_DECADE = 2
 """Stages a decade."""
 TAIL = 2.5
-"""Decades at the end of the path over which exponents are fitted."""
+"""Decades at the end of the path over which power laws are fitted."""
 
 _LOST = 0.7
 """Relative error of a first stage that has lost the tensor ..."""
@@ -75,7 +76,7 @@ class SensitivityPath:
     error : ||T - X|| / ||T||.
     sensitivity : SS of the minimiser, for T as given.
     iterations : of each stage.
-    model : the last minimiser.
+    models : the minimisers.
     complete : False when the time limit cut the path short.
     """
 
@@ -83,21 +84,31 @@ class SensitivityPath:
     error: Array
     sensitivity: Array
     iterations: Array
-    model: Model = field(repr=False)
+    models: tuple[Model, ...] = field(repr=False)
     complete: bool = True
 
     def __len__(self) -> int:
         return len(self.penalty)
 
     @property
+    def model(self) -> Model:
+        """The last minimiser."""
+        return self.models[-1]
+
+    @property
     def slope(self) -> float:
-        """p of SS ~ nu^(-p), fitted over the last decades; NaN with fewer than three stages."""
-        return self._exponent(np.log(np.maximum(self.sensitivity, np.finfo(float).tiny)))
+        """p of SS ~ nu^(-p) at the end of the path; NaN with fewer than three stages.
+
+        The smaller of the exponents fitted over the last decades and over the last one alone: where a weak component
+        enters late, SS jumps and is flat again, and that is no power law.
+        """
+        logs = np.log(np.maximum(self.sensitivity, np.finfo(float).tiny))
+        return min(self._exponent(logs, TAIL), self._exponent(logs, 1.0))
 
     @property
     def error_slope(self) -> float:
-        """q of error ~ nu^q over the last decades: near 0 where the error stalls, 1/2 or more where it vanishes."""
-        return -self._exponent(np.log(np.maximum(self.error, np.finfo(float).tiny)))
+        """q of error ~ nu^q over the last decades: near 0 where the error stalls, 1 where it vanishes with nu."""
+        return -self._exponent(np.log(np.maximum(self.error, np.finfo(float).tiny)), TAIL)
 
     @property
     def stalls(self) -> bool:
@@ -105,10 +116,10 @@ class SensitivityPath:
         last = self.error[self.penalty <= 10.0 * self.penalty[-1] * (1.0 + 1e-9)]
         return bool(last[0] <= 1.05 * last[-1])
 
-    def _exponent(self, logs: Array) -> float:
-        """Least-squares slope of `logs` against log(1 / nu) over the tail."""
+    def _exponent(self, logs: Array, decades: float) -> float:
+        """Least-squares slope of `logs` against log(1 / nu) over the last decades."""
         depth = -np.log(self.penalty)
-        tail = depth >= depth[-1] - TAIL * math.log(10.0) - 1e-9
+        tail = depth >= depth[-1] - decades * math.log(10.0) - 1e-9
         if np.count_nonzero(tail) < 3:
             return math.nan
         return float(np.polyfit(depth[tail], logs[tail], 1)[0])
@@ -157,29 +168,31 @@ def trace_path(
     door = as_tensor(tensor)
     start = double_precision(model)
     _check(door, start, share, decades, per_decade, max_iter)
-    norm, blocks = door.norm(), len(start.matrices)
-    clock = _Clock(max_seconds)
+    norm = door.norm()
     # Stages run in the scale ||T|| = 1; nu SS / ||T||^2 is the same in both.
-    stages = _Stages(door.scaled(1.0 / norm), max_iter, clock)
-    stage, penalty = _first_stage(stages, optimal_gauge(start.scaled(1.0 / norm)), share)
-    rows = [_row(stage, penalty)]
+    stages = Stages(door.scaled(1.0 / norm), max_iter, Clock(max_seconds))
+    points = [_first_point(stages, optimal_gauge(start.scaled(1.0 / norm)), share)]
     count = 1 + round(decades * per_decade)
-    while len(rows) < count and not clock.expired:
-        penalty *= 10.0 ** (-1.0 / per_decade)
-        stage = stages.minimise(stage.best.model, penalty, stage.best.error, stage.best.sensitivity)
-        rows.append(_row(stage, penalty))
-    columns = np.array(rows).T
+    factor = 10.0 ** (-1.0 / per_decade)
+    while len(points) < count and not stages.clock.expired:
+        points.append(stages.after(points[-1], factor))
+    return assemble(points, norm, model.dtype, complete=len(points) == count and not points[-1].cut)
+
+
+def assemble(points: Sequence[Point], norm: float, dtype: Any, complete: bool) -> SensitivityPath:
+    """The path through points of a tensor of norm 1, for the tensor of this norm."""
+    blocks = len(points[0].model.matrices)
     return SensitivityPath(
-        penalty=columns[0] * norm ** (2.0 / blocks),
-        error=columns[1],
-        sensitivity=columns[2] * norm ** (2.0 * (blocks - 1) / blocks),
-        iterations=columns[3].astype(int),
-        model=optimal_gauge(stage.best.model).scaled(norm).astype(model.dtype),
-        complete=len(rows) == count and stage.reason is not StopReason.TIME_LIMIT,
+        penalty=np.array([point.penalty for point in points]) * norm ** (2.0 / blocks),
+        error=np.array([point.error for point in points]),
+        sensitivity=np.array([point.sensitivity for point in points]) * norm ** (2.0 * (blocks - 1) / blocks),
+        iterations=np.array([point.iterations for point in points]),
+        models=tuple(optimal_gauge(point.model).scaled(norm).astype(dtype) for point in points),
+        complete=complete,
     )
 
 
-class _Clock:
+class Clock:
     """Seconds that are left."""
 
     def __init__(self, limit: float | None) -> None:
@@ -194,13 +207,29 @@ class _Clock:
         return time.perf_counter() >= self.end
 
 
-class _Stages:
+@dataclass(frozen=True)
+class Point:
+    """A minimiser on the path of a tensor of norm 1; `cut` says that the time limit ended its search."""
+
+    penalty: float
+    model: Model
+    error: float
+    sensitivity: float
+    iterations: int
+    cut: bool
+
+
+class Stages:
     """Solves the penalised problems on one tensor of norm 1."""
 
-    def __init__(self, unit: Tensor, max_iter: int, clock: _Clock) -> None:
+    def __init__(self, unit: Tensor, max_iter: int, clock: Clock) -> None:
         self.unit, self.max_iter, self.clock = unit, max_iter, clock
 
-    def minimise(self, model: Model, penalty: float, error: float, sensitivity: float) -> Run:
+    def after(self, point: Point, factor: float) -> Point:
+        """The minimiser at `factor` times the penalty."""
+        return self.minimise(point.model, point.penalty * factor, point.error, point.sensitivity)
+
+    def minimise(self, model: Model, penalty: float, error: float, sensitivity: float) -> Point:
         """The minimiser next to `model`, whose error and sensitivity are given."""
         part = penalty * sensitivity
         weight = part / (part + error**2)
@@ -210,26 +239,24 @@ class _Stages:
             damping=min(max(penalty, _LEAST_DAMPING), _MOST_DAMPING),
         )
         problem = Problem(self.unit, Penalty(penalty), np.random.default_rng(0))
-        return run(solver, problem, model, max_seconds=self.clock.left)
+        done = run(solver, problem, model, max_seconds=self.clock.left)
+        best, cut = done.best, done.reason is StopReason.TIME_LIMIT
+        return Point(penalty, best.model, best.error, best.sensitivity, len(done.history) - 1, cut)
 
 
-def _first_stage(stages: _Stages, start: Model, share: float) -> tuple[Run, float]:
-    """The minimiser at the strongest penalty that does not lose the tensor, and that penalty."""
+def _first_point(stages: Stages, start: Model, share: float) -> Point:
+    """The minimiser at the strongest penalty that does not lose the tensor."""
     size = tensor_norm(start)
     tame = start.sensitivity() / (max(cancellation(start, size), 1.0) if size > 0.0 else 1.0)
     penalty = share / tame
     error = stages.unit.residual_norm(start)
-    stage = stages.minimise(start, penalty, error, tame)
+    point = stages.minimise(start, penalty, error, tame)
     for _ in range(_RETRIES):
-        if stage.best.error < max(_LOST, min(error, 1.0)) or stages.clock.expired:
+        if point.error < max(_LOST, min(error, 1.0)) or stages.clock.expired:
             break
         penalty *= 0.1
-        stage = stages.minimise(start, penalty, error, tame)
-    return stage, penalty
-
-
-def _row(stage: Run, penalty: float) -> tuple[float, float, float, float]:
-    return penalty, stage.best.error, stage.best.sensitivity, float(len(stage.history) - 1)
+        point = stages.minimise(start, penalty, error, tame)
+    return point
 
 
 def _check(door: Tensor, model: Model, share: float, decades: float, per_decade: int, max_iter: int) -> None:

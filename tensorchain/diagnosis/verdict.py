@@ -54,15 +54,15 @@ class Thresholds:
     spread : sigma_max / sigma_min of J modulo gauge.
     gauge_excess : SS over SS in the optimal gauge.
     better : error at the end of the path over that of the model, below which the model is stuck.
-    resolved : relative error below which a model is never called stuck.
+    resolved : relative error below which a model is never called stuck: a bad gauge alone can round X by as much.
     """
 
     slope: float = 0.1
-    cancellation: float = 30.0
-    spread: float = 150.0
-    gauge_excess: float = 3.0
+    cancellation: float = 10.0
+    spread: float = 100.0
+    gauge_excess: float = 2.0
     better: float = 0.7
-    resolved: float = 1e-6
+    resolved: float = 1e-5
 
 
 def judge(

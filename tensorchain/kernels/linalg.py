@@ -43,7 +43,8 @@ def diagonal_blocks(matrix: Array, start: int, count: int, width: int) -> Array:
 def norm(array: Array) -> float:
     """Euclidean norm of all entries, safe from overflow and underflow (e.g. at scales 1e-200, 1e200)."""
     flat = array.ravel(order="K")
-    direct = float(np.linalg.norm(flat))
+    with np.errstate(over="ignore"):
+        direct = float(np.linalg.norm(flat))
     if 1e-140 < direct < 1e140 and flat.dtype != np.float32:
         return direct
     largest = float(np.abs(flat).max(initial=0.0))

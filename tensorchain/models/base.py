@@ -33,12 +33,15 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from tensorchain.kernels import Array, contract, diagonal_blocks
+from tensorchain.kernels import Array, contract, diagonal_blocks, norm
 from tensorchain.models.files import FORMAT, read_npz, write_npz
 from tensorchain.models.validation import checked_wiring
 from tensorchain.models.network import BATCH, COLUMN, ROW, Network
 
 Self = TypeVar("Self", bound="Model")
+
+_SLAB, _EVALUATED = 1 << 21, 100_000_000
+"""Entries of X evaluated at once, and at most, where the moments have lost its norm."""
 
 
 class Model:
@@ -372,10 +375,19 @@ class Model:
     def _jets(self) -> tuple[list[Array], list[Array]]:
         return self.gram_jets(self.moments, self.identity_moments)
 
+    @cached_property
+    def grams(self) -> list[Array]:
+        """All M_k; without their derivatives where no one asked for these."""
+        return self._jets[0] if "_jets" in self.__dict__ else self.all_grams(self.moments)
+
+    def all_grams(self, moments: Sequence[Array]) -> list[Array]:
+        """M_k at any moments, for every k."""
+        return [self.gram_at(moments, k) for k in range(len(moments))]
+
     def gram(self, k: int) -> Array:
         """M_k = L_k^H L_k without the identity over I_k: (P_k, P_k), Hermitian."""
-        if "_jets" in self.__dict__:
-            return self._jets[0][k]
+        if "_jets" in self.__dict__ or "grams" in self.__dict__:
+            return self.grams[k]
         return self.gram_at(self.moments, k)
 
     def sensitivity_metric(self, k: int) -> Array:
@@ -384,9 +396,8 @@ class Model:
 
     def block_sensitivities(self) -> Array:
         """||dX/dblock_k||_F^2 = I_k tr M_k for each block; their sum is SS."""
-        grams = self._jets[0]
         return np.array(
-            [matrix.shape[0] * np.trace(gram).real for matrix, gram in zip(self._matrices, grams, strict=True)]
+            [matrix.shape[0] * np.trace(gram).real for matrix, gram in zip(self._matrices, self.grams, strict=True)]
         )
 
     def sensitivity(self, relative: bool = False) -> float:
@@ -403,7 +414,7 @@ class Model:
             if size == 0.0:
                 raise ValueError("the relative sensitivity of a zero tensor is undefined; use relative=False")
             return value / size ** (2 * (count - 1) / count)
-        return float(np.ldexp(value, 2 * (count - 1) * exponent))
+        return _power(value, 2 * (count - 1) * exponent)
 
     def _unit_scale(self: Self) -> tuple[Self, int]:
         """(model / 2^(K e), e) with blocks of moderate size: squares neither overflow nor vanish."""
@@ -429,10 +440,28 @@ class Model:
         return total if "c" in (self.dtype.kind, other.dtype.kind) else total.real
 
     def norm(self) -> float:
-        """||X||_F from the moments, never forming X."""
+        """||X||_F from the moments, without forming X.
+
+        In a gauge so bad that terms 1e10 times larger than X cancel, the moments have lost it: then X is
+        evaluated slab by slab, as long as it has at most 1e8 entries.
+        """
         unit, exponent = self._unit_scale()
-        square = float(np.sum(unit.moments[0] * unit.gram(0)).real)
-        return float(np.ldexp(math.sqrt(max(square, 0.0)), len(self._matrices) * exponent))
+        gram = unit.gram(0)
+        square = float(np.sum(unit.moments[0] * gram).real)
+        bound = float(np.trace(unit.moments[0]).real * np.trace(gram).real)
+        if square < 1e-10 * bound and math.prod(self.shape) <= _EVALUATED:
+            size = unit._evaluated_norm()
+        else:
+            size = math.sqrt(max(square, 0.0))
+        return _power(size, len(self._matrices) * exponent)
+
+    def _evaluated_norm(self) -> float:
+        rows = self.shape[0]
+        step = max(1, rows * _SLAB // math.prod(self.shape))
+        rest = [None] * (self.order - 1)
+        return math.hypot(
+            *(norm(self.restrict([slice(start, start + step), *rest]).full()) for start in range(0, rows, step))
+        )
 
     # -- Gauss-Newton -------------------------------------------------------------------
 
@@ -570,6 +599,14 @@ def _moment(left: Array, right: Array) -> Array:
 def _along(operand: Array, axis: int, matrix: Array) -> Array:
     """Multiply `matrix` into one axis: result[..., p, ...] = sum_q matrix[p, q] operand[..., q, ...]."""
     return np.moveaxis(np.tensordot(matrix, operand, axes=(1, axis)), 0, axis)
+
+
+def _power(value: float, exponent: int) -> float:
+    """value * 2^exponent, infinite where that overflows."""
+    try:
+        return math.ldexp(value, exponent)
+    except OverflowError:
+        return math.inf
 
 
 def _ldexp(matrix: Array, exponent: int) -> Array:

@@ -155,8 +155,16 @@ class TensorChain(Model):
 
     @cached_property
     def gauge_dimension(self) -> int:
-        """sum R_n^2 - 1: one invertible matrix on each bond, less the scalar that goes around the loop."""
-        return sum(bond * bond for bond in self.bonds) - 1
+        """sum R_n^2 - 1: one invertible matrix on each bond, less the scalar that goes around the loop.
+
+        Bonds wider than their cores can carry are counted numerically.
+        """
+        after = (*self.bonds[1:], self.bonds[0])
+        wide = any(
+            left > size * right or right > size * left or size == 1
+            for left, right, size in zip(self.bonds, after, self.shape, strict=True)
+        )
+        return super().gauge_dimension if wide else sum(bond * bond for bond in self.bonds) - 1
 
     @classmethod
     def from_shared_block_term(cls, model: Any) -> TensorChain:

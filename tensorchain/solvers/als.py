@@ -34,10 +34,11 @@ from tensorchain.kernels import Array, cholesky, cholesky_solve
 from tensorchain.models import Model
 from tensorchain.solvers.constraints import Constraint, ErrorBound, Penalty, SensitivityBound
 from tensorchain.solvers.lm import check_options
-from tensorchain.solvers.loop import Iterate, Problem, Steps
+from tensorchain.solvers.loop import Iterate, Memory, Problem, Steps
 from tensorchain.stability.gauge import gauge_cycle
 from tensorchain.tensors import Tensor
 
+_SMALLEST_PIVOT = 1e-7
 _EXPLICIT = 1e-5
 """Below this error the residual is computed entry by entry: the short formula loses its digits."""
 
@@ -60,28 +61,47 @@ class ALS:
     def __post_init__(self) -> None:
         check_options("ALS", max_iter=self.max_iter, tol=self.tol, exact=self.exact)
 
-    def steps(self, problem: Problem, start: Model) -> Steps:
-        """Iterate from `start`."""
+    def steps(self, problem: Problem, start: Model, memory: Memory | None = None) -> Steps:
+        """Iterate from `start`, or go on from the memory of an iterate."""
         tensor, constraint = problem.tensor, problem.constraint
         free = type(constraint) is Constraint
-        model = start
-        error = tensor.residual_norm(model)
-        yield Iterate(model, error, _total(model))
-        for _ in range(self.max_iter):
-            previous = constraint.merit(error, _total(model))
+        previous: tuple[float, float] | None = None
+        if memory is None:
+            model, penalty, used = start, 0.0, 0
+            error = tensor.residual_norm(model)
+        else:
+            figures = memory.figures
+            model, error, penalty, used = memory.models["point"], figures["error"], figures["penalty"], figures["used"]
+            previous = None if figures["previous"] is None else (figures["previous"][0], figures["previous"][1])
+        while True:
+            figures = {"error": error, "penalty": penalty, "used": used, "previous": previous}
+            sensitivity = _total(model)
+            yield Iterate(model, error, sensitivity, penalty, memory=Memory(figures, {"point": model}))
+            merit = constraint.merit(error, sensitivity)
+            reason = self._reason(merit, previous, error, tensor.rounding)
+            if reason is not None:
+                return reason
+            if used >= self.max_iter:
+                return StopReason.ITERATION_LIMIT
+            previous, used = merit, used + 1
             swept, swept_error, penalty = self._sweep(tensor, model, error, constraint)
-            swept = balanced(swept) if free else gauge_cycle(swept)
-            sensitivity = _total(swept)
-            merit = constraint.merit(swept_error, sensitivity)
             if free and swept_error > error:
                 return StopReason.CONVERGED
-            model, error = swept, swept_error
-            yield Iterate(model, error, sensitivity, penalty)
-            if error <= max(self.exact, tensor.rounding) and merit[0] == 0.0:
-                return StopReason.EXACT
-            if merit[0] == previous[0] == 0.0 and previous[1] - merit[1] <= self.tol * previous[1]:
-                return StopReason.CONVERGED
-        return StopReason.ITERATION_LIMIT
+            model, error = balanced(swept) if free else gauge_cycle(swept), swept_error
+
+    def _reason(
+        self, merit: tuple[float, float], previous: tuple[float, float] | None, error: float, rounding: float
+    ) -> StopReason | None:
+        """Why to stop after a sweep; None to go on.  A merit is (violation of the bound, objective)."""
+        if error <= max(self.exact, rounding) and merit[0] == 0.0:
+            return StopReason.EXACT
+        if previous is None:
+            return None
+        if merit[0] > 0.0 and previous[0] > 0.0 and previous[0] - merit[0] <= self.tol * previous[0]:
+            return StopReason.INFEASIBLE
+        if merit[0] == previous[0] == 0.0 and previous[1] - merit[1] <= self.tol * previous[1]:
+            return StopReason.CONVERGED
+        return None
 
     def _sweep(
         self, tensor: Tensor, model: Model, error: float, constraint: Constraint
@@ -225,7 +245,10 @@ def _solve(gram: Array, rhs: Array) -> Array:
     if gram.ndim == 2:
         factor = cholesky(gram)
         if factor is not None:
-            return cholesky_solve(factor, rhs.T).T
+            pivots = np.abs(factor.diagonal())
+            # Below this the smallest eigenvalue is rounding: least norm instead.
+            if pivots.min() > _SMALLEST_PIVOT * pivots.max():
+                return cholesky_solve(factor, rhs.T).T
         values, vectors = np.linalg.eigh(gram)
         keep = values > np.finfo(float).eps * len(values) * max(values[-1], 0.0)
         inverse = (vectors[:, keep] / values[keep]) @ vectors[:, keep].conj().T

@@ -20,7 +20,7 @@ from tensorchain.tensors import Tensor
 if TYPE_CHECKING:
     from tensorchain.solvers.lm import LM, Point
 
-_TOL = 1e-4
+_TOL = 1e-3
 _MAX_EVALUATIONS = 30
 _MAX_BRACKET = 24
 

@@ -18,6 +18,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 _SLACK = 1e-6
 """Relative violation of a bound that counts as met."""
 
@@ -102,7 +104,7 @@ class ErrorBound(Constraint):
 
 
 def _check_number(kind: str, name: str, value: float, allow_zero: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{kind}: {name} is {value!r}; a number is needed")
     if not math.isfinite(value) or value < 0 or (value == 0 and not allow_zero):
         raise ValueError(f"{kind}: {name} is {value!r}; a finite number {'>= 0' if allow_zero else '> 0'} is needed")

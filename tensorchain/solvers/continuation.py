@@ -40,7 +40,6 @@ from tensorchain.tensors import Tensor
 
 _RUNGS = (0, 4, 6)
 _JUMP_ITERATIONS = 15
-_CONFIRMATIONS = 2
 
 
 class Ending(enum.Enum):
@@ -103,7 +102,7 @@ class Continuation:
             state = self._arrived(constraint, state, point, ending)
             if state.ending is Ending.EXACT or self._settled(constraint, state):
                 break
-            if state.hits >= (1 if state.ending is Ending.DEGENERATE else _CONFIRMATIONS):
+            if state.hits >= _CONFIRMATIONS.get(state.ending, 2):
                 break
         assert state.best is not None
         if state.ending is Ending.PLATEAU:
@@ -112,9 +111,10 @@ class Continuation:
         return _REASONS[state.ending]
 
     def _cycles(self, problem: Problem) -> int:
+        bounded = isinstance(problem.constraint, (SensitivityBound, ErrorBound))
         if not problem.warm:
-            return self.cycles
-        return 1 + len(_RUNGS) if isinstance(problem.constraint, (SensitivityBound, ErrorBound)) else 1
+            return min(self.cycles, len(_RUNGS)) if bounded else self.cycles
+        return 1 + len(_RUNGS) if bounded else 1
 
     def _depart(
         self, problem: Problem, start: Model, state: _Search, generators: Sequence[np.random.Generator]
@@ -211,7 +211,7 @@ class Continuation:
 
     def _meet(self, tensor: Tensor, constraint: Constraint, here: Anchor, path: _Path) -> Stage[Point]:
         """The bound was crossed in this stage: close in between it and the stage before."""
-        solver = self._last(1e-7)
+        solver = LM(max_iter=self.stage_iter, tol=1e-5, exact=0.0)
         if path.tame is None or path.previous is None:
             return (yield from bracket(solver, tensor, constraint, here))
         tame = anchor(constraint, Point.at(tensor, path.tame, LM.damping), path.previous[0])
@@ -236,10 +236,10 @@ class Continuation:
         first, second = _merit(constraint, state.best), _merit(constraint, point)
         if first[0] > 0.0 or second[0] > 0.0:
             return False
-        if state.ending is ending is Ending.DEGENERATE:
-            return abs(first[1] - second[1]) <= 0.05 * first[1]
-        close = abs(first[1] - second[1]) <= 1e-3 * first[1]
-        return close and abs(state.best.sensitivity - point.sensitivity) <= 1e-2 * state.best.sensitivity
+        apart = abs(first[1] - second[1]) / first[1]
+        if state.ending is ending and ending in _CONFIRMATIONS:
+            return apart <= 0.05 if ending is Ending.DEGENERATE else apart <= 0.02
+        return apart <= 1e-3 and abs(state.best.sensitivity - point.sensitivity) <= 1e-2 * state.best.sensitivity
 
 
 @dataclass(frozen=True)
@@ -297,6 +297,9 @@ class _Search:
         best = Point.at(tensor, models["best"], figures["best_damping"]) if "best" in models else None
         return cls(figures["cycle"], best, Ending[figures["ending"]], figures["hits"], path)
 
+
+_CONFIRMATIONS = {Ending.DEGENERATE: 1, Ending.BOUND: 1}
+"""How many paths must agree with the best one before no other is tried: two, where nothing else is said."""
 
 _REASONS = {
     Ending.EXACT: StopReason.EXACT,

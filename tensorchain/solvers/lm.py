@@ -25,7 +25,7 @@ from tensorchain.fit import StopReason
 from tensorchain.kernels import Array, cholesky, cholesky_solve, diagonal_blocks
 from tensorchain.models import Model
 from tensorchain.solvers.constraints import Constraint, Penalty
-from tensorchain.solvers.loop import Iterate, Problem, Stage, Steps
+from tensorchain.solvers.loop import Iterate, Memory, Problem, Stage, Steps
 from tensorchain.tensors import Residual, Tensor
 
 _SMALLEST_DAMPING = 1e-15
@@ -58,25 +58,44 @@ class LM:
     def __post_init__(self) -> None:
         check_options("LM", max_iter=self.max_iter, tol=self.tol, exact=self.exact, damping=self.damping)
 
-    def steps(self, problem: Problem, start: Model) -> Steps:
-        """Iterate from `start`."""
+    def steps(self, problem: Problem, start: Model, memory: Memory | None = None) -> Steps:
+        """Iterate from `start`, or go on from the memory of an iterate."""
         from tensorchain.solvers.bounds import meet_bound
 
-        point = Point.at(problem.tensor, start, damping=self.damping)
-        yield point.iterate(0.0)
-        constraint = problem.constraint
-        if isinstance(constraint, Penalty) or type(constraint) is Constraint:
-            weight = constraint.weight if isinstance(constraint, Penalty) else 0.0
-            _, reason = yield from self.stage(problem.tensor, point, weight)
-            return reason
-        return (yield from meet_bound(self, problem, point))
+        tensor, constraint = problem.tensor, problem.constraint
+        bounded = not (isinstance(constraint, Penalty) or type(constraint) is Constraint)
+        weight = constraint.weight if isinstance(constraint, Penalty) else 0.0
+        slow = used = 0
+        if memory is None:
+            point = Point.at(tensor, start, damping=self.damping)
+        else:
+            point = Point.at(tensor, memory.models["point"], damping=memory.figures["damping"])
+            slow, used = memory.figures["slow"], memory.figures["used"]
+        yield point.iterate(weight, None if bounded else _memory(point, slow, used))
+        if bounded:
+            return (yield from meet_bound(self, problem, point))
+        _, reason = yield from self.stage(tensor, point, weight, resumable=True, slow=slow, used=used)
+        return reason
 
-    def stage(self, tensor: Tensor, point: Point, penalty: float) -> Stage[tuple[Point, StopReason]]:
-        """Minimise f at one penalty nu."""
-        growth, slow = 2.0, 0
+    def stage(
+        self,
+        tensor: Tensor,
+        point: Point,
+        penalty: float,
+        *,
+        resumable: bool = False,
+        slow: int = 0,
+        used: int = 0,
+    ) -> Stage[tuple[Point, StopReason]]:
+        """Minimise f at one penalty nu; `slow` steps in a row and `used` iterations lie behind."""
+        growth = 2.0
         system: NormalEquations | None = None
         exact = max(self.exact, tensor.rounding) if self.exact else 0.0
-        for _ in range(self.max_iter):
+        if point.error <= exact:
+            return point, StopReason.EXACT
+        if slow >= _SLOW_STEPS:
+            return point, StopReason.CONVERGED
+        for iteration in range(used, self.max_iter):
             if system is None:
                 system = NormalEquations(tensor, point, penalty, self.dense_limit)
             objective = point.objective(penalty)
@@ -90,10 +109,10 @@ class LM:
                     damping = point.damping * max(1.0 / 3.0, 1.0 - (2.0 * ratio - 1.0) ** 3)
                     point = replace(trial, damping=max(damping, _SMALLEST_DAMPING))
                     growth, system = 2.0, None
-                    yield point.iterate(penalty)
+                    slow = slow + 1 if decrease < self.tol * (objective - decrease) else 0
+                    yield point.iterate(penalty, _memory(point, slow, iteration + 1) if resumable else None)
                     if point.error <= exact:
                         return point, StopReason.EXACT
-                    slow = slow + 1 if decrease < self.tol * (objective - decrease) else 0
                     if slow >= _SLOW_STEPS:
                         return point, StopReason.CONVERGED
                     continue
@@ -133,9 +152,14 @@ class Point:
         matrices = [matrix + change for matrix, change in zip(self.model.matrices, delta, strict=True)]
         return Point.at(tensor, self.model.with_matrices(matrices), self.damping)
 
-    def iterate(self, penalty: float) -> Iterate:
+    def iterate(self, penalty: float, memory: Memory | None = None) -> Iterate:
         """This point for the loop."""
-        return Iterate(self.model, self.error, self.sensitivity, penalty, self.damping)
+        return Iterate(self.model, self.error, self.sensitivity, penalty, self.damping, memory=memory)
+
+
+def _memory(point: Point, slow: int, used: int) -> Memory:
+    """After an accepted step the damping, the slow steps in a row and the iterations used are the whole state."""
+    return Memory({"damping": point.damping, "slow": slow, "used": used}, {"point": point.model})
 
 
 class NormalEquations:

@@ -127,7 +127,7 @@ def run(
         tracker.rows, tracker.best = list(resume.rows), resume.best
     reason = StopReason.INTERRUPTED
     with np.errstate(all="ignore"), blas_threads(1 if _is_small(problem.tensor, start) else None):
-        steps = solver.steps(problem, start, None if resume is None else resume.memory)
+        steps = solver.steps(problem, start, *([] if resume is None else [resume.memory]))
         try:
             while True:
                 try:

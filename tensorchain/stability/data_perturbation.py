@@ -135,8 +135,9 @@ class _Equations:
         size = float(np.linalg.norm([kernels.norm(matrix) for matrix in self.model.matrices]))
         if step > _STATIONARY * size:
             raise ValueError(
-                f"the model is not a stationary point of ||T - X||: a Newton step moves its blocks by {step / size:.1e} "
-                f"of their norm, more than {_STATIONARY:.0e}; fit it further (LM with a smaller tol), without a penalty"
+                "the model is not a stationary point of ||T - X||: a Newton step moves its blocks by "
+                f"{step / size:.1e} of their norm, more than {_STATIONARY:.0e}; fit it further, without a penalty "
+                "(LM with a smaller tol)"
             )
 
 

@@ -1,8 +1,12 @@
 """The gauge of least sensitivity, in closed form, for every model.
 
-Inserting G and G^-1 on a bond leaves X unchanged, and of SS = sum_n I_n tr M_n only the terms of the
-two blocks that share the bond move.  With Lm and Rm the Grams of these blocks traced down to the bond
-and weighted by their I_k, they are
+Inserting G and G^-1 on a bond leaves X unchanged.  A block B_k that becomes B_k g sees its Gram M_k become
+(g^-1)^* M_k (g^-1)^T, so that the whole search works on the Grams, computed once, and the blocks move at the end:
+
+    SS = sum_k I_k <M_k, H_k>,        H_k the Kronecker product of one H for each bond of block k.
+
+With all bonds but one held, and Lm and Rm the Grams of the two blocks that share it, weighted by their I_k and
+contracted with the H of their other bonds, what moves is
 
     tr(Rm S) + tr(Lm S^-1),        S = G G^H,
 
@@ -15,14 +19,19 @@ decomposition A^H B = U s V^H,
 after which both traced Grams are diag(s).  On a hyperedge (the r of CP) only scales move; with
 d_n[r] = I_n M_n[r, r] the best are alpha_n[r]^2 = d_n[r] / (geometric mean over n of d_n[r]).
 SS is geodesically convex on the gauge group, so cycling over the bonds converges to its global minimum.
+
+Cost of a cycle: P_k^2 operations for each bond of each block.  The Grams are computed anew when the gauge has
+moved far, since rounding of the first ones then counts, and once at the end, to check.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 import numpy as np
 from scipy import linalg
+from scipy.linalg import lapack
 
 from tensorchain.kernels import Array
 from tensorchain.models import Model
@@ -30,6 +39,9 @@ from tensorchain.models import Model
 AnyModel = TypeVar("AnyModel", bound=Model)
 
 _RIDGE = 1e-15
+_TINY = float(np.finfo(float).tiny)
+_FAR = 1e8
+"""Condition number of S on some bond beyond which the Grams are computed anew."""
 
 
 def optimal_gauge(model: AnyModel, *, tol: float = 1e-9, max_cycles: int = 500) -> AnyModel:
@@ -53,17 +65,23 @@ def optimal_gauge(model: AnyModel, *, tol: float = 1e-9, max_cycles: int = 500) 
     (4000000.000004, 8.0)
     """
     unit, exponent = model._unit_scale()
-    best, lowest = unit, float(unit.block_sensitivities().sum())
-    current, value = best, lowest
-    for _ in range(max_cycles):
-        current = gauge_cycle(current)
+    current = unit.astype(np.complex128 if model.dtype.kind == "c" else np.float64)
+    best, lowest = current, float(current.block_sensitivities().sum())
+    value, start, left = lowest, current, max_cycles
+    while left > 0:
+        search = _Search(current)
+        reached, cycles = search.run(value, tol, left)
+        left -= cycles
+        current = search.applied(current)
         previous, value = value, float(current.block_sensitivities().sum())
         if 0.0 < value < lowest:
             best, lowest = current, value
-        if not value < previous * (1.0 - tol):
+        # What the search promised is checked on the blocks; where rounding spoilt it, it goes on from there.
+        if not value < previous * (1.0 - tol) or (not search.far and abs(value - reached) <= tol * value):
             break
-    if best is unit:
+    if best is start:
         return model
+    best = best.astype(model.dtype)
     if exponent == 0:
         return best
     factor = float(np.ldexp(1.0, exponent))
@@ -72,74 +90,139 @@ def optimal_gauge(model: AnyModel, *, tol: float = 1e-9, max_cycles: int = 500) 
 
 def gauge_cycle(model: AnyModel) -> AnyModel:
     """One optimal change of gauge on every bond and hyperedge, in turn."""
-    dtype = model.dtype
-    double = np.complex128 if dtype.kind == "c" else np.float64
-    current = model.astype(double)
-    for t, term in enumerate(current.network.terms):
-        for letter, k, m in term.gauge_bonds:
-            current = _balance_bond(current, t, letter, k, m)
-        for letter, owners in term.hyperedges:
-            current = _balance_hyperedge(current, t, letter, owners)
-    return current.astype(dtype)
+    search = _Search(model.astype(np.complex128 if model.dtype.kind == "c" else np.float64))
+    search.cycle()
+    return search.applied(model).astype(model.dtype)
 
 
-def traced_gram(model: Model, t: int, letter: str, k: int) -> Array:
-    """Gram of block k within term t, traced down to one of its bonds and weighted by I_k: (R, R)."""
-    columns, bonds = model.network.columns[t][k], model.network.terms[t].bonds[k]
-    shape = model.network.terms[t].shapes[k]
-    gram = model.gram(k)[columns, columns].reshape(shape + shape)
-    upper = bonds.replace(letter, letter.upper())
-    return np.asarray(np.einsum(f"{bonds}{upper}->{letter}{letter.upper()}", gram)) * model.matrices[k].shape[0]
+class _Search:
+    """Gauges of all bonds and hyperedges, and the Grams that they are chosen from.
 
-
-def _balance_bond(model: AnyModel, t: int, letter: str, k: int, m: int) -> AnyModel:
-    """Geometric-mean gauge on a bond between blocks k and m: B_k takes G, B_m takes G^-1.
-
-    tr M_k sees B_m and so G^-1, tr M_m sees B_k and so G.
+    grams[t][k] : I_k M_k within term t, with one axis of length R^2 for each bond (pairs row, column).
+    metrics[t][k] : the H of each bond of block k, flattened likewise.
+    gauges : (t, letter, k) -> what is multiplied into that bond of block k in the end, (R, R) or the scales (R,).
     """
-    left, right = traced_gram(model, t, letter, k), traced_gram(model, t, letter, m)
-    # Rows of a Gram belong to the conjugated side: tr M_m = tr(Rm S), but tr M_k = tr(Lm^T S^-1).
-    lower, upper = _factor(left.T), _factor(right)
-    if lower is None or upper is None:
-        return model
-    u, s, vh = linalg.svd(upper.conj().T @ lower, check_finite=False)
-    s = np.maximum(s, np.finfo(float).tiny)
-    root = 1.0 / np.sqrt(s)
-    gauge = (lower @ vh.conj().T) * root
-    inverse = root[:, None] * (u.conj().T @ upper.conj().T)
-    if not (np.all(np.isfinite(gauge)) and np.all(np.isfinite(inverse))):
-        return model
-    # B_k[.., b] G[b, c] and G^-1[c, b] B_m[.., b]
-    moved = _multiply(model, t, letter, k, gauge.T)
-    return _multiply(moved, t, letter, m, inverse)
+
+    def __init__(self, model: Model) -> None:
+        network = model.network
+        self.network, self.far = network, False
+        self.gauges: dict[tuple[int, str, int], Array] = {}
+        self.grams: list[list[Array]] = []
+        self.metrics: list[list[list[Array]]] = []
+        for columns, term in zip(network.columns, network.terms, strict=True):
+            self.grams.append([])
+            for k, (part, shape) in enumerate(zip(columns, term.shapes, strict=True)):
+                gram = model.grams[k][part, part].reshape(shape + shape)
+                pairs = [axis for n in range(len(shape)) for axis in (n, n + len(shape))]
+                squares = [size * size for size in shape]
+                self.grams[-1].append(gram.transpose(pairs).reshape(squares) * model.matrices[k].shape[0])
+            self.metrics.append([[np.eye(size).ravel() for size in shape] for shape in term.shapes])
+
+    def run(self, value: float, tol: float, max_cycles: int) -> tuple[float, int]:
+        """Cycle until SS falls by less than `tol`; the SS that is reached, and the number of cycles."""
+        cycles = 0
+        while cycles < max_cycles:
+            previous, value, cycles = value, self.cycle(), cycles + 1
+            if self.far or not value < previous * (1.0 - tol):
+                break
+        return value, cycles
+
+    def cycle(self) -> float:
+        """Each bond and hyperedge at its best once; SS afterwards."""
+        for t, term in enumerate(self.network.terms):
+            for letter, k, m in term.gauge_bonds:
+                self._balance_bond(t, letter, k, m)
+            for letter, owners in term.hyperedges:
+                self._balance_hyperedge(t, letter, owners)
+        return self.sensitivity()
+
+    def sensitivity(self) -> float:
+        total = 0.0
+        for grams, metrics in zip(self.grams, self.metrics, strict=True):
+            for gram, metric in zip(grams, metrics, strict=True):
+                total += float((_traced(gram, metric, 0) @ metric[0]).real)
+        return total
+
+    def applied(self, model: AnyModel) -> AnyModel:
+        """The model in the gauge that was found."""
+        targets = [np.array(matrix) for matrix in model.matrices]
+        operands = [list(model.operands(t)) for t in range(len(self.network.terms))]
+        for (t, letter, k), matrix in self.gauges.items():
+            axis = 1 + self.network.terms[t].bonds[k].index(letter)
+            operand = operands[t][k]
+            if matrix.ndim == 1:
+                operands[t][k] = operand * matrix.reshape(-1, *[1] * (operand.ndim - axis - 1))
+            else:
+                operands[t][k] = np.moveaxis(np.tensordot(operand, matrix, axes=(axis, 1)), -1, axis)
+        for t, columns in enumerate(self.network.columns):
+            for target, part, operand in zip(targets, columns, operands[t], strict=True):
+                target[:, part] = operand.reshape(len(operand), -1)
+        return model.with_matrices(targets)
+
+    def _traced_gram(self, t: int, letter: str, k: int) -> tuple[Array, int]:
+        """Gram of block k contracted with the H of its other bonds, (R, R), and the place of the bond in the block."""
+        place = self.network.terms[t].bonds[k].index(letter)
+        size = self.network.terms[t].shapes[k][place]
+        return _traced(self.grams[t][k], self.metrics[t][k], place).reshape(size, size), place
+
+    def _balance_bond(self, t: int, letter: str, k: int, m: int) -> None:
+        """Geometric-mean gauge on a bond between blocks k and m: B_k takes G, B_m takes G^-1.
+
+        tr M_k sees B_m and so G^-1, tr M_m sees B_k and so G.
+        """
+        (left, here), (right, there) = self._traced_gram(t, letter, k), self._traced_gram(t, letter, m)
+        # Rows of a Gram belong to the conjugated side: tr M_m = tr(Rm S), but tr M_k = tr(Lm^T S^-1).
+        lower, upper = _factor(left.T), _factor(right)
+        if lower is None or upper is None:
+            return
+        product = upper.conj().T @ lower
+        u, s, vh, info = (lapack.zgesdd if product.dtype.kind == "c" else lapack.dgesdd)(product)
+        if info:
+            return
+        s = np.maximum(s, _TINY)
+        root = 1.0 / np.sqrt(s)
+        gauge = (lower @ vh.conj().T) * root
+        inverse = root[:, None] * (u.conj().T @ upper.conj().T)
+        metric, dual = inverse.conj().T @ inverse, gauge.conj() @ gauge.T
+        spread = float(np.abs(metric.trace() * dual.trace()))
+        if not math.isfinite(spread):
+            return
+        self.far |= spread > _FAR
+        self.metrics[t][k][here], self.metrics[t][m][there] = metric.ravel(), dual.ravel()
+        # B_k[.., b] G[b, c] and G^-1[c, b] B_m[.., b]
+        self.gauges[t, letter, k], self.gauges[t, letter, m] = gauge.T, inverse
+
+    def _balance_hyperedge(self, t: int, letter: str, owners: tuple[int, ...]) -> None:
+        traced = [self._traced_gram(t, letter, k) for k in owners]
+        weights = np.array([np.diag(gram).real for gram, _ in traced])
+        alive = np.all(weights > 0.0, axis=0)
+        logs = np.log(np.where(alive, weights, 1.0))
+        logs -= logs.mean(axis=0)
+        # A component with a zero column adds nothing to X: without it SS is least.
+        scales, metrics = np.where(alive, np.exp(0.5 * logs), 0.0), np.where(alive, np.exp(-logs), 0.0)
+        for k, (_, place), scale, metric in zip(owners, traced, scales, metrics, strict=True):
+            self.gauges[t, letter, k] = scale
+            self.metrics[t][k][place] = np.diag(metric).ravel()
 
 
-def _balance_hyperedge(model: AnyModel, t: int, letter: str, owners: tuple[int, ...]) -> AnyModel:
-    weights = np.array([np.diag(traced_gram(model, t, letter, k)).real for k in owners])
-    alive = np.all(weights > 0.0, axis=0)
-    safe = np.where(alive, weights, 1.0)
-    logs = np.log(safe)
-    # A component with a zero column adds nothing to X: without it SS is least.
-    scales = np.where(alive, np.exp(0.5 * (logs - logs.mean(axis=0))), 0.0)
-    for k, scale in zip(owners, scales, strict=True):
-        model = _multiply(model, t, letter, k, np.diag(scale))
-    return model
-
-
-def _multiply(model: AnyModel, t: int, letter: str, k: int, matrix: Array) -> AnyModel:
-    """Multiply `matrix` into one bond of block k, within term t."""
-    columns, bonds = model.network.columns[t][k], model.network.terms[t].bonds[k]
-    operand = model.operands(t)[k]
-    changed = np.moveaxis(np.tensordot(operand, matrix, axes=(1 + bonds.index(letter), 1)), -1, 1 + bonds.index(letter))
-    target = np.array(model.matrices[k])
-    target[:, columns] = changed.reshape(target.shape[0], -1)
-    return model.with_matrix(k, target)
+def _traced(gram: Array, metrics: list[Array], place: int) -> Array:
+    """Contract all axes but one with their H, from both ends."""
+    value = gram
+    for metric in metrics[:place:-1]:
+        value = value @ metric
+    for metric in metrics[:place]:
+        value = (metric @ value.reshape(len(metric), -1)).reshape(value.shape[1:])
+    return value
 
 
 def _factor(gram: Array) -> Array | None:
-    """B with gram = B B^H, after a relative ridge that keeps the gauge finite on a rank-deficient bond."""
+    """B with gram = B B^H: by Cholesky, or after a relative ridge that keeps the gauge finite on a deficient bond."""
     size = float(np.trace(gram).real)
     if not 0.0 < size < np.inf:
         return None
+    potrf = lapack.zpotrf if gram.dtype.kind == "c" else lapack.dpotrf
+    factor, info = potrf(gram, lower=1, clean=1)
+    if info == 0 and min(factor.diagonal().real.tolist()) ** 2 > _RIDGE * size:
+        return np.asarray(factor)
     values, vectors = linalg.eigh(gram, check_finite=False)
     return np.asarray(vectors * np.sqrt(np.maximum(values, _RIDGE * size)))

@@ -106,7 +106,7 @@ def spectrum(model: Model, gauge: int, *, taper: Array | None = None, vectors: b
     if count > DENSE_LIMIT:
         raise ValueError(
             f"the model has {count} parameters after compression; its Jacobian is factorised for at most "
-            f"{DENSE_LIMIT}: analyse a model of lower rank, or use worst_direction and expected_error, which form no matrix"
+            f"{DENSE_LIMIT}: analyse a model of lower rank, or use worst_direction and expected_error"
         )
     gram = model.gauss_newton()
     if taper is not None:

@@ -37,6 +37,8 @@ from tensorchain.stability.scales import common_scale, double_precision, scalar_
 
 _DENSE = 100
 """Up to this many parameters J^H J is formed: faster than Lanczos, and ARPACK needs some room."""
+_DENSE_WIDE = 4000
+"""The same for a model in which one Gram is nearly as large as J^H J, so that a product costs as much."""
 
 
 def expected_error(model: Model, sigma: float | Sequence[float]) -> float:
@@ -178,7 +180,7 @@ def _leading_vector(unit: Model, tol: float) -> tuple[Array, float]:
         first: Array = np.zeros(count, dtype=unit.dtype)
         first[0] = 1.0
         return first, 0.0
-    if count <= _DENSE:
+    if count <= _DENSE or (count <= _DENSE_WIDE and 2 * max(unit.network.widths) > count):
         values, vectors = eigh(unit.gauss_newton(), subset_by_index=(count - 1, count - 1), check_finite=False)
         return vectors[:, 0], math.sqrt(max(float(values[0]), 0.0))
 

@@ -28,8 +28,10 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from tensorchain import kernels
 from tensorchain.kernels import Array
 from tensorchain.models import Model
+from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.stability.perturbation import excess
 from tensorchain.stability.scales import double_precision, unit_blocks
 
@@ -37,6 +39,8 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 Scale = Literal["block", "slice"]
 
 FEWEST_BITS, MOST_BITS = 2, 16
+_CANCELLED = 1e-12
+"""Ratio of ||X||^2 to the product of the norms of the moments below which it keeps fewer than four digits."""
 
 
 def quantization_error(model: Model, bits: int | Sequence[int], scale: Scale = "block") -> float:
@@ -70,7 +74,7 @@ def quantization_error(model: Model, bits: int | Sequence[int], scale: Scale = "
     counts = checked_bits(bits, len(checked.matrices))
     check_scale(scale)
     unit, _ = unit_blocks(checked)
-    size = unit.norm()
+    size = _norm(unit)
     if size == 0.0:
         raise ValueError("the model is zero everywhere: its relative error is undefined")
     noise = [rounding_variance(matrix, b, scale).sum(axis=0) for matrix, b in zip(unit.matrices, counts, strict=True)]
@@ -110,6 +114,13 @@ def round_blocks(model: AnyModel, bits: int | Sequence[int], scale: Scale = "blo
     )
 
 
+def _norm(model: Model) -> float:
+    """||X||; where the blocks cancel so much that it drowns in rounding, from the gauge of least sensitivity."""
+    size = model.norm()
+    scale = math.prod(kernels.norm(moment) for moment in model.moments)
+    return size if size * size > _CANCELLED * scale else optimal_gauge(model).norm()
+
+
 def rounding_variance(matrix: Array, bits: int, scale: Scale) -> Array:
     """Expected squared rounding error of each entry, (I_k, P_k): D^2 / 12 for each real part off the grid."""
     top = _tops(matrix, scale)
@@ -134,7 +145,7 @@ def _tops(matrix: Array, scale: Scale) -> Array:
 
 def _off_grid(part: Array, top: Array) -> Array:
     """Entries that no number of bits represents exactly."""
-    return (part != 0.0) & (np.abs(part) != top)
+    return np.asarray((part != 0.0) & (np.abs(part) != top))
 
 
 def _rounded(matrix: Array, bits: int, scale: Scale) -> Array:

@@ -40,6 +40,17 @@ def double_of(*arrays: Any) -> np.dtype[Any]:
     return np.result_type(np.float64, *arrays)
 
 
+def unbiased_mode_gram(gram: Array, share: float) -> Array:
+    """T_(n) T_(n)^H estimated from that of the zero-filled tensor, a share of whose entries is observed.
+
+    With entries missing at random, a product of two different ones survives with probability share^2, the square
+    of one with share: without the correction, the diagonal drowns the singular vectors where little is observed.
+    """
+    result = np.asarray(gram / share**2)
+    np.fill_diagonal(result, gram.diagonal() / share)
+    return result
+
+
 def weighted_gram(model: Model, k: int, weight: Array) -> Array:
     """G_k for dense weights: (I_k, P_k, P_k), Hermitian; a core has one row."""
     mode = model.network.modes[k]

@@ -250,6 +250,7 @@ def _checked(array: Any) -> Array:
         given = given.astype(np.float32)
     elif kind == "c" and given.dtype != np.complex128:
         given = given.astype(np.complex128)
+    given = given.astype(given.dtype.newbyteorder("="), copy=False)
     if not 2 <= given.ndim <= 10:
         raise ValueError(f"the tensor has shape {given.shape}, order {given.ndim}; orders 2 to 10 are supported")
     if given.size == 0:

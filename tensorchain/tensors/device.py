@@ -119,6 +119,13 @@ class Device(Tensor):
 
     # -- inside -------------------------------------------------------------------------
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_library"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._library = Library(self._array)
+
     @property
     def _boxes(self) -> list[Box]:
         return list(boxes(self.shape, _BOX))

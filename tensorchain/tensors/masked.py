@@ -25,7 +25,7 @@ from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.tensors.base import Residual, Tensor
 from tensorchain.tensors.boxes import BOX_ENTRIES, Box, add_gradient, boxes, empty_blocks, part, split
-from tensorchain.tensors.curvature import double_of, weighted_gram, weighted_normal_matrix
+from tensorchain.tensors.curvature import double_of, unbiased_mode_gram, weighted_gram, weighted_normal_matrix
 from tensorchain.tensors.dense import Dense
 
 
@@ -125,8 +125,9 @@ class Masked(Tensor):
         return blocks
 
     def mode_gram(self, mode: int) -> Array:
-        """T_(n) T_(n)^H with missing entries as zero, (I_n, I_n)."""
-        return (self._data if self._weight.dtype == bool else Dense(self.to_dense())).mode_gram(mode)
+        """Unbiased estimate of T_(n) T_(n)^H from the observed entries, (I_n, I_n)."""
+        filled = self._data if self._weight.dtype == bool else Dense(self.to_dense())
+        return unbiased_mode_gram(filled.mode_gram(mode), np.count_nonzero(self._weight) / self._weight.size)
 
     def to_dense(self) -> Array:
         """The tensor with missing entries as zero."""

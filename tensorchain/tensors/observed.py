@@ -17,7 +17,8 @@ References: Acar, Dunlavy, Kolda, Morup, "Scalable tensor factorizations for inc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,13 @@ from tensorchain.tensors.coordinates import (
     sorted_entries,
     stacked_factors,
 )
-from tensorchain.tensors.curvature import double_of
+from tensorchain.tensors.curvature import double_of, unbiased_mode_gram
 from tensorchain.tensors.masked import check_observed
 
 _CHUNK = 1 << 20
 """Numbers in the design rows of a chunk (8 MB in double precision)."""
+_KEPT = 1 << 23
+"""Most numbers in design rows that are kept between calls (64 MB in double precision)."""
 
 
 class Observed(Listed):
@@ -88,6 +91,7 @@ class Observed(Listed):
         self.dtype = self.values.dtype
         self._weights = None if weights is None else _checked_weights(weights, len(order))[order]
         self._norm = self._size(self.values)
+        self._kept: tuple[Model, Array] | None = None
 
     def __repr__(self) -> str:
         return f"Observed({' x '.join(map(str, self.shape))}, {len(self.values)} entries, {self.dtype})"
@@ -130,15 +134,12 @@ class Observed(Listed):
         columns = np.concatenate([[0], np.cumsum(widths)])
         starts = np.cumsum([0] + [matrix.size for matrix in model.matrices])
         target = np.zeros((starts[-1], starts[-1]), dtype=double_of(*model.matrices))
-        for chunk in chunks(slice(0, len(self.values)), _CHUNK // int(columns[-1])):
-            indices = self.indices[chunk]
-            rows = np.empty((len(indices), columns[-1]), dtype=target.dtype)
-            positions = np.empty((len(indices), len(modes)), dtype=np.int64)
+        for chunk, rows in self._designs(model):
+            positions = np.empty((len(rows), len(modes)), dtype=np.int64)
             for k, mode in enumerate(modes):
-                rows[:, columns[k] : columns[k + 1]] = model.design_rows(k, indices)
-                positions[:, k] = (
-                    starts[k] if mode is None else starts[k] + indices[:, mode].astype(np.int64) * widths[k]
-                )
+                positions[:, k] = starts[k]
+                if mode is not None:
+                    positions[:, k] += self.indices[chunk, mode].astype(np.int64) * widths[k]
             entries.add_normal(target, positions, columns, self._weights_of(chunk), rows)
         return _mirrored(target)
 
@@ -146,20 +147,29 @@ class Observed(Listed):
         from tensorchain.kernels import entries
 
         blocks = empty_blocks(model, np.result_type(*delta))
-        for chunk in chunks(slice(0, len(self.values)), _CHUNK // sum(model.network.widths)):
-            indices = self.indices[chunk]
-            rows = [model.design_rows(k, indices) for k in range(len(blocks))]
-            modes = model.network.modes
-            moved = [delta[k] if mode is None else delta[k][indices[:, mode]] for k, mode in enumerate(modes)]
-            change = sum(np.sum(row * step, axis=1) for row, step in zip(rows, moved, strict=True))
-            mass = np.asarray(change * self._weights_of(chunk)).astype(blocks[0].dtype, copy=False)
-            for k, mode in enumerate(modes):
-                design = rows[k].conj().astype(blocks[k].dtype, copy=False)
+        dtype, modes = blocks[0].dtype, model.network.modes
+        ends = np.cumsum(model.network.widths)[:-1]
+        for chunk, rows in self._designs(model):
+            mass = np.zeros(len(rows), dtype=dtype)
+            for mode, design, step in zip(modes, np.split(rows, ends, axis=1), delta, strict=True):
+                mass += (
+                    np.einsum("zp,zp->z", design, step[self.indices[chunk, mode]])
+                    if mode is not None
+                    else design @ step[0]
+                )
+            mass *= self._weights_of(chunk)
+            for mode, design, block in zip(
+                modes, np.split(rows.conj().astype(dtype, copy=False), ends, axis=1), blocks, strict=True
+            ):
                 if mode is None:
-                    blocks[k][0] += mass @ design
+                    block[0] += mass @ design
                 else:
-                    entries.add_rows(blocks[k], indices[:, mode], mass, design)
+                    entries.add_rows(block, self.indices[chunk, mode], mass, design)
         return blocks
+
+    def mode_gram(self, mode: int) -> Array:
+        """Unbiased estimate of T_(n) T_(n)^H from the observed entries, (I_n, I_n)."""
+        return unbiased_mode_gram(super().mode_gram(mode), len(self.values) / math.prod(self.shape))
 
     # -- inside -------------------------------------------------------------------------
 
@@ -176,6 +186,21 @@ class Observed(Listed):
                 result[chunk] = model.entries(self.indices[chunk])
         return np.subtract(self.values * self.scale, result, out=result)
 
+    def _designs(self, model: Model) -> Iterator[tuple[slice, Array]]:
+        """Chunks of entries with the design rows of all blocks side by side, (entries, sum P_k).
+
+        Few enough, they are kept for the next call: conjugate gradients ask for them again and again.
+        """
+        width = sum(model.network.widths)
+        whole = slice(0, len(self.values))
+        if len(self.values) * width > _KEPT:
+            for chunk in chunks(whole, _CHUNK // width):
+                yield chunk, _side_by_side(model, self.indices[chunk])
+            return
+        if self._kept is None or self._kept[0] is not model:
+            self._kept = (model, _side_by_side(model, self.indices))
+        yield whole, self._kept[1]
+
     def _masses(self) -> Array:
         return self._weighted(self.values)
 
@@ -188,6 +213,11 @@ class Observed(Listed):
     def _size(self, numbers: Array) -> float:
         """Weighted norm of numbers at the entries."""
         return kernels.norm(numbers if self._weights is None else numbers * np.sqrt(self._weights))
+
+
+def _side_by_side(model: Model, indices: Array) -> Array:
+    rows = [model.design_rows(k, indices) for k in range(len(model.matrices))]
+    return np.concatenate(rows, axis=1, dtype=double_of(*model.matrices))
 
 
 def _checked_weights(weights: Any, count: int) -> Array:

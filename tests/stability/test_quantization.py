@@ -13,7 +13,9 @@ from numpy.testing import assert_array_equal
 
 import tensorchain as tc
 from tensorchain.stability import quantization_error, round_blocks
-from tests.cases import Case, block_term_case, chain_case, cp_case, gaussian, relative, tucker_case
+from tensorchain.stability.perturbation import excess
+from tensorchain.stability.quantization import rounding_variance
+from tests.cases import Case, block_term_case, chain_case, cp_case, gaussian, random_gauge, relative, tucker_case
 from tests.stability.examples import HUB, MODELS, name
 
 KERNELS = [
@@ -150,6 +152,14 @@ def test_the_optimal_gauge_lowers_the_error() -> None:
     assert quantization_error(good, 6) < 0.2 * quantization_error(bad, 6)
     actual = [relative(round_blocks(model, 6).full(), bad.full()) for model in (good, bad)]
     assert actual[0] < 0.2 * actual[1]
+
+
+@pytest.mark.parametrize("case", KERNELS, ids=name)
+def test_a_gauge_in_which_the_norm_cancels(case: Case) -> None:
+    model = random_gauge(case.model(), np.random.default_rng(1), condition=1e5)
+    expected = quantization_error(model, 8) * np.linalg.norm(model.full())
+    variances = [rounding_variance(matrix, 8, "block").sum(axis=0) for matrix in model.matrices]
+    assert expected == pytest.approx(np.sqrt(excess(model, variances)), rel=1e-3)
 
 
 def test_zero_blocks() -> None:

@@ -43,10 +43,10 @@ class TestCompletion:
         assert fit.error < 1e-6
         assert relative(fit.model.full()[~mask], truth[~mask]) < 1e-5
 
-    @pytest.mark.parametrize("solver", [tc.ALS(max_iter=2000, tol=1e-12), tc.LM()], ids=["als", "lm"])
+    @pytest.mark.parametrize("solver", [tc.ALS(max_iter=500), tc.LM()], ids=["als", "lm"])
     def test_the_other_solvers_complete_too(self, solver: Any) -> None:
         truth, mask = cut_out(tc.CP, 2, 0.4, seed=1)
-        fit = tc.decompose(Masked(truth, mask), "cp", 2, solver=solver, starts=3, rng=0)
+        fit = tc.decompose(Masked(truth, mask), "cp", 2, solver=solver, init="svd", rng=0)
         assert relative(fit.model.full()[~mask], truth[~mask]) < 1e-4
 
     def test_from_the_entries_alone(self) -> None:
@@ -57,7 +57,7 @@ class TestCompletion:
 
     def test_conjugate_gradients_beyond_the_dense_limit(self) -> None:
         truth, mask = cut_out(tc.CP, 2, 0.5, seed=2)
-        fit = tc.decompose(Masked(truth, mask), "cp", 2, solver=tc.LM(dense_limit=0), starts=3, rng=0)
+        fit = tc.decompose(Masked(truth, mask), "cp", 2, solver=tc.LM(dense_limit=0), init="svd", rng=0)
         assert relative(fit.model.full()[~mask], truth[~mask]) < 1e-4
 
     def test_unseen_entries_do_not_count(self) -> None:
@@ -143,7 +143,7 @@ class TestCurvature:
         model = tc.CP.random(tensor.shape, 4, rng)
         delta = list(model.matrices)
         tracemalloc.start()
-        door.residual(model).gradient
+        assert len(door.residual(model).gradient) == 3
         door.gram(model, 0)
         door.gauss_newton_matvec(model, delta)
         peak = tracemalloc.get_traced_memory()[1]

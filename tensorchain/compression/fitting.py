@@ -1,0 +1,260 @@
+"""Fit a decomposition to the kernel of a convolution, with its sensitivity controlled or not.
+
+**Error-preserving correction.**  A least-squares fit (ALS from singular vectors, or the sensitivity path, whichever is
+better) reaches a relative error e.  Then, from there,
+
+    minimise SS   subject to   ||W - X|| <= (1 + slack) e ||W||,
+
+which gives factors that can be rounded and trained, at practically the same error.  Without it the fit is plain
+least squares; its gauge is optimal in both cases, since that is free.
+
+SVD (a matrix) and Tucker-2 have best approximations and need no correction: there the optimal gauge is the minimum.
+
+References: Phan et al., "Stable low-rank tensor decomposition for compression of convolutional neural network" (2020),
+for the correction; Phan et al., "How to train your unstable looped tensor network" (2022).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tensorchain.api import decompose
+from tensorchain.compression.conv import POINTWISE, Convolution, Geometry, LayerPlan
+from tensorchain.compression.patches import PatchCovariance
+from tensorchain.compression.plans import kernel_tensor, plan_of, tucker_cp
+from tensorchain.compression.sandwich import Sandwich
+from tensorchain.fit import Fit
+from tensorchain.kernels import Array
+from tensorchain.models import CP, Model, TensorChain
+from tensorchain.solvers import ALS, LM, Constraint, Continuation, ErrorBound
+from tensorchain.stability import optimal_gauge
+
+METHODS = ("cp3", "cp4", "tucker2", "tucker-cp", "btd", "tc", "svd")
+"""Ranks: cp3, cp4, svd: R.  tucker2: (a, b).  tucker-cp: (a, b, R).  btd: [(a, b), ...].  tc: (R1, R2, R3)."""
+
+_PLAIN = ALS(max_iter=300, tol=1e-6)
+_PATH = Continuation(cycles=1, stage_iter=30, max_iter=60, tol=1e-6)
+_CORRECTION = LM(max_iter=60, tol=1e-4)
+_EXACT = 1e-6
+"""Below this error a kernel in single precision is exact."""
+
+
+@dataclass(frozen=True)
+class KernelFit:
+    """A decomposed kernel.
+
+    Attributes
+    ----------
+    plan : the small convolutions.
+    error : ||W - X|| / ||W||.
+    sensitivity : SS / ||X||^(2(K-1)/K) of the plan.
+    output_error : relative error of the layer's output on the calibration data, or None without them.
+    stabilised : whether the sensitivity was controlled.
+    seconds : time of the fit.
+    """
+
+    plan: LayerPlan
+    error: float
+    sensitivity: float
+    output_error: float | None
+    stabilised: bool
+    seconds: float
+
+
+def fit_kernel(
+    kernel: Array,
+    method: str,
+    rank: Any,
+    *,
+    stabilise: bool | Constraint = True,
+    slack: float = 0.02,
+    geometry: Geometry = POINTWISE,
+    bias: Array | None = None,
+    covariance: PatchCovariance | None = None,
+    fit_output: bool = True,
+    rng: int | np.random.Generator | None = None,
+    max_seconds: float | None = None,
+) -> KernelFit:
+    """Decompose a kernel and write it as small convolutions.
+
+    Parameters
+    ----------
+    kernel : (T, S, D1, D2), real.
+    method : one of `METHODS`; "svd" is for 1 x 1 kernels.
+    rank : see `METHODS`.
+    stabilise : True: least sensitivity at (1 + slack) times the least error found.  False: plain least squares.
+        Or a constraint: `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`.
+    slack : relative increase of the error that the correction may use.
+    geometry, bias : of the layer.
+    covariance : of the layer's input patches; the error of the output is then reported ...
+    fit_output : ... and minimised, instead of that of the kernel.
+    rng : seed or generator.
+    max_seconds : time limit of each of the up to three runs.
+
+    Returns
+    -------
+    KernelFit, with weights in the dtype of the kernel.
+
+    Raises
+    ------
+    ValueError, TypeError when the kernel is zero or the method or rank does not fit it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> kernel = np.random.default_rng(0).standard_normal((8, 6, 3, 3))
+    >>> fit = fit_kernel(kernel, "tc", (2, 3, 3), rng=0)
+    >>> plain = fit_kernel(kernel, "tc", (2, 3, 3), stabilise=False, rng=0)
+    >>> fit.error <= 1.03 * plain.error, fit.sensitivity < plain.sensitivity, fit.plan.kernel.shape
+    (True, True, (8, 6, 3, 3))
+    """
+    _check(kernel, method, slack, stabilise)
+    start, generator = time.perf_counter(), np.random.default_rng(rng)
+    double = kernel.astype(np.float64)
+    order = {"svd": 2, "cp4": 4}.get(method, 3)
+    tensor = kernel_tensor(double, order)
+    weights = _weights(covariance, tensor.shape) if fit_output and covariance is not None else None
+    window = (int(kernel.shape[2]), int(kernel.shape[3]))
+    search = _Search(stabilise, slack, generator, max_seconds, weights)
+    if method == "tucker-cp":
+        plan = search.tucker_cp(tensor, rank, window, geometry, bias)
+    else:
+        plan = plan_of(search.model(tensor, method, rank), window, geometry, bias)
+    plan = replace(plan, method=method, steps=tuple(_cast(step, kernel.dtype) for step in plan.steps))
+    approximation = plan.kernel
+    return KernelFit(
+        plan=plan,
+        error=float(np.linalg.norm(approximation - double) / np.linalg.norm(double)),
+        sensitivity=plan.sensitivity(relative=True),
+        output_error=None if covariance is None else covariance.relative_error(approximation, double),
+        stabilised=stabilise is not False,
+        seconds=time.perf_counter() - start,
+    )
+
+
+@dataclass(frozen=True)
+class _Search:
+    """How models are fitted: one of these for all methods."""
+
+    stabilise: bool | Constraint
+    slack: float
+    rng: np.random.Generator
+    max_seconds: float | None
+    weights: list[Array] | None
+
+    def model(self, tensor: Array, method: str, rank: Any) -> Model:
+        """The decomposition of a kernel, weighted on its way in and out."""
+        target = tensor if self.weights is None else _in_modes(tensor, self.weights)
+        if method in ("svd", "tucker2"):
+            model = best_matrix(target, rank) if method == "svd" else self._tucker2(target, rank)
+        else:
+            kind: type[Model] = {"tc": TensorChain, "btd": Sandwich}.get(method, CP)
+            model = self._fitted(target, kind, rank)
+        if self.weights is not None:
+            inverse = [np.linalg.inv(weight) for weight in self.weights]
+            modes = zip(model.matrices, model.network.modes, strict=True)
+            model = model.with_matrices(
+                [matrix if mode is None or mode >= len(inverse) else inverse[mode] @ matrix for matrix, mode in modes]
+            )
+        return optimal_gauge(model)
+
+    def tucker_cp(
+        self, tensor: Array, rank: Any, window: tuple[int, int], geometry: Geometry, bias: Array | None
+    ) -> LayerPlan:
+        """Tucker-2 with orthonormal outer factors, so that errors of its core are errors of the kernel."""
+        inner, outer, terms = rank
+        unweighted = replace(self, weights=None)
+        target = tensor if self.weights is None else _in_modes(tensor, self.weights)
+        (left, core, right), *_ = unweighted._tucker2(target, (inner, outer)).terms
+        (left, r_left), (right, r_right) = np.linalg.qr(left), np.linalg.qr(right)
+        inside = unweighted._fitted(np.einsum("dab,pa,qb->pdq", core, r_left, r_right), CP, terms)
+        first, taps, last = inside.blocks
+        if self.weights is not None:
+            left = np.linalg.solve(self.weights[0], left)
+            taps = np.linalg.solve(self.weights[1], taps)
+        return tucker_cp(left, CP([first, taps, last]), right, window, geometry, bias)
+
+    def _fitted(self, tensor: Array, kind: type[Model], rank: Any) -> Model:
+        options: dict[str, Any] = {"rng": self.rng, "max_seconds": self.max_seconds}
+        if isinstance(self.stabilise, Constraint):
+            return decompose(tensor, kind, rank, solver=_PATH, constraint=self.stabilise, **options).model
+        plain = decompose(tensor, kind, rank, solver=_PLAIN, init="svd", **options)
+        if not self.stabilise:
+            return plain.model
+        free = _better(plain, decompose(tensor, kind, rank, solver=_PATH, **options))
+        # A bound of 1 is met by zero.
+        bound = min(max((1.0 + self.slack) * free.error, _EXACT), (1.0 + free.error) / 2.0)
+        fit = decompose(tensor, init=free.model, solver=_CORRECTION, constraint=ErrorBound(bound), **options)
+        met = fit.error <= bound * (1.0 + 1e-3)
+        return fit.model if met and fit.sensitivity < free.sensitivity else free.model
+
+    def _tucker2(self, tensor: Array, rank: Any) -> Sandwich:
+        """Higher-order orthogonal iteration; the spatial mode is not reduced."""
+        Sandwich.wiring(tensor.shape, [rank])
+        inner, outer = rank
+        right = _leading(np.moveaxis(tensor, 2, 0), outer)
+        left = _leading(tensor, inner)
+        for _ in range(20):
+            left = _leading(np.einsum("sdt,tb->sdb", tensor, right), inner)
+            right = _leading(np.einsum("sdt,sa->tda", tensor, left), outer)
+        return Sandwich([(left, np.einsum("sdt,sa,tb->dab", tensor, left, right), right)])
+
+
+def best_matrix(matrix: Array, rank: int) -> CP:
+    """The truncated SVD of a matrix as a CP of order 2."""
+    if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or not 1 <= rank <= min(matrix.shape):
+        raise ValueError(f"rank is {rank!r}; a matrix of shape {matrix.shape} needs 1 .. {min(matrix.shape)}")
+    u, s, vh = np.linalg.svd(matrix, full_matrices=False)
+    root = np.sqrt(s[:rank])
+    return CP([u[:, :rank] * root, vh[:rank].T * root])
+
+
+def _better(first: Fit, second: Fit) -> Fit:
+    """The smaller error; at practically the same error, the smaller sensitivity."""
+    if abs(first.error - second.error) <= 1e-3 * min(first.error, second.error):
+        return min(first, second, key=lambda fit: fit.sensitivity)
+    return min(first, second, key=lambda fit: fit.error)
+
+
+def _leading(tensor: Array, count: int) -> Array:
+    """Leading left singular vectors of the first unfolding."""
+    rows = tensor.reshape(len(tensor), -1)
+    _, vectors = np.linalg.eigh(rows @ rows.T)
+    return np.asarray(vectors[:, ::-1][:, :count])
+
+
+def _weights(covariance: PatchCovariance, shape: tuple[int, ...]) -> list[Array]:
+    """Roots for the modes S and D; at order 4 the taps are left alone."""
+    channel, taps = covariance.roots()
+    if len(channel) != shape[0]:
+        raise ValueError(f"the covariance is of {len(channel)} channels, the kernel has {shape[0]}")
+    return [channel, taps] if len(shape) == 3 else [channel]
+
+
+def _in_modes(tensor: Array, weights: list[Array]) -> Array:
+    for mode, weight in enumerate(weights):
+        tensor = np.moveaxis(np.tensordot(weight, tensor, axes=(1, mode)), 0, mode)
+    return np.ascontiguousarray(tensor)
+
+
+def _cast(step: Any, dtype: Any) -> Any:
+    if not isinstance(step, Convolution):
+        return step
+    return replace(step, weight=step.weight.astype(dtype), bias=None if step.bias is None else step.bias.astype(dtype))
+
+
+def _check(kernel: Array, method: str, slack: float, stabilise: Any) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method {method!r} is unknown; known are {', '.join(METHODS)}")
+    if kernel.ndim != 4 or kernel.dtype.kind != "f":
+        raise ValueError(f"the kernel has shape {kernel.shape} and dtype {kernel.dtype}; real (T, S, D1, D2) is needed")
+    if not np.isfinite(kernel).all() or not kernel.any():
+        raise ValueError("the kernel is zero everywhere, or holds NaN or infinity: there is nothing to fit")
+    if not slack >= 0.0:
+        raise ValueError(f"slack is {slack!r}; a number >= 0 is needed")
+    if not isinstance(stabilise, (bool, Constraint)):
+        raise TypeError(f"stabilise is {stabilise!r}; True, False or a constraint such as Penalty(1e-3) is needed")

@@ -1,0 +1,90 @@
+"""The error of a layer's output, from the covariance of its input patches.
+
+A convolution is linear in the patch x (S D1 D2 numbers) that it sees, so a change E of its kernel, unfolded as
+(T, S D1 D2), changes the output by
+
+    mean |E x|^2 = tr(E C E'),      C = mean x x',
+
+with the mean over positions and images.  C is collected once from calibration data and then measures any change of
+the kernel without running the network.
+
+**Fitting to the output.**  Least squares in this norm is plain least squares of W C^{1/2}.  A decomposition keeps
+its form only under C = C_taps (x) C_channels, so C is replaced by the product of its partial traces,
+C_S (x) C_D / tr C: W is multiplied by the roots in its modes, decomposed, and the factors of these modes are
+multiplied by the inverse roots.  The approximation concerns only which error is minimised; what is reported is
+measured with the whole C.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from tensorchain.kernels import Array
+
+
+@dataclass(frozen=True)
+class PatchCovariance:
+    """Second moments of the input patches of a layer.
+
+    Parameters
+    ----------
+    matrix : (S D, S D), positive semidefinite; channels first, then taps.
+    channels : S.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> images = np.random.default_rng(0).standard_normal((4, 2, 9, 9))
+    >>> covariance = PatchCovariance.from_patches(images.transpose(0, 2, 3, 1).reshape(-1, 2), channels=2)
+    >>> kernel = np.ones((1, 2, 1, 1))
+    >>> expected = np.mean(images.sum(axis=1) ** 2)
+    >>> bool(np.isclose(covariance.energy(kernel), expected))
+    True
+    """
+
+    matrix: Array
+    channels: int
+
+    def __post_init__(self) -> None:
+        size = len(self.matrix)
+        if self.matrix.shape != (size, size) or size % self.channels:
+            raise ValueError(f"a covariance of shape {self.matrix.shape} does not fit {self.channels} channels")
+
+    @classmethod
+    def from_patches(cls, patches: Array, channels: int) -> PatchCovariance:
+        """From patches (Z, S D), channels first."""
+        patches = patches.astype(np.float64, copy=False)
+        return cls(patches.T @ patches / len(patches), channels)
+
+    def energy(self, kernel: Array) -> float:
+        """Mean |W x|^2 over patches, for a kernel (T, S, D1, D2)."""
+        rows = kernel.reshape(len(kernel), -1).astype(np.float64, copy=False)
+        if rows.shape[1] != len(self.matrix):
+            raise ValueError(f"a kernel of shape {kernel.shape} does not fit patches of {len(self.matrix)} numbers")
+        return max(float(np.sum((rows @ self.matrix) * rows)), 0.0)
+
+    def relative_error(self, approximation: Array, kernel: Array) -> float:
+        """Error of the output relative to the output, both without bias."""
+        whole = self.energy(kernel)
+        return math.sqrt(self.energy(approximation - kernel) / whole) if whole > 0.0 else 0.0
+
+    def roots(self, floor: float = 1e-3) -> tuple[Array, Array]:
+        """Symmetric roots of C_S (S, S) and C_D (D, D), each of mean eigenvalue 1.
+
+        Parameters
+        ----------
+        floor : smallest eigenvalue, relative to the mean: directions that no patch uses stay determined.
+        """
+        blocks = self.matrix.reshape(self.channels, -1, self.channels, len(self.matrix) // self.channels)
+        return _root(np.einsum("sdtd->st", blocks), floor), _root(np.einsum("sdse->de", blocks), floor)
+
+
+def _root(matrix: Array, floor: float) -> Array:
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2.0)
+    mean = float(values.mean())
+    if not mean > 0.0:
+        return np.eye(len(matrix))
+    return np.asarray(vectors * np.sqrt(np.maximum(values / mean, floor))) @ vectors.T

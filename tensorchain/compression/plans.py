@@ -1,0 +1,189 @@
+"""From a decomposed kernel to the small convolutions that replace the layer.
+
+A kernel W (T, S, D1, D2) is decomposed as the tensor (S, D1 D2, T) or (S, D1, D2, T).  Each model is a sandwich:
+
+| model of the kernel      | layers                                                        | parameters               |
+|--------------------------|---------------------------------------------------------------|--------------------------|
+| CP, order 3              | S -> R, depthwise D1 x D2, R -> T                             | R (S + D1 D2 + T)        |
+| CP, order 4              | S -> R, depthwise D1 x 1, depthwise 1 x D2, R -> T            | R (S + D1 + D2 + T)      |
+| Tucker-2 (a, b)          | S -> a, D1 x D2 from a to b, b -> T                           | S a + D1 D2 a b + b T    |
+| Tucker-2, CP of its core | S -> a -> R, depthwise, R -> b -> T                           | S a + R(a + D1 D2 + b) + b T |
+| BTD, R terms (a, b)      | S -> R a, D1 x D2 in R groups from a to b, R b -> T           | R (S a + D1 D2 a b + b T) |
+| TC (R1, R2, R3)          | S -> R1 R2, one D1 x D2 kernel R2 -> R3 for R1 folds, R1 R3 -> T | R1 R2 S + D1 D2 R2 R3 + R1 R3 T |
+| SVD, 1 x 1 kernels       | S -> R, R -> T                                                | R (S + T)                |
+
+Source: design of the layers in Phan et al., "Stable low-rank tensor decomposition for compression of convolutional
+neural network" (2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tensorchain.compression.conv import POINTWISE, Convolution, Fold, Geometry, LayerPlan, Step, Unfold
+from tensorchain.compression.sandwich import Sandwich
+from tensorchain.kernels import Array
+from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker
+
+
+def kernel_tensor(kernel: Array, order: int = 3) -> Array:
+    """The kernel (T, S, D1, D2) as a tensor: (S, T) at order 2, (S, D1 D2, T) at 3, (S, D1, D2, T) at 4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> kernel_tensor(np.zeros((8, 4, 3, 5))).shape
+    (4, 15, 8)
+    """
+    if kernel.ndim != 4:
+        raise ValueError(f"the kernel has shape {kernel.shape}; (T, S, D1, D2) is needed")
+    outputs, inputs, rows, columns = kernel.shape
+    if order == 2 and rows * columns != 1:
+        raise ValueError(f"a kernel of {rows} x {columns} taps is no matrix; use order 3 or 4")
+    shapes = {2: (inputs, outputs), 3: (inputs, rows * columns, outputs), 4: (inputs, rows, columns, outputs)}
+    if order not in shapes:
+        raise ValueError(f"order is {order}; 2, 3 or 4 is needed")
+    return np.ascontiguousarray(kernel.transpose(1, 2, 3, 0).reshape(shapes[order]))
+
+
+def tensor_kernel(tensor: Array, window: tuple[int, int]) -> Array:
+    """The kernel (T, S, D1, D2) of a tensor that `kernel_tensor` made.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> tensor_kernel(np.zeros((4, 15, 8)), (3, 5)).shape
+    (8, 4, 3, 5)
+    """
+    return np.ascontiguousarray(tensor.reshape(len(tensor), *window, tensor.shape[-1]).transpose(3, 0, 1, 2))
+
+
+def plan_of(
+    model: Model,
+    window: tuple[int, int],
+    geometry: Geometry = POINTWISE,
+    bias: Array | None = None,
+) -> LayerPlan:
+    """The small convolutions of a decomposed kernel.
+
+    Parameters
+    ----------
+    model : `CP` of order 2, 3 or 4; `Sandwich`, `BlockTerm` or `TensorChain` of order 3; `Tucker` of order 3.
+    window : (D1, D2) of the kernel.
+    geometry, bias : of the layer that is replaced.
+
+    Raises
+    ------
+    ValueError, TypeError when the model is none of these or does not fit the window.
+
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> chain = tc.TensorChain.random((16, 9, 32), (2, 4, 5), rng=0)
+    >>> plan = plan_of(chain, (3, 3))
+    >>> [step.weight.shape for step in plan.convolutions], plan.kernel.shape
+    ([(8, 16, 1, 1), (5, 4, 3, 3), (32, 10, 1, 1)], (32, 16, 3, 3))
+    """
+    expected = {2: (), 3: (window[0] * window[1],), 4: tuple(window)}.get(model.order)
+    if expected is None or tuple(model.shape[1:-1]) != expected:
+        raise ValueError(f"a model of shape {model.shape} is no kernel of {window[0]} x {window[1]} taps")
+    if isinstance(model, CP) and model.order == 2:
+        return _svd(model, geometry, bias)
+    if isinstance(model, CP):
+        return _cp(model, window, geometry, bias)
+    if isinstance(model, Tucker):
+        model = BlockTerm([model])
+    if isinstance(model, BlockTerm) and model.order == 3:
+        terms = [
+            (term.factors[0], np.einsum("ajb,dj->dab", term.core, term.factors[1]), term.factors[2])
+            for term in model.terms
+        ]
+        model = Sandwich(terms)
+    if isinstance(model, Sandwich):
+        return _sandwich(model, window, geometry, bias)
+    if isinstance(model, TensorChain) and model.order == 3:
+        return _chain(model, window, geometry, bias)
+    raise TypeError(f"a {type(model).__name__} of order {model.order} has no layers; use CP, BlockTerm or TensorChain")
+
+
+def _svd(model: CP, geometry: Geometry, bias: Array | None) -> LayerPlan:
+    first, last = model.factors
+    # The first layer does the stride, so that the second computes only what is kept.
+    steps = (Convolution(_point(first.T), geometry), Convolution(_point(last), bias=bias))
+    return LayerPlan("svd", model.rank, steps)
+
+
+def _cp(model: CP, window: tuple[int, int], geometry: Geometry, bias: Array | None) -> LayerPlan:
+    first, *spatial, last = model.factors
+    if model.order == 3:
+        middle = [Convolution(spatial[0].T.reshape(-1, 1, *window), geometry, model.rank)]
+    else:
+        middle = [
+            Convolution(spatial[0].T[:, None, :, None], geometry.along(0), model.rank),
+            Convolution(spatial[1].T[:, None, None, :], geometry.along(1), model.rank),
+        ]
+    steps = (Convolution(_point(first.T)), *middle, Convolution(_point(last), bias=bias))
+    return LayerPlan(f"cp{model.order}", model.rank, steps)
+
+
+def _sandwich(model: Sandwich, window: tuple[int, int], geometry: Geometry, bias: Array | None) -> LayerPlan:
+    """One group a term; terms of unequal ranks are filled up with zeros, as a grouped convolution needs."""
+    inner, outer = max(a for a, _ in model.rank), max(b for _, b in model.rank)
+    groups = len(model.rank)
+    first = np.zeros((groups, inner, model.shape[0]), model.dtype)
+    core = np.zeros((groups, outer, inner, *window), model.dtype)
+    last = np.zeros((model.shape[2], groups, outer), model.dtype)
+    for r, (left, spatial, right) in enumerate(model.terms):
+        a, b = spatial.shape[1:]
+        first[r, :a] = left.T
+        core[r, :b, :a] = spatial.transpose(2, 1, 0).reshape(b, a, *window)
+        last[:, r, :b] = right
+    steps = (
+        Convolution(_point(first.reshape(groups * inner, -1))),
+        Convolution(core.reshape(groups * outer, inner, *window), geometry, groups),
+        Convolution(_point(last.reshape(-1, groups * outer)), bias=bias),
+    )
+    return LayerPlan("tucker2" if groups == 1 else "btd", model.rank, steps)
+
+
+def _chain(model: TensorChain, window: tuple[int, int], geometry: Geometry, bias: Array | None) -> LayerPlan:
+    first, core, last = model.cores
+    folds, inner, outer = model.bonds
+    steps: list[Step] = [
+        Convolution(_point(first.transpose(0, 2, 1).reshape(folds * inner, -1))),
+        Fold(folds),
+        Convolution(core.transpose(2, 0, 1).reshape(outer, inner, *window), geometry),
+        Unfold(folds),
+        Convolution(_point(last.transpose(1, 2, 0).reshape(-1, folds * outer)), bias=bias),
+    ]
+    if folds == 1:
+        steps = [step for step in steps if isinstance(step, Convolution)]
+    return LayerPlan("tc", model.bonds, tuple(steps))
+
+
+def tucker_cp(
+    first: Array, core: CP, last: Array, window: tuple[int, int], geometry: Geometry, bias: Array | None
+) -> LayerPlan:
+    """The layers of a Tucker-2 with factors (S, a) and (T, b) whose core (a, D, b) is a CPD.
+
+    Two pointwise layers in a row become one where that holds fewer numbers.
+    """
+    inner, spatial, outer = core.factors
+    before = [Convolution(_point(matrix)) for matrix in _chained([first.T, inner.T])]
+    behind = [Convolution(_point(matrix)) for matrix in _chained([outer, last])]
+    behind[-1] = Convolution(behind[-1].weight, bias=bias)
+    middle = Convolution(spatial.T.reshape(-1, 1, *window), geometry, core.rank)
+    return LayerPlan("tucker-cp", (first.shape[1], last.shape[1], core.rank), (*before, middle, *behind))
+
+
+def _chained(matrices: Sequence[Array]) -> list[Array]:
+    """Matrices applied one after the other, or their product if it is smaller."""
+    product = matrices[1] @ matrices[0]
+    return [product] if product.size < sum(matrix.size for matrix in matrices) else list(matrices)
+
+
+def _point(matrix: Array) -> Array:
+    """A pointwise kernel (outputs, inputs, 1, 1)."""
+    return np.ascontiguousarray(matrix)[:, :, None, None]

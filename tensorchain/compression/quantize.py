@@ -1,0 +1,196 @@
+"""Uniform quantizers for weights and activations, 2 to 8 bits.
+
+An integer grid of `bits` bits represents x by
+
+    q = clip(round(x / step) + zero, low, high),      x^ = step (q - zero).
+
+*Symmetric* grids have zero = 0 and levels -L .. L with L = 2^(bits-1) - 1, so that products of weights and activations
+need no correction terms.  *Affine* grids use all 2^bits levels between the smallest and largest value; zero is always on
+the grid, since padding is exact only then.  There is one step for the whole array, or one for each channel.
+
+**Range.**  Few bits want outliers clipped:
+
+    minmax       the largest values
+    percentile   quantiles of the values
+    mse          the range, among shrunken ones, of least mean squared rounding error
+
+Reference: Nagel et al., "A white paper on neural network quantization" (2021).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tensorchain.kernels import Array
+
+RANGES = ("minmax", "percentile", "mse")
+FEWEST_BITS, MOST_BITS = 2, 8
+
+_SHRINKAGES = np.linspace(1.0, 0.2, 41)
+"""Ranges that are tried, as shares of the whole one."""
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """A grid.
+
+    Attributes
+    ----------
+    step : distance of two levels, positive: (), or (C,) for one in each channel.
+    zero : integer that represents 0, of the same shape.
+    low, high : smallest and largest integer.
+    axis : axis of the channels, or None.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> grid = quantizer(np.array([-1.0, 0.2, 0.5]), bits=3)
+    >>> grid.integers(np.array([-1.0, 0.2, 0.5]))
+    array([-3,  1,  2])
+    >>> grid.rounded(np.array([-1.0, 0.2, 5.0]))
+    array([-1.        ,  0.3333,  1.        ])
+    """
+
+    step: Array
+    zero: Array
+    low: int
+    high: int
+    axis: int | None = None
+
+    def integers(self, values: Array) -> Array:
+        """The integers that represent `values`."""
+        step, zero = self._along(self.step, values.ndim), self._along(self.zero, values.ndim)
+        return np.clip(np.rint(values / step) + zero, self.low, self.high).astype(np.int64)
+
+    def values(self, integers: Array) -> Array:
+        """What `integers` represent."""
+        step, zero = self._along(self.step, integers.ndim), self._along(self.zero, integers.ndim)
+        return np.asarray((integers - zero) * step)
+
+    def rounded(self, values: Array) -> Array:
+        """The nearest levels, in the dtype of `values`."""
+        return self.values(self.integers(values)).astype(values.dtype)
+
+    def _along(self, parameter: Array, order: int) -> Array:
+        if self.axis is None:
+            return parameter
+        shape = [1] * order
+        shape[self.axis] = -1
+        return parameter.reshape(shape)
+
+
+def quantizer(
+    values: Array,
+    bits: int,
+    *,
+    symmetric: bool = True,
+    axis: int | None = None,
+    range_by: str = "minmax",
+    percentile: float = 99.9,
+) -> Quantizer:
+    """The grid for given values.
+
+    Parameters
+    ----------
+    values : real array of the values to represent.
+    bits : 2 to 8.
+    symmetric : levels on both sides of zero, or affine.
+    axis : axis of the channels that get a step each; None for one step.
+    range_by : one of `RANGES`.
+    percentile : share of the values inside the range, in percent, for "percentile".
+
+    Returns
+    -------
+    Quantizer.  Values that are all zero get a step of 1.
+
+    Raises
+    ------
+    ValueError, TypeError when an option is out of its range, or values are missing or not finite.
+    """
+    _check(values, bits, axis, range_by, percentile)
+    double = values.astype(np.float64)
+    rows = double.reshape(1, -1) if axis is None else np.moveaxis(double, axis, 0).reshape(values.shape[axis], -1)
+    if range_by == "percentile":
+        low, high = np.percentile(rows, [100.0 - percentile, percentile], axis=1)
+        if symmetric:
+            high = np.percentile(np.abs(rows), percentile, axis=1)
+    else:
+        low, high = rows.min(axis=1), rows.max(axis=1)
+        if symmetric:
+            high = np.abs(rows).max(axis=1)
+    grid = _grid(low, high, bits, symmetric)
+    if range_by == "mse":
+        grid = _least_error(rows, low, high, bits, symmetric)
+    step, zero, bottom, top = grid
+    if axis is None:
+        return Quantizer(step[0], zero[0], bottom, top)
+    return Quantizer(step, zero, bottom, top, axis)
+
+
+def from_range(low: float, high: float, bits: int, symmetric: bool = False) -> Quantizer:
+    """The grid of one step that covers low .. high and zero.
+
+    Examples
+    --------
+    >>> grid = from_range(0.0, 6.0, bits=2)
+    >>> float(grid.step), int(grid.zero), grid.low, grid.high
+    (2.0, 0, 0, 3)
+    """
+    _check(np.array([low, high]), bits, None, "minmax", 99.9)
+    top = max(abs(low), abs(high)) if symmetric else high
+    step, zero, bottom, most = _grid(np.array([float(low)]), np.array([float(top)]), bits, symmetric)
+    return Quantizer(step[0], zero[0], bottom, most)
+
+
+def _grid(low: Array, high: Array, bits: int, symmetric: bool) -> tuple[Array, Array, int, int]:
+    """Step and zero of each row."""
+    if symmetric:
+        levels = (1 << (bits - 1)) - 1
+        step = high / levels
+        return _positive(step), np.zeros(len(step), np.int64), -levels, levels
+    levels = (1 << bits) - 1
+    low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+    # Halved, since the difference of the ends may be beyond the largest number.
+    step = _positive((high / 2.0 - low / 2.0) / levels * 2.0)
+    return step, np.rint(-low / step).astype(np.int64), 0, levels
+
+
+def _positive(step: Array) -> Array:
+    """A step below the smallest normal number has no useful reciprocal; such values are zero at any other scale."""
+    return np.where(step > np.finfo(np.float64).tiny, step, 1.0)
+
+
+def _least_error(rows: Array, low: Array, high: Array, bits: int, symmetric: bool) -> tuple[Array, Array, int, int]:
+    """The shrunken range of least squared error in each row."""
+    step, zero, bottom, top = _grid(low, high, bits, symmetric)
+    best = np.full(len(rows), np.inf)
+    for share in _SHRINKAGES:
+        trial_step, trial_zero, _, _ = _grid(share * low, share * high, bits, symmetric)
+        grid = Quantizer(trial_step, trial_zero, bottom, top, 0)
+        errors = np.mean((grid.rounded(rows) - rows) ** 2, axis=1)
+        better = errors < best
+        step, zero = np.where(better, trial_step, step), np.where(better, trial_zero, zero)
+        best = np.minimum(best, errors)
+    return step, zero, bottom, top
+
+
+def _check(values: Array, bits: int, axis: int | None, range_by: str, percentile: float) -> None:
+    check_bits("bits", bits)
+    if values.size == 0 or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+        raise ValueError(f"values have shape {values.shape} and dtype {values.dtype}; finite real numbers are needed")
+    if axis is not None and not -values.ndim <= axis < values.ndim:
+        raise ValueError(f"axis is {axis}; the values have {values.ndim} axes")
+    if range_by not in RANGES:
+        raise ValueError(f"range_by is {range_by!r}; one of {', '.join(RANGES)} is needed")
+    if not 50.0 < percentile <= 100.0:
+        raise ValueError(f"percentile is {percentile!r}; a number above 50, up to 100, is needed")
+
+
+def check_bits(name: str, bits: int) -> None:
+    """2 to 8 bits."""
+    if isinstance(bits, bool) or not isinstance(bits, (int, np.integer)):
+        raise TypeError(f"{name} is {bits!r}; an integer is needed")
+    if not FEWEST_BITS <= bits <= MOST_BITS:
+        raise ValueError(f"{name} is {bits}; {FEWEST_BITS} to {MOST_BITS} bits are supported")

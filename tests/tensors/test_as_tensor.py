@@ -1,0 +1,94 @@
+"""Which door opens for what, without importing anything for it."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import array_api_strict
+import dask.array
+import numpy as np
+import pytest
+import scipy.sparse
+import sparse
+
+from tensorchain.tensors.dense import Dense
+from tensorchain.tensors.device import Device
+from tensorchain.tensors.dispatch import as_tensor
+from tensorchain.tensors.lazy import Lazy
+from tensorchain.tensors.masked import Masked
+from tensorchain.tensors.sparse import Sparse
+from tests.cases import THREE, relative
+from tests.tensors.doors import FULL, PARTIAL, Way
+
+ARRAY = np.arange(1.0, 13.0).reshape(3, 4)
+
+
+def named(data: Any) -> Any:
+    """What xarray's DataArray looks like from outside."""
+    kind = type("DataArray", (), {"__module__": "xarray.core.dataarray", "data": data, "dims": ("time", "place")})
+    return kind()
+
+
+@pytest.mark.parametrize(
+    ("given", "door"),
+    [
+        (ARRAY, Dense),
+        (ARRAY.tolist(), Dense),
+        (dask.array.from_array(ARRAY), Lazy),
+        (scipy.sparse.csr_array(ARRAY), Sparse),
+        (scipy.sparse.coo_matrix(ARRAY), Sparse),
+        (sparse.COO(ARRAY), Sparse),
+        (array_api_strict.asarray(ARRAY), Device),
+        (np.ma.masked_greater(ARRAY, 11.5), Masked),
+        (named(ARRAY), Dense),
+        (named(dask.array.from_array(ARRAY)), Lazy),
+    ],
+)
+def test_doors(given: Any, door: type) -> None:
+    made = as_tensor(given)
+    assert type(made) is door
+    assert made.shape == (3, 4)
+    expected = np.where(ARRAY > 11.5, 0.0, ARRAY) if door is Masked else ARRAY
+    assert np.array_equal(made.to_dense(), expected)
+    assert as_tensor(made) is made
+
+
+def test_memory_mapped_files(tmp_path: Path) -> None:
+    np.save(tmp_path / "T.npy", ARRAY)
+    assert type(as_tensor(np.load(tmp_path / "T.npy", mmap_mode="r"))) is Lazy
+
+
+def test_a_mask_says_what_is_missing_in_numpy_and_what_is_seen_here() -> None:
+    made = as_tensor(np.ma.masked_array(ARRAY, ARRAY == 5.0))
+    assert np.array_equal(made.observed, ARRAY != 5.0)  # type: ignore[attr-defined]
+
+
+def test_names_of_dimensions_are_kept() -> None:
+    assert as_tensor(named(ARRAY)).dimension_names == ("time", "place")
+
+
+def test_nothing_is_imported_for_it() -> None:
+    """Neither the compiled kernels nor any optional package."""
+    heavy = ["numba", "dask", "distributed", "torch", "jax", "cupy", "sparse", "xarray", "joblib"]
+    code = (
+        "import sys, numpy as np; from tensorchain.tensors.dispatch import as_tensor; as_tensor(np.ones((2, 2)));"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("way", [*FULL, *PARTIAL], ids=str)
+def test_doors_pass_through_pickle(way: Way) -> None:
+    """As they must for starts in parallel."""
+    case = THREE[0]
+    door = way.open(case.tensor(), way.weights(case.shape)).scaled(0.5)
+    model = case.model()
+    door.contract_all_but(model, 0)
+    twin = pickle.loads(pickle.dumps(door))
+    assert twin.norm() == door.norm()
+    assert relative(twin.residual(model).gradient[1], door.residual(model).gradient[1]) < 1e-13
