@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     again.add_argument("--redraw", action="store_true", help="measure nothing, draw the numbers that are there")
     again.add_argument("--restart", action="store_true", help="measure again what is there already")
     parser.add_argument("--images", type=Path, metavar="DIR", help="copy the PNG files there, such as docs/images")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes that measure")
     return parser
 
 
@@ -60,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             redraw=arguments.redraw,
             restart=arguments.restart,
             images=arguments.images,
+            workers=arguments.jobs,
             console=Console(stderr=True),
         )
     except NothingToDrawError as error:

@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import tensorchain as tc
+from paper_figures.fits import decompose
 from paper_figures.results import Job, Row, Settings, column, groups
 from paper_figures.style import caption, new_figure, shape_text
 from paper_figures.trace import Trace
@@ -26,7 +27,7 @@ from tensorchain.plotting import ERROR_LABEL, SENSITIVITY_LABEL, plot_runs
 SHAPE, BONDS = (9, 9, 9), (3, 3, 3)
 BOUND, WEIGHT = 1e3, 1e-6
 FREE: dict[str, dict[str, Any]] = {
-    "ALS": {"solver": tc.ALS(max_iter=3000)},
+    "ALS": {"solver": tc.ALS(max_iter=2000)},
     "LM": {"solver": tc.LM()},
     "path": {"solver": tc.Continuation()},
 }
@@ -60,7 +61,7 @@ def measure(method: str, seed: int, start: int) -> list[Row]:
     """The iterates of one run."""
     tensor = tc.datasets.border_chain(SHAPE, BONDS, np.random.default_rng(seed)).tensor
     trace = Trace(METHODS[method].get("constraint"))
-    tc.decompose(tensor, "tc", BONDS, rng=seed + start, callback=trace, **METHODS[method])
+    decompose(tensor, "tc", BONDS, rng=seed + start, callback=trace, **METHODS[method])
     return trace.finish()
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from types import ModuleType
 
@@ -11,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from paper_figures.catalogue import FIGURES, summary
-from paper_figures.results import Results, Settings, provenance
+from paper_figures.results import Job, Results, Row, Settings, provenance
 from paper_figures.style import save, style
 
 
@@ -27,6 +30,7 @@ def draw_figures(
     redraw: bool = False,
     restart: bool = False,
     images: Path | None = None,
+    workers: int = 1,
     console: Console,
 ) -> list[Path]:
     """Draw figures by name.
@@ -38,6 +42,7 @@ def draw_figures(
     redraw : measure nothing, draw the numbers that are there.
     restart : measure everything again.
     images : a folder to copy the PNG files to.
+    workers : processes that measure; figures that show times use one.
     console : where progress is shown.
 
     Returns
@@ -55,7 +60,7 @@ def draw_figures(
             if not results.rows:
                 raise NothingToDrawError(f"{results.csv}: no numbers to draw; run without --redraw first")
         else:
-            results = measure(name, module, settings, folder, restart, console)
+            results = measure(name, module, settings, folder, restart, workers, console)
         with style():
             saved = save(module.draw(results.rows), folder, name)
         pictures += saved
@@ -67,7 +72,7 @@ def draw_figures(
 
 
 def measure(
-    name: str, module: ModuleType, settings: Settings, folder: Path, restart: bool, console: Console
+    name: str, module: ModuleType, settings: Settings, folder: Path, restart: bool, workers: int, console: Console
 ) -> Results:
     """Run the jobs of one figure that have no rows yet."""
     described = {"figure": name, "full": settings.full, "seed": settings.seed, **provenance()}
@@ -89,9 +94,25 @@ def measure(
     )
     with bar:
         task = bar.add_task("", total=len(jobs), completed=len(jobs) - len(missing))
-        for job in missing:
-            bar.update(task, description=" ".join(map(str, job.key.values())))
-            results.add(job, job.run())
-            bar.advance(task)
+        for job, rows in outcomes(missing, 1 if getattr(module, "TIMED", False) else workers):
+            results.add(job, rows)
+            bar.update(task, advance=1, description=" ".join(map(str, job.key.values())))
     console.print(f"  measured {len(missing)} of {len(jobs)}, the others were there", highlight=False)
     return results
+
+
+def outcomes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, list[Row]]]:
+    """Jobs with their rows, as they are done."""
+    if workers <= 1 or len(jobs) <= 1:
+        for job in jobs:
+            yield job, job.run()
+        return
+    # Workers leave Ctrl-C to this process.  They are spawned, for a fork would copy the threads of the bar.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    try:
+        waiting = {pool.submit(job.run): job for job in jobs}
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

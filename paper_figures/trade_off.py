@@ -21,6 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import tensorchain as tc
+from paper_figures.fits import decompose
 from paper_figures.results import Job, Row, Settings, column, groups
 from paper_figures.style import caption, new_figure, shape_text
 from paper_figures.trace import Trace
@@ -63,10 +64,10 @@ def measure(case: str, options: dict[str, Any], method: str, seed: int) -> list[
     tensor = load(case, options)
     trace = Trace()
     if method == RELAXED:
-        found = tc.decompose(tensor, "tc", options["bonds"], rng=seed)
-        fit = tc.decompose(tensor, init=found.model, constraint=tc.ErrorBound(MARGIN * found.error), rng=seed)
+        found = decompose(tensor, "tc", options["bonds"], rng=seed)
+        fit = decompose(tensor, init=found.model, constraint=tc.ErrorBound(MARGIN * found.error), rng=seed)
     else:
-        fit = tc.decompose(tensor, "tc", options["bonds"], solver=METHODS[method], rng=seed, callback=trace)
+        fit = decompose(tensor, "tc", options["bonds"], solver=METHODS[method], rng=seed, callback=trace)
     final = {
         "iteration": fit.iterations,
         "error": fit.error,

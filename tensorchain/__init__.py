@@ -6,19 +6,52 @@ A *model* is fitted to a *tensor* by a *solver*, giving a *Fit*; *stability* mea
 from tensorchain import datasets
 from tensorchain._version import __version__
 from tensorchain.api import decompose
+from tensorchain.diagnosis import (
+    DegeneracyProfile,
+    Diagnosis,
+    Verdict,
+    component_norms,
+    congruences,
+    core_consistency,
+    degeneracy_profile,
+    diagnose,
+    factor_match_score,
+)
 from tensorchain.fit import Fit, History, StopReason
 from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker, load
 from tensorchain.solvers import ALS, LM, Continuation, ErrorBound, Iterate, Penalty, SensitivityBound
-from tensorchain.stability import optimal_gauge, sensitivity
+from tensorchain.stability import (
+    BitAllocation,
+    CramerRaoBounds,
+    Direction,
+    allocate_bits,
+    block_response,
+    condition_number,
+    crib,
+    expected_error,
+    first_order_error,
+    jacobian_singular_values,
+    optimal_gauge,
+    quantization_error,
+    round_blocks,
+    sensitivity,
+    sensitivity_gradient,
+    worst_direction,
+)
 from tensorchain.tensors import Dense, Tensor
 
 __all__ = [
     "ALS",
     "CP",
     "LM",
+    "BitAllocation",
     "BlockTerm",
     "Continuation",
+    "CramerRaoBounds",
+    "DegeneracyProfile",
     "Dense",
+    "Diagnosis",
+    "Direction",
     "ErrorBound",
     "Fit",
     "History",
@@ -30,10 +63,28 @@ __all__ = [
     "Tensor",
     "TensorChain",
     "Tucker",
+    "Verdict",
     "__version__",
+    "allocate_bits",
+    "block_response",
+    "component_norms",
+    "condition_number",
+    "congruences",
+    "core_consistency",
+    "crib",
     "datasets",
     "decompose",
+    "degeneracy_profile",
+    "diagnose",
+    "expected_error",
+    "factor_match_score",
+    "first_order_error",
+    "jacobian_singular_values",
     "load",
     "optimal_gauge",
+    "quantization_error",
+    "round_blocks",
     "sensitivity",
+    "sensitivity_gradient",
+    "worst_direction",
 ]

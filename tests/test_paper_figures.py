@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import signal
 import types
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ import tensorchain as tc
 from paper_figures import border, success, trade_off
 from paper_figures.__main__ import main
 from paper_figures.catalogue import FIGURES, summary
+from paper_figures.fits import decompose
 from paper_figures.results import Job, Results, Settings, column, groups, provenance
-from paper_figures.run import NothingToDrawError, draw_figures
+from paper_figures.run import NothingToDrawError, draw_figures, outcomes
 from paper_figures.style import style
 from paper_figures.trace import Trace
 
@@ -133,6 +135,25 @@ def test_runner_continues_where_it_was_interrupted(tmp_path: Path, monkeypatch: 
     draw_figures(["toy"], Settings(full=True), tmp_path, console=console)
     assert len(toy.calls) == 10
     assert json.loads((tmp_path / "toy.json").read_text())["parameters"] == {"size": 9}
+
+
+def square(number: int) -> list[dict[str, Any]]:
+    return [{"value": float(number**2)}]
+
+
+def test_several_workers_measure_the_same() -> None:
+    jobs = [Job({"number": n}, functools.partial(square, n)) for n in range(5)]
+    alone, together = ({job.key["number"]: rows for job, rows in outcomes(jobs, workers)} for workers in (1, 2))
+    assert together == alone == {n: [{"value": float(n**2)}] for n in range(5)}
+
+
+def test_an_interrupted_fit_is_no_measurement() -> None:
+    def press(iterate: Any) -> None:
+        if iterate.iteration == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        decompose(tc.datasets.inverse_radius(order=3, size=5), "cp", 2, rng=0, callback=press)
 
 
 def test_command(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

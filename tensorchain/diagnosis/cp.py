@@ -26,7 +26,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from tensorchain import kernels
 from tensorchain.kernels import Array
@@ -219,6 +218,8 @@ def factor_match_score(model: Model, reference: Model, *, weights: bool = True) 
         larger = np.maximum(p, q)
         ratio = np.divide(np.minimum(p, q), larger, out=np.zeros_like(larger), where=larger > 0.0)
         scores = scores * ratio
+    from scipy.optimize import linear_sum_assignment
+
     rows, columns = linear_sum_assignment(scores, maximize=True)
     matched = scores[rows, columns]
     return FactorMatch(

@@ -27,7 +27,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import linalg
-from scipy.optimize import brentq
 
 from tensorchain.fit import StopReason
 from tensorchain.kernels import Array, cholesky, cholesky_solve
@@ -214,6 +213,9 @@ class PenaltyFamily:
 
 def _root(decreasing: object, scale: float) -> float:
     """Zero in nu > 0 of a decreasing function that is positive at 0, found in log nu."""
+    # Imported here: it takes longer than the rest of the package.
+    from scipy.optimize import brentq
+
     assert callable(decreasing)
     low, high = 1e-14 * scale, scale
     while decreasing(high) > 0.0 and high < 1e18 * scale:

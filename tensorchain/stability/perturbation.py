@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg import eigh
-from scipy.sparse.linalg import LinearOperator, eigsh
 
 from tensorchain.kernels import Array
 from tensorchain.models import Model
@@ -187,7 +186,8 @@ def _leading_vector(unit: Model, tol: float) -> tuple[Array, float]:
     def matvec(flat: Array) -> Array:
         return np.concatenate([block.ravel() for block in unit.gauss_newton_matvec(split_flat(unit, flat.ravel()))])
 
-    # scipy-stubs: the keyword matvec is the documented way to make an operator.
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
     operator: Any = LinearOperator((count, count), matvec=matvec, dtype=unit.dtype)
     # A fixed start makes the result the same on every call.
     start = np.random.default_rng(0).standard_normal(count).astype(unit.dtype)

@@ -82,12 +82,14 @@ def test_core_consistency_against_least_squares(shape: tuple[int, ...], dtype: s
     assert core_consistency(tensor, model, normalised=True) == pytest.approx(expected, rel=1e-9)
 
 
-def test_core_consistency_is_full_for_the_truth_and_falls_for_too_high_a_rank() -> None:
+def test_core_consistency_is_high_near_the_truth_and_falls_where_components_cancel() -> None:
     planted = tc.datasets.exact_cp((7, 6, 5), 2, np.random.default_rng(0), noise=0.05)
-    fits = [tc.decompose(planted.tensor, "cp", rank, rng=0, starts=3) for rank in (2, 4)]
-    right, wrong = (core_consistency(planted.tensor, fit.model) for fit in fits)
-    assert right > 98.0
-    assert wrong < 50.0
+    fit = tc.decompose(planted.tensor, init=planted.model, solver=tc.LM())
+    assert core_consistency(planted.tensor, fit.model) > 98.0
+    border = tc.datasets.border_cp((7, 6, 5), np.random.default_rng(0))
+    degenerate = border.approximant(1e-3)
+    assert np.linalg.norm(degenerate.full() - border.tensor) < 1e-2
+    assert core_consistency(border.tensor, degenerate) < 0.0
 
 
 def test_core_consistency_does_not_see_scale() -> None:
