@@ -63,8 +63,13 @@ class Results:
     def __init__(self, folder: Path, name: str, settings: Mapping[str, Any] | None) -> None:
         self.csv, self.json = folder / f"{name}.csv", folder / f"{name}.json"
         self.settings = dict(settings) if settings is not None else None
+        self._key: list[str] = []
+        self._order: dict[tuple[str, ...], int] = {}
         same = settings is None or self._stored() == json.loads(json.dumps(settings))
         self.rows: list[Row] = _read(self.csv) if same and self.csv.exists() else []
+
+    def _key_of(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(str(row.get(column)) for column in self._key)
 
     def _stored(self) -> Any:
         try:
@@ -75,14 +80,17 @@ class Results:
     def missing(self, jobs: Iterable[Job]) -> list[Job]:
         """The jobs that have no rows yet."""
         jobs = list(jobs)
-        columns = list(jobs[0].key) if jobs else []
-        there = {tuple(str(row.get(column)) for column in columns) for row in self.rows}
-        return [job for job in jobs if tuple(str(job.key[column]) for column in columns) not in there]
+        self._key = list(jobs[0].key) if jobs else []
+        self._order = {self._key_of(job.key): position for position, job in enumerate(jobs)}
+        there = {self._key_of(row) for row in self.rows}
+        return [job for job in jobs if self._key_of(job.key) not in there]
 
     def add(self, job: Job, rows: Sequence[Row]) -> None:
         """Append the rows of a job, and save."""
         # What is in memory is what a later run reads back: text.
         self.rows += [{name: _text(value) for name, value in {**job.key, **row}.items()} for row in rows]
+        # Workers are done in any order; the rows are in the order of the jobs, on which colours depend.
+        self.rows.sort(key=lambda row: self._order.get(self._key_of(row), 0))
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         replace_text(self.json, json.dumps(self.settings, indent=2) + "\n")
         lines = [columns, *([row.get(name, "") for name in columns] for row in self.rows)]

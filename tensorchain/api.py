@@ -80,7 +80,7 @@ def decompose(
     if norm == 0.0:
         raise ValueError("the tensor is zero everywhere: the relative error is undefined and there is nothing to fit")
     if not 1e-300 < norm < 1e300:
-        raise ValueError(f"the norm of the tensor is {norm:.3g}; rescale it: norms between 1e-300 and 1e300 are supported")
+        raise ValueError(f"the tensor has norm {norm:.3g}; rescale it: norms between 1e-300 and 1e300 are supported")
     kind, rank = _model_of(model, rank, init, door)
     solver = Continuation() if solver is None else solver
     constraint = Constraint() if constraint is None else constraint
@@ -216,9 +216,11 @@ def _check_arguments(solver: Any, constraint: Any, starts: Any, callback: Any, m
         raise ValueError(f"max_seconds is {max_seconds!r}; a positive number, or None, is needed")
 
 
-def _start(kind: type[Model], rank: Any, init: str | Model, unit: Tensor, norm: float, rng: np.random.Generator) -> Model:
+def _start(
+    kind: type[Model], rank: Any, init: str | Model, unit: Tensor, norm: float, rng: np.random.Generator
+) -> Model:
     """A start in the scale ||T|| = 1, in double precision and balanced."""
-    double = np.complex128 if unit.dtype.kind == "c" else np.float64
+    double = np.dtype(np.complex128 if unit.dtype.kind == "c" else np.float64)
     if isinstance(init, Model):
         double = np.result_type(double, init.dtype)
         if not np.isfinite(init.norm()):

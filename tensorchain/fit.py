@@ -31,7 +31,9 @@ class StopReason(enum.Enum):
         "the error creeps down while the sensitivity grows without bound: a best approximation "
         "probably does not exist; bound it with constraint=SensitivityBound(...) or Penalty(...)"
     )
-    INFEASIBLE = "the bound could not be met; the model nearest to it is returned: loosen it, raise the rank or the starts"
+    INFEASIBLE = (
+        "the bound could not be met; the model nearest to it is returned: loosen it, raise the rank or the starts"
+    )
     NON_FINITE = "values overflowed; the best finite model is returned: add a Penalty or a SensitivityBound"
 
     @property
@@ -127,9 +129,8 @@ class Fit:
         ]
         if len(self.starts) > 1:
             errors = np.array([start.error for start in self.starts])
-            rows.append(
-                ("starts", f"{len(errors)}: error min {errors.min():.3g}, median {np.median(errors):.3g}, max {errors.max():.3g}")
-            )
+            spread = f"min {errors.min():.3g}, median {np.median(errors):.3g}, max {errors.max():.3g}"
+            rows.append(("starts", f"{len(errors)}: error {spread}"))
         return rows
 
     def _repr_html_(self) -> str:

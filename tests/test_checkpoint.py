@@ -50,9 +50,8 @@ def run_in_pieces(path, length, **arguments):
 )
 @pytest.mark.parametrize("starts", [1, 3])
 def test_the_same_result(tmp_path, tensor, solver, constraint, starts):
-    arguments = dict(
-        tensor=tensor, model="cp", rank=7, solver=solver, constraint=constraint, rng=5, starts=starts, jobs=1
-    )
+    arguments = {"tensor": tensor, "model": "cp", "rank": 7, "rng": 5, "starts": starts, "jobs": 1}
+    arguments |= {"solver": solver, "constraint": constraint}
     whole = tc.decompose(**arguments)
     longest = 60 if isinstance(solver, tc.Continuation) else 7
     pieced, pieces = run_in_pieces(tmp_path / "run.ckpt", longest, **arguments)
@@ -90,7 +89,7 @@ def test_a_damaged_file_is_refused(tmp_path, tensor, content):
 
 
 def test_parallel_starts_equal_serial_ones(tensor):
-    arguments = dict(tensor=tensor, model="cp", rank=7, rng=3, starts=4, solver=tc.ALS(max_iter=30))
+    arguments = {"tensor": tensor, "model": "cp", "rank": 7, "rng": 3, "starts": 4, "solver": tc.ALS(max_iter=30)}
     serial, parallel = tc.decompose(**arguments, jobs=1), tc.decompose(**arguments, jobs=2)
     assert sorted(s.error for s in serial.starts) == sorted(s.error for s in parallel.starts)
     assert np.array_equal(serial.model.full(), parallel.model.full())

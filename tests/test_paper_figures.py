@@ -50,6 +50,17 @@ def test_results_resume_with_the_same_settings_only(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.json"]
 
 
+def test_rows_keep_the_order_of_the_jobs(tmp_path: Path) -> None:
+    jobs = [job(n) for n in range(4)]
+    results = Results(tmp_path, "a", SETTINGS)
+    results.missing(jobs)
+    for done in (jobs[2], jobs[0], jobs[3], jobs[1]):
+        results.add(done, done.run())
+    assert column(results.rows, "number") == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [row["half"] for row in results.rows] == ["x", ""] * 4
+    assert Results(tmp_path, "a", SETTINGS).rows == results.rows
+
+
 def test_results_without_settings_are_not_believed(tmp_path: Path) -> None:
     first = Results(tmp_path, "a", SETTINGS)
     first.add(job(0), job(0).run())
@@ -162,10 +173,10 @@ def test_command(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -
     assert main(["--list"]) == 0
     assert "toy         A toy." in capsys.readouterr().out
     assert main(["toy", "--redraw", "--out", str(tmp_path)]) == 2
-    assert main(["toy", "--out", str(tmp_path)]) == 130
+    assert main(["toy", "--jobs", "1", "--out", str(tmp_path)]) == 130
     assert "goes on from here" in capsys.readouterr().err
     toy.broken = False
-    assert main(["toy", "--quick", "--out", str(tmp_path)]) == 0
+    assert main(["toy", "--quick", "--jobs", "1", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "toy.pdf").read_bytes().startswith(b"%PDF")
     for wrong in (["absent"], ["--seed", "-1"], ["--quick", "--full"]):
         with pytest.raises(SystemExit, match="2"):

@@ -17,7 +17,7 @@ import numpy as np
 
 from tensorchain.api import decompose
 from tensorchain.compression.conv import Geometry, LayerPlan, Pair
-from tensorchain.compression.fitting import METHODS, best_matrix
+from tensorchain.compression.fitting import METHODS, best_matrix, best_tucker2
 from tensorchain.compression.patches import PatchCovariance
 from tensorchain.compression.plans import kernel_tensor, plan_of, tucker_cp
 from tensorchain.compression.sandwich import Sandwich
@@ -27,7 +27,9 @@ from tensorchain.solvers import ALS
 
 FOLDS = (2, 3)
 TERMS = (2, 4)
-_QUICK = ALS(max_iter=20, tol=1e-3)
+_QUICK = ALS(max_iter=12, tol=1e-3)
+_WIDEST = 1024
+"""Most unknowns for each row of a block of a chain or BTD: a least-squares step costs their cube."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,13 @@ class Candidate:
     error: float = 0.0
 
 
-def ladder(method: str, shape: tuple[int, int, int, int], rungs: int = 8) -> list[Any]:
+def ladder(method: str, shape: tuple[int, int, int, int], rungs: int = 6) -> list[Any]:
     """Ranks for a kernel (T, S, D1, D2), from small to full, at most `rungs` on each ladder.
 
     Examples
     --------
     >>> ladder("tucker2", (32, 16, 3, 3), rungs=4)
-    [(1, 2), (2, 4), (4, 8), (8, 16)]
+    [(1, 2), (2, 5), (6, 12), (14, 29)]
     """
     if method not in METHODS:
         raise ValueError(f"method {method!r} is unknown; known are {', '.join(METHODS)}")
@@ -71,7 +73,7 @@ def ladder(method: str, shape: tuple[int, int, int, int], rungs: int = 8) -> lis
         most = inputs * outputs * taps / (inputs + outputs + (0 if method == "svd" else rows + columns))
         found = [max(1, round(rank)) for rank in np.geomspace(1.0, max(most, 1.0), rungs + 4)]
     elif method == "tucker2":
-        found = list(pairs(1, 0.9 if rungs > 4 else 0.5))
+        found = list(pairs(1, 0.9))
     elif method == "tucker-cp":
         found = [(a, b, min(2 * max(a, b), a * b, taps * min(a, b))) for a, b in pairs(1, 0.9)]
     elif method == "btd":
@@ -97,7 +99,7 @@ def curve(
     geometry: Geometry,
     image: Pair,
     covariance: PatchCovariance | None = None,
-    rungs: int = 8,
+    rungs: int = 6,
     grouped: bool = True,
     rng: int | np.random.Generator | None = None,
 ) -> list[Candidate]:
@@ -141,16 +143,20 @@ def curve(
 
 def _quick(kernel: Array, method: str, rank: Any, rng: np.random.Generator) -> Array:
     """An approximation of the kernel by a short fit."""
-    if method == "tucker-cp":
-        # The error of CP at the same rank is close to it, and never smaller by much.
-        method, rank = "cp3", rank[2]
+    window = int(kernel.shape[2]), int(kernel.shape[3])
     tensor = kernel_tensor(kernel, {"svd": 2, "cp4": 4}.get(method, 3))
+    if method == "tucker-cp":
+        (left, core, right), *_ = best_tucker2(tensor, rank[:2]).terms
+        inside = decompose(core.transpose(1, 0, 2), CP, rank[2], solver=_QUICK, init="svd", rng=rng).model
+        return tucker_cp(left, CP(inside.blocks), right, window, Geometry(), None).kernel
     if method == "svd":
         model: Model = best_matrix(tensor, rank)
+    elif method == "tucker2":
+        model = best_tucker2(tensor, rank)
     else:
         kind, rank = _kind(method, rank)
         model = decompose(tensor, kind, rank, solver=_QUICK, init="svd", rng=rng).model
-    return plan_of(model, (kernel.shape[2], kernel.shape[3])).kernel
+    return plan_of(model, window).kernel
 
 
 def _kind(method: str, rank: Any) -> tuple[type[Model], Any]:
@@ -185,6 +191,8 @@ def _fits(method: str, rank: Any, shape: tuple[int, int, int, int]) -> bool:
     try:
         network = kind.wiring(sizes, rank)
     except ValueError:
+        return False
+    if method in ("tc", "btd") and max(network.widths) > _WIDEST:
         return False
     entries = int(np.prod(sizes))
     return all(w <= entries // sizes[m] for m, w in zip(network.modes, network.widths, strict=True) if m is not None)

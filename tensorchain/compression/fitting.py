@@ -150,7 +150,7 @@ class _Search:
         """The decomposition of a kernel, weighted on its way in and out."""
         target = tensor if self.weights is None else _in_modes(tensor, self.weights)
         if method in ("svd", "tucker2"):
-            model = best_matrix(target, rank) if method == "svd" else self._tucker2(target, rank)
+            model = best_matrix(target, rank) if method == "svd" else best_tucker2(target, rank)
         else:
             kind: type[Model] = {"tc": TensorChain, "btd": Sandwich}.get(method, CP)
             model = self._fitted(target, kind, rank)
@@ -167,11 +167,9 @@ class _Search:
     ) -> LayerPlan:
         """Tucker-2 with orthonormal outer factors, so that errors of its core are errors of the kernel."""
         inner, outer, terms = rank
-        unweighted = replace(self, weights=None)
         target = tensor if self.weights is None else _in_modes(tensor, self.weights)
-        (left, core, right), *_ = unweighted._tucker2(target, (inner, outer)).terms
-        (left, r_left), (right, r_right) = np.linalg.qr(left), np.linalg.qr(right)
-        inside = unweighted._fitted(np.einsum("dab,pa,qb->pdq", core, r_left, r_right), CP, terms)
+        (left, core, right), *_ = best_tucker2(target, (inner, outer)).terms
+        inside = self._fitted(core.transpose(1, 0, 2), CP, terms)
         first, taps, last = inside.blocks
         if self.weights is not None:
             left = np.linalg.solve(self.weights[0], left)
@@ -192,17 +190,6 @@ class _Search:
         met = fit.error <= bound * (1.0 + 1e-3)
         return fit.model if met and fit.sensitivity < free.sensitivity else free.model
 
-    def _tucker2(self, tensor: Array, rank: Any) -> Sandwich:
-        """Higher-order orthogonal iteration; the spatial mode is not reduced."""
-        Sandwich.wiring(tensor.shape, [rank])
-        inner, outer = rank
-        right = _leading(np.moveaxis(tensor, 2, 0), outer)
-        left = _leading(tensor, inner)
-        for _ in range(20):
-            left = _leading(np.einsum("sdt,tb->sdb", tensor, right), inner)
-            right = _leading(np.einsum("sdt,sa->tda", tensor, left), outer)
-        return Sandwich([(left, np.einsum("sdt,sa,tb->dab", tensor, left, right), right)])
-
 
 def best_matrix(matrix: Array, rank: int) -> CP:
     """The truncated SVD of a matrix as a CP of order 2."""
@@ -211,6 +198,19 @@ def best_matrix(matrix: Array, rank: int) -> CP:
     u, s, vh = np.linalg.svd(matrix, full_matrices=False)
     root = np.sqrt(s[:rank])
     return CP([u[:, :rank] * root, vh[:rank].T * root])
+
+
+def best_tucker2(tensor: Array, rank: Any, sweeps: int = 20) -> Sandwich:
+    """Tucker-2 of a tensor (S, D, T) by higher-order orthogonal iteration; the mode of the taps is not reduced."""
+    Sandwich.wiring(tensor.shape, [rank])
+    inner, outer = rank
+    right = _leading(np.moveaxis(tensor, 2, 0), outer)
+    left = _leading(tensor, inner)
+    for _ in range(sweeps):
+        left = _leading(np.tensordot(tensor, right, axes=1), inner)
+        right = _leading(np.einsum("sdt,sa->tda", tensor, left, optimize=True), outer)
+    core = np.einsum("sdt,sa,tb->dab", tensor, left, right, optimize=True)
+    return Sandwich([(left, core, right)])
 
 
 def _better(first: Fit, second: Fit) -> Fit:

@@ -149,7 +149,7 @@ class Request:
     keep: tuple[str, ...] = ()
     form: str = "grouped"
     allocation: str = "global"
-    rungs: int = 8
+    rungs: int = 6
     max_seconds: float | None = 30.0
 
     def __post_init__(self) -> None:

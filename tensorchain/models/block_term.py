@@ -64,14 +64,17 @@ class BlockTerm(Model):
         dtype = np.result_type(*(block for blocks in checked for block in blocks))
         cores = [blocks[0].reshape(1, -1) for blocks in checked]
         stacked = [np.concatenate(cores, axis=1).astype(dtype, copy=False)]
-        for n in range(len(shapes[0])):
-            stacked.append(np.concatenate([blocks[n + 1] for blocks in checked], axis=1).astype(dtype, copy=False))
+        stacked += [
+            np.concatenate([blocks[n + 1] for blocks in checked], axis=1).astype(dtype, copy=False)
+            for n in range(len(shapes[0]))
+        ]
         self._build(tucker_network([blocks[0].shape for blocks in checked]), stacked)
 
     @classmethod
     def wiring(cls, shape: tuple[int, ...], rank: Any) -> Network:
         if not isinstance(rank, (list, tuple)) or not rank or any(isinstance(r, int) for r in rank):
-            raise TypeError(f"BlockTerm: rank {rank!r} was given; a list with one rank per term is needed: [(2, 2, 2), (3, 3, 3)]")
+            needed = "a list with one rank per term is needed: [(2, 2, 2), (3, 3, 3)]"
+            raise TypeError(f"BlockTerm: rank {rank!r} was given; {needed}")
         ranks = [check_ranks("BlockTerm", r, len(shape)) for r in rank]
         for r in ranks:
             check_multilinear_rank("BlockTerm", r, shape)

@@ -15,7 +15,7 @@ from tensorchain.models.network import BOND_LETTERS, MODE_LETTERS, Network
 MAX_ORDER = len(MODE_LETTERS)
 
 
-def check_blocks(kind: str, blocks: Sequence[Any], ndim: int | None = None, complex_allowed: bool = True) -> list[Array]:
+def check_blocks(kind: str, blocks: Sequence[Any], ndim: int | None = None) -> list[Array]:
     """Validate the blocks of a model: numeric, finite, not empty; integers become float64."""
     arrays = []
     for position, block in enumerate(blocks):
@@ -28,7 +28,7 @@ def check_blocks(kind: str, blocks: Sequence[Any], ndim: int | None = None, comp
             array = array.astype(np.complex128)
         elif array.dtype == np.longdouble:
             array = array.astype(np.float64)
-        if array.dtype.kind not in ("fc" if complex_allowed else "f"):
+        if array.dtype.kind not in "fc":
             raise TypeError(f"{kind}: block {position} has dtype {array.dtype}; real or complex numbers are needed")
         if ndim is not None and array.ndim != ndim:
             raise ValueError(f"{kind}: block {position} has shape {array.shape}; {ndim} dimensions are needed")
@@ -77,7 +77,8 @@ def check_ranks(kind: str, rank: Any, count: int | None) -> tuple[int, ...]:
     try:
         ranks = tuple(operator.index(value) for value in rank)
     except TypeError:
-        raise TypeError(f"{kind}: rank {rank!r} was given; a positive integer or a sequence of them is needed") from None
+        needed = "a positive integer or a sequence of them is needed"
+        raise TypeError(f"{kind}: rank {rank!r} was given; {needed}") from None
     if count is not None and len(ranks) != count:
         raise ValueError(f"{kind}: {len(ranks)} ranks {ranks} were given; a tensor of order {count} needs {count}")
     if not ranks or min(ranks) < 1:

@@ -74,7 +74,8 @@ class Checkpoint:
         except OtherProblemError:
             raise
         except Exception as error:
-            raise ValueError(f"{name!r} is not a checkpoint that can be read ({error}); delete it to start anew") from error
+            advice = "delete it to start anew"
+            raise ValueError(f"{name!r} is not a checkpoint that can be read ({error}); {advice}") from error
         return True
 
     def offer(self, run: RunState) -> None:

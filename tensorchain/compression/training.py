@@ -1,0 +1,330 @@
+"""Restore the quality of a compressed PyTorch network, and train it with rounded weights and activations.
+
+**Restoration.**  First the means and variances of the normalisations are measured again, since the small errors of the
+layers have moved them; that alone brings back much.  Then a few epochs of stochastic gradients on
+
+    loss + weight * mean over replaced layers of SS(layer) / SS(layer at the start),
+
+with SS the sensitivity of :mod:`tensorchain.compression.conv`, here with a gradient: factors that can be rounded stay so.
+
+**Quantization-aware training.**  Weights and inputs of every convolution and linear layer pass through `FakeQuantize`:
+they lie on an integer grid, and the gradient passes through the rounding (straight through) but not through clipping.
+Weights get one symmetric step a channel or a layer; activations an affine grid from calibration batches.
+
+Reference: Kozyrskiy, Phan, "CNN acceleration by low-rank approximation with quantized factors" (2020).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tensorchain.compression.quantize import check_bits, from_range, quantizer
+from tensorchain.compression.torch_modules import fake_quantize_class, fold_class
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of restoration: mean loss, and mean SS of the replaced layers relative to the start."""
+
+    loss: float
+    sensitivity: float
+
+
+def recalibrate(net: Any, loader: Iterable[Any], batches: int | None = None) -> None:
+    """Measure the means and variances of all normalisations again, in place; weights are not touched.
+
+    Parameters
+    ----------
+    loader : batches of inputs, or of (inputs, labels).
+    batches : most batches used.
+    """
+    import torch
+
+    kinds = torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d
+    norms = [module for module in net.modules() if isinstance(module, kinds) and module.track_running_stats]
+    if not norms:
+        return
+    momenta, training = [norm.momentum for norm in norms], [module.training for module in net.modules()]
+    net.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        # None: the plain mean over batches.
+        norm.momentum = None
+        norm.train()
+    seen = 0
+    with torch.no_grad():
+        for batch in loader:
+            if batches is not None and seen >= batches:
+                break
+            net(_inputs(batch))
+            seen += 1
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    for module, was in zip(net.modules(), training, strict=True):
+        module.training = was
+    if seen == 0:
+        raise ValueError("the loader holds no batch, and the statistics are lost; give a list, or a fresh iterator")
+
+
+def restore(
+    net: Any,
+    loader: Any,
+    epochs: int = 2,
+    *,
+    rate: float = 0.01,
+    momentum: float = 0.9,
+    decay: float = 1e-4,
+    sensitivity: float = 1e-2,
+    loss: Callable[[Any, Any], Any] | None = None,
+    callback: Callable[[int, Epoch], object] | None = None,
+) -> list[Epoch]:
+    """Bring back the quality of a compressed network, in place.
+
+    Parameters
+    ----------
+    net : network, as `compress` or `quantize` returns it.
+    loader : iterable of (inputs, labels), gone through once an epoch; or a function that returns one.
+    epochs : passes over the data; 0 only measures the normalisations again.
+    rate, momentum, decay : of stochastic gradients; the rate falls to zero along a cosine.
+    sensitivity : weight of the relative sensitivity in the loss; 0 lets it grow.
+    loss : of (outputs, labels); cross entropy by default.
+    callback : called with the number of the epoch and its figures; a true return value stops.
+
+    Returns
+    -------
+    One `Epoch` for each epoch.
+
+    Examples
+    --------
+    `restore(small, loader, epochs=2)` for a `torch.utils.data.DataLoader`.
+    """
+    import torch
+
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+        raise ValueError(f"epochs is {epochs!r}; an integer >= 0 is needed")
+    if not (rate > 0.0 and sensitivity >= 0.0):
+        raise ValueError(f"rate is {rate!r} and sensitivity {sensitivity!r}; rate > 0, sensitivity >= 0 are needed")
+    pass_over = loader if callable(loader) else lambda: loader
+    if epochs and not callable(loader) and iter(loader) is loader:
+        raise TypeError("loader is an iterator that ends after one pass; give a DataLoader, a list or a function")
+    recalibrate(net, pass_over())
+    criterion = torch.nn.functional.cross_entropy if loss is None else loss
+    parts = decomposed(net)
+    start = [sensitivity_of(part).detach() for part in parts]
+    weights = [p for p in net.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(weights, lr=rate, momentum=momentum, weight_decay=decay, nesterov=momentum > 0.0)
+    history: list[Epoch] = []
+    for epoch in range(epochs):
+        net.train()
+        total, growth, count = 0.0, 0.0, 0
+        steps = _length(loader)
+        for inputs, labels in pass_over():
+            within = count / steps if steps else 0.0
+            for group in optimizer.param_groups:
+                group["lr"] = 0.5 * rate * (1.0 + math.cos(math.pi * min(epoch + within, epochs) / epochs))
+            data_loss = criterion(net(inputs), labels)
+            relative = _mean([sensitivity_of(part) / first for part, first in zip(parts, start, strict=True)])
+            objective = data_loss if relative is None else data_loss + sensitivity * relative
+            optimizer.zero_grad(set_to_none=True)
+            objective.backward()
+            optimizer.step()
+            total, count = total + float(data_loss.detach()), count + 1
+            growth += 1.0 if relative is None else float(relative.detach())
+        if count == 0:
+            raise ValueError("the loader holds no batch")
+        history.append(Epoch(total / count, growth / count))
+        if callback is not None and callback(epoch, history[-1]):
+            break
+    net.eval()
+    return history
+
+
+def decomposed(net: Any) -> list[Any]:
+    """The sequences of convolutions, or linear layers, that `compress` put in place."""
+    report = getattr(net, "report", None)
+    if report is None:
+        return []
+    return [net.get_submodule(layer.name) for layer in report.layers if layer.method != "dense"]
+
+
+def sensitivity_of(part: Any) -> Any:
+    """SS of a sequence of convolutions as a tensor with a gradient; the formula of `LayerPlan.sensitivity`."""
+    import torch
+
+    flat, copies = [], 1
+    for module in part:
+        if isinstance(module, fold_class()):
+            copies = copies // module.groups if module.back else copies * module.groups
+        elif hasattr(module, "weight"):
+            weight = module.weight if module.weight.ndim == 4 else module.weight[:, :, None, None]
+            flat.append((weight.repeat(copies, 1, 1, 1), getattr(module, "groups", 1) * copies, copies > 1))
+    dense = [_dense(weight, groups) for weight, groups, _ in flat]
+    total = torch.zeros((), dtype=dense[0].dtype, device=dense[0].device)
+    for k, (weight, groups, shared) in enumerate(flat):
+        before = _overlaps(dense[:k], groups, dense[k].shape[1], 0, weight)
+        behind = _overlaps(dense[k + 1 :], groups, dense[k].shape[0], 1, weight)
+        joined = before * behind
+        total = total + weight.shape[2] * weight.shape[3] * (joined.sum() if shared else joined.trace())
+    return total
+
+
+def quantize(
+    net: Any,
+    loader: Iterable[Any],
+    weight_bits: int | Mapping[str, int] = 8,
+    activation_bits: int | Mapping[str, int] | None = 8,
+    *,
+    per_channel: bool = True,
+    weight_range: str = "mse",
+    activation_range: str = "percentile",
+    percentile: float = 99.9,
+    batches: int = 8,
+) -> Any:
+    """A copy of a network whose weights and inputs of layers are rounded, with straight-through gradients.
+
+    Parameters
+    ----------
+    net : any network with `Conv2d` and `Linear` layers.
+    loader : calibration batches, inputs or (inputs, labels).
+    weight_bits, activation_bits : 2 to 8, for all layers or by name ("" for the rest); None leaves activations alone.
+    per_channel : one step for each output channel of a weight, or one for the layer.
+    weight_range, activation_range : "minmax", "percentile" or "mse".
+    percentile : share of the values inside the range, in percent.
+    batches : most calibration batches.
+
+    Returns
+    -------
+    A new module in evaluation mode; the rounding is part of it, and of what is trained.
+
+    Raises
+    ------
+    ValueError, TypeError when bits are outside 2 to 8, or a name is unknown.
+    """
+    import torch
+    from torch.nn.utils import parametrize
+
+    small = copy.deepcopy(net).eval()
+    kinds = torch.nn.Conv2d, torch.nn.Linear
+    modules = {name: module for name, module in small.named_modules() if isinstance(module, kinds)}
+    weights = _bits("weight_bits", weight_bits, modules)
+    activations = {} if activation_bits is None else _bits("activation_bits", activation_bits, modules)
+    samples = _samples(small, {name: modules[name] for name in activations}, loader, batches) if activations else {}
+    for name, module in modules.items():
+        if name in weights:
+            values = module.weight.detach().cpu().double().numpy()
+            axis = 0 if per_channel else None
+            grid = quantizer(values, weights[name], axis=axis, range_by=weight_range, percentile=percentile)
+            parametrize.register_parametrization(module, "weight", _module(grid, module.weight), unsafe=True)
+        if name in samples:
+            seen = samples[name]
+            options: dict[str, Any] = {"range_by": activation_range, "percentile": percentile}
+            grid = quantizer(seen, activations[name], symmetric=bool(seen.min() < 0.0), **options)
+            if not seen.any():
+                grid = from_range(0.0, 1.0, activations[name])
+            module.add_module("input_grid", _module(grid, next(module.parameters())))
+            module.register_forward_pre_hook(_round_input)
+    return small
+
+
+def _round_input(module: Any, inputs: Any) -> Any:
+    return (module.input_grid(inputs[0]), *inputs[1:])
+
+
+def _module(grid: Any, like: Any) -> Any:
+    import torch
+
+    options = {"dtype": like.dtype, "device": like.device}
+    step, zero = torch.as_tensor(np.array(grid.step), **options), torch.as_tensor(np.array(grid.zero), **options)
+    return fake_quantize_class()(step, zero, grid.low, grid.high, grid.axis)
+
+
+def _bits(name: str, bits: int | Mapping[str, int], modules: Mapping[str, Any]) -> dict[str, int]:
+    """Bits of each layer."""
+    if not isinstance(bits, Mapping):
+        check_bits(name, bits)
+        return dict.fromkeys(modules, bits)
+    unknown = [key for key in bits if key and key not in modules]
+    if unknown:
+        raise ValueError(f"{name} names {unknown[0]!r}, which is no Conv2d or Linear; there are {', '.join(modules)}")
+    for value in bits.values():
+        check_bits(name, value)
+    return {key: bits.get(key, bits.get("", 0)) for key in modules if key in bits or "" in bits}
+
+
+def _samples(net: Any, modules: Mapping[str, Any], loader: Iterable[Any], batches: int) -> dict[str, Any]:
+    """Some thousand inputs of each layer from every batch."""
+    import torch
+
+    found: dict[str, list[Any]] = {name: [] for name in modules}
+
+    def gather(_: Any, inputs: Any, name: str) -> None:
+        flat = inputs[0].detach().flatten()
+        # Evenly spaced, and both ends of the range among them.
+        kept = flat[:: max(1, flat.numel() // 4096)]
+        found[name].append(torch.cat([kept, flat.min()[None], flat.max()[None]]).cpu().double().numpy())
+
+    hooks = [
+        module.register_forward_pre_hook(lambda module, inputs, name=name: gather(module, inputs, name))
+        for name, module in modules.items()
+    ]
+    try:
+        with torch.no_grad():
+            for count, batch in enumerate(loader):
+                if count >= batches:
+                    break
+                net(_inputs(batch))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    used = {name: np.concatenate(values) for name, values in found.items() if values}
+    if not used:
+        raise ValueError("the loader holds no batch; calibration needs one or more")
+    return used
+
+
+def _dense(weight: Any, groups: int) -> Any:
+    import torch
+
+    if groups == 1:
+        return weight
+    parts = weight.reshape(groups, -1, *weight.shape[1:])
+    each = torch.arange(groups, device=weight.device)
+    result = weight.new_zeros((groups, parts.shape[1], groups, *parts.shape[2:]))
+    result = result.index_put((each[:, None], torch.arange(parts.shape[1])[None, :], each[:, None]), parts)
+    return result.reshape(weight.shape[0], weight.shape[1] * groups, *weight.shape[2:])
+
+
+def _overlaps(kernels: list[Any], groups: int, channels: int, axis: int, like: Any) -> Any:
+    """Inner products of the composed kernels that end (axis 0) or begin (axis 1) in each group."""
+    import torch
+
+    if not kernels:
+        size = channels // groups
+        return size * torch.eye(groups, dtype=like.dtype, device=like.device)
+    kernel = kernels[0]
+    for weight in kernels[1:]:
+        # One of the two has no extent along each axis, so taps multiply.
+        product = torch.einsum("tcpq,csuv->tspuqv", weight, kernel)
+        rows, columns = weight.shape[2] * kernel.shape[2], weight.shape[3] * kernel.shape[3]
+        kernel = product.reshape(weight.shape[0], kernel.shape[1], rows, columns)
+    rows = kernel.movedim(axis, 0).reshape(groups, -1)
+    return rows @ rows.T
+
+
+def _mean(values: list[Any]) -> Any:
+    return sum(values[1:], values[0]) / len(values) if values else None
+
+
+def _length(loader: Any) -> int:
+    return len(loader) if hasattr(loader, "__len__") else 0
+
+
+def _inputs(batch: Any) -> Any:
+    """The inputs of a batch that may hold labels too."""
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
