@@ -105,7 +105,7 @@ def draw(rows: list[Row]) -> Figure:
         described.append(f"{case} {shape} with bonds ({bonds})")
         frame(panel, mine)
     panels[0].set_ylabel(ERROR_LABEL)
-    panels[-1].legend(frameon=False, loc="upper right")
+    panels[-1].legend(loc="upper right", facecolor="white", edgecolor="none", framealpha=1.0)
     starts = len(groups(rows, "start"))
     caption(
         figure,

@@ -100,7 +100,7 @@ class TestGauge(GaugeContract):
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-@pytest.mark.parametrize("case", CASES[:2], ids=str)
+@pytest.mark.parametrize("case", CASES[:1], ids=str)
 class TestSolvers(SolverContract):
     """The contract of solvers."""
 
@@ -124,15 +124,15 @@ class TestEverythingElse:
         assert fit.error < 1e-5
         assert relative(fit.model.full(), truth.full()) == pytest.approx(fit.error, abs=1e-9)
 
+    @pytest.mark.parametrize("case", CASES[:3], ids=str)
     @pytest.mark.parametrize("constraint", CONSTRAINTS.values(), ids=CONSTRAINTS)
     @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-    def test_every_constraint_with_every_solver(self, solver: Any, constraint: Any) -> None:
-        fit = tc.decompose(
-            TREE.tensor(), HierarchicalTucker, rank=TREE.rank, solver=solver, constraint=constraint, rng=0, callback=few
-        )
-        assert np.isfinite(fit.error)
+    def test_every_constraint_with_every_solver(self, solver: Any, constraint: Any, case: Case) -> None:
+        T = case.tensor()
+        fit = tc.decompose(T, HierarchicalTucker, case.rank, solver=solver, constraint=constraint, rng=0, callback=few)
         assert fit.error <= 1.0
-        assert fit.sensitivity == pytest.approx(fit.model.sensitivity(), rel=1e-12)
+        assert fit.error == pytest.approx(relative(fit.model.full(), T), rel=1e-5)
+        assert fit.model.dtype == case.dtype
 
     def test_several_starts(self) -> None:
         fit = tc.decompose(

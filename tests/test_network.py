@@ -149,7 +149,9 @@ class TestAnyWiring:
         assert np.linalg.norm(best.full() - model.full()) < 1e-10 * size
         assert best.sensitivity() <= model.sensitivity()
         other = random_gauge(model, np.random.default_rng(seed), 0.5)
-        assert tc.optimal_gauge(other).sensitivity() == pytest.approx(best.sensitivity(), rel=1e-5)
+        # Bonds that nearly act as one converge slowly: both runs are taken to their end.
+        least = [tc.optimal_gauge(m, tol=1e-14, max_cycles=5000).sensitivity() for m in (model, other)]
+        assert least[0] == pytest.approx(least[1], rel=1e-5)
 
     @given(model=plain_models())
     def test_gauge_dimension(self, model: PlainModel) -> None:

@@ -56,7 +56,7 @@ class TestLimits:
         case = chain_case((8, 8, 8), (4, 4, 4))
         began = time.perf_counter()
         fit = fit_of(case, solver, max_seconds=0.2, starts=10_000)
-        assert fit.reason is StopReason.TIME_LIMIT or len(fit.starts) > 1
+        assert len(fit.starts) < 10_000
         # One iteration may run over, and the clock of a busy machine may not be ours.
         assert time.perf_counter() - began < 5.0
 

@@ -3,9 +3,9 @@
 **Success**: the error is at most the target of the problem; where it has none, at most 2 % above the least that any
 method reached on the same tensor.
 
-**Data profile**: for each method the fraction of its runs that had met the target after t seconds.  **Performance profile**
-of the sensitivity: the fraction of its runs that succeeded with a sensitivity at most r times the least at which any
-method succeeded on the same tensor; its height at the right is the success rate again.
+**Data profile**: for each method the fraction of its runs that had met the target after t seconds.  **Performance
+profile** of the sensitivity: the fraction of its runs that succeeded with a sensitivity at most r times the least at
+which any method succeeded on the same tensor; its height at the right is the success rate again.
 
 Reference: Dolan and More, "Benchmarking optimization software with performance profiles" (2002); More and Wild,
 "Benchmarking derivative-free optimization algorithms" (2009), for data profiles.

@@ -109,7 +109,8 @@ def execute(task: Task) -> Row:
         problem=problem.name, family=problem.family, model=problem.model, method=method.name, package=method.package,
         seed=task.seed, limit=task.limit, target=math.nan if problem.target is None else problem.target,
         error=error, sensitivity=sensitivity, gauged_sensitivity=gauged, relative_sensitivity=relative,
-        seconds=seconds, reached=math.nan if outcome.reached is None else outcome.reached, iterations=-1 if outcome.iterations is None else outcome.iterations, stopped=stopped,
+        seconds=seconds, reached=math.nan if outcome.reached is None else outcome.reached,
+        iterations=-1 if outcome.iterations is None else outcome.iterations, stopped=stopped,
     )  # fmt: skip
 
 

@@ -166,7 +166,9 @@ def fashion_mnist(path: str | os.PathLike[str] = FASHION_MNIST) -> tuple[Images,
     """Training and test images of a folder with the four IDX files of MNIST or Fashion-MNIST."""
     folder, parts = Path(path), []
     for part in ("train", "t10k"):
-        arrays = [read_idx(_one_of(folder, name)) for name in (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte")]
+        arrays = [
+            read_idx(_one_of(folder, name)) for name in (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte")
+        ]
         parts.append(Images(arrays[0][:, None], arrays[1]))
     return parts[0], parts[1]
 

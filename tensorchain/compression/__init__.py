@@ -1,0 +1,56 @@
+"""Compression of convolutional networks by decompositions whose sensitivity is controlled.
+
+`compress`, `restore` and `quantize` work on PyTorch networks; `compress_onnx` on ONNX files without PyTorch.  The
+mathematics below them is free of both.
+"""
+
+from tensorchain.compression.allocation import Allocation, allocate, one_step
+from tensorchain.compression.conv import Convolution, Fold, Geometry, LayerPlan, Unfold
+from tensorchain.compression.fitting import METHODS, KernelFit, fit_kernel
+from tensorchain.compression.network import LayerReport, Report, Request, Site, plan_network
+from tensorchain.compression.onnx_graph import compress_onnx
+from tensorchain.compression.patches import PatchCovariance
+from tensorchain.compression.plans import kernel_tensor, plan_of, tensor_kernel
+from tensorchain.compression.quantize import Quantizer, from_range, quantizer
+from tensorchain.compression.ranks import VariationalRank, energy_rank, evbmf, multilinear_rank
+from tensorchain.compression.sandwich import Sandwich
+from tensorchain.compression.torch_layers import compress, module_of
+from tensorchain.compression.training import Epoch, quantize, recalibrate, restore
+
+__all__ = [
+    "METHODS",
+    "Allocation",
+    "Convolution",
+    "Epoch",
+    "Fold",
+    "Geometry",
+    "KernelFit",
+    "LayerPlan",
+    "LayerReport",
+    "PatchCovariance",
+    "Quantizer",
+    "Report",
+    "Request",
+    "Sandwich",
+    "Site",
+    "Unfold",
+    "VariationalRank",
+    "allocate",
+    "compress",
+    "compress_onnx",
+    "energy_rank",
+    "evbmf",
+    "fit_kernel",
+    "from_range",
+    "kernel_tensor",
+    "module_of",
+    "multilinear_rank",
+    "one_step",
+    "plan_network",
+    "plan_of",
+    "quantize",
+    "quantizer",
+    "recalibrate",
+    "restore",
+    "tensor_kernel",
+]

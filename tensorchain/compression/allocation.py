@@ -51,9 +51,7 @@ class Allocation:
         return max(self.error - self.bound, 0.0)
 
 
-def allocate(
-    costs: Sequence[Array], errors: Sequence[Array], budget: float, *, max_states: int = 20_000
-) -> Allocation:
+def allocate(costs: Sequence[Array], errors: Sequence[Array], budget: float, *, max_states: int = 20_000) -> Allocation:
     """The choices of least total error within a budget.
 
     Parameters
@@ -198,12 +196,16 @@ def _hull(cost: Array, error: Array) -> list[tuple[int, int]]:
 
 def _checked(costs: Sequence[Array], errors: Sequence[Array], budget: float) -> list[tuple[Array, Array]]:
     if len(costs) != len(errors) or not len(costs):
-        raise ValueError(f"{len(costs)} layers have costs and {len(errors)} errors; one of each for every layer is needed")
+        raise ValueError(
+            f"{len(costs)} layers have costs and {len(errors)} errors; one of each for every layer is needed"
+        )
     tables = []
     for layer, (cost, error) in enumerate(zip(costs, errors, strict=True)):
         pair = np.asarray(cost, dtype=np.float64), np.asarray(error, dtype=np.float64)
         if pair[0].ndim != 1 or pair[0].shape != pair[1].shape or not len(pair[0]):
-            raise ValueError(f"layer {layer} has costs {pair[0].shape} and errors {pair[1].shape}; equal lengths are needed")
+            raise ValueError(
+                f"layer {layer} has costs {pair[0].shape} and errors {pair[1].shape}; equal lengths are needed"
+            )
         if not (np.isfinite(pair[0]).all() and np.isfinite(pair[1]).all() and pair[1].min() >= 0.0):
             raise ValueError(f"layer {layer} has costs or errors that are negative or not finite")
         tables.append(pair)

@@ -176,14 +176,18 @@ def _blank(method: str, rank: Any, shape: tuple[int, int, int, int], geometry: G
     kind, rank = _kind(method, rank)
     network = kind.wiring(tensor.get(method, (inputs, rows * columns, outputs)), rank)
     sizes = tensor.get(method, (inputs, rows * columns, outputs))
-    blank = [np.zeros((sizes[m] if m is not None else 1, w)) for m, w in zip(network.modes, network.widths, strict=True)]
+    blank = [
+        np.zeros((sizes[m] if m is not None else 1, w)) for m, w in zip(network.modes, network.widths, strict=True)
+    ]
     return plan_of(kind.from_matrices(network, blank), window, geometry)
 
 
 def _fits(method: str, rank: Any, shape: tuple[int, int, int, int]) -> bool:
     """Whether every block has fewer unknowns for a row than there are data."""
     outputs, inputs, rows, columns = shape
-    sizes = {"svd": (inputs, outputs), "cp4": (inputs, rows, columns, outputs)}.get(method, (inputs, rows * columns, outputs))
+    sizes = {"svd": (inputs, outputs), "cp4": (inputs, rows, columns, outputs)}.get(
+        method, (inputs, rows * columns, outputs)
+    )
     if method == "tucker-cp":
         a, b, r = rank
         return 1 <= r <= min(a * rows * columns, b * rows * columns, a * b)

@@ -210,7 +210,9 @@ class LayerPlan:
         for k, (layer, shared) in enumerate(self._layers):
             before = [earlier for earlier, _ in self._layers[:k]]
             behind = [later for later, _ in self._layers[k + 1 :]]
-            joined = _overlaps(before, layer.groups, layer.inputs, 0) * _overlaps(behind, layer.groups, layer.outputs, 1)
+            joined = _overlaps(before, layer.groups, layer.inputs, 0) * _overlaps(
+                behind, layer.groups, layer.outputs, 1
+            )
             total += math.prod(layer.window) * float(joined.sum() if shared else np.trace(joined))
         if not relative:
             return total

@@ -131,9 +131,9 @@ def _conv(step: Convolution, padding_mode: str) -> list[Any]:
         bias=step.bias is not None, padding_mode=padding_mode if any(padding) else "zeros",
     )  # fmt: skip
     with torch.no_grad():
-        conv.weight.copy_(torch.from_numpy(np.ascontiguousarray(step.weight)))
+        conv.weight.copy_(torch.from_numpy(np.array(step.weight)))
         if step.bias is not None:
-            conv.bias.copy_(torch.from_numpy(np.ascontiguousarray(step.bias)))
+            conv.bias.copy_(torch.from_numpy(np.array(step.bias)))
     return [*before, conv]
 
 
@@ -141,9 +141,9 @@ def _linear(step: Convolution) -> Any:
     torch = _torch()
     linear = torch.nn.Linear(step.inputs, step.outputs, bias=step.bias is not None)
     with torch.no_grad():
-        linear.weight.copy_(torch.from_numpy(np.ascontiguousarray(step.weight[:, :, 0, 0])))
+        linear.weight.copy_(torch.from_numpy(np.array(step.weight[:, :, 0, 0])))
         if step.bias is not None:
-            linear.bias.copy_(torch.from_numpy(np.ascontiguousarray(step.bias)))
+            linear.bias.copy_(torch.from_numpy(np.array(step.bias)))
     return linear
 
 

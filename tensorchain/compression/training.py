@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorchain.compression.quantize import check_bits, from_range, quantizer
+from tensorchain.compression.quantize import check_bits, quantizer
 from tensorchain.compression.torch_modules import fake_quantize_class, fold_class
 
 
@@ -224,9 +224,7 @@ def quantize(
         if name in samples:
             seen = samples[name]
             options: dict[str, Any] = {"range_by": activation_range, "percentile": percentile}
-            grid = quantizer(seen, activations[name], symmetric=bool(seen.min() < 0.0), **options)
-            if not seen.any():
-                grid = from_range(0.0, 1.0, activations[name])
+            grid = quantizer(seen, activations[name], symmetric=False, **options)
             module.add_module("input_grid", _module(grid, next(module.parameters())))
             module.register_forward_pre_hook(_round_input)
     return small
@@ -296,7 +294,7 @@ def _dense(weight: Any, groups: int) -> Any:
     parts = weight.reshape(groups, -1, *weight.shape[1:])
     each = torch.arange(groups, device=weight.device)
     result = weight.new_zeros((groups, parts.shape[1], groups, *parts.shape[2:]))
-    result = result.index_put((each[:, None], torch.arange(parts.shape[1])[None, :], each[:, None]), parts)
+    result[each, :, each] = parts
     return result.reshape(weight.shape[0], weight.shape[1] * groups, *weight.shape[2:])
 
 

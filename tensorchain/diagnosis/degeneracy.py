@@ -7,13 +7,14 @@ cancel, in rounding that destroys it, in a sensitivity that has no limit.  `diag
 and the cure (:mod:`tensorchain.diagnosis.evidence`).
 
 Cost: without the tensor a few milliseconds for a small model.  With it some ten Levenberg-Marquardt stages of few
-iterations each, about as much as one fit; a suspected divergence costs a fit from another start in addition.
+iterations each, about as much as one fit; a suspected divergence costs a path or two from other starts in addition.
 
 Reference: Phan et al., "How to train your unstable looped tensor network" (2022).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
@@ -22,13 +23,14 @@ import numpy as np
 
 from tensorchain.diagnosis.evidence import cure_for, explain
 from tensorchain.diagnosis.figures import Figures, measure, tensor_norm
-from tensorchain.diagnosis.path import SensitivityPath, trace_path
-from tensorchain.diagnosis.verdict import Thresholds, Verdict, grows, judge
+from tensorchain.diagnosis.path import DECADES, FIRST_SHARE, SensitivityPath, trace_path
+from tensorchain.diagnosis.verdict import Thresholds, Verdict, grows, is_better, judge
 from tensorchain.fit import Fit
 from tensorchain.models import Model
-from tensorchain.solvers import Constraint, Continuation, Problem
-from tensorchain.solvers.loop import run
 from tensorchain.tensors import Tensor, as_tensor
+
+_START_SHARE = 0.3
+"""nu SS / ||T||^2 at the first stage of a path from a random start."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def diagnose(
     fit_or_model: Fit | Model,
     tensor: Any = None,
     *,
-    starts: int = 1,
+    starts: int = 2,
     rng: int | np.random.Generator = 0,
     max_seconds: float | None = None,
     limits: Thresholds | None = None,
@@ -127,9 +129,9 @@ def diagnose(
     fit_or_model : what `decompose` returned, or any model.
     tensor : the tensor that it approximates, an array or a door of :mod:`tensorchain.tensors`.  Without it the
         figures of the model alone decide; with it the sensitivity path is traced and tells for certain.
-    starts : fits from other random starts by which a suspected divergence is questioned.
+    starts : paths from other random starts by which a suspected divergence is questioned.
     rng : seed or generator for these starts.
-    max_seconds : time limit of the path and of these fits.
+    max_seconds : time limit of each path.
     limits : thresholds of the verdicts, by default `Thresholds()`.
 
     Returns
@@ -189,18 +191,17 @@ def _best_other(
     if not grows(path, limits):
         return None
     best: SensitivityPath | None = None
-    norm = door.norm()
-    unit = door.scaled(1.0 / norm)
     double = np.complex128 if model.dtype.kind == "c" or door.dtype.kind == "c" else np.float64
+    # From a random start the penalty begins where it leads, not where it only tames.
+    decades = DECADES + math.log10(_START_SHARE / FIRST_SHARE)
     for child in rng.spawn(starts):
         start = model.astype(double).random_like(child)
-        found = run(Continuation(), Problem(unit, Constraint(), child), start, max_seconds=max_seconds).best.model
-        if not found.norm() > 0.0:
-            continue
-        candidate = trace_path(door, found.scaled(norm), max_seconds=max_seconds)
-        tame = not grows(candidate, limits)
-        if tame and (best is None or candidate.error[-1] < best.error[-1]):
-            best = candidate
+        start = start.scaled(door.norm() / tensor_norm(start))
+        found = trace_path(door, start, share=_START_SHARE, decades=decades, max_seconds=max_seconds)
+        if not grows(found, limits) and (best is None or found.error[-1] < best.error[-1]):
+            best = found
+        if best is not None and is_better(float(best.error[-1]), float(path.error[-1]), limits):
+            break
     return best
 
 

@@ -31,49 +31,50 @@ def add_rows(target: Array, index: Array, values: Array, rows: Array) -> None:
 
 
 @njit(cache=True, nogil=True)
-def add_products(target: Array, k: int, indices: Array, values: Array, stacked: Array, starts: Array) -> None:
-    """The same with rows that are products of rows of the other blocks (CP): they are never stored.
+def add_products(target: Array, k: int, indices: Array, values: Array, factors: tuple[Array, ...]) -> None:
+    """The same with rows that are products of rows of the other factors (CP): they are never stored.
 
-    Shapes: target (I_k, R), indices (Z, N), values (Z,), stacked (sum I_n, R): all factors below one
-    another, conjugated; starts (N,): where each begins.
+    Shapes: target (I_k, R), indices (Z, N), values (Z,), factors (I_n, R) for every mode, conjugated.
     """
-    order, width = indices.shape[1], stacked.shape[1]
+    order, width = indices.shape[1], target.shape[1]
     first = 1 if k == 0 else 0
     last = order - 2 if k == order - 1 else order - 1
-    work = np.empty(width, dtype=stacked.dtype)
-    for z in range(len(values)):
-        line = target[indices[z, k]]
-        row = stacked[starts[first] + indices[z, first]]
-        if first == last:
+    if order == 3:
+        # Without a row in between the loop runs half as fast again.
+        for z in range(len(values)):
+            line, value = target[np.uint64(indices[z, k])], values[z]
+            one, two = factors[first][np.uint64(indices[z, first])], factors[last][np.uint64(indices[z, last])]
             for p in range(width):
-                line[p] += values[z] * row[p]
-            continue
+                line[p] += value * one[p] * two[p]
+        return
+    work = np.empty(width, dtype=target.dtype)
+    for z in range(len(values)):
         for p in range(width):
-            work[p] = values[z] * row[p]
-        for n in range(first + 1, last):
+            work[p] = values[z]
+        for n in range(order):
             if n != k:
-                row = stacked[starts[n] + indices[z, n]]
+                row = factors[n][np.uint64(indices[z, n])]
                 for p in range(width):
                     work[p] *= row[p]
-        row = stacked[starts[last] + indices[z, last]]
+        line = target[np.uint64(indices[z, k])]
         for p in range(width):
-            line[p] += work[p] * row[p]
+            line[p] += work[p]
 
 
 @njit(cache=True, nogil=True)
-def set_products(target: Array, indices: Array, stacked: Array, starts: Array) -> None:
+def set_products(target: Array, indices: Array, factors: tuple[Array, ...]) -> None:
     """target[z] = sum over r of the products of the rows that z touches: the entries of a CP.
 
-    Shapes: target (Z,), indices (Z, N), stacked (sum I_n, R), starts (N,).
+    Shapes: target (Z,), indices (Z, N), factors (I_n, R) for every mode.
     """
-    order, width = indices.shape[1], stacked.shape[1]
-    work = np.empty(width, dtype=stacked.dtype)
+    order, width = indices.shape[1], factors[0].shape[1]
+    work = np.empty(width, dtype=target.dtype)
     for z in range(len(target)):
-        row = stacked[starts[0] + indices[z, 0]]
+        row = factors[0][indices[z, 0]]
         for p in range(width):
             work[p] = row[p]
         for n in range(1, order):
-            row = stacked[starts[n] + indices[z, n]]
+            row = factors[n][indices[z, n]]
             for p in range(width):
                 work[p] *= row[p]
         target[z] = work.sum()

@@ -93,11 +93,10 @@ def contract_listed(model: Model, k: int, indices: Array, values: Array) -> Arra
     shape = model.matrices[k].shape
     values = values.astype(dtype, copy=False)
     if mode is not None and is_product(model):
-        stacked, starts = stacked_factors(model, dtype)
-        stacked = stacked.conj()
+        factors = conjugated(ordered_factors(model, dtype))
 
         def work(target: Array, chosen: slice) -> None:
-            entries.add_products(target, mode, indices[chosen], values[chosen], stacked, starts)
+            entries.add_products(target, mode, indices[chosen], values[chosen], factors)
 
         return in_threads(len(values), work, shape, dtype)
 
@@ -118,10 +117,14 @@ def is_product(model: Model) -> bool:
     return len(terms) == 1 and len(set(terms[0].bonds)) == 1 and None not in model.network.modes
 
 
-def stacked_factors(model: Model, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-    """The factors below one another in the order of the modes, (sum I_n, R), and where each begins, (N,)."""
-    factors = [model.matrices[k].astype(dtype, copy=False) for k in model.network.block_of_mode]
-    return np.concatenate(factors), np.cumsum([0] + [len(factor) for factor in factors[:-1]])
+def ordered_factors(model: Model, dtype: np.dtype[Any]) -> tuple[Array, ...]:
+    """The factors in the order of the modes, (I_n, R)."""
+    return tuple(model.matrices[k].astype(dtype, copy=False) for k in model.network.block_of_mode)
+
+
+def conjugated(factors: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Conjugates; the factors themselves where they are real."""
+    return tuple(factor.conj() for factor in factors) if factors[0].dtype.kind == "c" else factors
 
 
 def in_threads(count: int, work: Callable[[Array, slice], None], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

@@ -34,8 +34,8 @@ from tensorchain.tensors.coordinates import (
     chunks,
     contract_listed,
     is_product,
+    ordered_factors,
     sorted_entries,
-    stacked_factors,
 )
 from tensorchain.tensors.curvature import double_of, unbiased_mode_gram
 from tensorchain.tensors.masked import check_observed
@@ -180,7 +180,7 @@ class Observed(Listed):
         dtype = double_of(self.values, *model.matrices)
         result = np.empty(len(self.values), dtype=dtype)
         if is_product(model):
-            entries.set_products(result, self.indices, *stacked_factors(model, dtype))
+            entries.set_products(result, self.indices, ordered_factors(model, dtype))
         else:
             for chunk in chunks(slice(0, len(result)), _CHUNK // max(model.network.widths)):
                 result[chunk] = model.entries(self.indices[chunk])

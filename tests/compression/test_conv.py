@@ -78,7 +78,11 @@ def test_tucker_then_cp_merges_pointwise_layers_only_where_that_is_smaller(ranks
     rng = np.random.default_rng(1)
     a, b, r = ranks
     inputs, outputs = (16, 16) if layers == 5 else (5, 6)
-    first, last, core = rng.standard_normal((inputs, a)), rng.standard_normal((outputs, b)), CP.random((a, 9, b), r, rng)
+    first, last, core = (
+        rng.standard_normal((inputs, a)),
+        rng.standard_normal((outputs, b)),
+        CP.random((a, 9, b), r, rng),
+    )
     plan = tucker_cp(first, core, last, (3, 3), GEOMETRIES[2], None)
     tensor = np.einsum("sa,ar,dr,br,tb->sdt", first, *core.factors, last)
     assert np.allclose(plan.kernel, tensor_kernel(tensor, (3, 3)))
@@ -151,7 +155,9 @@ def test_grouped_reference_convolution_is_one_convolution_a_group():
     layer = Convolution(rng.standard_normal((6, 2, 3, 3)), GEOMETRIES[2], 3, rng.standard_normal(6))
     images = rng.standard_normal((2, 6, 7, 8))
     parts = [
-        twin(layer.weight[2 * g : 2 * g + 2], layer.bias[2 * g : 2 * g + 2], layer.geometry, images[:, 2 * g : 2 * g + 2])
+        twin(
+            layer.weight[2 * g : 2 * g + 2], layer.bias[2 * g : 2 * g + 2], layer.geometry, images[:, 2 * g : 2 * g + 2]
+        )
         for g in range(3)
     ]
     assert np.allclose(convolve(images, layer), np.concatenate(parts, axis=1))
@@ -176,7 +182,10 @@ def test_folds_undo_each_other():
         (lambda: Sandwich([]), "no term"),
         (lambda: Sandwich([(np.ones((3, 2)), np.ones((9, 3, 2)), np.ones((4, 2)))]), "are needed"),
         (lambda: Sandwich.random((3, 9, 4), [(4, 2)]), "outside"),
-        (lambda: LayerPlan("zero", None, (Convolution(np.zeros((2, 2, 1, 1))),)).sensitivity(relative=True), "undefined"),
+        (
+            lambda: LayerPlan("zero", None, (Convolution(np.zeros((2, 2, 1, 1))),)).sensitivity(relative=True),
+            "undefined",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused(call, message):

@@ -8,13 +8,21 @@ import pytest
 from tensorchain.compression.conv import Geometry, convolve
 from tensorchain.compression.fitting import METHODS, fit_kernel
 from tensorchain.compression.patches import PatchCovariance
-from tensorchain.compression.plans import kernel_tensor, plan_of, tensor_kernel
+from tensorchain.compression.plans import kernel_tensor, tensor_kernel
 from tensorchain.compression.sandwich import Sandwich
 from tensorchain.models import CP, TensorChain
 from tensorchain.solvers import Penalty, SensitivityBound
 
 GEOMETRY = Geometry(stride=(2, 2), padding=((1, 1), (1, 1)))
-RANKS = {"cp3": 6, "cp4": 6, "tucker2": (3, 4), "tucker-cp": (3, 4, 5), "btd": [(2, 2), (2, 2)], "tc": (2, 3, 3), "svd": 3}
+RANKS = {
+    "cp3": 6,
+    "cp4": 6,
+    "tucker2": (3, 4),
+    "tucker-cp": (3, 4, 5),
+    "btd": [(2, 2), (2, 2)],
+    "tc": (2, 3, 3),
+    "svd": 3,
+}
 
 
 def smooth_kernel(window=(3, 3), seed=0):
@@ -139,7 +147,12 @@ def test_roots_of_a_product_covariance_are_its_factors():
     ],
 )
 def test_what_cannot_be_fitted_is_refused(change, message):
-    given = {"kernel": np.random.default_rng(0).standard_normal((4, 4, 3, 3)), "method": "tc", "rank": (2, 2, 2), **change}
+    given = {
+        "kernel": np.random.default_rng(0).standard_normal((4, 4, 3, 3)),
+        "method": "tc",
+        "rank": (2, 2, 2),
+        **change,
+    }
     with pytest.raises(ValueError, match=message):
         fit_kernel(given.pop("kernel"), given.pop("method"), given.pop("rank"), rng=0, **given)
 

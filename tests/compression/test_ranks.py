@@ -39,7 +39,13 @@ def test_singular_values_kept_are_the_fixed_point_of_the_iteration(rows, columns
     assert evbmf(matrix.T, noise).rank == 2
 
 
-@given(st.integers(15, 40), st.integers(15, 60), st.integers(0, 3), st.integers(0, 20), st.sampled_from([1e-120, 1.0, 1e120]))
+@given(
+    st.integers(15, 40),
+    st.integers(15, 60),
+    st.integers(0, 3),
+    st.integers(0, 20),
+    st.sampled_from([1e-120, 1.0, 1e120]),
+)
 @settings(max_examples=40)
 def test_planted_ranks_and_noise_are_found_at_any_scale(rows, columns, rank, seed, scale):
     rng = np.random.default_rng(seed)
@@ -66,7 +72,13 @@ def test_multilinear_ranks_of_a_planted_kernel():
 
 
 def test_energy_rank_at_its_ends():
-    assert [energy_rank(np.array([3.0, 2.0, 1.0]), share) for share in (1e-9, 9 / 14, 0.65, 13 / 14, 1.0)] == [1, 1, 2, 2, 3]
+    assert [energy_rank(np.array([3.0, 2.0, 1.0]), share) for share in (1e-9, 9 / 14, 0.65, 13 / 14, 1.0)] == [
+        1,
+        1,
+        2,
+        2,
+        3,
+    ]
 
 
 def tables_of(seed, layers=4, most=6):

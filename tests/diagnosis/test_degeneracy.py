@@ -126,13 +126,13 @@ def test_over_ranked(planted: Any, kind: str, rank: Any, lower: Any) -> None:
         (tc.datasets.border_cp((5, 5, 5), rng()), "cp", 2),
         (tc.datasets.border_cp((4, 4, 4), rng(), dtype=complex), "cp", 2),
         (tc.datasets.border_chain((6, 6, 6), (2, 2, 2), rng()), "tc", 2),
-        (tc.datasets.border_cp((5, 5, 5), rng()), "btd", [(1, 1, 1), (1, 1, 1)]),
+        (tc.datasets.border_cp((3, 3, 3), rng()), "btd", [(1, 1, 1), (1, 1, 1)]),
     ],
     ids=["cp", "complex cp", "tc", "btd"],
 )
 def test_diverging(border: Any, kind: str, rank: Any) -> None:
     fit = tc.decompose(border.tensor, kind, rank, solver=tc.LM(max_iter=150), rng=0)
-    diagnosis = diagnose(fit, border.tensor)
+    diagnosis = diagnose(fit, border.tensor, starts=1)
     assert diagnosis.verdict is Verdict.DIVERGING
     assert diagnosis.path is not None
     assert diagnosis.path.slope > 0.2
@@ -141,7 +141,7 @@ def test_diverging(border: Any, kind: str, rank: Any) -> None:
     tame = cured(diagnosis, border.tensor, fit.model)["fit"]
     assert tame.sensitivity < 1.01 * knee(diagnosis.path)
     assert tame.error < 0.05
-    again = diagnose(tame, border.tensor)
+    again = diagnose(tame, border.tensor, starts=0)
     assert again.verdict is Verdict.DIVERGING
     assert any("the model itself is tame" in sentence for sentence in again.evidence)
 
@@ -167,7 +167,7 @@ def test_stuck_on_a_divergent_branch_is_seen_by_another_start() -> None:
             found = fit
             break
     assert found is not None, "no start ended on a divergent branch"
-    diagnosis = diagnose(found, exact.tensor, starts=3)
+    diagnosis = diagnose(found, exact.tensor, starts=4)
     assert diagnosis.verdict is Verdict.STUCK
     assert any("another start leads to error" in sentence for sentence in diagnosis.evidence)
     assert cured(diagnosis, exact.tensor, found.model)["fit"].error < 1e-6
@@ -256,9 +256,9 @@ def test_the_knee_of_a_path() -> None:
 def test_reports() -> None:
     border = tc.datasets.border_cp((4, 4, 4), rng())
     model = border.approximant(1e-2)
-    diagnosis = diagnose(model, border.tensor)
+    diagnosis = diagnose(model, border.tensor, starts=0)
     text, html = repr(diagnosis), diagnosis._repr_html_()
-    for word in ("verdict", "DIVERGING", "evidence", "cure", "SensitivityBound", "factor 1 33 %", "at 8 bits", "path"):
+    for word in ("verdict", "DIVERGING", "evidence", "cure", "SensitivityBound", "factor 1 69 %", "at 8 bits", "path"):
         assert word in text
         assert word in html
     assert "<script" not in html
@@ -289,7 +289,7 @@ def test_the_time_limit() -> None:
 
 def test_the_same_seed_gives_the_same_diagnosis() -> None:
     border = tc.datasets.border_cp((4, 4, 4), rng())
-    first, second = (diagnose(border.approximant(0.01), border.tensor, rng=5) for _ in range(2))
+    first, second = (diagnose(border.approximant(0.01), border.tensor, starts=1, rng=5) for _ in range(2))
     assert repr(first) == repr(second)
 
 

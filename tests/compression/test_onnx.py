@@ -1,0 +1,217 @@
+"""Compressed ONNX files against the original kernels, in ONNX Runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tensorchain.compression import compress_onnx
+from tensorchain.compression.conv import Convolution, convolve
+from tensorchain.compression.onnx_graph import sites_of
+
+
+def constant(name, shape, seed=0):
+    return numpy_helper.from_array(np.random.default_rng(seed).standard_normal(shape).astype(np.float32), name)
+
+
+def graph(nodes, weights, *, kind=TensorProto.FLOAT, size=("batch", 8, 13, 14)):
+    """A model from its nodes; the input is x, the output y."""
+    x = helper.make_tensor_value_info("x", kind, size)
+    y = helper.make_tensor_value_info("y", kind, [f"n{k}" for k in range(len(size))])
+    proto = helper.make_model(
+        helper.make_graph(nodes, "net", [x], [y], weights), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    onnx.checker.check_model(proto)
+    return proto
+
+
+def single(window=(3, 3), **attributes):
+    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["y"], name="only", **attributes)]
+    return graph(nodes, [constant("w", (12, 8, *window)), constant("b", (12,), 1)])
+
+
+def network():
+    """A convolution, one of groups, one of one tap, one that is named by nobody, and other operators."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], name="first", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"], name="relu"),
+        helper.make_node("Conv", ["b", "w2"], ["c"], name="grouped", group=4, pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["c", "w3", "b3"], ["d"], strides=[2, 2], pads=[1, 0, 0, 1]),
+        helper.make_node("Conv", ["d", "w4"], ["e"], name="point"),
+        helper.make_node("GlobalAveragePool", ["e"], ["y"], name="pool"),
+    ]
+    weights = [
+        constant("w1", (12, 8, 3, 3), 1), constant("w2", (12, 3, 3, 3), 2), constant("w3", (16, 12, 3, 3), 3),
+        constant("b3", (16,), 4), constant("w4", (12, 16, 1, 1), 5),
+    ]  # fmt: skip
+    return graph(nodes, weights)
+
+
+def run(proto, images):
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": images})[0]
+
+
+def images(size=(2, 8, 13, 14), seed=0):
+    return np.random.default_rng(seed).standard_normal(size).astype(np.float32)
+
+
+@pytest.mark.parametrize("method", ["cp3", "cp4", "tucker2", "tucker-cp", "btd", "tc"])
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"pads": [1, 1, 1, 1]},
+        {"strides": [2, 2], "pads": [0, 1, 2, 0]},
+        {"dilations": [2, 1], "pads": [2, 1, 2, 1], "strides": [1, 3]},
+        {"auto_pad": "SAME_UPPER", "strides": [2, 2]},
+        {"auto_pad": "SAME_LOWER", "dilations": [1, 1]},
+        {"auto_pad": "VALID"},
+    ],
+)
+def test_the_new_nodes_are_the_convolution_with_their_kernel(method, attributes):
+    proto, x = single(**attributes), images()
+    small, report = compress_onnx(proto, method, keep_macs=0.7, stabilise=False, rungs=3)
+    assert report.layers[0].method == method
+    old, new = run(proto, x), run(small, x)
+    assert old.shape == new.shape
+    # The kernel that ONNX Runtime computes with, from unit impulses, and the same by NumPy.
+    (site, _), *_ = sites_of(proto).values()
+    kernel = composed(small, report)
+    expected = convolve(x.astype(float), Convolution(kernel, site.geometry, bias=site.bias))
+    assert np.allclose(new, expected, atol=1e-5 * np.abs(expected).max())
+    change = np.linalg.norm(kernel - site.kernel) / np.linalg.norm(site.kernel)
+    assert change == pytest.approx(report.layers[0].error, rel=1e-3)
+
+
+def composed(small, report):
+    """The product of the kernels in a file."""
+    from tensorchain.compression.conv import LayerPlan
+
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in small.graph.initializer}
+    convs = [node for node in small.graph.node if node.op_type == "Conv"]
+    steps = []
+    for node in convs:
+        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+        steps.append(Convolution(weights[node.input[1]].astype(float), groups=groups))
+    return LayerPlan("file", None, tuple(steps)).kernel
+
+
+@pytest.mark.parametrize("attributes", [{"pads": [1, 1, 1, 1]}, {"strides": [2, 1], "pads": [0, 1, 2, 0]}])
+def test_folded_chains_equal_grouped_ones_at_any_batch(attributes):
+    proto = single(**attributes)
+    grouped, _ = compress_onnx(proto, "tc", keep_macs=0.6, stabilise=False, rungs=3)
+    folded, report = compress_onnx(proto, "tc", keep_macs=0.6, stabilise=False, rungs=3, form="fold")
+    assert [node.op_type for node in folded.graph.node].count("Reshape") == 2
+    assert report.parameters[1] < sum(np.prod(t.dims) for t in grouped.graph.initializer)
+    for count in (1, 3):
+        x = images((count, 8, 13, 14))
+        expected = run(grouped, x)
+        assert np.allclose(run(folded, x), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_everything_else_stays_byte_for_byte():
+    proto = network()
+    before = proto.SerializeToString()
+    small, report = compress_onnx(proto, "tc", keep_macs=0.8, rungs=4, keep=["first"])
+    assert proto.SerializeToString() == before
+    layers = {layer.name: layer for layer in report.layers}
+    assert layers["first"].rank == "kept on request"
+    assert layers["grouped"].rank == "4 groups"
+    assert layers["Conv output d"].method == "tc"
+    changed = {name for name, layer in layers.items() if layer.method != "dense"}
+    kept = [n.SerializeToString() for n in proto.graph.node if (n.name or f"Conv output {n.output[0]}") not in changed]
+    new = [n.SerializeToString() for n in small.graph.node]
+    assert [n for n in new if n in kept] == kept
+    weights = {t.name: t.SerializeToString() for t in small.graph.initializer}
+    for tensor in proto.graph.initializer:
+        if tensor.name in weights:
+            assert weights[tensor.name] == tensor.SerializeToString()
+    assert {"w1", "w2"} <= set(weights)
+    assert "w3" not in weights
+    assert small.graph.input == proto.graph.input
+    assert small.graph.output == proto.graph.output
+    assert small.opset_import == proto.opset_import
+    x = images()
+    assert run(small, x).shape == run(proto, x).shape
+    assert report.parameters[1] == sum(int(np.prod(t.dims)) for t in small.graph.initializer)
+
+
+def test_the_whole_budget_changes_nothing():
+    proto = network()
+    small, _ = compress_onnx(proto, "tc", keep_macs=1.0, rungs=3)
+    assert small.SerializeToString(deterministic=True) == proto.SerializeToString(deterministic=True)
+
+
+def test_calibration_gives_the_error_of_the_outputs():
+    proto, x = single(strides=[2, 2], pads=[1, 0, 1, 2]), images((4, 8, 13, 14))
+    small, report = compress_onnx(
+        proto, "tucker2", keep_macs=0.6, calibrate=[{"x": x[:2]}, {"x": x[2:]}], fit_output=True, rungs=4
+    )
+    old, new = run(proto, x), run(small, x)
+    (site, _), *_ = sites_of(proto).values()
+    plain = old - site.bias[:, None, None]
+    assert report.layers[0].output_error == pytest.approx(np.linalg.norm(new - old) / np.linalg.norm(plain), rel=1e-4)
+
+
+def test_files_are_read_and_damaged_ones_refused(tmp_path):
+    path = tmp_path / "net.onnx"
+    onnx.save(single(), path)
+    small, _ = compress_onnx(path, "cp3", keep_params=0.5, stabilise=False, rungs=3)
+    onnx.checker.check_model(small)
+    with pytest.raises(FileNotFoundError, match="no file"):
+        compress_onnx(tmp_path / "absent.onnx", keep_macs=0.5)
+    for name, content in (("empty", b""), ("noise", bytes(range(256)) * 9), ("cut", path.read_bytes()[:-200])):
+        broken = tmp_path / name
+        broken.write_bytes(content)
+        with pytest.raises(ValueError, match="no ONNX model|not valid|no convolution"):
+            compress_onnx(broken, keep_macs=0.5)
+
+
+def test_external_weights_are_refused(tmp_path):
+    path = tmp_path / "net.onnx"
+    onnx.save(single(), path, save_as_external_data=True, size_threshold=0)
+    with pytest.raises(ValueError, match="outside the file"):
+        compress_onnx(path, keep_macs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("computed", "no constant"),
+        ("shared", "shares"),
+        ("size", "not known"),
+        ("double", "type"),
+        ("line", "shape"),
+        ("none", "no Conv"),
+    ],
+)
+def test_what_is_left_alone_is_named(change, reason):
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], name="conv")]
+    weights, size, kind = [constant("w", (8, 8, 3, 3))], ("n", 8, 13, 14), TensorProto.FLOAT
+    if change == "computed":
+        nodes = [helper.make_node("Identity", ["v"], ["w"]), *nodes]
+        weights = [constant("v", (8, 8, 3, 3))]
+    elif change == "shared":
+        nodes = [helper.make_node("Conv", ["x", "w"], ["h"]), helper.make_node("Conv", ["h", "w"], ["y"])]
+    elif change == "none":
+        nodes, weights = [helper.make_node("Relu", ["x"], ["y"])], []
+    elif change == "double":
+        weights, kind = [numpy_helper.from_array(np.ones((8, 8, 3, 3), np.float16), "w")], TensorProto.FLOAT16
+    elif change == "line":
+        weights, size = [constant("w", (8, 8, 3))], ("n", 8, 13)
+    elif change == "size":
+        size = ("n", 8, "h", "w")
+    with pytest.raises(ValueError, match=reason):
+        compress_onnx(graph(nodes, weights, kind=kind, size=size), keep_macs=0.5)
+
+
+def test_options_are_checked():
+    with pytest.raises(ValueError, match="give one of"):
+        compress_onnx(single())
+    with pytest.raises(ValueError, match="calibrate"):
+        compress_onnx(single(), keep_macs=0.5, fit_output=True)
+    with pytest.raises(ValueError, match="no feed"):
+        compress_onnx(single(), keep_macs=0.5, calibrate=[])

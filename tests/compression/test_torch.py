@@ -1,0 +1,272 @@
+"""Compressed PyTorch networks: layers equal to their kernels, budgets, restoration, rounding, export."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tensorchain.compression import Geometry, compress, plan_of, quantize, recalibrate, restore
+from tensorchain.compression.quantize import quantizer
+from tensorchain.compression.sandwich import Sandwich
+from tensorchain.compression.torch_layers import geometry_of, module_of, sites_of
+from tensorchain.compression.torch_modules import fake_quantize_class
+from tensorchain.compression.training import decomposed, sensitivity_of
+from tensorchain.models import CP, TensorChain
+
+METHODS = ("cp3", "cp4", "tucker2", "tucker-cp", "btd", "tc")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.manual_seed(0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Small(nn.Module):
+    """A residual network with every kind of layer that is met."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 12, 3, 2, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(12)
+        self.conv2 = nn.Conv2d(12, 12, (3, 1), padding="same")
+        self.depthwise = nn.Conv2d(12, 12, 3, padding=1, groups=12)
+        self.conv3 = nn.Conv2d(12, 16, 3, padding=2, dilation=2)
+        self.point = nn.Conv2d(16, 16, 1)
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = torch.relu(x + self.conv2(x) + self.depthwise(x))
+        x = torch.relu(self.point(torch.relu(self.conv3(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+def batches(count=4, size=16, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = [torch.randn(size, 3, 12, 12, generator=generator) for _ in range(count)]
+    return [(x, (x[:, 0].mean((1, 2)) > 0).long()) for x in images]
+
+
+def plans(window, geometry, bias, rng):
+    taps = window[0] * window[1]
+    chain = plan_of(TensorChain.random((5, taps, 6), (2, 2, 3), rng), window, geometry, bias)
+    yield from (chain, chain.grouped())
+    yield plan_of(Sandwich.random((5, taps, 6), [(2, 3), (2, 1)], rng), window, geometry, bias)
+    yield plan_of(CP.random((5, taps, 6), 4, rng), window, geometry, bias)
+    yield plan_of(CP.random((5, *window, 6), 4, rng), window, geometry, bias)
+
+
+@pytest.mark.parametrize("window", [(3, 3), (1, 5), (4, 2)])
+@pytest.mark.parametrize(
+    ("stride", "padding", "dilation"), [(1, 0, 1), (2, 1, 1), ((2, 3), (2, 1), (1, 2)), (1, "same", 2), (1, "valid", 1)]
+)
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+def test_modules_equal_the_convolution_with_their_kernel(window, stride, padding, dilation, mode):
+    conv = nn.Conv2d(5, 6, window, stride, padding, dilation, padding_mode=mode)
+    geometry, rng = geometry_of(conv), np.random.default_rng(0)
+    if mode != "zeros" and any(a != b for a, b in geometry.padding):
+        return
+    images = torch.randn(2, 5, 13, 14)
+    for plan in plans(window, geometry, conv.bias.detach().numpy(), rng):
+        layers = module_of(plan, conv)
+        with torch.no_grad():
+            conv.weight.copy_(torch.from_numpy(plan.kernel))
+            expected = conv(images)
+            assert torch.allclose(layers(images), expected, atol=1e-5 * float(expected.abs().max()))
+        assert sum(p.numel() for p in layers.parameters()) == plan.parameters
+
+
+def test_sensitivity_with_a_gradient_is_that_of_the_plan():
+    for plan in plans((3, 2), Geometry(), None, np.random.default_rng(1)):
+        layers = module_of(plan).double()
+        with torch.no_grad():
+            for module, step in zip([m for m in layers if hasattr(m, "weight")], plan.convolutions, strict=True):
+                module.weight.copy_(torch.from_numpy(np.array(step.weight)))
+        value = sensitivity_of(layers)
+        assert float(value.detach()) == pytest.approx(plan.sensitivity(), rel=1e-9)
+        weights = [p for p in layers.parameters() if p.ndim == 4]
+        gradients = torch.autograd.grad(value, weights)
+        direction = [torch.randn_like(w) for w in weights]
+        expected = sum(float((g * d).sum()) for g, d in zip(gradients, direction, strict=True))
+        sides = []
+        for step in (1e-5, -1e-5):
+            moved = copy.deepcopy(layers)
+            with torch.no_grad():
+                for w, d in zip([p for p in moved.parameters() if p.ndim == 4], direction, strict=True):
+                    w.add_(step * d)
+                sides.append(float(sensitivity_of(moved).detach()))
+        assert (sides[0] - sides[1]) / 2e-5 == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_network_is_compressed_within_its_budget(method):
+    net, example = Small(), torch.randn(2, 3, 12, 12)
+    before = copy.deepcopy(net.state_dict())
+    small = compress(net, example, method, keep_macs=0.6, stabilise=method == "tc", rungs=4)
+    report = small.report
+    assert report.macs[1] <= 0.6 * report.macs[0]
+    assert report.allocation.gap == 0.0
+    assert small(example).shape == (2, 5)
+    assert report.parameters == (sum(p.numel() for p in net.parameters()), sum(p.numel() for p in small.parameters()))
+    assert report.macs[1] == sum(site.macs for site in sites_of(small, example[:1]))
+    layers = {layer.name: layer for layer in report.layers}
+    assert layers["depthwise"].rank == "depthwise"
+    assert any(layer.method == method for layer in report.layers)
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
+    assert method in str(report)
+
+
+def test_with_the_whole_budget_the_network_stays():
+    net, example = Small().eval(), torch.randn(2, 3, 12, 12)
+    small = compress(net, example, "tc", keep_macs=1.0, rungs=3)
+    assert torch.equal(small(example), net(example))
+
+
+def test_parameters_calibration_names_and_constraints():
+    net, data = Small().eval(), batches()
+    options = {"rungs": 4, "pointwise": False, "keep": ["conv2"], "form": "fold", "stabilise": False}
+    small = compress(
+        net, data[0], "tc", keep_params=0.7, calibrate=data, fit_output=True, allocation="one-step", **options
+    )
+    report = small.report
+    assert sum(p.numel() for p in small.parameters()) == report.parameters[1] <= 0.7 * report.parameters[0]
+    layers = {layer.name: layer for layer in report.layers}
+    assert (layers["conv2"].rank, layers["point"].rank) == ("kept on request", "1 x 1")
+    assert any(type(m).__name__ == "ChannelFold" for m in small.modules())
+    # What is reported is the error that the calibration images see.
+    name, layer = next((n, v) for n, v in layers.items() if v.method == "tc")
+    seen = []
+    hook = net.get_submodule(name).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        for images, _ in data:
+            net(images)
+        hook.remove()
+        bias = net.get_submodule(name).bias
+        shift = 0.0 if bias is None else bias[:, None, None]
+        outputs = [(net.get_submodule(name)(x), small.get_submodule(name)(x)) for x in seen]
+        change = sum(float(((a - b) ** 2).sum()) for a, b in outputs)
+        whole = sum(float(((a - shift) ** 2).sum()) for a, _ in outputs)
+    assert layer.output_error == pytest.approx((change / whole) ** 0.5, rel=1e-3)
+
+
+def test_a_compressed_network_is_exported_traced_and_pickled():
+    net, example = Small().eval(), torch.randn(2, 3, 12, 12)
+    for form in ("grouped", "fold"):
+        small = compress(net, example, "tc", keep_macs=0.5, form=form, stabilise=False, rungs=3)
+        expected = small(example)
+        exported = torch.export.export(small, (example,)).module()
+        assert torch.allclose(exported(example), expected, atol=1e-6)
+        traced = torch.jit.trace(small, example)
+        assert torch.allclose(traced(torch.cat([example, example]))[:2], expected, atol=1e-6)
+        assert torch.equal(pickle.loads(pickle.dumps(small))(example), expected)
+        file = io.BytesIO()
+        torch.save(small.state_dict(), file)
+
+
+def test_recalibration_measures_the_statistics():
+    net, data = Small().train(), batches()
+    recalibrate(net, data)
+    with torch.no_grad():
+        values = torch.cat([net.conv1(images) for images, _ in data])
+    assert torch.allclose(net.bn1.running_mean, values.mean((0, 2, 3)), atol=1e-5)
+    assert net.training
+    assert net.bn1.momentum == 0.1
+    with pytest.raises(ValueError, match="no batch"):
+        recalibrate(net, [])
+
+
+def test_restoration_lowers_the_loss_and_holds_the_sensitivity():
+    net, data = Small(), batches(count=8)
+    restore(net, data, epochs=4, rate=0.1)
+    small = compress(net, data[0], "tc", keep_macs=0.4, rungs=4)
+    loose, held = copy.deepcopy(small), copy.deepcopy(small)
+    assert len(decomposed(small)) > 0
+    free = restore(loose, data, epochs=3, rate=0.1, sensitivity=0.0)
+    tame = restore(held, data, epochs=3, rate=0.1, sensitivity=1.0)
+    assert tame[-1].loss < tame[0].loss
+    assert tame[-1].sensitivity < free[-1].sensitivity
+    assert not held.training
+    stopped = restore(small, data, epochs=9, callback=lambda epoch, _: epoch == 0)
+    assert len(stopped) == 1
+    assert restore(small, data, epochs=0) == []
+
+
+@pytest.mark.parametrize(("bits", "per_channel"), list(itertools.product((2, 4, 8), (True, False))))
+def test_weights_and_inputs_lie_on_their_grids(bits, per_channel):
+    net, data = Small().eval(), batches()
+    rounded = quantize(net, data, bits, bits, per_channel=per_channel)
+    weight = rounded.conv3.weight.detach()
+    for channel in weight if per_channel else [weight]:
+        assert len(torch.unique(channel)) <= 2**bits - 1
+    seen = []
+    handle = nn.Module.register_forward_pre_hook(rounded.point, lambda _, inputs: seen.append(inputs[0]))
+    rounded(data[0][0])
+    handle.remove()
+    assert len(torch.unique(seen[0])) <= 2**bits
+    assert len(torch.unique(net.conv3.weight)) > 2**bits
+
+
+def test_more_bits_are_nearer_and_gradients_pass_through():
+    net, data = Small().eval(), batches()
+    images = data[0][0]
+    with torch.no_grad():
+        errors = [float((quantize(net, data, b, b)(images) - net(images)).norm()) for b in (2, 4, 8)]
+    assert errors[0] > errors[1] > errors[2] > 0.0
+    rounded = quantize(net, data, {"conv3": 3, "": 8}, None)
+    assert len(torch.unique(rounded.conv3.weight[0])) <= 7
+    history = restore(rounded, data, epochs=3, rate=0.05)
+    assert history[-1].loss < history[0].loss
+    assert len(torch.unique(rounded.conv3.weight[0])) <= 7
+
+
+def test_straight_through_gradients_are_one_inside_the_range_and_zero_outside():
+    x = torch.tensor([-9.0, -0.4, 0.3, 0.9, 9.0], requires_grad=True)
+    grid = fake_quantize_class()(torch.tensor(0.5), torch.tensor(0.0), -3, 3, None)
+    y = grid(x)
+    assert torch.allclose(y, torch.tensor([-1.5, -0.5, 0.5, 1.0, 1.5]))
+    y.sum().backward()
+    assert x.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]
+    values = np.random.default_rng(0).standard_normal((3, 4, 2))
+    numpy = quantizer(values, 3, symmetric=False, axis=0)
+    tensors = (torch.from_numpy(numpy.step), torch.from_numpy(numpy.zero).double())
+    assert np.allclose(
+        fake_quantize_class()(*tensors, numpy.low, numpy.high, 0)(torch.from_numpy(values)), numpy.rounded(values)
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "message", "error"),
+    [
+        (lambda net, x: compress("net", x, keep_macs=0.5), "torch.nn.Module", TypeError),
+        (lambda net, x: compress(net, x, "svd", keep_macs=0.5), "method", ValueError),
+        (lambda net, x: compress(net, x), "give one of", ValueError),
+        (lambda net, x: compress(net, x, keep_macs=0.5, keep_params=0.5), "give one of", ValueError),
+        (lambda net, x: compress(net, x, keep_macs=1.5), "share", ValueError),
+        (lambda net, x: compress(net, x, keep_macs=0.5, form="loop"), "form", ValueError),
+        (lambda net, x: compress(net, x, keep_macs=0.5, allocation="luck"), "allocation", ValueError),
+        (lambda net, x: compress(net, x, keep_macs=0.5, fit_output=True), "calibrate", ValueError),
+        (lambda net, x: compress(net, x, keep_macs=0.5, keep=["nothing"]), "no layer", ValueError),
+        (lambda net, x: compress(net, x, keep_macs=0.001, rungs=3), "raise the budget", ValueError),
+        (lambda net, x: compress(net, x, keep_macs=0.5, calibrate=[], rungs=3), "no batch", ValueError),
+        (lambda net, x: restore(net, [], epochs=-1), "epochs", ValueError),
+        (lambda net, x: restore(net, iter([(x, x)]), epochs=2), "iterator", TypeError),
+        (lambda net, x: restore(net, [], rate=0.0), "rate", ValueError),
+        (lambda net, x: quantize(net, [x], 9), "2 to 8", ValueError),
+        (lambda net, x: quantize(net, [x], {"nothing": 4}), "no Conv2d", ValueError),
+        (lambda net, x: quantize(net, [], 4), "no batch", ValueError),
+    ],
+)
+def test_what_cannot_be_done_is_refused(call, message, error):
+    with pytest.raises(error, match=message):
+        call(Small(), torch.randn(2, 3, 12, 12))
