@@ -1,16 +1,17 @@
 # Everything runs in .venv, which is built once, and again when the package's metadata change.
 # Variables: PYTHON (3.10 or newer), EXTRAS (what is installed beside the package),
-# TORCH (a requirement installed first, such as torch==2.13.0; by default PyTorch is left out),
+# TORCH (the PyTorch that the tests use; the figures do without),
 # ARGS (passed on to the tool that the target runs).
 
 PYTHON ?= python3
 EXTRAS ?= dev,figures,peers,parallel,sparse,dask,onnx,images
-TORCH ?=
+TORCH ?= torch==2.13.0
 ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TEST_STAMP := $(VENV)/.installed-for-tests
 
 # One BLAS thread a process: the matrices are small, and the tests run one process a core.
 export OMP_NUM_THREADS ?= 1
@@ -25,8 +26,11 @@ help:  ## list the targets
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(if $(TORCH),$(BIN)/python -m pip install --quiet "$(TORCH)")
 	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
+	@touch $@
+
+$(TEST_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	@touch $@
 
 env: $(STAMP)  ## build the environment in .venv
@@ -35,10 +39,10 @@ figures: $(STAMP)  ## draw the figures again (a few minutes)
 	$(BIN)/python -m paper_figures --quick $(ARGS)
 	@find paper_figures docs -name '*.png' -newer $(STAMP) 2>/dev/null | sort
 
-test: $(STAMP)  ## run every test and doctest
+test: $(TEST_STAMP)  ## run every test and doctest
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
-coverage: $(STAMP)  ## measure what the tests reach
+coverage: $(TEST_STAMP)  ## measure what the tests reach
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
 
 lint: $(STAMP)  ## check style, format and the direction of imports

@@ -44,10 +44,9 @@ def plot_profiles(profiles: Sequence[DegeneracyProfile], ax: Axes | None = None,
     Examples
     --------
     >>> import tensorchain as tc
-    >>> from tensorchain.diagnosis import degeneracy_profile
     >>> from tensorchain.plotting_profiles import plot_profiles
     >>> T = tc.datasets.inverse_radius(order=3, size=5)
-    >>> ax = plot_profiles(degeneracy_profile(T, "cp", [1, 2], rng=0))
+    >>> ax = plot_profiles(tc.degeneracy_profile(T, "cp", [1, 2], rng=0))
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['CP, rank 1', 'CP, rank 2']
     """

@@ -86,10 +86,11 @@ def test_groups_keep_their_order() -> None:
 def test_fingerprint_is_of_the_code_not_of_its_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "package"
     (package / "cli").mkdir(parents=True)
+    (package / "solvers").mkdir()
     monkeypatch.setattr(tc, "__file__", str(package / "__init__.py"))
 
     def fingerprint(source: str, other: str = "") -> str:
-        (package / "solver.py").write_text(source)
+        (package / "solvers" / "lm.py").write_text(source)
         (package / "cli" / "show.py").write_text(other)
         return provenance()["code"]
 

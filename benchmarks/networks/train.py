@@ -56,8 +56,8 @@ def train(splits: data.Splits, recipe: dict[str, Any], checkpoint: Path) -> tupl
     net = build(recipe)
     net.to(memory_format=torch.channels_last)
     optimizer = _optimizer(net, recipe)
-    epoch, seconds = _resume(net, optimizer, checkpoint, recipe)
-    for epoch in range(epoch, recipe["epochs"]):
+    first, seconds = _resume(net, optimizer, checkpoint, recipe)
+    for epoch in range(first, recipe["epochs"]):
         started = time.perf_counter()
         loss = _epoch(net, optimizer, splits, recipe, epoch)
         seconds += time.perf_counter() - started

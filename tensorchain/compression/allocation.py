@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -144,11 +145,11 @@ class _Relaxed:
     def __init__(self, tables: Sequence[tuple[Array, Array]]) -> None:
         self.start = sum((float(cost[0]) for cost, _ in tables), 0.0)
         self.first = sum((float(error[0]) for _, error in tables), 0.0)
-        steps = [(l, i, j) for l, (cost, error) in enumerate(tables) for i, j in _hull(cost, error)]
-        self.layers = np.array([l for l, _, _ in steps], dtype=int)
+        steps = [(layer, i, j) for layer, (cost, error) in enumerate(tables) for i, j in _hull(cost, error)]
+        self.layers = np.array([layer for layer, _, _ in steps], dtype=int)
         self.ends = np.array([j for _, _, j in steps], dtype=int)
-        self.prices = np.array([float(tables[l][0][j] - tables[l][0][i]) for l, i, j in steps])
-        self.savings = np.array([float(tables[l][1][i] - tables[l][1][j]) for l, i, j in steps])
+        self.prices = np.array([float(tables[layer][0][j] - tables[layer][0][i]) for layer, i, j in steps])
+        self.savings = np.array([float(tables[layer][1][i] - tables[layer][1][j]) for layer, i, j in steps])
         by_value = np.argsort(-self.savings / self.prices, kind="stable") if steps else np.empty(0, int)
         self.layers, self.ends = self.layers[by_value], self.ends[by_value]
         self.prices, self.savings = self.prices[by_value], self.savings[by_value]
@@ -178,7 +179,7 @@ def _efficient(cost: Array, error: Array) -> Array:
     """Choices that no other beats in both, by rising cost."""
     order = np.lexsort((error, cost))
     lowest = np.minimum.accumulate(error[order])
-    return order[np.concatenate([[True], lowest[1:] < lowest[:-1]])]
+    return np.asarray(order[np.concatenate([[True], lowest[1:] < lowest[:-1]])])
 
 
 def _hull(cost: Array, error: Array) -> list[tuple[int, int]]:
@@ -191,7 +192,7 @@ def _hull(cost: Array, error: Array) -> list[tuple[int, int]]:
                 break
             hull.pop()
         hull.append(j)
-    return list(zip(hull[:-1], hull[1:], strict=True))
+    return list(pairwise(hull))
 
 
 def _checked(costs: Sequence[Array], errors: Sequence[Array], budget: float) -> list[tuple[Array, Array]]:

@@ -190,7 +190,7 @@ def _fits(method: str, rank: Any, shape: tuple[int, int, int, int]) -> bool:
     )
     if method == "tucker-cp":
         a, b, r = rank
-        return 1 <= r <= min(a * rows * columns, b * rows * columns, a * b)
+        return bool(1 <= r <= min(a * rows * columns, b * rows * columns, a * b))
     kind, rank = _kind(method, rank)
     try:
         network = kind.wiring(sizes, rank)

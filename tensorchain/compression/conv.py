@@ -61,9 +61,9 @@ class Geometry:
 
     def __post_init__(self) -> None:
         flat = [*self.stride, *self.dilation]
-        if min(flat) < 1 or len(flat) != 4:
+        if min(flat) < 1:
             raise ValueError(f"stride {self.stride} and dilation {self.dilation} need two numbers of at least 1 each")
-        if len(self.padding) != 2 or any(len(side) != 2 or min(side) < 0 for side in self.padding):
+        if any(min(side) < 0 for side in self.padding):
             raise ValueError(f"padding is {self.padding}; ((top, bottom), (left, right)), not negative, is needed")
 
     def output_size(self, window: Pair, image: Pair) -> Pair:
@@ -219,7 +219,7 @@ class LayerPlan:
         count, size = len(self._layers), float(np.linalg.norm(self.kernel))
         if size == 0.0:
             raise ValueError("the relative sensitivity of a zero kernel is undefined; use relative=False")
-        return total / size ** (2 * (count - 1) / count)
+        return float(total / size ** (2 * (count - 1) / count))
 
     @cached_property
     def _layers(self) -> list[tuple[Convolution, bool]]:

@@ -150,7 +150,7 @@ class _Search:
         """The decomposition of a kernel, weighted on its way in and out."""
         target = tensor if self.weights is None else _in_modes(tensor, self.weights)
         if method in ("svd", "tucker2"):
-            model = best_matrix(target, rank) if method == "svd" else best_tucker2(target, rank)
+            model: Model = best_matrix(target, rank) if method == "svd" else best_tucker2(target, rank)
         else:
             kind: type[Model] = {"tc": TensorChain, "btd": Sandwich}.get(method, CP)
             model = self._fitted(target, kind, rank)
@@ -193,7 +193,7 @@ class _Search:
 
 def best_matrix(matrix: Array, rank: int) -> CP:
     """The truncated SVD of a matrix as a CP of order 2."""
-    if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or not 1 <= rank <= min(matrix.shape):
+    if not 1 <= rank <= min(matrix.shape):
         raise ValueError(f"rank is {rank!r}; a matrix of shape {matrix.shape} needs 1 .. {min(matrix.shape)}")
     u, s, vh = np.linalg.svd(matrix, full_matrices=False)
     root = np.sqrt(s[:rank])

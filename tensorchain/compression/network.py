@@ -159,7 +159,7 @@ class Request:
         if (self.keep_macs is None) == (self.keep_params is None):
             raise ValueError("give one of keep_macs and keep_params, a share of the dense network such as 0.3")
         share = self.share
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0.0 < share <= 1.0:
+        if not 0.0 < share <= 1.0:
             raise ValueError(f"the share to keep is {share!r}; a number above 0, up to 1, is needed")
         if self.form not in FORMS:
             raise ValueError(f"form is {self.form!r}; {' or '.join(FORMS)} is needed")

@@ -5,8 +5,8 @@ the middle one for a chain in the "fold" form.  The last node writes the output 
 nodes, constants, names and metadata stay exactly as they were; weights that nothing reads any more are dropped.  Sizes
 of images come from ONNX's shape inference.
 
-What is left alone is named in the report: grouped and depthwise convolutions, weights that are computed or shared, kernels
-that are not 2-D, sizes that inference does not find, and every other operator.
+What is left alone is named in the report: grouped and depthwise convolutions, weights that are computed or shared,
+kernels that are not 2-D, sizes that inference does not find, and every other operator.
 
 The result passes `onnx.checker`.  Needs `pip install tensorchain[onnx]`.
 """

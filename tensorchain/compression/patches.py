@@ -87,4 +87,4 @@ def _root(matrix: Array, floor: float) -> Array:
     mean = float(values.mean())
     if not mean > 0.0:
         return np.eye(len(matrix))
-    return np.asarray(vectors * np.sqrt(np.maximum(values / mean, floor))) @ vectors.T
+    return np.asarray((vectors * np.sqrt(np.maximum(values / mean, floor))) @ vectors.T)

@@ -5,8 +5,8 @@ An integer grid of `bits` bits represents x by
     q = clip(round(x / step) + zero, low, high),      x^ = step (q - zero).
 
 *Symmetric* grids have zero = 0 and levels -L .. L with L = 2^(bits-1) - 1, so that products of weights and activations
-need no correction terms.  *Affine* grids use all 2^bits levels between the smallest and largest value; zero is always on
-the grid, since padding is exact only then.  There is one step for the whole array, or one for each channel.
+need no correction terms.  *Affine* grids use all 2^bits levels between the smallest and largest value; zero is always
+on the grid, since padding is exact only then.  There is one step for the whole array, or one for each channel.
 
 **Range.**  Few bits want outliers clipped:
 
@@ -62,7 +62,7 @@ class Quantizer:
     def integers(self, values: Array) -> Array:
         """The integers that represent `values`."""
         step, zero = self._along(self.step, values.ndim), self._along(self.zero, values.ndim)
-        return np.clip(np.rint(values / step) + zero, self.low, self.high).astype(np.int64)
+        return np.asarray(np.clip(np.rint(values / step) + zero, self.low, self.high), dtype=np.int64)
 
     def values(self, integers: Array) -> Array:
         """What `integers` represent."""

@@ -1,9 +1,8 @@
 """Compress a PyTorch network: decomposed convolutions in place of dense ones.
 
-`compress` looks at every `Conv2d` and `Linear`, measures candidates for each (:mod:`tensorchain.compression.candidates`),
-chooses one for every layer under a budget for the whole network (:mod:`tensorchain.compression.allocation`), fits the chosen
-ranks with care and returns a copy of the network in which each layer is an `nn.Sequential` of plain layers, so that it
-can be trained, exported and run anywhere.
+`compress` looks at every `Conv2d` and `Linear`, chooses and fits decompositions under a budget for the whole network
+(:mod:`tensorchain.compression.network`) and returns a copy of the network in which each layer that changes is an
+`nn.Sequential` of plain layers, so that it can be trained, exported and run anywhere.
 
 The chain's layer has two forms.  "grouped" writes the shared kernel out for every group: plain convolutions, fastest in
 floating point.  "fold" moves the groups into the batch: the kernel is stored, and trained, once.

@@ -15,7 +15,7 @@ def fold_class() -> Any:
     """`ChannelFold(groups, back)`: groups of channels into the batch, or back."""
     from torch import Tensor, nn
 
-    class ChannelFold(nn.Module):
+    class ChannelFold(nn.Module):  # type: ignore[misc, unused-ignore]
         """(B, groups * C, H, W) to (B * groups, C, H, W), or back."""
 
         def __init__(self, groups: int, back: bool) -> None:
@@ -35,11 +35,11 @@ def fold_class() -> Any:
 
 @cache
 def fake_quantize_class() -> Any:
-    """`FakeQuantize(bits, axis)`: values on a grid in the forward pass, the identity inside its range in the backward."""
+    """`FakeQuantize(bits, axis)`: values on a grid going forward, the identity inside its range backward."""
     import torch
     from torch import Tensor, nn
 
-    class FakeQuantize(nn.Module):
+    class FakeQuantize(nn.Module):  # type: ignore[misc, unused-ignore]
         """Round to `step * (integer - zero)` with straight-through gradients."""
 
         def __init__(self, step: Tensor, zero: Tensor, low: int, high: int, axis: int | None) -> None:

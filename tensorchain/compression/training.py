@@ -5,7 +5,7 @@ layers have moved them; that alone brings back much.  Then a few epochs of stoch
 
     loss + weight * mean over replaced layers of SS(layer) / SS(layer at the start),
 
-with SS the sensitivity of :mod:`tensorchain.compression.conv`, here with a gradient: factors that can be rounded stay so.
+with SS the sensitivity of :mod:`tensorchain.compression.conv`, here with a gradient: what can be rounded stays so.
 
 **Quantization-aware training.**  Weights and inputs of every convolution and linear layer pass through `FakeQuantize`:
 they lie on an integer grid, and the gradient passes through the rounding (straight through) but not through clipping.
@@ -106,7 +106,7 @@ def restore(
     """
     import torch
 
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+    if epochs < 0:
         raise ValueError(f"epochs is {epochs!r}; an integer >= 0 is needed")
     if not (rate > 0.0 and sensitivity >= 0.0):
         raise ValueError(f"rate is {rate!r} and sensitivity {sensitivity!r}; rate > 0, sensitivity >= 0 are needed")

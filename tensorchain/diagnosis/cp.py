@@ -58,8 +58,7 @@ def component_norms(model: Model) -> Array:
     Examples
     --------
     >>> import numpy as np, tensorchain as tc
-    >>> from tensorchain.diagnosis import component_norms
-    >>> component_norms(tc.CP([np.array([[3.0, 1.0], [4.0, 0.0]])] * 3))
+    >>> tc.component_norms(tc.CP([np.array([[3.0, 1.0], [4.0, 0.0]])] * 3))
     array([125.,   1.])
     """
     unit, exponents = unit_blocks(_checked(model))
@@ -87,12 +86,11 @@ def congruences(model: Model, modes: Sequence[int] | None = None) -> Array:
     Examples
     --------
     >>> import numpy as np, tensorchain as tc
-    >>> from tensorchain.diagnosis import congruences
     >>> A = np.array([[1.0, -0.6], [0.0, 0.8]])
-    >>> congruences(tc.CP([A, A, A]), modes=[0])
+    >>> tc.congruences(tc.CP([A, A, A]), modes=[0])
     array([[ 1. , -0.6],
            [-0.6,  1. ]])
-    >>> congruences(tc.CP([A, A, A]))
+    >>> tc.congruences(tc.CP([A, A, A]))
     array([[ 1.   , -0.216],
            [-0.216,  1.   ]])
     """
@@ -130,9 +128,8 @@ def core_consistency(tensor: Any, model: Model, *, normalised: bool = False) -> 
     Examples
     --------
     >>> import numpy as np, tensorchain as tc
-    >>> from tensorchain.diagnosis import core_consistency
     >>> planted = tc.datasets.exact_cp((6, 5, 4), 2, np.random.default_rng(0))
-    >>> round(core_consistency(planted.tensor, planted.model), 6)
+    >>> round(tc.core_consistency(planted.tensor, planted.model), 6)
     100.0
     """
     door = as_tensor(tensor)
@@ -199,10 +196,9 @@ def factor_match_score(model: Model, reference: Model, *, weights: bool = True) 
     Examples
     --------
     >>> import numpy as np, tensorchain as tc
-    >>> from tensorchain.diagnosis import factor_match_score
     >>> cp = tc.CP.random((5, 4, 3), 2, rng=0)
     >>> swapped = tc.CP([factor[:, ::-1] for factor in cp.factors])
-    >>> match = factor_match_score(swapped, cp)
+    >>> match = tc.factor_match_score(swapped, cp)
     >>> round(match.score, 12), match.order
     (1.0, (1, 0))
     """

@@ -146,12 +146,11 @@ def diagnose(
     Examples
     --------
     >>> import numpy as np, tensorchain as tc
-    >>> from tensorchain.diagnosis import diagnose
     >>> rng = np.random.default_rng(0)
     >>> good = tc.datasets.exact_chain((5, 6, 7), (2, 3, 2), rng)
-    >>> diagnose(good.model, good.tensor).verdict.name
+    >>> tc.diagnose(good.model, good.tensor).verdict.name
     'HEALTHY'
-    >>> bad = diagnose(tc.datasets.bad_gauge(good.model, 100.0, rng))
+    >>> bad = tc.diagnose(tc.datasets.bad_gauge(good.model, 100.0, rng))
     >>> bad.verdict.name, bad.cure
     ('BADLY_GAUGED', 'model = tc.optimal_gauge(model)')
     """

@@ -84,7 +84,7 @@ class DegeneracyProfile:
                 f"error {error:g} was asked for, and the {self.name} of rank {self.rank} reaches "
                 f"{self.error.min():.4g}: raise the rank"
             )
-        return self.models[reached[np.argmin(self.sensitivity[reached])]]
+        return self.models[int(reached[np.argmin(self.sensitivity[reached])])]
 
     def plot(self, ax: Axes | None = None) -> Any:
         """Error against sensitivity; returns the axes."""
@@ -128,9 +128,8 @@ def degeneracy_profile(
     Examples
     --------
     >>> import tensorchain as tc
-    >>> from tensorchain.diagnosis import degeneracy_profile
     >>> T = tc.datasets.inverse_radius(order=3, size=6)
-    >>> one, two = degeneracy_profile(T, "cp", [1, 2], rng=0)
+    >>> one, two = tc.degeneracy_profile(T, "cp", [1, 2], rng=0)
     >>> bool(one.error[-1] > 10 * two.error[-1]), two.slope < 0.1
     (True, True)
     """

@@ -37,10 +37,9 @@ def add_products(target: Array, k: int, indices: Array, values: Array, factors: 
     Shapes: target (I_k, R), indices (Z, N), values (Z,), factors (I_n, R) for every mode, conjugated.
     """
     order, width = indices.shape[1], target.shape[1]
-    first = 1 if k == 0 else 0
-    last = order - 2 if k == order - 1 else order - 1
     if order == 3:
         # Without a row in between the loop runs half as fast again.
+        first, last = 1 if k == 0 else 0, 1 if k == 2 else 2
         for z in range(len(values)):
             line, value = target[np.uint64(indices[z, k])], values[z]
             one, two = factors[first][np.uint64(indices[z, first])], factors[last][np.uint64(indices[z, last])]

@@ -140,7 +140,7 @@ class _Search:
         total = 0.0
         for grams, metrics in zip(self.grams, self.metrics, strict=True):
             for gram, metric in zip(grams, metrics, strict=True):
-                total += float((_traced(gram, metric, 0) @ metric[0]).real)
+                total += float((_traced(gram, metric, 0) @ metric[0] if metric else gram).real)
         return total
 
     def applied(self, model: AnyModel) -> AnyModel:

@@ -43,7 +43,7 @@ def models(window, rng):
 
 def twin(kernel, bias, geometry, images):
     """The convolution by scalar loops."""
-    outputs, inputs, rows, columns = kernel.shape
+    outputs, _, rows, columns = kernel.shape
     (top, bottom), (left, right) = geometry.padding
     height = (images.shape[2] + top + bottom - geometry.dilation[0] * (rows - 1) - 1) // geometry.stride[0] + 1
     width = (images.shape[3] + left + right - geometry.dilation[1] * (columns - 1) - 1) // geometry.stride[1] + 1

@@ -166,7 +166,7 @@ def test_files_are_read_and_damaged_ones_refused(tmp_path):
     for name, content in (("empty", b""), ("noise", bytes(range(256)) * 9), ("cut", path.read_bytes()[:-200])):
         broken = tmp_path / name
         broken.write_bytes(content)
-        with pytest.raises(ValueError, match="no ONNX model|not valid|no convolution"):
+        with pytest.raises(ValueError, match=r"no ONNX model|not valid|no convolution"):
             compress_onnx(broken, keep_macs=0.5)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from tensorchain.diagnosis import (
     SensitivityPath,
     Thresholds,
     Verdict,
-    degeneracy_profile,
     diagnose,
     measure,
 )
@@ -33,8 +31,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def cured(diagnosis: Diagnosis, tensor: Any, model: Any) -> dict[str, Any]:
     """Run the code of the cure and return what it defines."""
-    package = SimpleNamespace(**{**vars(tc), "degeneracy_profile": degeneracy_profile})
-    names = {"tc": package, "T": tensor, "model": model, "diagnosis": diagnosis}
+    names = {"tc": tc, "T": tensor, "model": model, "diagnosis": diagnosis}
     exec(diagnosis.cure, names)
     return names
 
