@@ -100,6 +100,18 @@ class TestHostileFiles:
         with pytest.raises(FileNotFoundError):
             tc.load(tmp_path / "nothing.npz")
 
+    def test_a_lost_block(self, tmp_path: Path) -> None:
+        # What is left is a chain as well: only the file can tell that it is not the one that was saved.
+        tc.TensorChain.random((3, 4, 2), 2, 0).save(tmp_path / "whole.npz")
+        with np.load(tmp_path / "whole.npz") as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        last = arrays.pop("block_2")
+        np.savez(tmp_path / "lost.npz", **arrays)
+        np.savez(tmp_path / "renamed.npz", clock_2=last, **arrays)
+        for name in ("lost", "renamed"):
+            with pytest.raises(ValueError, match=name):
+                tc.load(tmp_path / f"{name}.npz")
+
     def test_a_shape_beyond_all_memory(self, tmp_path: Path) -> None:
         # The header of the array claims 8e18 bytes; the data are not there.
         claim = io.BytesIO()

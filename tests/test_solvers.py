@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 import tensorchain as tc
 from tensorchain.solvers.als import PenaltyFamily
 from tensorchain.solvers.krylov import conjugate_gradients
-from tests.cases import THREE, Case, chain_case, cp_case, four_models, gaussian, relative
+from tests.cases import SOLVED, Case, chain_case, cp_case, four_models, gaussian, relative
 from tests.solver_contract import SOLVERS, SolverContract, few, fit_of, noisy
 
-COMPLEX = [case.as_type("complex128") for case in THREE]
+COMPLEX = [case.as_type("complex128") for case in SOLVED]
 ORDERS = [four_models(2)[0], four_models(2)[3], *four_models(4)[1:], cp_case((3, 2, 2, 3, 2), 2)]
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-@pytest.mark.parametrize("case", [*THREE, COMPLEX[3]], ids=str)
+@pytest.mark.parametrize("case", [*SOLVED, COMPLEX[3]], ids=str)
 class TestSolvers(SolverContract):
     """Order 3."""
 
@@ -35,7 +35,7 @@ class TestOtherOrdersAndDtypes:
         assert fit.error < 0.06
         assert fit_of(case, solver, T, callback=few).error < 1.0
 
-    @pytest.mark.parametrize("case", THREE, ids=str)
+    @pytest.mark.parametrize("case", SOLVED, ids=str)
     def test_float32(self, case: Case, solver: Any) -> None:
         T, _, start = noisy(case)
         single = T.astype(np.float32)
@@ -56,7 +56,7 @@ class TestOtherOrdersAndDtypes:
         turned = fit_of(case, solver, 1j * T, init=start.with_matrix(0, 1j * start.matrices[0]))
         assert turned.error == pytest.approx(fit.error, rel=1e-5)
 
-    @pytest.mark.parametrize("case", THREE, ids=str)
+    @pytest.mark.parametrize("case", SOLVED, ids=str)
     @pytest.mark.parametrize("exponent", [-6, 12])
     def test_the_solution_scales_with_the_tensor(self, case: Case, solver: Any, exponent: int) -> None:
         # Powers of two commute with rounding, so the runs are the same but for the normalisation.
@@ -72,7 +72,7 @@ class TestOtherOrdersAndDtypes:
 
 class TestWarmStart:
     def test_a_complex_start_of_a_real_tensor_stays_complex(self) -> None:
-        T = THREE[0].tensor()
+        T = SOLVED[0].tensor()
         start = COMPLEX[0].model()
         fit = tc.decompose(T, init=start, solver=tc.ALS(max_iter=5))
         assert fit.model.dtype == np.complex128
@@ -81,10 +81,10 @@ class TestWarmStart:
     def test_a_complex_tensor_from_a_real_start(self) -> None:
         T = COMPLEX[0].tensor()
         for solver in SOLVERS.values():
-            fit = tc.decompose(T, init=THREE[0].model(), solver=solver, callback=few)
+            fit = tc.decompose(T, init=SOLVED[0].model(), solver=solver, callback=few)
             assert fit.error == pytest.approx(relative(fit.model.full(), T), rel=1e-9)
 
-    @pytest.mark.parametrize("case", THREE, ids=str)
+    @pytest.mark.parametrize("case", SOLVED, ids=str)
     @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
     def test_a_start_that_is_zero(self, case: Case, solver: Any) -> None:
         T = case.tensor()
@@ -96,7 +96,7 @@ class TestWarmStart:
             assert fit.error <= 1.0 + 1e-12
 
     def test_a_lopsided_start(self) -> None:
-        case = THREE[3]
+        case = SOLVED[3]
         T, _, start = noisy(case)
         first, *rest, last = start.matrices
         for size in (1e100, 1e-140):
@@ -112,7 +112,7 @@ class TestMonotone:
             fit = fit_of(case, tc.ALS(max_iter=60, tol=0.0), case.tensor(seed), rng=seed)
             assert np.all(np.diff(fit.history.error) <= 0.0)
 
-    @pytest.mark.parametrize("case", THREE, ids=str)
+    @pytest.mark.parametrize("case", SOLVED, ids=str)
     def test_it_never_rises_at_rounding_level(self, case: Case) -> None:
         truth = case.model(1)
         rng = np.random.default_rng(0)
@@ -121,7 +121,7 @@ class TestMonotone:
         assert np.all(np.diff(fit.history.error) <= 0.0)
         assert fit.error < 1e-8
 
-    @pytest.mark.parametrize("case", THREE, ids=str)
+    @pytest.mark.parametrize("case", SOLVED, ids=str)
     def test_lm_never_raises_its_objective_at_one_penalty(self, case: Case) -> None:
         T = case.tensor() / np.linalg.norm(case.tensor())
         for constraint in (None, tc.Penalty(1e-3), tc.SensitivityBound(20.0)):
@@ -151,7 +151,7 @@ class TestStationarity:
     SHARP: tuple[Any, ...] = (tc.ALS(max_iter=3000, tol=1e-13), tc.LM(max_iter=500, tol=1e-13), tc.Continuation())
 
     @pytest.mark.parametrize("solver", SHARP, ids=SOLVERS)
-    @pytest.mark.parametrize("case", [*THREE, *COMPLEX], ids=str)
+    @pytest.mark.parametrize("case", [*SOLVED, *COMPLEX], ids=str)
     def test_penalised(self, case: Case, solver: Any) -> None:
         T, truth, start = noisy(case)
         weight = 0.05 * np.linalg.norm(T) ** 2 / truth.sensitivity()
@@ -163,7 +163,7 @@ class TestStationarity:
 
     @pytest.mark.parametrize("kind", ["sensitivity", "error"])
     @pytest.mark.parametrize("solver", SHARP[1:], ids=["lm", "path"])
-    @pytest.mark.parametrize("case", THREE, ids=str)
+    @pytest.mark.parametrize("case", SOLVED, ids=str)
     def test_bounded(self, case: Case, solver: Any, kind: str) -> None:
         T, truth, start = noisy(case)
         bound = tc.SensitivityBound(0.7 * truth.sensitivity()) if kind == "sensitivity" else tc.ErrorBound(0.2)
@@ -189,14 +189,14 @@ def gradients(T: Any, model: Any) -> tuple[Any, Any]:
 class TestBounds:
     @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
     def test_a_bound_that_does_not_bind_changes_nothing_much(self, solver: Any) -> None:
-        case = THREE[3]
+        case = SOLVED[3]
         T, truth, start = noisy(case)
         free = fit_of(case, solver, T, init=start)
         loose = fit_of(case, solver, T, init=start, constraint=tc.SensitivityBound(100 * truth.sensitivity()))
         assert loose.error == pytest.approx(free.error, rel=1e-3)
 
     @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-    @pytest.mark.parametrize("case", THREE, ids=str)
+    @pytest.mark.parametrize("case", SOLVED, ids=str)
     def test_bounds_from_random_starts(self, case: Case, solver: Any) -> None:
         T = case.tensor()
         fit = fit_of(case, solver, T, constraint=tc.SensitivityBound(20.0), rng=1)
@@ -207,7 +207,7 @@ class TestBounds:
 
     @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
     def test_tighter_bounds_cost_more(self, solver: Any) -> None:
-        case = THREE[0]
+        case = SOLVED[0]
         T, truth, start = noisy(case)
         limits = [share * truth.sensitivity() for share in (0.9, 0.5, 0.2)]
         errors = [fit_of(case, solver, T, init=start, constraint=tc.SensitivityBound(s)).error for s in limits]
@@ -226,7 +226,7 @@ class TestBounds:
 
 
 class TestKrylov:
-    @pytest.mark.parametrize("case", [*THREE, *COMPLEX], ids=str)
+    @pytest.mark.parametrize("case", [*SOLVED, *COMPLEX], ids=str)
     def test_it_reaches_the_solution_of_the_dense_solver(self, case: Case) -> None:
         T, truth, start = noisy(case)
         weight = 0.05 * np.linalg.norm(T) ** 2 / truth.sensitivity()
@@ -235,7 +235,7 @@ class TestKrylov:
             krylov = fit_of(case, tc.LM(max_iter=400, dense_limit=0), T, init=start, constraint=constraint)
             assert krylov.error == pytest.approx(dense.error, rel=1e-4)
 
-    @pytest.mark.parametrize("case", [*THREE, *COMPLEX], ids=str)
+    @pytest.mark.parametrize("case", [*SOLVED, *COMPLEX], ids=str)
     def test_conjugate_gradients_against_a_direct_solve(self, case: Case) -> None:
         model = case.model()
         door = tc.Dense(case.tensor())
@@ -256,7 +256,7 @@ class TestKrylov:
 
 class TestStarts:
     def test_the_table(self) -> None:
-        case = THREE[3]
+        case = SOLVED[3]
         fit = fit_of(case, tc.LM(max_iter=15), starts=5)
         assert len(fit.starts) == 5
         assert fit.error == min(start.error for start in fit.starts)
@@ -265,9 +265,9 @@ class TestStarts:
         assert fit_of(case, tc.LM(max_iter=15)).starts == ()
 
     def test_each_start_is_its_own(self) -> None:
-        fit = fit_of(THREE[0], tc.ALS(max_iter=5), starts=6)
+        fit = fit_of(SOLVED[0], tc.ALS(max_iter=5), starts=6)
         assert len({start.error for start in fit.starts}) == 6
-        first = fit_of(THREE[0], tc.ALS(max_iter=5), starts=1)
+        first = fit_of(SOLVED[0], tc.ALS(max_iter=5), starts=1)
         assert fit.starts[0].error == first.error
 
     @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
@@ -277,8 +277,8 @@ class TestStarts:
         ids=["free", "penalty", "sensitivity", "error"],
     )
     def test_the_best_start_has_the_least_merit(self, constraint: Any, scale: float) -> None:
-        T = scale * THREE[0].tensor()
-        fit = fit_of(THREE[0], tc.LM(max_iter=6), T, constraint=constraint, starts=6, rng=1)
+        T = scale * SOLVED[0].tensor()
+        fit = fit_of(SOLVED[0], tc.LM(max_iter=6), T, constraint=constraint, starts=6, rng=1)
         size = np.linalg.norm(T)
 
         def merit(start: Any) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import pytest
 
 import tensorchain as tc
 from tensorchain.fit import StopReason
-from tests.cases import THREE, Case, chain_case, relative
+from tests.cases import SOLVED, Case, chain_case, relative
 from tests.solver_contract import SOLVERS, fit_of, near, noisy
 
 ALL_SOLVERS = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
@@ -26,12 +26,12 @@ def check(fit: tc.Fit, T: Any, reason: StopReason) -> None:
 class TestSuccess:
     @pytest.mark.parametrize("solver", [tc.ALS(max_iter=5000), *list(SOLVERS.values())[1:]], ids=SOLVERS)
     def test_exact(self, solver: Any) -> None:
-        truth, start = near(THREE[0], 1e-3)
+        truth, start = near(SOLVED[0], 1e-3)
         T = truth.full()
-        check(fit_of(THREE[0], solver, T, init=start), T, StopReason.EXACT)
+        check(fit_of(SOLVED[0], solver, T, init=start), T, StopReason.EXACT)
 
     @pytest.mark.parametrize("solver", [tc.ALS(max_iter=5000), *list(SOLVERS.values())[1:]], ids=SOLVERS)
-    @pytest.mark.parametrize("case", THREE, ids=str)
+    @pytest.mark.parametrize("case", SOLVED, ids=str)
     def test_converged(self, case: Case, solver: Any) -> None:
         T, _, start = noisy(case)
         check(fit_of(case, solver, T, init=start), T, StopReason.CONVERGED)
@@ -40,16 +40,16 @@ class TestSuccess:
 class TestLimits:
     @pytest.mark.parametrize("solver", [tc.ALS(max_iter=2), tc.LM(max_iter=2)], ids=["als", "lm"])
     def test_iterations(self, solver: Any) -> None:
-        T = THREE[3].tensor()
-        fit = fit_of(THREE[3], solver, T)
+        T = SOLVED[3].tensor()
+        fit = fit_of(SOLVED[3], solver, T)
         check(fit, T, StopReason.ITERATION_LIMIT)
         assert fit.iterations == 2
         assert "max_iter" in repr(fit)
 
     @ALL_SOLVERS
     def test_time(self, solver: Any) -> None:
-        T = THREE[3].tensor()
-        check(fit_of(THREE[3], solver, T, max_seconds=1e-9), T, StopReason.TIME_LIMIT)
+        T = SOLVED[3].tensor()
+        check(fit_of(SOLVED[3], solver, T, max_seconds=1e-9), T, StopReason.TIME_LIMIT)
 
     @ALL_SOLVERS
     def test_time_over_many_starts(self, solver: Any) -> None:
@@ -68,8 +68,8 @@ class TestLimits:
             seen.append(iterate)
             return len(seen) == 3
 
-        T = THREE[3].tensor()
-        fit = fit_of(THREE[3], solver, T, callback=third, starts=4)
+        T = SOLVED[3].tensor()
+        fit = fit_of(SOLVED[3], solver, T, callback=third, starts=4)
         check(fit, T, StopReason.CALLBACK)
         assert [iterate.iteration for iterate in seen] == [0, 1, 2]
         assert seen[0].seconds <= seen[1].seconds <= seen[2].seconds
@@ -78,7 +78,7 @@ class TestLimits:
 
     @ALL_SOLVERS
     def test_a_callback_sees_the_figures_of_its_model(self, solver: Any) -> None:
-        T = THREE[3].tensor()
+        T = SOLVED[3].tensor()
         unit = T / np.linalg.norm(T)
 
         def verify(iterate: tc.Iterate) -> bool:
@@ -86,7 +86,7 @@ class TestLimits:
             assert iterate.sensitivity == pytest.approx(iterate.model.sensitivity(), rel=1e-9)
             return iterate.iteration >= 10
 
-        fit_of(THREE[3], solver, T, callback=verify)
+        fit_of(SOLVED[3], solver, T, callback=verify)
 
     @ALL_SOLVERS
     def test_control_c(self, solver: Any) -> None:
@@ -94,8 +94,8 @@ class TestLimits:
             if iterate.iteration == 3:
                 raise KeyboardInterrupt
 
-        T = THREE[3].tensor()
-        fit = fit_of(THREE[3], solver, T, callback=interrupt, starts=5)
+        T = SOLVED[3].tensor()
+        fit = fit_of(SOLVED[3], solver, T, callback=interrupt, starts=5)
         check(fit, T, StopReason.INTERRUPTED)
         assert len(fit.history) == 4
 
@@ -105,16 +105,16 @@ class TestLimits:
             raise RuntimeError("mine")
 
         with pytest.raises(RuntimeError, match="mine"):
-            fit_of(THREE[3], solver, callback=broken)
+            fit_of(SOLVED[3], solver, callback=broken)
 
 
 class TestTrouble:
     @ALL_SOLVERS
     def test_infeasible(self, solver: Any) -> None:
-        T = THREE[0].tensor()
+        T = SOLVED[0].tensor()
         solver = tc.ALS(max_iter=3000) if isinstance(solver, tc.ALS) else solver
-        free = fit_of(THREE[0], solver, T)
-        fit = fit_of(THREE[0], solver, T, constraint=tc.ErrorBound(0.3 * free.error))
+        free = fit_of(SOLVED[0], solver, T)
+        fit = fit_of(SOLVED[0], solver, T, constraint=tc.ErrorBound(0.3 * free.error))
         check(fit, T, StopReason.INFEASIBLE)
         # The nearest model is returned: not far from the best there is.
         assert fit.error < 1.05 * free.error
@@ -131,7 +131,7 @@ class TestTrouble:
 
     @ALL_SOLVERS
     def test_a_start_that_overflows(self, solver: Any) -> None:
-        case = THREE[3]
+        case = SOLVED[3]
         start = case.model()
         wild = start.with_matrices([matrix * 1e120 for matrix in start.matrices])
         with pytest.raises(ValueError, match="init"):
@@ -149,8 +149,8 @@ class TestTrouble:
                 yield tc.Iterate(wild, problem.tensor.residual_norm(wild), wild.sensitivity())
                 return StopReason.CONVERGED
 
-        T = THREE[0].tensor()
-        fit = fit_of(THREE[0], Runaway(), T)
+        T = SOLVED[0].tensor()
+        fit = fit_of(SOLVED[0], Runaway(), T)
         check(fit, T, StopReason.NON_FINITE)
         assert len(fit.history) == 1
 
@@ -164,8 +164,8 @@ class TestTrouble:
                 honest = super().residual(model)
                 return type(honest)(honest.norm, lambda: [-block for block in honest.gradient])
 
-        T = THREE[0].tensor()
-        fit = fit_of(THREE[0], tc.LM(), Wrong(T))
+        T = SOLVED[0].tensor()
+        fit = fit_of(SOLVED[0], tc.LM(), Wrong(T))
         check(fit, T, StopReason.STALLED)
 
 

@@ -258,7 +258,7 @@ def _state(rng: np.random.Generator) -> np.random.RandomState:
 def _cp_als(problem: Problem, tensor: Array, rng: np.random.Generator, seconds: float) -> Outcome:
     import pyttb
 
-    start = pyttb.ktensor([rng.standard_normal((size, problem.rank)) for size in tensor.shape])
+    start = pyttb.ktensor([np.asfortranarray(rng.standard_normal((size, problem.rank))) for size in tensor.shape])
     result, _, output = pyttb.cp_als(
         pyttb.tensor(tensor), problem.rank, stoptol=_TOLERANCE, maxiters=_ITERATIONS, init=start, printitn=0
     )
@@ -270,7 +270,7 @@ def _gcp_opt(problem: Problem, tensor: Array, rng: np.random.Generator, seconds:
     from pyttb.gcp.handles import Objectives
     from pyttb.gcp.optimizers import LBFGSB
 
-    start = pyttb.ktensor([rng.standard_normal((size, problem.rank)) for size in tensor.shape])
+    start = pyttb.ktensor([np.asfortranarray(rng.standard_normal((size, problem.rank))) for size in tensor.shape])
     result, *_ = pyttb.gcp_opt(
         pyttb.tensor(tensor), problem.rank, objective=Objectives.GAUSSIAN, init=start, printitn=0,
         optimizer=LBFGSB(maxiter=_ITERATIONS, maxfun=4 * _ITERATIONS, factr=10.0, pgtol=1e-12),

@@ -9,6 +9,7 @@ from tensorchain.compression.conv import Convolution, Fold, Geometry, LayerPlan,
 from tensorchain.compression.fitting import METHODS, KernelFit, fit_kernel
 from tensorchain.compression.network import LayerReport, Report, Request, Site, plan_network
 from tensorchain.compression.onnx_graph import compress_onnx
+from tensorchain.compression.onnx_int8 import quantize_onnx
 from tensorchain.compression.patches import PatchCovariance
 from tensorchain.compression.plans import kernel_tensor, plan_of, tensor_kernel
 from tensorchain.compression.quantize import Quantizer, from_range, quantizer
@@ -49,6 +50,7 @@ __all__ = [
     "plan_network",
     "plan_of",
     "quantize",
+    "quantize_onnx",
     "quantizer",
     "recalibrate",
     "restore",

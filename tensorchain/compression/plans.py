@@ -7,9 +7,9 @@ A kernel W (T, S, D1, D2) is decomposed as the tensor (S, D1 D2, T) or (S, D1, D
 | CP, order 3              | S -> R, depthwise D1 x D2, R -> T                             | R (S + D1 D2 + T)        |
 | CP, order 4              | S -> R, depthwise D1 x 1, depthwise 1 x D2, R -> T            | R (S + D1 + D2 + T)      |
 | Tucker-2 (a, b)          | S -> a, D1 x D2 from a to b, b -> T                           | S a + D1 D2 a b + b T    |
-| Tucker-2, CP of its core | S -> a -> R, depthwise, R -> b -> T  | S a + R(a + D1 D2 + b) + b T |
+| Tucker-2, CP of its core | S -> a -> R, depthwise, R -> b -> T | S a + R (a + D1 D2 + b) + b T |
 | BTD, R terms (a, b)      | S -> R a, D1 x D2 in R groups from a to b, R b -> T           | R (S a + D1 D2 a b + b T) |
-| TC (R1, R2, R3)          | S -> R1 R2, D1 x D2 from R2 to R3 in R1 folds, R1 R3 -> T | R1 R2 S + D1 D2 R2 R3 + R1 R3 T |
+| TC (R1, R2, R3)          | S -> R1 R2, D1 x D2 from R2 to R3 in R1 folds, -> T | R1 R2 S + D1 D2 R2 R3 + R1 R3 T |
 | SVD, 1 x 1 kernels       | S -> R, R -> T                                                | R (S + T)                |
 
 Source: design of the layers in Phan et al., "Stable low-rank tensor decomposition for compression of convolutional

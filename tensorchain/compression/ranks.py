@@ -1,8 +1,9 @@
 """Ranks from the data: how many components of a matrix stand out of its noise.
 
 **Empirical variational Bayes matrix factorisation (EVBMF).**  An L x M matrix (L <= M) is modelled as B A' plus
-Gaussian noise of variance v, with Gaussian priors on the columns of A and B, whose variances are learnt.  The minimum of the
-variational free energy is known in closed form: it keeps the singular value s exactly if x = s^2 / (M v) is above
+Gaussian noise of variance v, with Gaussian priors on the columns of A and B, whose variances are learnt.  The minimum
+of the variational free energy is known in closed form: it keeps the singular value s exactly if x = s^2 / (M v) is
+above
 
     x_ = (1 + tau_)(1 + alpha / tau_),   alpha = L / M,   tau_ the root of  phi(tau) + phi(tau / alpha),
     phi(z) = log(1 + z) / z - 1/2,

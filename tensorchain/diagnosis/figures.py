@@ -50,7 +50,9 @@ SPECTRUM_LIMIT = 1500
 NULL = 1e-7
 """Singular values below this share of the largest one are null: what J^H J resolves in double precision."""
 _SMALL_TENSOR = 1 << 20
-"""Entries of X up to which its norm is taken from X itself (8 MB in double)."""
+"""Entries of X up to which its norm may be taken from X itself (8 MB in double)."""
+_RESOLVED = 1e-8
+"""Share of the uncancelled ||X||^2 down to which the moments give ||X||^2 to eight digits."""
 _GAUGE_TOL = 1e-3
 _GAUGE_CYCLES = 30
 
@@ -184,18 +186,24 @@ def cancellation(model: Model, size: float | None = None) -> float:
     (0.5, True)
     """
     size = tensor_norm(model) if size is None else size
+    return _uncancelled(model) / size**2
+
+
+def _uncancelled(model: Model) -> float:
+    """||X||^2 if its terms were uncorrelated."""
     terms = [
         kernels.norm(matrix) ** 2 * float(np.trace(model.gram(k)).real) / matrix.shape[1]
         for k, matrix in enumerate(model.matrices)
     ]
-    return math.fsum(terms) / (len(terms) * size**2)
+    return math.fsum(terms) / len(terms)
 
 
 def tensor_norm(model: Model) -> float:
-    """||X||, from X itself while it is small: the moments lose it where terms cancel to below 1e-8 of their size."""
-    if math.prod(model.shape) <= _SMALL_TENSOR:
-        return kernels.norm(model.full())
-    return model.norm()
+    """||X||, from X itself where its terms cancel so much that the moments lose it, and X is small enough."""
+    size = model.norm()
+    if size**2 > _RESOLVED * _uncancelled(model) or math.prod(model.shape) > _SMALL_TENSOR:
+        return size
+    return kernels.norm(model.full())
 
 
 def _rounding_error(unit: Model, bits: int) -> float:

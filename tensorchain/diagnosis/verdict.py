@@ -13,8 +13,8 @@ With the tensor:
 Without it the first two questions become one: is the cancellation chi `cancellation` or more?  A tame model with such
 cancellation is possible (near the border of the set of models), so this DIVERGING is a suspicion, and says so.
 
-The thresholds were chosen on the tuning seeds of benchmarks/degeneracy/labelled.py and judged on others; the figures
-of healthy and of ill models there lie a factor of two or more on either side, see the table it prints.
+The thresholds were chosen between the figures of healthy and of ill models on the tuning seeds of
+benchmarks/degeneracy/labelled.py, which prints both sides, and judged on other seeds.
 """
 
 from __future__ import annotations

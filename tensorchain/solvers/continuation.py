@@ -113,7 +113,7 @@ class Continuation:
     def _cycles(self, problem: Problem) -> int:
         bounded = isinstance(problem.constraint, (SensitivityBound, ErrorBound))
         if not problem.warm:
-            return min(self.cycles, len(_RUNGS)) if bounded else self.cycles
+            return self.cycles
         return 1 + len(_RUNGS) if bounded else 1
 
     def _depart(

@@ -1,0 +1,73 @@
+"""A few fibers and entries of a tensor, for solvers that do not read all of it.
+
+`fibers` reads whole lines of a tensor along one mode, `values_at` single entries.  Doors that can be read in any order
+have them: arrays in memory, memory-mapped files and dask arrays.  Another door joins with
+
+    @fibers.register
+    def _(door: MyDoor, mode, positions): ...
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+
+from tensorchain.kernels import Array
+from tensorchain.tensors.base import Tensor
+from tensorchain.tensors.dense import Dense
+from tensorchain.tensors.lazy import Lazy
+
+
+@singledispatch
+def fibers(door: Tensor, mode: int | None, positions: Array) -> Array:
+    """Fibers of a tensor along a mode.
+
+    Parameters
+    ----------
+    door : door to an array that can be read in any order.
+    mode : the mode along which the fibers run, or None for single entries.
+    positions : integers (S, N), where they lie along the other modes; column `mode` is not read.
+
+    Returns
+    -------
+    (S, I_n), or (S, 1) without a mode.
+
+    Raises
+    ------
+    TypeError for doors that cannot be read in any order.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> T = Dense(np.arange(12.0).reshape(3, 4))
+    >>> fibers(T, 0, np.array([[0, 1], [0, 3]]))
+    array([[ 1.,  5.,  9.], [ 3.,  7., 11.]])
+    """
+    raise TypeError(
+        f"a {type(door).__name__} tensor cannot be sampled: most of its entries are zero, missing or elsewhere; "
+        "use another solver, such as ALS()"
+    )
+
+
+@fibers.register
+def _(door: Dense, mode: int | None, positions: Array) -> Array:
+    return _picked(door.array, mode, positions) * door.scale
+
+
+@fibers.register
+def _(door: Lazy, mode: int | None, positions: Array) -> Array:
+    picked = _picked(getattr(door.source_array, "vindex", door.source_array), mode, positions)
+    return np.asarray(picked, dtype=door.dtype) * door.scale
+
+
+def _picked(array: Any, mode: int | None, positions: Array) -> Any:
+    """Entries (S, 1) or fibers (S, I_n); an axis that is sliced between picked ones comes last."""
+    index: list[Any] = list(positions.T)
+    if mode is None:
+        return array[tuple(index)][:, None]
+    index[mode] = slice(None)
+    picked = array[tuple(index)]
+    # NumPy puts the picked axis first, unless the sliced one lies before all others.
+    return picked.T if mode == 0 and hasattr(array, "dtype") and picked.shape[0] != len(positions) else picked

@@ -1,0 +1,12 @@
+"""Tests of an adapter belong to installations that have its library; see the extras of the package."""
+
+from importlib.util import find_spec
+
+NEEDS = {
+    "test_networks.py": ("torch", "safetensors", "PIL", "sklearn"),
+    "test_onnx.py": ("onnx", "onnxruntime"),
+    "test_onnx_command.py": ("onnx", "onnxruntime"),
+    "test_torch.py": ("torch",),
+}
+
+collect_ignore = [name for name, modules in NEEDS.items() if any(find_spec(module) is None for module in modules)]
