@@ -38,7 +38,7 @@ from tensorchain.stability import (
     sensitivity_gradient,
     worst_direction,
 )
-from tensorchain.tensors import Dense, Tensor
+from tensorchain.tensors import Dense, Device, Lazy, Masked, Sparse, Tensor
 
 __all__ = [
     "ALS",
@@ -50,15 +50,19 @@ __all__ = [
     "CramerRaoBounds",
     "DegeneracyProfile",
     "Dense",
+    "Device",
     "Diagnosis",
     "Direction",
     "ErrorBound",
     "Fit",
     "History",
     "Iterate",
+    "Lazy",
+    "Masked",
     "Model",
     "Penalty",
     "SensitivityBound",
+    "Sparse",
     "StopReason",
     "Tensor",
     "TensorChain",

@@ -1,4 +1,4 @@
-"""Chains with and without sensitivity control on a trained network, at equal ranks: what rounding does to both.
+"""Chains with and without sensitivity control on a trained network, at equal ranks: what rounding does to them.
 
 Every 3 x 3 convolution with S > 1 inputs becomes a chain of bonds (3, S / divide, T / divide).  For each variant: mean
 error and sensitivity of the kernels, then the accuracy in floating point and with the weights of the new layers rounded
@@ -24,9 +24,11 @@ from torch import nn
 
 from benchmarks.networks import data, train
 from tensorchain.compression import KernelFit, fit_kernel, module_of, quantize, recalibrate
-from tensorchain.compression.torch_layers import sites_of
+from tensorchain.compression.torch_layers import patch_covariances, sites_of
 
 BITS = (8, 6, 4)
+VARIANTS = {"plain": (False, False), "stabilised": (True, False), "output": (True, True)}
+"""Whether the sensitivity is controlled, and whether the error of the outputs is minimised."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--path", type=Path, help="folder of the data set's files")
     parser.add_argument("--divide", type=int, default=4, help="channels per bond (default 4)")
     parser.add_argument("--images", type=int, help="test images used; all by default")
+    parser.add_argument("--variants", nargs="+", choices=sorted(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-seconds", type=float, default=60.0, help="limit of each run of a fit")
     parser.add_argument("--json", type=Path, help="where to write the figures")
@@ -47,10 +50,11 @@ def main(arguments: list[str] | None = None) -> int:
     calibration = list(itertools.islice(train.loader(splits, "train", 250, np.random.default_rng(0)), 8))
     figures: dict[str, Any] = {"dense": {"accuracy": train.accuracy(net, splits), "test_images": len(splits.test)}}
     print(f"dense: {figures['dense']}", flush=True)
-    for name, stabilise in (("plain", False), ("stabilised", True)):
-        small, fits = compressed(net, calibration[0][0][:1], options, stabilise)
+    for name in options.variants:
+        small, fits = compressed(net, calibration, options, *VARIANTS[name])
         figures[name] = {
             "mean_error": float(np.mean([fit.error for fit in fits.values()])),
+            "mean_output_error": float(np.mean([fit.output_error for fit in fits.values()])),
             "median_sensitivity": float(np.median([fit.sensitivity for fit in fits.values()])),
             "accuracy_without_recalibration": train.accuracy(small, splits),
             "accuracy": accuracy(small, fits, splits, calibration, None),
@@ -65,18 +69,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def compressed(
-    net: nn.Module, example: torch.Tensor, options: argparse.Namespace, stabilise: bool
+    net: nn.Module, calibration: list[Any], options: argparse.Namespace, stabilise: bool, fit_output: bool
 ) -> tuple[nn.Module, dict[str, KernelFit]]:
     """The network with chains in it, and their fits."""
     small, fits = copy.deepcopy(net), {}
-    for site in sites_of(net, example):
+    sites = sites_of(net, calibration[0][0][:1])
+    covariances = patch_covariances(net, sites, calibration)
+    for site in sites:
         outputs, inputs, rows, _ = site.kernel.shape
         if rows != 3 or inputs < 2:
             continue
         rank = (3, max(2, inputs // options.divide), max(2, outputs // options.divide))
         fit = fit_kernel(
             site.kernel, "tc", rank, stabilise=stabilise, geometry=site.geometry, bias=site.bias,
-            rng=options.seed, max_seconds=options.max_seconds,
+            covariance=covariances[site.name], fit_output=fit_output, rng=options.seed, max_seconds=options.max_seconds,
         )  # fmt: skip
         fits[site.name] = fit
         parent, _, last = site.name.rpartition(".")

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ from tensorchain.kernels import Array
 
 _FLOATS = {1: np.float32, 11: np.float64}
 """ONNX's numbers of the types that are decomposed."""
+
+_FREE_CONSTANTS = 4
+"""From this IR version on constants need not be inputs of the graph, and those that are can be overridden."""
 
 
 def compress_onnx(
@@ -92,7 +95,9 @@ def sites_of(proto: Any) -> dict[int, tuple[Site, str]]:
     onnx = _onnx()
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
     fed = {value.name for value in proto.graph.input}
-    readers = Counter(name for node in proto.graph.node for name in node.input)
+    if proto.ir_version < _FREE_CONSTANTS:
+        fed -= set(constants)
+    readers = Counter(_reads(proto.graph))
     shapes = _shapes(proto)
     sites: dict[int, tuple[Site, str]] = {}
     for index, node in enumerate(proto.graph.node):
@@ -149,7 +154,7 @@ def _geometry(attributes: Mapping[str, Any], window: Pair, image: Pair) -> Geome
 def _rewrite(proto: Any, plans: Mapping[int, LayerPlan]) -> None:
     """Put the nodes of the plans in place of the old ones, in place; the rest is not touched."""
     graph = proto.graph
-    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    taken = {name for node in graph.node for name in (*node.output, node.name)} | set(_reads(graph))
     taken |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
     nodes, weights, old = [], [], set()
     for index, node in enumerate(graph.node):
@@ -163,7 +168,7 @@ def _rewrite(proto: Any, plans: Mapping[int, LayerPlan]) -> None:
     copies = [_copy(node) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
-    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    read = set(_reads(graph)) | {value.name for value in graph.output}
     unused = [k for k, tensor in enumerate(graph.initializer) if tensor.name in old and tensor.name not in read]
     for k in reversed(unused):
         del graph.initializer[k]
@@ -172,6 +177,19 @@ def _rewrite(proto: Any, plans: Mapping[int, LayerPlan]) -> None:
     for k in reversed([k for k, value in enumerate(graph.input) if value.name in gone]):
         del graph.input[k]
     graph.initializer.extend(weights)
+    if proto.ir_version < _FREE_CONSTANTS:
+        helper = _onnx().helper
+        graph.input.extend(helper.make_tensor_value_info(w.name, w.data_type, list(w.dims)) for w in weights)
+
+
+def _reads(graph: Any) -> Iterator[str]:
+    """Names that the nodes of a graph read, those of the graphs inside If and Loop among them."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for inside in (attribute.g, *attribute.graphs):
+                yield from _reads(inside)
+                yield from (value.name for value in inside.output)
 
 
 def _nodes(old: Any, plan: LayerPlan, taken: set[str]) -> tuple[list[Any], list[Any]]:

@@ -70,7 +70,7 @@ def compress(
     small = copy.deepcopy(net).eval()
     sites = sites_of(small, example)
     wanted = [site for site in sites if not request.refusal(site)]
-    covariances = None if calibrate is None else _covariances(small, wanted, calibrate)
+    covariances = None if calibrate is None else patch_covariances(small, wanted, calibrate)
     count = sum(parameter.numel() for parameter in net.parameters())
     plans, report = plan_network(sites, request, parameters=count, covariances=covariances, rng=rng)
     for name, plan in plans.items():
@@ -185,8 +185,8 @@ def _site(name: str, module: Any, seen: list[tuple[int, ...]]) -> Site:
     return Site(name, weight[:, :, None, None] if linear else weight, bias, geometry, image, len(seen), refusal)
 
 
-def _covariances(net: Any, sites: list[Site], batches: Iterable[Any]) -> dict[str, PatchCovariance]:
-    """Patch covariances of some layers, summed over the batches."""
+def patch_covariances(net: Any, sites: list[Site], batches: Iterable[Any]) -> dict[str, PatchCovariance]:
+    """Covariances of the patches that some layers see, by name, over batches of inputs or of (inputs, labels)."""
     torch = _torch()
     functional = torch.nn.functional
     sums: dict[str, Array] = {}

@@ -167,6 +167,10 @@ def trace_path(
     """
     door = as_tensor(tensor)
     start = double_precision(model)
+    dtype = model.dtype
+    if door.dtype.kind == "c" and dtype.kind != "c":
+        # Blocks of a complex tensor are complex, wherever they start.
+        start, dtype = start.astype(np.complex128), np.dtype(np.complex128)
     _check(door, start, share, decades, per_decade, max_iter)
     norm = door.norm()
     # Stages run in the scale ||T|| = 1; nu SS / ||T||^2 is the same in both.
@@ -176,7 +180,7 @@ def trace_path(
     factor = 10.0 ** (-1.0 / per_decade)
     while len(points) < count and not stages.clock.expired:
         points.append(stages.after(points[-1], factor))
-    return assemble(points, norm, model.dtype, complete=len(points) == count and not points[-1].cut)
+    return assemble(points, norm, dtype, complete=len(points) == count and not points[-1].cut)
 
 
 def assemble(points: Sequence[Point], norm: float, dtype: Any, complete: bool) -> SensitivityPath:

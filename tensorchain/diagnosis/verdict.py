@@ -54,6 +54,7 @@ class Thresholds:
     spread : sigma_max / sigma_min of J modulo gauge.
     gauge_excess : SS over SS in the optimal gauge.
     better : error at the end of the path over that of the model, below which the model is stuck.
+    dearer : sensitivity there over that of the model, up to which it counts as no more.
     resolved : relative error below which a model is never called stuck: a bad gauge alone can round X by as much.
     """
 
@@ -62,6 +63,7 @@ class Thresholds:
     spread: float = 100.0
     gauge_excess: float = 2.0
     better: float = 0.7
+    dearer: float = 2.0
     resolved: float = 1e-5
 
 
@@ -86,7 +88,11 @@ def judge(
         if figures.cancellation >= limits.cancellation:
             return Verdict.DIVERGING
     elif grows(path, limits):
-        tamer = other is not None and not grows(other, limits) and is_better(other.error[-1], path.error[-1], limits)
+        tamer = (
+            other is not None
+            and not grows(other, limits)
+            and is_better(float(other.error[-1]), float(path.error[-1]), limits)
+        )
         return Verdict.STUCK if tamer else Verdict.DIVERGING
     elif is_stuck(figures, error, path, limits):
         return Verdict.STUCK
@@ -110,6 +116,11 @@ def is_better(error: float, than: float, limits: Thresholds) -> bool:
 
 
 def is_stuck(figures: Figures, error: float, path: SensitivityPath, limits: Thresholds) -> bool:
-    """Whether the path ends at clearly less error and no more sensitivity than the model has in its best gauge."""
-    allowed = 2.0 * figures.sensitivity / figures.gauge_excess
-    return is_better(path.error[-1], error, limits) and float(path.sensitivity[-1]) <= allowed
+    """Whether the path ends at clearly less error and no more sensitivity than the model has in its best gauge.
+
+    Sensitivities relative to ||X|| are compared: a model of the wrong size is stuck as well.
+    """
+    if not is_better(float(path.error[-1]), error, limits):
+        return False
+    allowed = limits.dearer * figures.relative_sensitivity / figures.gauge_excess
+    return path.model.sensitivity(relative=True) <= allowed

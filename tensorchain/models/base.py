@@ -558,8 +558,14 @@ class Model:
         """
         if not self.name:
             raise TypeError(f"{type(self).__name__} has no `name`, so no file could be read back; give the class one")
-        header = {"format": FORMAT, "model": self.name, "state": self._state(), "extra": extra}
         arrays = {f"block_{k}": block for k, block in enumerate(self.blocks)}
+        header = {
+            "format": FORMAT,
+            "model": self.name,
+            "blocks": len(arrays),
+            "state": self._state(),
+            "extra": extra,
+        }
         write_npz(path, json.dumps(header), arrays)
 
 

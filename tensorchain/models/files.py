@@ -34,15 +34,18 @@ def write_npz(path: str | os.PathLike[str], header: str, arrays: dict[str, Array
 
 def read_npz(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Array]]:
     """Header and blocks of a file written by `Model.save`; ValueError if it is anything else."""
+    name = os.fspath(path)
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             header = json.loads(str(archive["header"][()]))
-            names = sorted((n for n in archive.files if n.startswith("block_")), key=lambda n: int(n[6:]))
-            blocks = [archive[name] for name in names]
+            arrays = {key: archive[key] for key in archive.files if key != "header"}
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise ValueError(f"{os.fspath(path)!r} is not a model file of tensorchain: {error}") from error
+        raise ValueError(f"{name!r} is not a model file of tensorchain: {error}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ValueError(f"{os.fspath(path)!r} is not a model file that this version reads (format {FORMAT})")
-    return header, blocks
+        raise ValueError(f"{name!r} is not a model file that this version reads (format {FORMAT})")
+    expected = [f"block_{k}" for k in range(len(arrays))]
+    if header.get("blocks") != len(arrays) or set(arrays) != set(expected):
+        raise ValueError(f"{name!r} is damaged: it holds {sorted(arrays)}, not {header.get('blocks')} blocks")
+    return header, [arrays[key] for key in expected]

@@ -29,7 +29,7 @@ from tensorchain import kernels
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.tensors.base import Tensor
-from tensorchain.tensors.curvature import double_of
+from tensorchain.tensors.dtypes import double_of, kept_dtype
 
 Door = TypeVar("Door", bound="Listed")
 
@@ -196,16 +196,12 @@ def checked_values(kind: str, values: Any) -> Array:
     numbers = np.asarray(values)
     if numbers.ndim != 1:
         raise ValueError(f"{kind}: values have shape {numbers.shape}; one number for each entry is needed, shape (Z,)")
-    if numbers.dtype.kind not in "iubfc":
+    try:
+        numbers = numbers.astype(kept_dtype(numbers.dtype), copy=False)
+    except TypeError:
         raise TypeError(
             f"{kind}: values have dtype {numbers.dtype}; numbers are needed: np.asarray(values, dtype=float)"
-        )
-    if numbers.dtype.kind == "c":
-        numbers = numbers.astype(np.complex128, copy=False)
-    elif numbers.dtype == np.float16:
-        numbers = numbers.astype(np.float32)
-    elif numbers.dtype != np.float32:
-        numbers = numbers.astype(np.float64, copy=False)
+        ) from None
     if not np.isfinite(kernels.norm(numbers)):
         raise ValueError(f"{kind}: values hold NaN or infinity; drop these entries or clean them with np.nan_to_num")
     return numbers

@@ -28,16 +28,12 @@ import numpy as np
 from tensorchain.kernels import Array, contract, diagonal_blocks
 from tensorchain.models import Model
 from tensorchain.tensors.boxes import Box, boxes
+from tensorchain.tensors.dtypes import double_of
 
 _NUMBERS = 1 << 21
 """Numbers in one temporary array (16 MB in double precision)."""
 _CACHED = 1 << 17
 """Numbers that stay in the cache between the element-wise product and the matrix product."""
-
-
-def double_of(*arrays: Any) -> np.dtype[Any]:
-    """float64, or complex128 where one of the arrays or dtypes is complex."""
-    return np.result_type(np.float64, *arrays)
 
 
 def unbiased_mode_gram(gram: Array, share: float) -> Array:

@@ -261,7 +261,3 @@ def _checked(array: Any) -> Array:
         )
     return np.ascontiguousarray(given)
 
-
-def as_tensor(tensor: Any) -> Tensor:
-    """The door for what a user gives: a door is returned as it is, arrays become `Dense`."""
-    return tensor if isinstance(tensor, Tensor) else Dense(tensor)

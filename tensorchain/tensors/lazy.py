@@ -28,8 +28,8 @@ from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.tensors.base import Residual, Tensor
 from tensorchain.tensors.boxes import BOX_ENTRIES, Box, add_gradient, boxes, part, rows_of
-from tensorchain.tensors.curvature import double_of
 from tensorchain.tensors.dense import Dense
+from tensorchain.tensors.dtypes import double_of, kept_dtype
 
 _BRANCHES = 16
 """Sums that are added in one task of a dask graph."""
@@ -87,7 +87,7 @@ class Lazy(Tensor):
             raise TypeError(f"a {type(array).__name__} cannot be sliced; a dask array or a numpy.memmap is needed")
         if box_entries < 1:
             raise ValueError(f"box_entries is {box_entries}; it must be at least 1")
-        self.dtype = _kept_dtype(array.dtype)
+        self.dtype = kept_dtype(array.dtype)
         if any(not isinstance(size, (int, np.integer)) for size in array.shape):
             raise ValueError(
                 f"the array has shape {array.shape}; its chunk sizes are unknown: call compute_chunk_sizes()"
@@ -99,11 +99,11 @@ class Lazy(Tensor):
             )
         if min(self.shape) < 1:
             raise ValueError(f"the tensor is empty, shape {self.shape}; every mode needs at least one entry")
-        self._array, self._box_entries = array, int(box_entries)
+        self.array, self._box_entries = array, int(box_entries)
         self._known: dict[str, float] = {}
 
     def __repr__(self) -> str:
-        return f"Lazy({' x '.join(map(str, self.shape))}, {self.dtype}, {type(self._array).__name__})"
+        return f"Lazy({' x '.join(map(str, self.shape))}, {self.dtype}, {type(self.array).__name__})"
 
     def scaled(self, factor: float) -> Lazy:
         twin = object.__new__(Lazy)
@@ -133,7 +133,7 @@ class Lazy(Tensor):
         return Residual(float(np.linalg.norm(sums.norms)), lambda: _assembled(model, sums.blocks, self.dtype))
 
     def mode_gram(self, mode: int) -> Array:
-        sums = _source_of(self._array, self._box_entries, whole=mode).total(_mode_gram, mode)
+        sums = _source_of(self.array, self._box_entries, whole=mode).total(_mode_gram, mode)
         return np.asarray(sum(gram for _, gram in sums.blocks[0]) * self.scale**2)
 
     def to_dense(self) -> Array:
@@ -141,11 +141,11 @@ class Lazy(Tensor):
             raise TypeError(
                 f"an array of shape {self.shape} is not read into memory whole; use init='random' or a model"
             )
-        return np.asarray(np.asarray(self._array[...]).astype(self.dtype, copy=False) * self.dtype.type(self.scale))
+        return np.asarray(np.asarray(self.array[...]).astype(self.dtype, copy=False) * self.dtype.type(self.scale))
 
     @cached_property
     def _source(self) -> Source:
-        return _source_of(self._array, self._box_entries)
+        return _source_of(self.array, self._box_entries)
 
 
 # -- what is summed over boxes; these run on workers and are sent there by name ---------------
@@ -257,16 +257,6 @@ class Chunks:
         return _together([result])
 
 
-def _kept_dtype(dtype: Any) -> np.dtype[Any]:
-    """The dtype in which data are used: float32, float64 or complex128."""
-    given = np.dtype(dtype)
-    if given.kind not in "iubfc":
-        raise TypeError(f"the tensor has dtype {given}; numbers are needed")
-    if given.kind == "c":
-        return np.dtype(np.complex128)
-    return np.dtype(np.float32 if given in (np.float16, np.float32) else np.float64)
-
-
 def _kept(piece: Any) -> Array:
     array = np.asarray(piece)
-    return np.ascontiguousarray(array, dtype=_kept_dtype(array.dtype))
+    return np.ascontiguousarray(array, dtype=kept_dtype(array.dtype))

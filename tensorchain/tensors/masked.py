@@ -25,8 +25,9 @@ from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.tensors.base import Residual, Tensor
 from tensorchain.tensors.boxes import BOX_ENTRIES, Box, add_gradient, boxes, empty_blocks, part, split
-from tensorchain.tensors.curvature import double_of, unbiased_mode_gram, weighted_gram, weighted_normal_matrix
+from tensorchain.tensors.curvature import unbiased_mode_gram, weighted_gram, weighted_normal_matrix
 from tensorchain.tensors.dense import Dense
+from tensorchain.tensors.dtypes import double_of, kept_dtype
 
 
 class Masked(Tensor):
@@ -61,21 +62,20 @@ class Masked(Tensor):
     """
 
     def __init__(self, array: Any, mask: Any = None, *, weights: Any = None) -> None:
-        values = np.asarray(array)
-        if values.dtype.kind not in "iubfc":
-            raise TypeError(f"the tensor has dtype {values.dtype}; numbers are needed: np.asarray(T, dtype=float)")
+        given = np.asarray(array)
+        values = given.astype(kept_dtype(given.dtype), copy=False)
         observed = _checked_mask(values, mask)
         weight = None if weights is None else _checked_weights(values, weights)
         if weight is not None:
             observed = weight > 0 if mask is None else observed & (weight > 0)
         seen = [np.atleast_1d(observed.any(axis=tuple(_others(n, values.ndim)))) for n in range(values.ndim)]
         check_observed(values.shape, seen)
-        if not np.all(np.isfinite(values[observed])):
-            raise ValueError("an observed entry is NaN or infinite; mask such entries, or give them the weight 0")
         kept = np.where(observed, values, values.dtype.type(0))
+        if not np.isfinite(kernels.norm(kept)):
+            raise ValueError("an observed entry is NaN or infinite; mask such entries, or give them the weight 0")
         self._weight = observed
         if weight is not None and np.ptp(weight[observed]) > 0.0:
-            real = np.float32 if values.dtype in (np.float16, np.float32) else np.float64
+            real = np.float32 if values.dtype == np.float32 else np.float64
             self._weight = np.where(observed, weight / weight[observed].mean(), 0.0).astype(real)
             kept = kept * self._weight
         self._data = Dense(kept)
@@ -184,7 +184,7 @@ def check_observed(shape: tuple[int, ...], seen: Sequence[Array]) -> None:
 
 def _checked_mask(values: Array, mask: Any) -> Array:
     if mask is None:
-        return np.ones(values.shape, dtype=bool) if values.dtype.kind in "iub" else ~np.isnan(values)
+        return ~np.isnan(values)
     observed = np.asarray(mask)
     if observed.dtype != bool:
         raise TypeError(

@@ -37,7 +37,8 @@ from tensorchain.tensors.coordinates import (
     ordered_factors,
     sorted_entries,
 )
-from tensorchain.tensors.curvature import double_of, unbiased_mode_gram
+from tensorchain.tensors.curvature import unbiased_mode_gram
+from tensorchain.tensors.dtypes import double_of
 from tensorchain.tensors.masked import check_observed
 
 _CHUNK = 1 << 20

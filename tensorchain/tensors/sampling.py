@@ -1,7 +1,7 @@
 """A few fibers and entries of a tensor, for solvers that do not read all of it.
 
-`fibers` reads whole lines of a tensor along one mode, `values_at` single entries.  Doors that can be read in any order
-have them: arrays in memory, memory-mapped files and dask arrays.  Another door joins with
+`fibers` reads whole lines of a tensor along one mode, or single entries, from doors that can be read in any order:
+arrays in memory, memory-mapped files and dask arrays.  Another door joins with
 
     @fibers.register
     def _(door: MyDoor, mode, positions): ...
@@ -58,16 +58,21 @@ def _(door: Dense, mode: int | None, positions: Array) -> Array:
 
 @fibers.register
 def _(door: Lazy, mode: int | None, positions: Array) -> Array:
-    picked = _picked(getattr(door.source_array, "vindex", door.source_array), mode, positions)
+    if hasattr(door.array, "vindex"):
+        picked = door.array.vindex[_index(mode, positions)].compute()
+        picked = picked[:, None] if mode is None else picked
+    else:
+        picked = _picked(door.array, mode, positions)
     return np.asarray(picked, dtype=door.dtype) * door.scale
 
 
-def _picked(array: Any, mode: int | None, positions: Array) -> Any:
-    """Entries (S, 1) or fibers (S, I_n); an axis that is sliced between picked ones comes last."""
-    index: list[Any] = list(positions.T)
+def _picked(array: Any, mode: int | None, positions: Array) -> Array:
+    picked = np.asarray(array[_index(mode, positions)])
     if mode is None:
-        return array[tuple(index)][:, None]
-    index[mode] = slice(None)
-    picked = array[tuple(index)]
-    # NumPy puts the picked axis first, unless the sliced one lies before all others.
-    return picked.T if mode == 0 and hasattr(array, "dtype") and picked.shape[0] != len(positions) else picked
+        return picked[:, None]
+    # NumPy puts the axis of what is picked first, unless only the first axis is sliced.
+    return picked.T if mode == 0 else picked
+
+
+def _index(mode: int | None, positions: Array) -> tuple[Any, ...]:
+    return tuple(slice(None) if n == mode else column for n, column in enumerate(positions.T))

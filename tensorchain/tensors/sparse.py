@@ -28,7 +28,7 @@ from tensorchain.models import Model
 from tensorchain.tensors.base import Residual
 from tensorchain.tensors.boxes import boxes, part
 from tensorchain.tensors.coordinates import Listed, checked_entries, sorted_entries
-from tensorchain.tensors.curvature import double_of
+from tensorchain.tensors.dtypes import double_of
 
 _SHORT = 1e-5
 """Relative error below which the short formula is not trusted."""

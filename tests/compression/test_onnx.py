@@ -170,6 +170,32 @@ def test_files_are_read_and_damaged_ones_refused(tmp_path):
             compress_onnx(broken, keep_macs=0.5)
 
 
+def test_constants_of_old_files_are_inputs_too():
+    proto, x = single(pads=[1, 1, 1, 1]), images()
+    expected = run(compress_onnx(proto, "cp3", keep_macs=0.6, stabilise=False, rungs=3)[0], x)
+    listed = [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in proto.graph.initializer]
+    proto.graph.input.extend(listed)
+    with pytest.raises(ValueError, match="no constant"):
+        compress_onnx(proto, "cp3", keep_macs=0.6)
+    proto.ir_version = 3
+    small, _ = compress_onnx(proto, "cp3", keep_macs=0.6, stabilise=False, rungs=3)
+    assert np.array_equal(run(small, x), expected)
+    assert {t.name for t in small.graph.initializer} == {v.name for v in small.graph.input} - {"x"}
+
+
+def test_weights_that_a_branch_reads_stay():
+    kind, shape = TensorProto.FLOAT, [12, 8, 3, 3]
+    inner = helper.make_tensor_value_info("inner", kind, shape)
+    branch = helper.make_graph([helper.make_node("Identity", ["w"], ["inner"])], "branch", [], [inner])
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["y"], name="conv"),
+        helper.make_node("If", ["yes"], ["copy"], then_branch=branch, else_branch=branch),
+    ]
+    yes = numpy_helper.from_array(np.array(True), "yes")
+    with pytest.raises(ValueError, match="shares its weight"):
+        compress_onnx(graph(nodes, [constant("w", shape), yes]), keep_macs=0.5)
+
+
 def test_external_weights_are_refused(tmp_path):
     path = tmp_path / "net.onnx"
     onnx.save(single(), path, save_as_external_data=True, size_threshold=0)

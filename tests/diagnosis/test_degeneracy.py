@@ -170,6 +170,36 @@ def test_stuck_on_a_divergent_branch_is_seen_by_another_start() -> None:
     assert cured(diagnosis, exact.tensor, found.model)["fit"].error < 1e-6
 
 
+def test_the_wrong_size_is_stuck() -> None:
+    planted = PLANTED[0]
+    diagnosis = diagnose(planted.model, 10.0 * planted.tensor)
+    assert diagnosis.verdict is Verdict.STUCK
+    assert diagnosis.error == pytest.approx(0.9, abs=0.01)
+
+
+def test_a_real_model_of_a_complex_tensor_is_stuck() -> None:
+    planted = PLANTED[1]
+    model = tc.CP([factor.real.copy() for factor in planted.model.factors])
+    diagnosis = diagnose(model, planted.tensor)
+    assert diagnosis.verdict is Verdict.STUCK
+    assert diagnosis.path is not None
+    assert diagnosis.path.model.dtype == complex
+    assert diagnosis.path.error[-1] < 0.03
+
+
+def test_missing_entries() -> None:
+    from tensorchain.tensors.masked import Masked
+
+    planted = PLANTED[0]
+    observed, mask = tc.datasets.incomplete(planted.tensor, 0.2, rng(4))
+    door = Masked(np.where(mask, observed, 0.0), mask)
+    fit = tc.decompose(door, init=planted.model, solver=tc.LM())
+    diagnosis = diagnose(fit, door)
+    assert diagnosis.verdict is Verdict.HEALTHY
+    misfit = np.linalg.norm(np.where(mask, planted.tensor - fit.model.full(), 0.0))
+    assert diagnosis.error == pytest.approx(misfit / np.linalg.norm(planted.tensor[mask]), rel=1e-6)
+
+
 def test_a_fifth_model() -> None:
     tensor = tc.datasets.add_noise(HUB.model().full(), 0.01, rng())
     model = tc.decompose(tensor, init=HUB.model(), solver=tc.LM()).model
@@ -181,14 +211,14 @@ def test_a_fifth_model() -> None:
 # -- the rules alone --------------------------------------------------------------------------
 
 
-def path(slope: float, error: float = 0.1, sensitivity: float = 1.0) -> SensitivityPath:
+def path(slope: float, error: float = 0.1, model: Any = None) -> SensitivityPath:
     penalty = np.logspace(0, -7, 15)
-    values = sensitivity * (penalty / penalty[-1]) ** -slope
-    model = tc.CP([np.ones((2, 1))] * 3)
+    values = (penalty / penalty[-1]) ** -slope
+    model = tc.CP([np.eye(3)] * 3) if model is None else model
     return SensitivityPath(penalty, np.full(15, error), values, np.ones(15, dtype=int), (model,) * 15)
 
 
-FINE: Figures = replace(measure(tc.CP([np.eye(3)] * 3)), sensitivity=1.0)
+FINE: Figures = measure(tc.CP([np.eye(3)] * 3))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +249,12 @@ def test_better_models_within_reach() -> None:
     assert judge(FINE, 0.2, path(0.0, error=0.1)) is Verdict.STUCK
     assert judge(FINE, 0.2, path(0.0, error=0.19)) is Verdict.HEALTHY
     # Less error for much more sensitivity is a trade, not a swamp.
-    assert judge(FINE, 0.2, path(0.0, error=0.1, sensitivity=10.0)) is Verdict.HEALTHY
+    dear = tc.datasets.border_cp((3, 3, 3), rng()).approximant(0.05)
+    assert dear.sensitivity(relative=True) > 10.0 * FINE.relative_sensitivity
+    assert judge(FINE, 0.2, path(0.0, error=0.1, model=dear)) is Verdict.HEALTHY
+    # The same model twice as large has four times the sensitivity at order 3, and is no dearer.
+    twice = tc.CP([2.0 * np.eye(3)] * 3)
+    assert judge(FINE, 0.2, path(0.0, error=0.1, model=twice)) is Verdict.STUCK
     assert judge(FINE, 1e-7, path(0.0, error=1e-9)) is Verdict.HEALTHY
     other = path(0.0, error=0.01)
     assert judge(FINE, 0.1, path(0.3), other) is Verdict.STUCK

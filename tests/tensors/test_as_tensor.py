@@ -20,6 +20,7 @@ from tensorchain.tensors.device import Device
 from tensorchain.tensors.dispatch import as_tensor
 from tensorchain.tensors.lazy import Lazy
 from tensorchain.tensors.masked import Masked
+from tensorchain.tensors.observed import Observed
 from tensorchain.tensors.sparse import Sparse
 from tests.cases import THREE, relative
 from tests.tensors.doors import FULL, PARTIAL, Way
@@ -55,6 +56,27 @@ def test_doors(given: Any, door: type) -> None:
     expected = np.where(ARRAY > 11.5, 0.0, ARRAY) if door is Masked else ARRAY
     assert np.array_equal(made.to_dense(), expected)
     assert as_tensor(made) is made
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [(">f8", "float64"), (">f4", "float32"), (">i2", "float64"), (">c16", "complex128"), ("f2", "float32"),
+     ("longdouble", "float64"), ("bool", "float64"), ("c8", "complex128")],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["masked", "sparse", "observed", "lazy"])
+def test_dtypes_of_every_door(kind: str, given: str, kept: str) -> None:
+    """In the byte order of the machine, so that products are fast."""
+    array, every = np.ones((3, 4), dtype=given), np.argwhere(np.ones((3, 4)))
+    door: Any = {
+        "masked": lambda: Masked(array, np.ones((3, 4), dtype=bool)),
+        "sparse": lambda: Sparse(every, array.ravel(), (3, 4)),
+        "observed": lambda: Observed(every, array.ravel(), (3, 4)),
+        "lazy": lambda: Lazy(array),
+    }[kind]()
+    assert door.dtype == np.dtype(kept)
+    assert door.dtype.isnative
+    assert door.to_dense().dtype == np.dtype(kept)
+    assert door.norm() == pytest.approx(12.0**0.5)
 
 
 def test_memory_mapped_files(tmp_path: Path) -> None:

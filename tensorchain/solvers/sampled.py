@@ -1,0 +1,241 @@
+"""Alternating least squares that reads a few fibers of the tensor for each update.
+
+With the other blocks fixed, B_k solves a least-squares problem with one equation for each position z along the
+other modes, T(:, z) = B_k D[z], where D[z] is a row of L_k.  There are far more equations than the P_k unknowns
+of a row, so S of them are drawn and solved,
+
+    min over B of  sum_s w_s ||T(:, z_s) - B D[z_s]||^2,         w_s = 1 / (S p(z_s)).
+
+The rows of L_k that matter most have the largest leverage.  They lie in the product of the column spaces of the other
+blocks in matrix form, whatever the wiring, so the product of the leverages of their rows,
+
+    p(z) = prod over m != k of p_m(i_m),       p_m(i) = ||Q_m[i]||^2 / P_m,    Q_m an orthonormal basis of B_m,
+
+bounds the leverage of every row of L_k, and is drawn from mode by mode.  For CP this is the sampling of CP-ARLS-LEV,
+for a chain that of TR-ALS-Sampled; a tenth of the draws is uniform, which bounds the weights.
+
+The error is *estimated* from H entries that are drawn once and held out: with e = T - X,
+
+    ||e||^2 = N mean |e|^2 (N entries),    standard error  N std |e|^2 / sqrt(H).
+
+Cost of a sweep: sum over blocks of S (I_k + P_k) P_k, whatever the size of the tensor; at the end, one pass over
+the data for the true error.  Steps are noisy: where a tensor has no exact decomposition, the error ends above that of
+`ALS` by a part P_k / S or so.
+
+References: Larsen and Kolda, "Practical leverage-based sampling for low-rank tensor decomposition" (2022); Malik and
+Becker, "A sampling-based method for tensor ring decomposition" (2021); Battaglino, Ballard and Kolda, "A practical
+randomized CP tensor decomposition" (2018) for stopping by a held-out sample.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import linalg
+
+from tensorchain.fit import StopReason
+from tensorchain.kernels import Array
+from tensorchain.models import Model
+from tensorchain.solvers.als import balanced, constrained_update, sweep_order
+from tensorchain.solvers.constraints import Constraint
+from tensorchain.solvers.lm import check_options
+from tensorchain.solvers.loop import Iterate, Memory, Problem, Steps
+from tensorchain.stability.gauge import gauge_cycle
+from tensorchain.tensors import Tensor
+from tensorchain.tensors.dispatch import as_tensor
+from tensorchain.tensors.sampling import fibers
+
+_UNIFORM = 0.1
+"""Part of the draws that is uniform."""
+
+
+@dataclass(frozen=True)
+class SampledALS:
+    """Alternating least squares on sampled fibers, for very large arrays.
+
+    `history.error` holds the estimate from the held-out entries plus two standard errors; the last entry, and the
+    error of the fit, are those of one pass over all data, unless `final_pass` is False.
+
+    Parameters
+    ----------
+    samples : fibers for each update; by default 10 P log P for a block of P columns, at least 200.
+    held_out : entries for the estimate of the error.
+    max_iter : most sweeps over the blocks.
+    tol, patience : stop after `patience` sweeps without a relative decrease of the estimate by `tol`.
+    exact : estimated relative error below which the fit is exact.
+    final_pass : whether to compute the true error at the end.
+    """
+
+    samples: int | None = None
+    held_out: int = 20_000
+    max_iter: int = 200
+    tol: float = 1e-3
+    patience: int = 5
+    exact: float = 1e-12
+    final_pass: bool = True
+
+    def __post_init__(self) -> None:
+        check_options("SampledALS", max_iter=self.max_iter, max_patience=self.patience, tol=self.tol, exact=self.exact)
+        for name, value in (("samples", self.samples), ("held_out", self.held_out)):
+            if value is not None and value < 2:
+                raise ValueError(f"SampledALS: {name} is {value!r}; an integer of at least 2 is needed")
+
+    def steps(self, problem: Problem, start: Model, memory: Memory | None = None) -> Steps:
+        """Iterate from `start`, or go on from the memory of an iterate."""
+        rng = np.random.default_rng()
+        if memory is None:
+            run: dict[str, Any] = {"seed": int(problem.rng.integers(2**62)), "used": 0, "waited": 0, "lowest": math.inf}
+            model = best = start
+            rng = np.random.default_rng(problem.rng.integers(2**62))
+        else:
+            run, model, best = dict(memory.figures), memory.models["point"], memory.models["best"]
+            rng.bit_generator.state = run["rng"]
+        judge = HeldOut(problem.tensor, self.held_out, np.random.default_rng(run["seed"]))
+        free = type(problem.constraint) is Constraint
+        while True:
+            estimate = judge.estimate(model)
+            if memory is None or run["used"] > memory.figures["used"]:
+                progress = estimate.value < (1.0 - self.tol) * run["lowest"]
+                run["waited"] = 0 if progress else run["waited"] + 1
+                if estimate.value < run["lowest"]:
+                    run["lowest"], best = estimate.value, model
+            run["rng"] = rng.bit_generator.state
+            yield Iterate(
+                model, estimate.upper(), _total(model), memory=Memory(dict(run), {"point": model, "best": best})
+            )
+            reason = self._reason(run, estimate.value)
+            if reason is not None:
+                break
+            for k in sweep_order(model):
+                model = self._updated(problem.tensor, model, k, problem.constraint, rng)
+            model = balanced(model) if free else gauge_cycle(model)
+            run["used"] += 1
+        if self.final_pass:
+            yield Iterate(best, problem.tensor.residual_norm(best), _total(best))
+        return reason
+
+    def _reason(self, run: dict[str, Any], error: float) -> StopReason | None:
+        if error <= self.exact:
+            return StopReason.EXACT
+        if run["waited"] >= self.patience:
+            return StopReason.CONVERGED
+        return StopReason.ITERATION_LIMIT if run["used"] >= self.max_iter else None
+
+    def _updated(self, tensor: Tensor, model: Model, k: int, constraint: Constraint, rng: np.random.Generator) -> Model:
+        """The model with block k fitted to a sample of fibers."""
+        matrix, mode = model.matrices[k], model.network.modes[k]
+        width = matrix.shape[1]
+        count = max(200, math.ceil(10 * width * math.log(width + 1))) if self.samples is None else self.samples
+        positions, weights = draw(model, k, count, rng)
+        root = np.sqrt(weights)[:, None]
+        design = model.design_rows(k, positions) * root
+        data = fibers(tensor, mode, positions) * root
+        if type(constraint) is Constraint:
+            # The correction to B_k keeps its digits when the residual is small.
+            change = linalg.lstsq(design, data - design @ matrix.T, lapack_driver="gelsy", check_finite=False)[0]
+            return model.with_matrix(k, matrix + change.T)
+        gram, rhs = design.conj().T @ design, data.T @ design.conj()
+        offset, size = float(model.block_sensitivities()[k]), float(np.linalg.norm(data))
+        updated, _ = constrained_update(constraint, gram, model.sensitivity_metric(k), rhs, offset, size, matrix)
+        return model.with_matrix(k, updated)
+
+
+def draw(model: Model, k: int, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Positions of rows of L_k drawn by leverage, (S, N) with zeros along the mode of block k, and weights (S,)."""
+    network = model.network
+    positions = np.zeros((count, model.order), dtype=np.intp)
+    chance = np.ones(count)
+    for mode, block in enumerate(network.block_of_mode):
+        if block != k:
+            share = leverages(model.matrices[block])
+            positions[:, mode] = rng.choice(len(share), size=count, p=share)
+            chance *= share[positions[:, mode]]
+    return positions, 1.0 / (count * chance)
+
+
+def leverages(matrix: Array) -> Array:
+    """Chances (I,) of the rows of a block (I, P): squared norms of the rows of a basis, a tenth uniform."""
+    rows, width = matrix.shape
+    if width >= rows:
+        return np.full(rows, 1.0 / rows)
+    basis = np.linalg.qr(matrix)[0]
+    share = np.sum(np.abs(basis) ** 2, axis=1) / width
+    mixed = (1.0 - _UNIFORM) * share + _UNIFORM / rows
+    return np.asarray(mixed / mixed.sum())
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A relative error ||T - X|| / ||T|| with its standard error, from a sample of entries."""
+
+    value: float
+    standard_error: float
+
+    def upper(self, sigmas: float = 2.0) -> float:
+        """Upper end of an interval of `sigmas` standard errors."""
+        return self.value + sigmas * self.standard_error
+
+
+class HeldOut:
+    """Entries of a tensor, drawn once, against which models are measured."""
+
+    def __init__(self, tensor: Tensor, count: int, rng: np.random.Generator) -> None:
+        self.positions = rng.integers(0, tensor.shape, (count, tensor.order))
+        self.values = fibers(tensor, None, self.positions)[:, 0]
+        self.entries, self.norm = math.prod(float(size) for size in tensor.shape), tensor.norm()
+
+    def estimate(self, model: Model) -> Estimate:
+        """Relative error of a model, and its standard error."""
+        squares = np.abs(self.values - model.entries(self.positions)) ** 2
+        mean = float(squares.mean())
+        value = math.sqrt(self.entries * mean) / self.norm
+        spread = float(squares.std(ddof=1)) / math.sqrt(len(squares))
+        # By the delta method: the error is the square root of the mean.
+        return Estimate(value, 0.0 if mean == 0.0 else 0.5 * value * spread / mean)
+
+
+def estimate_error(
+    tensor: Any, model: Model, *, samples: int = 100_000, rng: int | np.random.Generator | None = None
+) -> Estimate:
+    """Relative error of a model from a sample of entries, where a pass over the tensor takes too long.
+
+    Parameters
+    ----------
+    tensor : array in memory, memory-mapped file or dask array, or the door to one; its norm is read in one pass,
+        unless the door knows it already.
+    model : of the same shape.
+    samples : entries drawn, uniformly and with replacement.
+    rng : seed or generator.
+
+    Returns
+    -------
+    Estimate, with `value` and `standard_error` (both relative to ||T||).
+
+    Raises
+    ------
+    ValueError when the shapes differ or fewer than 2 samples are asked for; TypeError for tensors that cannot be
+    sampled.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> from tensorchain.solvers.sampled import estimate_error
+    >>> T = np.random.default_rng(0).standard_normal((30, 30, 30))
+    >>> model = tc.CP([np.zeros((30, 1))] * 3)
+    >>> estimate = estimate_error(T, model, samples=1000, rng=0)
+    >>> abs(estimate.value - 1.0) < 3 * estimate.standard_error < 0.1
+    True
+    """
+    door = as_tensor(tensor)
+    if model.shape != door.shape:
+        raise ValueError(f"the model has shape {model.shape} and the tensor {door.shape}; they must be equal")
+    if samples < 2:
+        raise ValueError(f"samples is {samples}; two or more are needed for an error bar")
+    return HeldOut(door, samples, np.random.default_rng(rng)).estimate(model)
+
+
+def _total(model: Model) -> float:
+    return float(model.block_sensitivities().sum())
