@@ -429,7 +429,7 @@ def test_show_refuses_other_files(folder: Path, capsys: Any, content: bytes) -> 
 
 def model_file(name: str, header: Any, blocks: Any = None) -> None:
     blocks = [np.ones((3, 2)), np.ones((4, 2))] if blocks is None else blocks
-    text = header if isinstance(header, str) else json.dumps(header)
+    text = header if isinstance(header, str) else json.dumps({"blocks": len(blocks), **header})
     np.savez(name, header=np.array(text), **{f"block_{k}": block for k, block in enumerate(blocks)})
 
 

@@ -56,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
             "mean_error": float(np.mean([fit.error for fit in fits.values()])),
             "mean_output_error": float(np.mean([fit.output_error for fit in fits.values()])),
             "median_sensitivity": float(np.median([fit.sensitivity for fit in fits.values()])),
+            "layers_stabilised": sum(fit.stabilised for fit in fits.values()),
             "accuracy_without_recalibration": train.accuracy(small, splits),
             "accuracy": accuracy(small, fits, splits, calibration, None),
             **{f"accuracy_{bits}_bits": accuracy(small, fits, splits, calibration, bits) for bits in BITS},

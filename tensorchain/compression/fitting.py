@@ -27,10 +27,10 @@ from tensorchain.compression.conv import POINTWISE, Convolution, Geometry, Layer
 from tensorchain.compression.patches import PatchCovariance
 from tensorchain.compression.plans import kernel_tensor, plan_of, tucker_cp
 from tensorchain.compression.sandwich import Sandwich
-from tensorchain.fit import Fit
+from tensorchain.fit import Fit, StopReason
 from tensorchain.kernels import Array
 from tensorchain.models import CP, Model, TensorChain
-from tensorchain.solvers import ALS, LM, Constraint, Continuation, ErrorBound
+from tensorchain.solvers import ALS, Constraint, Continuation, ErrorBound
 from tensorchain.stability import optimal_gauge
 
 METHODS = ("cp3", "cp4", "tucker2", "tucker-cp", "btd", "tc", "svd")
@@ -38,7 +38,7 @@ METHODS = ("cp3", "cp4", "tucker2", "tucker-cp", "btd", "tc", "svd")
 
 _PLAIN = ALS(max_iter=300, tol=1e-6)
 _PATH = Continuation(cycles=1, stage_iter=30, max_iter=60, tol=1e-6)
-_CORRECTION = LM(max_iter=60, tol=1e-4)
+_CORRECTION = ALS(max_iter=100, tol=1e-4)
 _EXACT = 1e-6
 """Below this error a kernel in single precision is exact."""
 
@@ -53,7 +53,7 @@ class KernelFit:
     error : ||W - X|| / ||W||.
     sensitivity : SS / ||X||^(2(K-1)/K) of the plan.
     output_error : relative error of the layer's output on the calibration data, or None without them.
-    stabilised : whether the sensitivity was controlled.
+    stabilised : whether the sensitivity was controlled: asked for, and reached within the time limit.
     seconds : time of the fit.
     """
 
@@ -131,12 +131,12 @@ def fit_kernel(
         error=float(np.linalg.norm(approximation - double) / np.linalg.norm(double)),
         sensitivity=plan.sensitivity(relative=True),
         output_error=None if covariance is None else covariance.relative_error(approximation, double),
-        stabilised=stabilise is not False,
+        stabilised=stabilise is not False and search.controlled,
         seconds=time.perf_counter() - start,
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Search:
     """How models are fitted: one of these for all methods."""
 
@@ -145,6 +145,7 @@ class _Search:
     rng: np.random.Generator
     max_seconds: float | None
     weights: list[Array] | None
+    controlled: bool = True
 
     def model(self, tensor: Array, method: str, rank: Any) -> Model:
         """The decomposition of a kernel, weighted on its way in and out."""
@@ -179,7 +180,9 @@ class _Search:
     def _fitted(self, tensor: Array, kind: type[Model], rank: Any) -> Model:
         options: dict[str, Any] = {"rng": self.rng, "max_seconds": self.max_seconds}
         if isinstance(self.stabilise, Constraint):
-            return decompose(tensor, kind, rank, solver=_PATH, constraint=self.stabilise, **options).model
+            bounded = decompose(tensor, kind, rank, solver=_PATH, constraint=self.stabilise, **options)
+            self.controlled = bounded.reason not in (StopReason.INFEASIBLE, StopReason.TIME_LIMIT)
+            return bounded.model
         plain = decompose(tensor, kind, rank, solver=_PLAIN, init="svd", **options)
         if not self.stabilise:
             return plain.model
@@ -188,6 +191,7 @@ class _Search:
         bound = min(max((1.0 + self.slack) * free.error, _EXACT), (1.0 + free.error) / 2.0)
         fit = decompose(tensor, init=free.model, solver=_CORRECTION, constraint=ErrorBound(bound), **options)
         met = fit.error <= bound * (1.0 + 1e-3)
+        self.controlled = met
         return fit.model if met and fit.sensitivity < free.sensitivity else free.model
 
 

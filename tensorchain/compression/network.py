@@ -77,7 +77,7 @@ class LayerReport:
     ----------
     name : of the layer.
     method, rank : of the decomposition; "dense", and the reason, where the layer stayed.
-    error, output_error, sensitivity : as in `KernelFit`; None for a layer that stayed.
+    error, output_error, sensitivity, stabilised : as in `KernelFit`; None for a layer that stayed.
     parameters, macs : before and after.
     """
 
@@ -87,6 +87,7 @@ class LayerReport:
     error: float | None
     output_error: float | None
     sensitivity: float | None
+    stabilised: bool | None
     parameters: Pair
     macs: Pair
 
@@ -241,7 +242,7 @@ def plan_network(
         same = (site.parameters, site.parameters), (site.macs, site.macs)
         if points[choice].rank is None:
             why = request.refusal(site) or "dense is best"
-            layers.append(LayerReport(site.name, "dense", why, None, None, None, *same))
+            layers.append(LayerReport(site.name, "dense", why, None, None, None, None, *same))
             continue
         fit = fit_kernel(
             site.kernel, request.method_of(site), points[choice].rank, stabilise=request.stabilise, slack=request.slack,
@@ -251,7 +252,7 @@ def plan_network(
         plan = fit.plan.grouped() if request.form == "grouped" else fit.plan
         plans[site.name] = plan
         counts = (site.parameters, plan.parameters), (site.macs, plan.macs(site.image) * site.uses)
-        figures = fit.error, fit.output_error, plan.sensitivity(relative=True)
+        figures = fit.error, fit.output_error, plan.sensitivity(relative=True), fit.stabilised
         layers.append(LayerReport(site.name, plan.method, plan.rank, *figures, *counts))
     saved = sum(layer.parameters[0] - layer.parameters[1] for layer in layers)
     after = parameters - saved, sum(layer.macs[1] for layer in layers)

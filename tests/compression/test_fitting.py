@@ -94,6 +94,11 @@ def test_svd_and_tucker2_are_the_best_or_nearly_so():
     assert np.sqrt(max(share)) <= error <= np.sqrt(sum(share))
 
 
+def test_control_that_runs_out_of_time_is_not_claimed():
+    fit = fit_kernel(smooth_kernel(), "tc", (2, 3, 3), rng=0, max_seconds=1e-9)
+    assert not fit.stabilised
+
+
 def test_a_given_constraint_is_kept():
     kernel = smooth_kernel()
     plain = fit_kernel(kernel, "tc", (2, 3, 3), stabilise=False, rng=0)
