@@ -172,7 +172,7 @@ SMALL = [
 THREE = four_models(3)
 """One real case a model, for tests that are about something else."""
 
-SOLVED = [THREE[0], THREE[1], block_term_case(SHAPE[:3], [(2, 2, 2), (1, 1, 1)]), THREE[3]]
+SOLVED = [THREE[0], THREE[1], block_term_case(SHAPE[:3], [(1, 1, 1), (1, 1, 1)]), THREE[3]]
 """The same for tests that run solvers to their end."""
 
 

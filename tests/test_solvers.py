@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import tensorchain as tc
 from tensorchain.solvers.als import PenaltyFamily
 from tensorchain.solvers.krylov import conjugate_gradients
-from tests.cases import SOLVED, Case, chain_case, cp_case, four_models, gaussian, relative
+from tests.cases import SOLVED, Case, block_term_case, chain_case, cp_case, four_models, gaussian, relative
 from tests.solver_contract import SOLVERS, SolverContract, few, fit_of, noisy
 
 COMPLEX = [case.as_type("complex128") for case in SOLVED]
@@ -160,6 +160,16 @@ class TestStationarity:
         assert max(abs(slope(T, fit.model, weight, seed)) for seed in range(5)) < 1e-4
         # The same measure away from the solution.
         assert abs(slope(T, start, weight, 0)) > 1e-2
+
+    @pytest.mark.parametrize("solver", SHARP, ids=SOLVERS)
+    def test_converged_is_not_said_too_early(self, solver: Any) -> None:
+        # A flat valley: the penalty holds two terms apart that the data alone do not tell apart well.
+        case = block_term_case((4, 3, 5), [(2, 2, 2), (1, 1, 1)])
+        T, truth, start = noisy(case)
+        weight = 0.05 * np.linalg.norm(T) ** 2 / truth.sensitivity()
+        fit = fit_of(case, solver, T, init=start, constraint=tc.Penalty(weight))
+        steepest = max(abs(slope(T, fit.model, weight, seed)) for seed in range(5))
+        assert steepest < 1e-4 if fit.converged else fit.reason is tc.StopReason.ITERATION_LIMIT
 
     @pytest.mark.parametrize("kind", ["sensitivity", "error"])
     @pytest.mark.parametrize("solver", SHARP[1:], ids=["lm", "path"])

@@ -55,10 +55,10 @@ class TestLimits:
     def test_time_over_many_starts(self, solver: Any) -> None:
         case = chain_case((8, 8, 8), (4, 4, 4))
         began = time.perf_counter()
-        fit = fit_of(case, solver, max_seconds=0.2, starts=10_000)
+        fit = fit_of(case, solver, max_seconds=0.1, starts=10_000)
+        # Thousands of starts take minutes; one iteration may run over, on a machine that is not ours alone.
+        assert time.perf_counter() - began < 20.0
         assert len(fit.starts) < 10_000
-        # One iteration may run over, and the clock of a busy machine may not be ours.
-        assert time.perf_counter() - began < 5.0
 
     @ALL_SOLVERS
     def test_callback(self, solver: Any) -> None:

@@ -191,7 +191,7 @@ class _Search:
         bound = min(max((1.0 + self.slack) * free.error, _EXACT), (1.0 + free.error) / 2.0)
         fit = decompose(tensor, init=free.model, solver=_CORRECTION, constraint=ErrorBound(bound), **options)
         met = fit.error <= bound * (1.0 + 1e-3)
-        self.controlled = met
+        self.controlled = met and fit.reason is not StopReason.TIME_LIMIT
         return fit.model if met and fit.sensitivity < free.sensitivity else free.model
 
 
