@@ -206,7 +206,7 @@ class TestBounds:
         assert loose.error == pytest.approx(free.error, rel=1e-3)
 
     @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-    @pytest.mark.parametrize("case", SOLVED, ids=str)
+    @pytest.mark.parametrize("case", [SOLVED[0], SOLVED[3]], ids=str)
     def test_bounds_from_random_starts(self, case: Case, solver: Any) -> None:
         T = case.tensor()
         fit = fit_of(case, solver, T, constraint=tc.SensitivityBound(20.0), rng=1)

@@ -14,11 +14,11 @@ import traceback
 from collections.abc import Sequence
 
 from tensorchain._version import __version__
-from tensorchain.cli import decompose, show
+from tensorchain.cli import compress, decompose, show
 from tensorchain.cli.arguments import Parser
 from tensorchain.cli.errors import CommandError, Status, one_line
 
-COMMANDS = (decompose, show)
+COMMANDS = (decompose, show, compress)
 
 DESCRIPTION = "Tensor decompositions whose sensitivity is measured and controlled."
 

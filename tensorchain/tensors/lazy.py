@@ -27,7 +27,7 @@ from tensorchain import kernels
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.tensors.base import Residual, Tensor
-from tensorchain.tensors.boxes import BOX_ENTRIES, Box, add_gradient, boxes, part, rows_of
+from tensorchain.tensors.boxes import Box, add_gradient, boxes, part, rows_of
 from tensorchain.tensors.dense import Dense
 from tensorchain.tensors.dtypes import double_of, kept_dtype
 
@@ -82,7 +82,7 @@ class Lazy(Tensor):
     True
     """
 
-    def __init__(self, array: Any, *, box_entries: int = BOX_ENTRIES) -> None:
+    def __init__(self, array: Any, *, box_entries: int = 1 << 21) -> None:
         if not all(hasattr(array, name) for name in ("shape", "dtype", "__getitem__")):
             raise TypeError(f"a {type(array).__name__} cannot be sliced; a dask array or a numpy.memmap is needed")
         if box_entries < 1:

@@ -24,10 +24,13 @@ from tensorchain import kernels
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.tensors.base import Residual, Tensor
-from tensorchain.tensors.boxes import BOX_ENTRIES, Box, add_gradient, boxes, empty_blocks, part, split
+from tensorchain.tensors.boxes import Box, add_gradient, boxes, empty_blocks, part, split
 from tensorchain.tensors.curvature import unbiased_mode_gram, weighted_gram, weighted_normal_matrix
 from tensorchain.tensors.dense import Dense
 from tensorchain.tensors.dtypes import double_of, kept_dtype
+
+_KEPT = 1 << 21
+"""Most entries of a residual that is kept for its gradient (16 MB in double precision)."""
 
 
 class Masked(Tensor):
@@ -140,8 +143,8 @@ class Masked(Tensor):
 
     @property
     def _small(self) -> bool:
-        """Whether the whole residual may be kept for the gradient."""
-        return self._weight.size <= BOX_ENTRIES
+        """Whether the whole residual is kept for the gradient."""
+        return self._weight.size <= _KEPT
 
     def _error(self, model: Model, box: Box) -> Array:
         """W (T - X) in a box."""
