@@ -57,8 +57,8 @@ format: $(STAMP)  ## format the code in place
 types: $(STAMP)  ## check the types, strictly
 	$(BIN)/mypy $(ARGS)
 
-bench: $(STAMP)  ## time the solvers beside other packages
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(STAMP)  ## measure random starts beside other packages (ARGS=--quick for less)
+	$(BIN)/python -m benchmarks starts $(ARGS)
 
 bench-degeneracy: $(STAMP)  ## compare solvers on tensors that have no best approximation
 	$(BIN)/python -m benchmarks.degeneracy $(ARGS)

@@ -99,7 +99,7 @@ def _order(labels: list[str], output: str, sizes: dict[str, int]) -> list[tuple[
         return [(0, 1)]
     dummies = [np.broadcast_to(np.float64(0.0), [sizes[x] for x in letters]) for letters in labels]
     strategy = "optimal" if len(labels) <= 5 else "greedy"
-    path = np.einsum_path(",".join(labels) + "->" + output, *dummies, optimize=strategy)[0][1:]
+    path: list[tuple[int, ...]] = np.einsum_path(",".join(labels) + "->" + output, *dummies, optimize=strategy)[0][1:]
     pairs: list[tuple[int, int]] = []
     for group in path:
         # A group of more than two is contracted from the back; its results are appended at the end.
@@ -119,6 +119,8 @@ def _lower(left: int, right: int, a: str, b: str, kept: set[str], sizes: dict[st
     free_b = [x for x in b if x not in a]
     volume = [math.prod(sizes[x] for x in group) for group in (batch, free_a, summed, free_b)]
     multiply = not summed
+    left_shape: tuple[int, ...]
+    right_shape: tuple[int, ...]
     if multiply:
         left_shape, right_shape = (volume[0], volume[1], 1), (volume[0], 1, volume[3])
         left_order, right_order = batch + free_a, batch + free_b

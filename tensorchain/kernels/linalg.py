@@ -34,7 +34,7 @@ def cholesky_solve(factor: Array, rhs: Array) -> Array:
 
 
 def diagonal_blocks(matrix: Array, start: int, count: int, width: int) -> Array:
-    """View (count, width, width) of the square blocks on the diagonal from `start` on; writing into it writes the matrix."""
+    """View (count, width, width) of the square blocks on the diagonal from `start` on; writable."""
     stop = start + count * width
     view = matrix[start:stop, start:stop].reshape(count, width, count, width)
     return np.asarray(np.einsum("ipiq->ipq", view))

@@ -20,6 +20,8 @@ and F is linear in each C_k.  The rest follows from directional derivatives of M
 Here all of it is done by generic contraction over the wiring of the model
 (:mod:`tensorchain.models.network`); a model overrides `gram_at`, `gram_jets` or
 `gauss_newton` only to be faster, and the tests hold the override against this file.
+
+Longer than other files on purpose: it is the whole protocol, generic in the wiring, in one place.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ import numpy as np
 
 from tensorchain.kernels import Array, contract, diagonal_blocks, norm
 from tensorchain.models.files import FORMAT, read_npz, write_npz
-from tensorchain.models.validation import checked_wiring
 from tensorchain.models.network import BATCH, COLUMN, ROW, Network
+from tensorchain.models.validation import checked_wiring
 
 Self = TypeVar("Self", bound="Model")
 
@@ -267,8 +269,7 @@ class Model:
 
     def _evaluate(self, operands: list[list[Array]]) -> Array:
         values = [
-            contract(subscripts, *parts)
-            for subscripts, parts in zip(self.network.evaluations, operands, strict=True)
+            contract(subscripts, *parts) for subscripts, parts in zip(self.network.evaluations, operands, strict=True)
         ]
         return values[0] if len(values) == 1 else np.asarray(sum(values[1:], start=values[0]))
 
@@ -413,7 +414,7 @@ class Model:
             size = unit.norm()
             if size == 0.0:
                 raise ValueError("the relative sensitivity of a zero tensor is undefined; use relative=False")
-            return value / size ** (2 * (count - 1) / count)
+            return float(value / size ** (2 * (count - 1) / count))
         return _power(value, 2 * (count - 1) * exponent)
 
     def _unit_scale(self: Self) -> tuple[Self, int]:
@@ -617,5 +618,4 @@ def _power(value: float, exponent: int) -> float:
 
 def _ldexp(matrix: Array, exponent: int) -> Array:
     factor = np.ldexp(1.0, exponent // 2), np.ldexp(1.0, exponent - exponent // 2)
-    return matrix * matrix.dtype.type(factor[0]) * matrix.dtype.type(factor[1])
-
+    return np.asarray(matrix * matrix.dtype.type(factor[0]) * matrix.dtype.type(factor[1]))

@@ -57,7 +57,8 @@ class Term:
     @cached_property
     def gauge_bonds(self) -> tuple[tuple[str, int, int], ...]:
         """Letters shared by exactly two blocks: (letter, block, block)."""
-        return tuple((letter, *owners) for letter, owners in self._owners.items() if len(owners) == 2)  # type: ignore[misc]
+        pairs = [(letter, owners) for letter, owners in self._owners.items() if len(owners) == 2]
+        return tuple((letter, owners[0], owners[1]) for letter, owners in pairs)
 
     @cached_property
     def hyperedges(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -66,10 +67,7 @@ class Term:
 
     @cached_property
     def _owners(self) -> dict[str, tuple[int, ...]]:
-        return {
-            letter: tuple(k for k, bonds in enumerate(self.bonds) if letter in bonds)
-            for letter, _ in self.sizes
-        }
+        return {letter: tuple(k for k, bonds in enumerate(self.bonds) if letter in bonds) for letter, _ in self.sizes}
 
 
 @dataclass(frozen=True)
@@ -88,13 +86,12 @@ class Network:
     def __post_init__(self) -> None:
         carried = [mode for mode in self.modes if mode is not None]
         if sorted(carried) != list(range(len(carried))):
-            raise ValueError(
-                f"each mode of the tensor must be carried by exactly one block; blocks carry {self.modes}"
-            )
+            raise ValueError(f"each mode of the tensor must be carried by exactly one block; blocks carry {self.modes}")
         if len(carried) > len(MODE_LETTERS):
             raise ValueError(f"order {len(carried)} was given; at most {len(MODE_LETTERS)} modes are supported")
         if len(self.modes) - len(carried) > len(CORE_LETTERS):
-            raise ValueError(f"{len(self.modes) - len(carried)} cores were given; at most {len(CORE_LETTERS)} are supported")
+            cores = len(self.modes) - len(carried)
+            raise ValueError(f"{cores} cores were given; at most {len(CORE_LETTERS)} are supported")
         if not self.terms:
             raise ValueError("no term was given; a model is a sum of one or more")
         for term in self.terms:
@@ -113,7 +110,7 @@ class Network:
     def _check_letters(self, term: Term) -> None:
         if len(term.bonds) != len(self.modes):
             raise ValueError(
-                f"term {term.bonds} has {len(term.bonds)} blocks and `modes` {len(self.modes)}; give one entry per block"
+                f"term {term.bonds} has {len(term.bonds)} blocks and `modes` {len(self.modes)}; give one entry each"
             )
         sizes = dict(term.sizes)
         for letter in dict.fromkeys("".join(term.bonds)):
@@ -146,9 +143,7 @@ class Network:
     @cached_property
     def labels(self) -> tuple[tuple[str, ...], ...]:
         """labels[t][k]: letters of block k of term t as an array (I_k, *bonds), physical letter first."""
-        return tuple(
-            tuple(p + b for p, b in zip(self.physical, term.bonds, strict=True)) for term in self.terms
-        )
+        return tuple(tuple(p + b for p, b in zip(self.physical, term.bonds, strict=True)) for term in self.terms)
 
     @cached_property
     def evaluations(self) -> tuple[str, ...]:

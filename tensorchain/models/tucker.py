@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from tensorchain.kernels import Array
 from tensorchain.models.base import Model
 from tensorchain.models.network import Network, Term

@@ -102,9 +102,7 @@ class ALS:
             return StopReason.CONVERGED
         return None
 
-    def _sweep(
-        self, tensor: Tensor, model: Model, error: float, constraint: Constraint
-    ) -> tuple[Model, float, float]:
+    def _sweep(self, tensor: Tensor, model: Model, error: float, constraint: Constraint) -> tuple[Model, float, float]:
         """Update every block once; the model, its error, and the last penalty."""
         penalty = 0.0
         norm = tensor.norm()
@@ -133,7 +131,9 @@ class ALS:
 
 def sweep_order(model: Model) -> list[int]:
     """Factors in the order of their modes, cores last: partial products of the data are then reused."""
-    return sorted(range(len(model.matrices)), key=lambda k: (model.network.modes[k] is None, model.network.modes[k] or 0))
+    return sorted(
+        range(len(model.matrices)), key=lambda k: (model.network.modes[k] is None, model.network.modes[k] or 0)
+    )
 
 
 def constrained_update(
@@ -172,9 +172,7 @@ class PenaltyFamily:
         cutoff = np.finfo(float).eps * width * values.max(axis=-1, keepdims=True, initial=0.0)
         alive = values > cutoff
         self.values = np.where(alive, values, 1.0)
-        rotated = (
-            rhs @ self.vectors.conj() if gram.ndim == 2 else np.einsum("ip,ipj->ij", rhs, self.vectors.conj())
-        )
+        rotated = rhs @ self.vectors.conj() if gram.ndim == 2 else np.einsum("ip,ipj->ij", rhs, self.vectors.conj())
         self.rotated = np.where(alive, rotated, 0.0)
         self.power = np.abs(self.rotated) ** 2
         self.explained = float((self.power / self.values).sum())

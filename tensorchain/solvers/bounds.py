@@ -100,4 +100,3 @@ def anchor(constraint: Constraint, point: Point, penalty: float) -> Anchor:
 def _evaluate(solver: LM, tensor: Tensor, constraint: Constraint, point: Point, penalty: float) -> Stage[Anchor]:
     minimiser, _ = yield from solver.stage(tensor, point, penalty)
     return anchor(constraint, minimiser, penalty)
-

@@ -153,7 +153,7 @@ class Point:
         return Point.at(tensor, self.model.with_matrices(matrices), self.damping)
 
     def iterate(self, penalty: float, memory: Memory | None = None) -> Iterate:
-        """This point for the loop."""
+        """The point as the loop takes it."""
         return Iterate(self.model, self.error, self.sensitivity, penalty, self.damping, memory=memory)
 
 

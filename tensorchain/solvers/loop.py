@@ -21,7 +21,6 @@ from tensorchain.models import Model
 from tensorchain.solvers.constraints import Constraint
 from tensorchain.tensors import Tensor
 
-
 _SMALL_MODEL, _SMALL_TENSOR = 1500, 1_000_000
 """Parameters and entries up to which one BLAS thread is used (measured here: see benchmarks)."""
 

@@ -9,8 +9,8 @@ A *door* answers three questions about a tensor T (shape (I_1, ..., I_N)) and a 
 and the rest has a default here in terms of them.  Doors that see only part of the entries
 (missing or weighted data) also override the curvature: `solve_gram`, `gauss_newton`, `matvec`.
 
-All answers come as double; sums over float32 data are made in float32, at its speed and rounding.  A door carries a scale: solvers
-work on T / ||T||, and no copy of the data is made for that.
+All answers come as double; sums over float32 data are made in float32, at its speed and rounding.
+A door carries a scale: solvers work on T / ||T||, and no copy of the data is made for that.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from tensorchain.tensors.dense import Dense
 Box = tuple[slice, ...]
 
 BOX_ENTRIES = 1 << 17
-"""Entries of a box: temporaries of 1 MB in double precision stay in the cache, twice as fast as 16 MB (measured here)."""
+"""Entries of a box: temporaries of 1 MB in double stay in the cache, twice as fast as 16 MB (measured here)."""
 
 
 def boxes(shape: Sequence[int], limit: int = BOX_ENTRIES) -> Iterator[Box]:

@@ -166,7 +166,8 @@ class Dense(Tensor):
 
     def _cast(self, operand: Array) -> Array:
         """To the precision of the data, so that the product with them runs in it."""
-        return operand.astype(np.result_type(self.dtype, np.complex128) if operand.dtype.kind == "c" else self.dtype, copy=False)
+        dtype = np.dtype(np.complex128) if operand.dtype.kind == "c" else self.dtype
+        return operand.astype(dtype, copy=False)
 
 
 class Plan(NamedTuple):
@@ -243,7 +244,8 @@ def _checked(array: Any) -> Array:
     given = np.asarray(array) if not isinstance(array, np.ndarray) else array
     kind = given.dtype.kind
     if kind not in "iubfc":
-        raise TypeError(f"the tensor has dtype {given.dtype}; numbers are needed: convert it with np.asarray(T, dtype=float)")
+        advice = "convert it with np.asarray(T, dtype=float)"
+        raise TypeError(f"the tensor has dtype {given.dtype}; numbers are needed: {advice}")
     if kind in "iub" or given.dtype == np.longdouble:
         given = given.astype(np.float64)
     elif given.dtype == np.float16:
@@ -257,7 +259,7 @@ def _checked(array: Any) -> Array:
         raise ValueError(f"the tensor is empty, shape {given.shape}; every mode needs at least one entry")
     if not np.isfinite(kernels.norm(given)):
         raise ValueError(
-            "the tensor holds NaN or infinity; use tc.Masked(T, mask) for missing entries, or clean it with np.nan_to_num"
+            "the tensor holds NaN or infinity; use tc.Masked(T, mask) for missing entries, "
+            "or clean it with np.nan_to_num"
         )
     return np.ascontiguousarray(given)
-
