@@ -12,6 +12,7 @@ NAMES = {
     "starts": "how often and how fast random starts succeed, beside TensorLy",
     "stability_speed": "sensitivity, gauge and expected error of a long chain",
     "sparse_cp": "a CP sweep over sparse data, beside pyttb",
+    "out_of_core": "a tensor larger than the memory allowed, from disk",
     "sampled_als": "sampled sweeps beside plain ones",
     "degeneracy": "every solver and peer over the suite of degenerate tensors",
 }

@@ -20,6 +20,7 @@ from tensorchain.diagnosis import (
 from tensorchain.fit import Fit, History, StopReason
 from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker, load
 from tensorchain.solvers import ALS, LM, Continuation, ErrorBound, Iterate, Penalty, SensitivityBound
+from tensorchain.solvers.sampled import SampledALS, estimate_error
 from tensorchain.stability import (
     BitAllocation,
     CramerRaoBounds,
@@ -38,7 +39,7 @@ from tensorchain.stability import (
     sensitivity_gradient,
     worst_direction,
 )
-from tensorchain.tensors import Dense, Device, Lazy, Masked, Sparse, Tensor
+from tensorchain.tensors import Dense, Device, Lazy, Masked, Observed, Sparse, Tensor
 
 __all__ = [
     "ALS",
@@ -60,7 +61,9 @@ __all__ = [
     "Lazy",
     "Masked",
     "Model",
+    "Observed",
     "Penalty",
+    "SampledALS",
     "SensitivityBound",
     "Sparse",
     "StopReason",
@@ -80,6 +83,7 @@ __all__ = [
     "decompose",
     "degeneracy_profile",
     "diagnose",
+    "estimate_error",
     "expected_error",
     "factor_match_score",
     "first_order_error",

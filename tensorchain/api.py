@@ -120,7 +120,11 @@ class _Job:
         )
         # A complex start of a real tensor stays complex: its error is that of the complex model.
         dtype = np.complex128 if outcome.best.model.dtype.kind == "c" else self.door.dtype
-        model = optimal_gauge(outcome.best.model).scaled(self.norm).astype(dtype)
+        gauged = optimal_gauge(outcome.best.model)
+        if not unit.residual_norm(gauged) <= outcome.best.error * (1.0 + 1e-6) + 1e-12:
+            # Blocks that nearly cancel do not survive a change of gauge; the error that is reported must hold.
+            gauged = outcome.best.model
+        model = gauged.scaled(self.norm).astype(dtype)
         history = outcome.history
         return Fit(
             model=model,

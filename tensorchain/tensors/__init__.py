@@ -6,6 +6,7 @@ from tensorchain.tensors.device import Device
 from tensorchain.tensors.dispatch import as_tensor
 from tensorchain.tensors.lazy import Lazy
 from tensorchain.tensors.masked import Masked
+from tensorchain.tensors.observed import Observed
 from tensorchain.tensors.sparse import Sparse
 
-__all__ = ["Dense", "Device", "Lazy", "Masked", "Residual", "Sparse", "Tensor", "as_tensor"]
+__all__ = ["Dense", "Device", "Lazy", "Masked", "Observed", "Residual", "Sparse", "Tensor", "as_tensor"]
