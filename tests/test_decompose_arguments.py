@@ -56,7 +56,7 @@ RANKS = [
     ("tc", 5, ValueError, "beyond the size"),
     ("tc", (16, 1, 1), ValueError, "mode 1"),
     ("tc", {}, (TypeError, ValueError), "rank"),
-    ("tc", object(), TypeError, "rank"),
+    ("tc", ..., TypeError, "rank"),
 ]
 
 ARGUMENTS = [
