@@ -21,6 +21,9 @@ from tensorchain.solvers.multistart import run_starts
 from tensorchain.stability import optimal_gauge
 from tensorchain.tensors import Tensor, as_tensor
 
+_SUSPECT = 1e-6
+"""Share of the sensitivity that is left by a change of gauge, below which the model is checked against the data."""
+
 
 def decompose(
     tensor: Any,
@@ -120,10 +123,7 @@ class _Job:
         )
         # A complex start of a real tensor stays complex: its error is that of the complex model.
         dtype = np.complex128 if outcome.best.model.dtype.kind == "c" else self.door.dtype
-        gauged = optimal_gauge(outcome.best.model)
-        if not unit.residual_norm(gauged) <= outcome.best.error * (1.0 + 1e-6) + 1e-12:
-            # Blocks that nearly cancel do not survive a change of gauge; the error that is reported must hold.
-            gauged = outcome.best.model
+        gauged = _safely_gauged(unit, outcome.best)
         model = gauged.scaled(self.norm).astype(dtype)
         history = outcome.history
         return Fit(
@@ -142,6 +142,18 @@ class _Job:
             solver=repr(self.solver),
             dimension_names=self.door.dimension_names,
         )
+
+
+def _safely_gauged(unit: Tensor, best: Iterate) -> Model:
+    """The best iterate in its optimal gauge, as long as the error that is reported holds there.
+
+    Blocks that nearly cancel may not survive a change of gauge.  One pass over the data tells; it is made only
+    where the gauge has taken away most of the sensitivity.
+    """
+    gauged = optimal_gauge(best.model)
+    if gauged.sensitivity() > _SUSPECT * best.sensitivity or not np.isfinite(best.error):
+        return gauged
+    return gauged if unit.residual_norm(gauged) <= best.error * (1.0 + 1e-6) + 1e-12 else best.model
 
 
 def _with_checkpoint(

@@ -1,7 +1,7 @@
 """Whatever the tensor: no NaN, no warning, a Fit that tells the truth, and an ALS error that never rises.
 
-Fifty seeds of each kind of tensor, for each model and solver.  Tensors are tiny and a callback cuts the runs short: what
-breaks a solver (a singular Gram, an overflow, a zero block) breaks it in its first steps.  Warnings are errors here.
+Fifty seeds of each kind of tensor, for each model and solver.  Tensors are tiny and a callback cuts the runs short:
+what breaks a solver (a singular Gram, an overflow, a zero block) breaks it in its first steps.  Warnings are errors.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -57,4 +58,7 @@ def norm(array: Array) -> float:
         for start in range(0, len(part), _PIECE):
             piece = np.ldexp(part[start : start + _PIECE].astype(np.float64), exponent)
             total += float(piece @ piece)
-    return float(np.ldexp(np.sqrt(total), -exponent))
+    try:
+        return math.ldexp(math.sqrt(total), -exponent)
+    except OverflowError:
+        return math.inf

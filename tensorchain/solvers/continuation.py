@@ -50,6 +50,7 @@ class Ending(enum.Enum):
     PLATEAU = enum.auto()
     DEGENERATE = enum.auto()
     FLOOR = enum.auto()
+    UNFINISHED = enum.auto()
     BOUND = enum.auto()
     MISSED = enum.auto()
 
@@ -204,7 +205,10 @@ class Continuation:
         """The last stage of a path: long where it pays, short on a plateau, none where blocks would diverge."""
         if ending is Ending.ATTAINED or (ending is Ending.FLOOR and floor > 0.0):
             point, reason = yield from self._last(self.tol).stage(tensor, point, floor)
-            ending = Ending.EXACT if reason is StopReason.EXACT else ending
+            if reason is StopReason.EXACT:
+                ending = Ending.EXACT
+            elif reason is StopReason.ITERATION_LIMIT:
+                ending = Ending.UNFINISHED
         elif ending is Ending.PLATEAU:
             point, _ = yield from self._last(1e-6, 15).stage(tensor, point, floor)
         return point, ending
@@ -305,6 +309,7 @@ _REASONS = {
     Ending.EXACT: StopReason.EXACT,
     Ending.ATTAINED: StopReason.CONVERGED,
     Ending.FLOOR: StopReason.CONVERGED,
+    Ending.UNFINISHED: StopReason.ITERATION_LIMIT,
     Ending.BOUND: StopReason.CONVERGED,
     Ending.DEGENERATE: StopReason.DIVERGING,
     Ending.MISSED: StopReason.STALLED,
