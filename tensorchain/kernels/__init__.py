@@ -2,6 +2,20 @@
 
 from tensorchain.kernels.contraction import contract
 from tensorchain.kernels.linalg import Array, cholesky, cholesky_solve, diagonal_blocks, norm
+from tensorchain.kernels.memory import recycling
+from tensorchain.kernels.systems import GramSystem, KroneckerSystem, System
 from tensorchain.kernels.threads import blas_threads
 
-__all__ = ["Array", "blas_threads", "cholesky", "cholesky_solve", "contract", "diagonal_blocks", "norm"]
+__all__ = [
+    "Array",
+    "GramSystem",
+    "KroneckerSystem",
+    "System",
+    "blas_threads",
+    "cholesky",
+    "cholesky_solve",
+    "contract",
+    "diagonal_blocks",
+    "norm",
+    "recycling",
+]

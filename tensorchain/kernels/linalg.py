@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
+from tensorchain.kernels import memory
+
 Array = NDArray[Any]
 
 _PIECE = 1 << 20
@@ -21,7 +23,7 @@ def cholesky(matrix: Array) -> Array | None:
     the lower triangle of the conjugate, and no copy has to be transposed.
     """
     potrf = lapack.zpotrf if matrix.dtype.kind == "c" else lapack.dpotrf
-    factor, info = potrf(matrix.T, lower=1, clean=0, overwrite_a=0)
+    factor, info = potrf(memory.copy(matrix).T, lower=1, clean=0, overwrite_a=1)
     return None if info else factor
 
 
@@ -48,13 +50,15 @@ def norm(array: Array) -> float:
         direct = float(np.linalg.norm(flat))
     if 1e-140 < direct < 1e140 and flat.dtype != np.float32:
         return direct
-    largest = float(np.abs(flat).max(initial=0.0))
+    parts = (flat.real, flat.imag) if flat.dtype.kind == "c" else (flat,)
+    # No array of absolute values: it would be as large as the tensor.
+    largest = max(float(max(part.max(initial=0.0), -part.min(initial=0.0))) for part in parts)
     if largest == 0.0 or not np.isfinite(largest):
         return largest
     # A power of two scales without rounding; subnormal numbers need it in two steps.
     exponent = -int(np.floor(np.log2(largest)))
     total = 0.0
-    for part in (flat.real, flat.imag) if flat.dtype.kind == "c" else (flat,):
+    for part in parts:
         for start in range(0, len(part), _PIECE):
             piece = np.ldexp(part[start : start + _PIECE].astype(np.float64), exponent)
             total += float(piece @ piece)

@@ -26,16 +26,27 @@ Longer than other files on purpose: it is the whole protocol, generic in the wir
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from tensorchain.kernels import Array, contract, diagonal_blocks, norm
+from tensorchain.kernels import (
+    Array,
+    GramSystem,
+    System,
+    cholesky,
+    cholesky_solve,
+    contract,
+    diagonal_blocks,
+    memory,
+    norm,
+)
 from tensorchain.models.files import FORMAT, read_npz, write_npz
 from tensorchain.models.network import BATCH, COLUMN, ROW, Network
 from tensorchain.models.validation import checked_wiring
@@ -58,6 +69,7 @@ class Model:
     registry: ClassVar[dict[str, type[Model]]] = {}
 
     _matrices: tuple[Array, ...]
+    _moments: list[Array | None]
     network: Network
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -78,6 +90,7 @@ class Model:
             # A block that is frozen already keeps its identity: doors recognise what they have multiplied.
             frozen.append(array)
         self._matrices = tuple(frozen)
+        self._moments = [None] * len(frozen)
 
     @classmethod
     def wiring(cls, shape: tuple[int, ...], rank: Any) -> Network:
@@ -152,10 +165,16 @@ class Model:
         matrices = list(self._matrices)
         matrices[k] = matrix
         twin = self.with_matrices(matrices)
-        if "moments" in self.__dict__:
-            moments = list(self.moments)
-            moments[k] = _moment(twin._matrices[k], twin._matrices[k])
-            twin.__dict__["moments"] = tuple(moments)
+        twin._moments = list(self._moments)
+        twin._moments[k] = None
+        return twin
+
+    def rescaled(self: Self, factors: Sequence[float]) -> Self:
+        """Each block times a number; a block times 1 stays the same array, and moments that are cached are kept."""
+        pairs = list(zip(self._matrices, factors, strict=True))
+        twin = self.with_matrices([m if factor == 1.0 else m * m.dtype.type(factor) for m, factor in pairs])
+        for k, (moment, factor) in enumerate(zip(self._moments, factors, strict=True)):
+            twin._moments[k] = None if moment is None else moment * factor**2
         return twin
 
     def with_blocks(self: Self, blocks: Sequence[Array]) -> Self:
@@ -318,10 +337,17 @@ class Model:
 
     # -- the multilinear form -----------------------------------------------------------
 
+    def moment(self, k: int) -> Array:
+        """C_k = B_k^H B_k, in double precision."""
+        moment = self._moments[k]
+        if moment is None:
+            moment = self._moments[k] = _moment(self._matrices[k], self._matrices[k])
+        return moment
+
     @cached_property
     def moments(self) -> tuple[Array, ...]:
-        """C_k = B_k^H B_k, in double precision."""
-        return tuple(_moment(matrix, matrix) for matrix in self._matrices)
+        """All C_k."""
+        return tuple([self.moment(k) for k in range(len(self._matrices))])
 
     @cached_property
     def identity_moments(self) -> tuple[Array, ...]:
@@ -332,6 +358,9 @@ class Model:
 
     def gram_at(self, moments: Sequence[Array], k: int) -> Array:
         """M_k = dF/dC_k at any moments, (P_k, P_k); rows belong to the conjugated side."""
+        return self._gram_of(moments, k)
+
+    def _gram_of(self, moments: Sequence[Array] | None, k: int) -> Array:
         rows = []
         for s, lower in enumerate(self.network.terms):
             row = []
@@ -344,17 +373,29 @@ class Model:
         return rows[0][0] if len(rows) == 1 else np.block(rows)
 
     def _moment_operands(
-        self, moments: Sequence[Array], s: int, t: int, without: tuple[int, ...]
+        self, moments: Sequence[Array] | None, s: int, t: int, without: tuple[int, ...]
     ) -> tuple[list[str], list[Array]]:
-        """Moments between terms s (conjugated) and t, of all blocks but `without`, with their letters."""
+        """Moments between terms s (conjugated) and t, of all blocks but `without`, with their letters.
+
+        With None for the moments those of this model; a core has one row, so that its moment is the product
+        of two vectors, which is not formed.
+        """
         network = self.network
         lower, upper = network.terms[s], network.terms[t]
         labels, operands = [], []
-        for m, moment in enumerate(moments):
-            if m not in without:
-                block = moment[network.columns[s][m], network.columns[t][m]]
-                operands.append(block.reshape(lower.shapes[m] + upper.shapes[m]))
-                labels.append(lower.bonds[m] + upper.bonds[m].upper())
+        for m, mode in enumerate(network.modes):
+            if m in without:
+                continue
+            if mode is None and moments is None:
+                double = np.result_type(self._matrices[m], np.float64)
+                labels += [lower.bonds[m], upper.bonds[m].upper()]
+                operands += [np.conj(self.operands(s)[m][0]).astype(double, copy=False)]
+                operands += [self.operands(t)[m][0].astype(double, copy=False)]
+                continue
+            moment = self.moment(m) if moments is None else moments[m]
+            block = moment[network.columns[s][m], network.columns[t][m]]
+            operands.append(block.reshape(lower.shapes[m] + upper.shapes[m]))
+            labels.append(lower.bonds[m] + upper.bonds[m].upper())
         return labels, operands
 
     def gram_jets(self, moments: Sequence[Array], directions: Sequence[Array]) -> tuple[list[Array], list[Array]]:
@@ -379,7 +420,11 @@ class Model:
     @cached_property
     def grams(self) -> list[Array]:
         """All M_k; without their derivatives where no one asked for these."""
-        return self._jets[0] if "_jets" in self.__dict__ else self.all_grams(self.moments)
+        if "_jets" in self.__dict__:
+            return self._jets[0]
+        if self.network.has_cores:
+            return [self._gram_of(None, k) for k in range(len(self._matrices))]
+        return self.all_grams(self.moments)
 
     def all_grams(self, moments: Sequence[Array]) -> list[Array]:
         """M_k at any moments, for every k."""
@@ -389,7 +434,57 @@ class Model:
         """M_k = L_k^H L_k without the identity over I_k: (P_k, P_k), Hermitian."""
         if "_jets" in self.__dict__ or "grams" in self.__dict__:
             return self.grams[k]
-        return self.gram_at(self.moments, k)
+        return self._gram_of(None, k) if self.network.has_cores else self.gram_at(self.moments, k)
+
+    def gram_factors(self, t: int, k: int) -> list[Array] | None:
+        """M_k within term t as a Kronecker product of one matrix for each bond of block k; None where it is none."""
+        return None
+
+    def system(self, k: int) -> System:
+        """L_k^H L_k, to apply to block k and to solve."""
+        return GramSystem(self.gram(k))
+
+    def damped_solver(self, k: int, penalty: float, damping: float) -> Callable[[Array], Array] | None:
+        """The inverse of M_k + penalty Q_k + damping, applied to a block; None where it is not positive definite."""
+        system = self.gram(k) + damping * np.eye(self.network.widths[k])
+        if penalty:
+            system = system + penalty * self.sensitivity_metric(k)
+        factor = cholesky(system)
+        return None if factor is None else lambda block: cholesky_solve(factor, np.ascontiguousarray(block.T)).T
+
+    def absorbed(self, k: int) -> Model | None:
+        """The model with factor k in its core and an identity in its place, for `rejoined`; None for most models."""
+        return None
+
+    def rejoined(self: Self, k: int, rhs: Array) -> tuple[Self, float] | None:
+        """Factor k and the core at their joint best, and ||X||^2; None where the other factors are deficient.
+
+        `rhs` is L^H vec(T) for the core of `absorbed(k)`.
+        """
+        return None
+
+    @property
+    def has_damped_inverse(self) -> bool:
+        """Whether `damped_inverse` is there and costs less than a Cholesky factor of J^H J."""
+        return False
+
+    def damped_inverse(self, penalty: float, damping: float) -> Callable[[Sequence[Array]], list[Array]] | None:
+        """The inverse of J^H J + penalty Q + damping by the structure of the model; None where it breaks down."""
+        raise TypeError(f"{type(self).__name__} has no `damped_inverse`; ask `has_damped_inverse` first")
+
+    def gram_traces(self) -> list[float]:
+        """tr M_k of each block, without the Grams."""
+        traces = []
+        for k in range(len(self._matrices)):
+            total = 0.0
+            for t, term in enumerate(self.network.terms):
+                labels, operands = self._moment_operands(None, t, t, (k,))
+                for letter in term.bonds[k]:
+                    labels.append(letter + letter.upper())
+                    operands.append(np.eye(term.size_of[letter]))
+                total += float(contract(",".join(labels) + "->", *operands).real)
+            traces.append(total)
+        return traces
 
     def sensitivity_metric(self, k: int) -> Array:
         """Q_k with SS = <B_k, B_k Q_k^T> + I_k tr M_k; the gradient of SS in B_k is 2 B_k Q_k^T."""
@@ -397,9 +492,11 @@ class Model:
 
     def block_sensitivities(self) -> Array:
         """||dX/dblock_k||_F^2 = I_k tr M_k for each block; their sum is SS."""
-        return np.array(
-            [matrix.shape[0] * np.trace(gram).real for matrix, gram in zip(self._matrices, self.grams, strict=True)]
-        )
+        if "_jets" in self.__dict__ or "grams" in self.__dict__:
+            traces = [float(np.trace(gram).real) for gram in self.grams]
+        else:
+            traces = self.gram_traces()
+        return np.array([len(matrix) * trace for matrix, trace in zip(self._matrices, traces, strict=True)])
 
     def sensitivity(self, relative: bool = False) -> float:
         """SS = ||J||_F^2, the expected squared change of X per unit variance of noise on the blocks.
@@ -447,9 +544,10 @@ class Model:
         evaluated slab by slab, as long as it has at most 1e8 entries.
         """
         unit, exponent = self._unit_scale()
-        gram = unit.gram(0)
-        square = float(np.sum(unit.moments[0] * gram).real)
-        bound = float(np.trace(unit.moments[0]).real * np.trace(gram).real)
+        k = min(range(len(self._matrices)), key=self.network.widths.__getitem__)
+        moment, gram = unit.moment(k), unit.gram(k)
+        square = float(np.sum(moment * gram).real)
+        bound = float(np.trace(moment).real * np.trace(gram).real)
         if square < 1e-10 * bound and math.prod(self.shape) <= _EVALUATED:
             size = unit._evaluated_norm()
         else:
@@ -469,13 +567,13 @@ class Model:
     def gauss_newton(self, upper: bool = False) -> Array:
         """J^H J, (n, n) with n = n_parameters, blocks in matrix form flattened row by row.
 
-        With `upper` the blocks below the diagonal are left out (zero), for solvers that do not read them.
+        With `upper` the blocks below the diagonal are left undefined, for solvers that do not read them.
         """
-        sizes = [matrix.size for matrix in self._matrices]
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        result = np.zeros((starts[-1], starts[-1]), dtype=np.result_type(*self.moments))
+        starts = [0, *itertools.accumulate([matrix.size for matrix in self._matrices])]
+        result = memory.empty((starts[-1], starts[-1]), np.result_type(self.dtype, np.float64))
         for k, matrix in enumerate(self._matrices):
             rows, width = matrix.shape
+            result[starts[k] : starts[k + 1], starts[k] : starts[k + 1]] = 0.0
             diagonal_blocks(result, starts[k], rows, width)[...] = self.gram(k)
             for m in range(k + 1, len(self._matrices)):
                 block = result[starts[k] : starts[k + 1], starts[m] : starts[m + 1]]
@@ -494,7 +592,7 @@ class Model:
         for s, lower in enumerate(network.terms):
             conjugated = np.conj(self.operands(s)[m])
             for t, upper in enumerate(network.terms):
-                labels, operands = self._moment_operands(self.moments, s, t, (k, m))
+                labels, operands = self._moment_operands(None, s, t, (k, m))
                 labels += [ROW + upper.bonds[k].upper(), COLUMN + lower.bonds[m]]
                 operands += [self.operands(t)[k], conjugated]
                 target = ROW + lower.bonds[k] + COLUMN + upper.bonds[m].upper()

@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 
 from tensorchain.kernels import Array
-from tensorchain.models.base import Model
 from tensorchain.models.chain import TensorChain
+from tensorchain.models.core_terms import CoreTerms
 from tensorchain.models.network import Network
 from tensorchain.models.tucker import Tucker, check_multilinear_rank, check_tucker, tucker_network
 from tensorchain.models.validation import check_blocks, check_ranks
 
 
-class BlockTerm(Model):
+class BlockTerm(CoreTerms):
     """Block-term decomposition.
 
     Parameters

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorchain.kernels import Array, contract
+from tensorchain.kernels import Array
 from tensorchain.models.base import Model, pad_columns
 from tensorchain.models.network import Network
 from tensorchain.models.validation import bond_letters, check_blocks, check_order, check_ranks
@@ -97,17 +97,32 @@ class TensorChain(Model):
     def _to_matrix(self, k: int, block: Array) -> Array:
         return _to_rows(block)
 
-    @cached_property
-    def transfers(self) -> list[Array]:
-        """E_n as (R_n^2, R_{n+1}^2) matrices."""
-        return self._to_transfers(self.moments)
+    def _build(self, network: Network, matrices: Sequence[Array]) -> None:
+        super()._build(network, matrices)
+        self._transfers: list[Array | None] = [None] * len(self._matrices)
 
-    def _to_transfers(self, moments: Sequence[Array]) -> list[Array]:
-        result = []
-        for moment, (left, right) in zip(moments, self.network.terms[0].shapes, strict=True):
-            ordered = moment.reshape(left, right, left, right).transpose(0, 2, 1, 3)
-            result.append(ordered.reshape(left * left, right * right))
-        return result
+    def with_matrix(self, k: int, matrix: Array) -> TensorChain:
+        twin = super().with_matrix(k, matrix)
+        twin._transfers = list(self._transfers)
+        twin._transfers[k] = None
+        return twin
+
+    def transfer(self, k: int) -> Array:
+        """E_k as a matrix (R_k^2, R_{k+1}^2)."""
+        transfer = self._transfers[k]
+        if transfer is None:
+            transfer = self._transfers[k] = self._to_transfer(k, self.moment(k))
+        return transfer
+
+    def _to_transfer(self, k: int, moment: Array) -> Array:
+        left, right = self.network.terms[0].shapes[k]
+        ordered = moment.reshape(left, right, left, right).transpose(0, 2, 1, 3)
+        return ordered.reshape(left * left, right * right)
+
+    def _transfers_at(self, moments: Sequence[Array]) -> list[Array]:
+        if moments is self.__dict__.get("moments"):
+            return [self.transfer(k) for k in range(self.order)]
+        return [self._to_transfer(k, moment) for k, moment in enumerate(moments)]
 
     def _from_loop(self, k: int, loop: Array) -> Array:
         """Gram of core k from the product of the other transfer matrices, (R_{k+1}^2, R_k^2)."""
@@ -116,12 +131,13 @@ class TensorChain(Model):
         return ordered.reshape(left * right, left * right)
 
     def gram_at(self, moments: Sequence[Array], k: int) -> Array:
-        transfers = self.transfers if moments is self.moments else self._to_transfers(moments)
-        return self._from_loop(k, _chained(transfers[k + 1 :] + transfers[:k]))
+        transfers = self._transfers_at(moments)
+        loop = _chained(transfers[k + 1 :] + transfers[:k])
+        assert loop is not None
+        return self._from_loop(k, loop)
 
     def gram_jets(self, moments: Sequence[Array], directions: Sequence[Array]) -> tuple[list[Array], list[Array]]:
-        values = self.transfers if moments is self.moments else self._to_transfers(moments)
-        slopes = self._to_transfers(directions)
+        values, slopes = self._transfers_at(moments), self._transfers_at(directions)
         prefix, suffix = _running(values, slopes), _running(values[::-1], slopes[::-1], reverse=True)[::-1]
         grams, changes = [], []
         for k in range(len(values)):
@@ -131,27 +147,54 @@ class TensorChain(Model):
             changes.append(self._from_loop(k, change))
         return grams, changes
 
+    def gram_traces(self) -> list[float]:
+        # tr M_k is the loop without E_k, closed by identities on both sides: vectors are enough.
+        traces = []
+        for k, (left, right) in enumerate(self.network.terms[0].shapes):
+            vector = _IDENTITIES[right]
+            for n in (*range(k + 1, self.order), *range(k)):
+                vector = vector @ self.transfer(n)
+            traces.append(float((vector @ _IDENTITIES[left]).real))
+        return traces
+
     def _cross_gauss_newton(self, k: int, m: int, out: Array) -> None:
         # The loop is opened at k and m; what lies between them and what lies around are transfer products.
-        shapes, transfers = self.network.terms[0].shapes, self.transfers
+        shapes = self.network.terms[0].shapes
         (a, b), (c, d) = shapes[k], shapes[m]
         here, there = self.operands(0)[k], np.conj(self.operands(0)[m])
-        between, around = transfers[k + 1 : m], transfers[m + 1 :] + transfers[:k]
-        # left[i, a', b, (c, c')] = sum_b' B_k[i, a', b'] between[(b, b'), (c, c')]
-        if between:
-            inner = _chained(between).reshape(b, b, c * c).transpose(1, 0, 2).reshape(b, -1)
-            left = (here.reshape(-1, b) @ inner).reshape(-1, a, b, c, c)
+        i, j = len(here), len(there)
+        between = _chained([self.transfer(n) for n in range(k + 1, m)])
+        around = _chained([self.transfer(n) for n in (*range(m + 1, self.order), *range(k))])
+        # H[i, (a, b), j, (c', d')] = sum_{a', c} left[i, a', b, c, c'] right[j, c, d', a, a'], where
+        # left = sum_b' B_k[i, a', b'] between[(b, b'), (c, c')], or the identity in its place, and
+        # right = sum_d conj(B_m)[j, c, d] around[(d, d'), (a, a')].
+        if around is None and between is None:
+            value = np.multiply.outer(here, there)
+            ordered = value.transpose(0, 5, 4, 3, 2, 1)
+        elif around is None:
+            assert between is not None
+            left = self._opened(here, between, b, c)
+            # right is the identity from d to a, d' to a'.
+            value = left.transpose(0, 2, 4, 1, 3).reshape(-1, c) @ there.transpose(1, 0, 2).reshape(c, -1)
+            ordered = value.reshape(i, b, c, a, j, d).transpose(0, 5, 1, 4, 2, 3)
         else:
-            left = here[:, :, None, None, :] * np.eye(b)[None, None, :, :, None]
-        # right[j, c, d', (a, a')] = sum_d conj(B_m)[j, c, d] around[(d, d'), (a, a')]
-        if around:
-            outer = _chained(around).reshape(d, d * a * a)
-            right = (there.reshape(-1, d) @ outer).reshape(-1, c, d, a, a)
-        else:
-            right = there[:, :, None, :, None] * np.eye(d)[None, None, :, None, :]
-        # H[i, (a, b), j, (c', d')] = sum_{a', c} left[i, a', b, c, c'] right[j, c, d', a, a']
-        value = contract("iAbcC,jcDaA->iabjCD", left, right)
-        out.reshape(len(here), a, b, len(there), c, d)[...] = value
+            right = (there.reshape(-1, d) @ around.reshape(d, d * a * a)).reshape(j, c, d, a, a)
+            if between is None:
+                # left is the identity from b to c, b' to c'.
+                value = here.transpose(0, 2, 1).reshape(-1, a) @ right.reshape(-1, a).T
+                ordered = value.reshape(i, c, j, b, d, a).transpose(0, 5, 3, 2, 1, 4)
+            else:
+                left = self._opened(here, between, b, c)
+                one = left.transpose(0, 2, 4, 3, 1).reshape(-1, c * a)
+                value = one @ right.transpose(1, 4, 0, 2, 3).reshape(c * a, -1)
+                ordered = value.reshape(i, b, c, j, d, a).transpose(0, 5, 1, 3, 2, 4)
+        out.reshape(i, a, b, j, c, d)[...] = ordered
+
+    @staticmethod
+    def _opened(core: Array, between: Array, b: int, c: int) -> Array:
+        """sum_b' core[i, a', b'] between[(b, b'), (c, c')]: (i, a', b, c, c')."""
+        inner = between.reshape(b, b, c * c).transpose(1, 0, 2).reshape(b, -1)
+        return (core.reshape(-1, b) @ inner).reshape(core.shape[0], -1, b, c, c)
 
     @cached_property
     def gauge_dimension(self) -> int:
@@ -184,6 +227,17 @@ class TensorChain(Model):
         first = np.stack([term.factors[0] for term in terms])
         last = np.stack([term.factors[2].T for term in terms], axis=2)
         return cls([first, np.einsum("bjc,ij->bic", core, middle), last])
+
+
+class _Identities(dict[int, Array]):
+    """vec(1) for each bond that was asked for."""
+
+    def __missing__(self, bond: int) -> Array:
+        self[bond] = np.eye(bond).ravel()
+        return self[bond]
+
+
+_IDENTITIES = _Identities()
 
 
 def chain_network(bonds: tuple[int, ...]) -> Network:
@@ -223,11 +277,11 @@ def _to_rows(core: Array) -> Array:
     return core.transpose(1, 0, 2).reshape(core.shape[1], math.prod(core.shape[::2]))
 
 
-def _chained(matrices: Sequence[Array]) -> Array:
-    """Product of several matrices."""
-    result = matrices[0]
-    for matrix in matrices[1:]:
-        result = result @ matrix
+def _chained(matrices: Sequence[Array]) -> Array | None:
+    """Product of several matrices; None, for the identity, when there is none."""
+    result: Array | None = None
+    for matrix in matrices:
+        result = matrix if result is None else result @ matrix
     return result
 
 

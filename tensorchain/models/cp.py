@@ -9,7 +9,7 @@ Phan, Tichavsky, Cichocki, "Low complexity damped Gauss-Newton algorithms for CP
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,8 +17,13 @@ import numpy as np
 
 from tensorchain.kernels import Array
 from tensorchain.models.base import Model
+from tensorchain.models.cp_newton import DampedInverse
 from tensorchain.models.network import Network
 from tensorchain.models.validation import check_blocks, check_order, check_rank
+
+_LEAST_PARAMETERS, _LARGEST_STRUCTURE = 300, 800
+"""Where the structured inverse pays: below the first a Cholesky factor of the whole Gauss-Newton matrix takes less, and
+beyond the second, rows of the structured system, conjugate gradients do (benchmarks/README.md)."""
 
 
 class CP(Model):
@@ -81,12 +86,32 @@ class CP(Model):
             slopes.append(slope)
         return grams, slopes
 
+    def gram_traces(self) -> list[float]:
+        # M_k has on its diagonal the products of the squared column norms of the others.
+        squares = np.array([self.moment(k).diagonal().real for k in range(self.order)])
+        return [float(np.delete(squares, k, axis=0).prod(axis=0).sum()) for k in range(self.order)]
+
     def _cross_gauss_newton(self, k: int, m: int, out: Array) -> None:
         rest = [moment for n, moment in enumerate(self.moments) if n not in (k, m)]
         common = _hadamard(rest) if rest else np.ones((self.rank, self.rank))
         # H[(i, r), (j, s)] = B_k[i, s] conj(B_m[j, r]) Gamma[r, s]
         left = self.matrices[k][:, None, None, :] * common[None, :, None, :]
         np.multiply(left, np.conj(self.matrices[m]).T[None, :, :, None], out=out)
+
+    @property
+    def has_damped_inverse(self) -> bool:
+        rows = DampedInverse.size(self.shape, self.rank)
+        return self.n_parameters >= _LEAST_PARAMETERS and rows <= min(_LARGEST_STRUCTURE, self.n_parameters // 2)
+
+    def damped_inverse(self, penalty: float, damping: float) -> Callable[[Sequence[Array]], list[Array]] | None:
+        moments = [self.moment(k) for k in range(self.order)]
+        diagonal = [self.gram(k) + damping * np.eye(self.rank) for k in range(self.order)]
+        if penalty:
+            diagonal = [gram + penalty * self.sensitivity_metric(k) for k, gram in enumerate(diagonal)]
+        try:
+            return DampedInverse(self.matrices, moments, diagonal)
+        except ArithmeticError:
+            return None
 
     @cached_property
     def gauge_dimension(self) -> int:

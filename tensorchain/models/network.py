@@ -137,6 +137,11 @@ class Network:
         return sum(mode is not None for mode in self.modes)
 
     @cached_property
+    def has_cores(self) -> bool:
+        """Whether some block carries no mode."""
+        return None in self.modes
+
+    @cached_property
     def block_of_mode(self) -> tuple[int, ...]:
         return tuple(self.modes.index(mode) for mode in range(self.order))
 

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tensorchain.kernels import Array
-from tensorchain.models.base import Model
+from tensorchain.models.core_terms import CoreTerms
 from tensorchain.models.network import Network, Term
 from tensorchain.models.validation import bond_letters, check_blocks, check_order, check_ranks
 
 
-class Tucker(Model):
+class Tucker(CoreTerms):
     """Tucker decomposition of multilinear rank (R_1, ..., R_N).
 
     Parameters

@@ -14,6 +14,9 @@ both monotone, so a bound on either fixes nu by a root find in one dimension.  W
 update is written as a correction B + (W - B M) M^{-1}, which keeps its accuracy where M is nearly singular,
 and an update that does not lower the error is not taken: the error never rises.
 
+A factor is followed by the cores, where the model has some; in a Tucker model both take their joint best, from
+the leading singular vectors of the product of T with the other factors: that is HOOI.
+
 Cost per sweep: one contraction of T with all blocks but one, for each block, with the partial products
 that the door reuses; P_k^3 for the small systems.
 
@@ -23,13 +26,14 @@ network" (2022), for sensitivity-controlled updates.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import linalg
 
 from tensorchain.fit import StopReason
-from tensorchain.kernels import Array, cholesky, cholesky_solve
+from tensorchain.kernels import Array, GramSystem
 from tensorchain.models import Model
 from tensorchain.solvers.constraints import Constraint, ErrorBound, Penalty, SensitivityBound
 from tensorchain.solvers.lm import check_options
@@ -37,9 +41,9 @@ from tensorchain.solvers.loop import Iterate, Memory, Problem, Steps
 from tensorchain.stability.gauge import gauge_cycle
 from tensorchain.tensors import Tensor
 
-_SMALLEST_PIVOT = 1e-7
-_EXPLICIT = 1e-5
-"""Below this error the residual is computed entry by entry: the short formula loses its digits."""
+_EXPLICIT = 1e3
+"""Below this multiple of the root of the rounding (1e-5 in double precision) the error is computed entry by entry:
+the short formula, ||T||^2 - 2 <T, X> + ||X||^2, has lost its digits."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class ALS:
         previous: tuple[float, float] | None = None
         if memory is None:
             model, penalty, used = start, 0.0, 0
-            error = tensor.residual_norm(model)
+            error = _start_error(tensor, model)
         else:
             figures = memory.figures
             model, error, penalty, used = memory.models["point"], figures["error"], figures["penalty"], figures["used"]
@@ -104,36 +108,71 @@ class ALS:
 
     def _sweep(self, tensor: Tensor, model: Model, error: float, constraint: Constraint) -> tuple[Model, float, float]:
         """Update every block once; the model, its error, and the last penalty."""
-        penalty = 0.0
-        norm = tensor.norm()
-        square = error**2
-        for k in sweep_order(model):
-            rhs = tensor.contract_all_but(model, k)
-            gram = tensor.gram(model, k)
-            matrix = model.matrices[k]
-            if type(constraint) is Constraint:
-                residual = rhs - _apply(gram, matrix)
-                change = _solve(gram, residual)
-                # ||T - L(B + D)||^2 - ||T - L B||^2
-                difference = float(np.vdot(change, _apply(gram, change) - 2.0 * residual).real)
-                if not difference < 0.0:
-                    continue
-                updated = matrix + change
-            else:
-                updated, penalty = constrained_update(
-                    constraint, gram, model.sensitivity_metric(k), rhs, model.block_sensitivities()[k], norm, matrix
-                )
-            model = model.with_matrix(k, updated)
-            square = norm**2 - float(np.vdot(updated, 2.0 * rhs - _apply(gram, updated)).real)
-        swept = float(np.sqrt(max(square, 0.0)))
-        return model, tensor.residual_norm(model) if swept < _EXPLICIT else swept, penalty
+        free = type(constraint) is Constraint
+        penalty, norm, square = 0.0, tensor.norm(), error**2
+        for step in sweep_steps(model):
+            joint = _joint_update(tensor, model, step[0]) if free and len(step) > 1 else None
+            if joint is not None:
+                model, explained = joint
+                square = norm**2 - explained
+                continue
+            for k in step:
+                rhs = tensor.contract_all_but(model, k)
+                matrix = model.matrices[k]
+                if free:
+                    system = tensor.system(model, k)
+                    residual = rhs - system.apply(matrix)
+                    change = system.solve(residual)
+                    image = system.apply(change)
+                    # ||T - L(B + D)||^2 - ||T - L B||^2
+                    difference = float(np.vdot(change, image - 2.0 * residual).real)
+                    if not difference < 0.0:
+                        continue
+                    updated = matrix + change
+                    # With L^H L (B + D) = W - R + L^H L D.
+                    square = norm**2 - float(np.vdot(updated, rhs + residual - image).real)
+                else:
+                    gram = tensor.gram(model, k)
+                    metric, offset = model.sensitivity_metric(k), model.block_sensitivities()[k]
+                    updated, penalty = constrained_update(constraint, gram, metric, rhs, offset, norm, matrix)
+                    square = norm**2 - float(np.vdot(updated, 2.0 * rhs - GramSystem(gram).apply(updated)).real)
+                model = model.with_matrix(k, updated)
+        return model, _error(tensor, model, square), penalty
+
+
+def _joint_update(tensor: Tensor, model: Model, k: int) -> tuple[Model, float] | None:
+    """Factor k and the core at their joint best, and ||X||^2, for models that know it."""
+    whole = model.absorbed(k) if tensor.complete else None
+    return None if whole is None else model.rejoined(k, tensor.contract_all_but(whole, 0))
+
+
+def _start_error(tensor: Tensor, model: Model) -> float:
+    """||T - X||, from the product with T that the first update needs anyway."""
+    k = model.network.block_of_mode[0]
+    matrix = model.matrices[k]
+    rhs = tensor.contract_all_but(model, k)
+    square = tensor.norm() ** 2 - float(np.vdot(matrix, 2.0 * rhs - tensor.system(model, k).apply(matrix)).real)
+    return _error(tensor, model, square)
+
+
+def _error(tensor: Tensor, model: Model, square: float) -> float:
+    """||T - X|| from its square by the short formula, or entry by entry where that has lost its digits."""
+    error = float(np.sqrt(max(square, 0.0)))
+    return tensor.residual_norm(model) if error < _EXPLICIT * np.sqrt(tensor.rounding) else error
 
 
 def sweep_order(model: Model) -> list[int]:
-    """Factors in the order of their modes, cores last: partial products of the data are then reused."""
+    """Factors in the order of their modes, cores last."""
     return sorted(
         range(len(model.matrices)), key=lambda k: (model.network.modes[k] is None, model.network.modes[k] or 0)
     )
+
+
+def sweep_steps(model: Model) -> list[list[int]]:
+    """The factors in the order of their modes, each followed by the cores: partial products of the data are reused."""
+    network = model.network
+    cores = [k for k, mode in enumerate(network.modes) if mode is None]
+    return [[factor, *cores] for factor in network.block_of_mode]
 
 
 def constrained_update(
@@ -226,38 +265,23 @@ def _root(decreasing: object, scale: float) -> float:
 
 
 def balanced(model: Model) -> Model:
-    """Blocks scaled to one common norm: X is unchanged, overflow is out of reach."""
+    """Blocks scaled to nearly one norm: X is unchanged, overflow is out of reach.
+
+    The factors are powers of two whose product is one: nothing is rounded, and blocks that are balanced already
+    stay the very same arrays.
+    """
     norms = [float(np.linalg.norm(matrix)) for matrix in model.matrices]
-    if min(norms) <= 0.0 or not np.all(np.isfinite(norms)):
+    if min(norms) <= 0.0 or not all(map(math.isfinite, norms)):
         return model
-    common = float(np.exp(np.mean(np.log(norms))))
-    return model.with_matrices([matrix * (common / norm) for matrix, norm in zip(model.matrices, norms, strict=True)])
-
-
-def _apply(gram: Array, matrix: Array) -> Array:
-    if gram.ndim == 2:
-        return matrix @ gram.T
-    return np.asarray(np.einsum("ipq,iq->ip", gram, matrix))
-
-
-def _solve(gram: Array, rhs: Array) -> Array:
-    """Rows of the solution of M b = r; least-norm where M is singular."""
-    if gram.ndim == 2:
-        factor = cholesky(gram)
-        if factor is not None:
-            pivots = np.abs(factor.diagonal())
-            # Below this the smallest eigenvalue is rounding: least norm instead.
-            if pivots.min() > _SMALLEST_PIVOT * pivots.max():
-                return cholesky_solve(factor, rhs.T).T
-        values, vectors = np.linalg.eigh(gram)
-        keep = values > np.finfo(float).eps * len(values) * max(values[-1], 0.0)
-        inverse = (vectors[:, keep] / values[keep]) @ vectors[:, keep].conj().T
-        return np.asarray(rhs @ inverse.T)
-    values, vectors = np.linalg.eigh(gram)
-    alive = values > np.finfo(float).eps * values.shape[-1] * values[..., -1:]
-    rotated = np.einsum("ip,ipj->ij", rhs, vectors.conj())
-    coefficients = np.where(alive, rotated / np.where(alive, values, 1.0), 0.0)
-    return np.asarray(np.einsum("ij,ipj->ip", coefficients, vectors))
+    logs = [math.log2(norm) for norm in norms]
+    wanted = [math.fsum(logs) / len(logs) - log for log in logs]
+    exponents = [round(exponent) for exponent in wanted]
+    surplus = sum(exponents)
+    # The exponents that were rounded furthest give way.
+    step = 1 if surplus > 0 else -1
+    for k in sorted(range(len(logs)), key=lambda k: step * (wanted[k] - exponents[k]))[: abs(surplus)]:
+        exponents[k] -= step
+    return model.rescaled([2.0**exponent for exponent in exponents]) if any(exponents) else model
 
 
 def _total(model: Model) -> float:

@@ -1,18 +1,25 @@
 """Conjugate gradients for the Levenberg-Marquardt step when J^H J is too large to factorise.
 
-The matrix J^H J + nu Q + mu I is applied block-wise from Grams; the preconditioner is its block diagonal
-I (x) (M_k + nu Q_k + mu I), whose factors are P_k x P_k.
+The matrix J^H J + nu Q + mu I is applied block-wise from Grams.  The preconditioner is its block diagonal,
+I (x) (M_k + nu Q_k + mu I), whose factors are P_k x P_k (one for each row where rows see different entries), or the
+inverse of the whole matrix where the structure of the model gives it (`Model.damped_inverse`): then one or two steps
+end it, and what they are for is the rounding of that inverse.
+
+Cost of a step: that of `gauss_newton_matvec`, (sum over k of I_k P_k^2) for a model without cores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tensorchain.kernels import Array, cholesky, cholesky_solve
+from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.tensors import Tensor
+
+Operator = Callable[[Sequence[Array]], list[Array]]
 
 
 def conjugate_gradients(
@@ -29,48 +36,78 @@ def conjugate_gradients(
 
     The relative tolerance is loose on purpose: an inexact step costs little and steers around swamps.
     """
-    factors = []
-    for k in range(len(rhs)):
-        block = model.gram(k) + damping * np.eye(model.network.widths[k])
-        if penalty:
-            block = block + penalty * model.sensitivity_metric(k)
-        factor = cholesky(block)
-        if factor is None:
-            return None
-        factors.append(factor)
+    precondition = preconditioner(tensor, model, penalty, damping)
+    if precondition is None:
+        return None
+    sizes = [block.shape for block in rhs]
+    metrics = [model.sensitivity_metric(k).T for k in range(len(rhs))] if penalty else []
+    residual, direction, image = (
+        np.empty(sum(block.size for block in rhs), dtype=np.result_type(*rhs)) for _ in range(3)
+    )
+    residuals, directions, images = (split(vector, sizes) for vector in (residual, direction, image))
+    delta = np.zeros_like(residual)
 
-    def apply(blocks: Sequence[Array]) -> list[Array]:
-        result = tensor.gauss_newton_matvec(model, blocks)
-        for k, block in enumerate(blocks):
-            result[k] = result[k] + damping * block
-            if penalty:
-                result[k] = result[k] + penalty * (block @ model.sensitivity_metric(k).T)
-        return result
+    def fill(vectors: list[Array], blocks: Sequence[Array]) -> None:
+        for vector, block in zip(vectors, blocks, strict=True):
+            vector[...] = block
 
-    def precondition(blocks: Sequence[Array]) -> list[Array]:
-        return [cholesky_solve(f, np.ascontiguousarray(b.T)).T for f, b in zip(factors, blocks, strict=True)]
-
-    delta = [np.zeros_like(block) for block in rhs]
-    residual = list(rhs)
-    conditioned = precondition(residual)
-    direction = conditioned
-    energy = _dot(residual, conditioned)
+    fill(residuals, rhs)
+    fill(directions, precondition(residuals))
+    energy = np.vdot(residual, direction).real
     target = tol**2 * energy
     for _ in range(max_iter):
-        if energy <= target:
-            break
-        image = apply(direction)
-        curvature = _dot(direction, image)
+        fill(images, tensor.gauss_newton_matvec(model, directions))
+        for vector, block, metric in zip(images, directions, metrics, strict=False):
+            vector += penalty * (block @ metric)
+        image += damping * direction
+        curvature = np.vdot(direction, image).real
         if not curvature > 0.0:
             break
         step = energy / curvature
-        delta = [d + step * p for d, p in zip(delta, direction, strict=True)]
-        residual = [r - step * a for r, a in zip(residual, image, strict=True)]
-        conditioned = precondition(residual)
-        energy, previous = _dot(residual, conditioned), energy
-        direction = [z + (energy / previous) * p for z, p in zip(conditioned, direction, strict=True)]
-    return delta
+        delta += step * direction
+        residual -= step * image
+        fill(images, precondition(residuals))
+        energy, previous = np.vdot(residual, image).real, energy
+        if not energy > target:
+            break
+        direction *= energy / previous
+        direction += image
+    return split(delta, sizes)
 
 
-def _dot(left: Sequence[Array], right: Sequence[Array]) -> float:
-    return float(sum(np.vdot(a, b).real for a, b in zip(left, right, strict=True)))
+def split(vector: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    """Views of a flat vector as blocks of these shapes."""
+    blocks, start = [], 0
+    for shape in shapes:
+        stop = start + math.prod(shape)
+        blocks.append(vector[start:stop].reshape(shape))
+        start = stop
+    return blocks
+
+
+def preconditioner(tensor: Tensor, model: Model, penalty: float, damping: float) -> Operator | None:
+    """The best inverse that is cheap; None where the matrix is not positive definite."""
+    if tensor.complete and model.has_damped_inverse:
+        return model.damped_inverse(penalty, damping)
+    solvers = [_block_solver(tensor, model, k, penalty, damping) for k in range(len(model.matrices))]
+    if any(solver is None for solver in solvers):
+        return None
+    return lambda blocks: [solver(b) for solver, b in zip(solvers, blocks, strict=True) if solver is not None]
+
+
+def _block_solver(
+    tensor: Tensor, model: Model, k: int, penalty: float, damping: float
+) -> Callable[[Array], Array] | None:
+    """Inverse of one block of the diagonal."""
+    if tensor.complete:
+        return model.damped_solver(k, penalty, damping)
+    system = tensor.gram(model, k) + damping * np.eye(model.network.widths[k])
+    if penalty:
+        system = system + penalty * model.sensitivity_metric(k)
+    try:
+        # Only to see whether it is positive definite: rows are solved by the inverses, all at once.
+        np.linalg.cholesky(system)
+        inverse = np.linalg.inv(system)
+    except np.linalg.LinAlgError:
+        return None
+    return lambda block: np.asarray((inverse @ block[..., None])[..., 0])

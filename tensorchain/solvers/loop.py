@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from tensorchain.fit import History, StopReason
-from tensorchain.kernels import blas_threads
+from tensorchain.kernels import blas_threads, recycling
 from tensorchain.models import Model
 from tensorchain.solvers.constraints import Constraint
 from tensorchain.tensors import Tensor
@@ -125,7 +125,7 @@ def run(
     if resume is not None:
         tracker.rows, tracker.best = list(resume.rows), resume.best
     reason = StopReason.INTERRUPTED
-    with np.errstate(all="ignore"), blas_threads(1 if _is_small(problem.tensor, start) else None):
+    with np.errstate(all="ignore"), recycling(), blas_threads(1 if _is_small(problem.tensor, start) else None):
         steps = solver.steps(problem, start, *([] if resume is None else [resume.memory]))
         try:
             while True:

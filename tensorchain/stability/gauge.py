@@ -98,7 +98,8 @@ def gauge_cycle(model: AnyModel) -> AnyModel:
 class _Search:
     """Gauges of all bonds and hyperedges, and the Grams that they are chosen from.
 
-    grams[t][k] : I_k M_k within term t, with one axis of length R^2 for each bond (pairs row, column).
+    grams[t][k] : I_k M_k within term t, with one axis of length R^2 for each bond (pairs row, column); a list of one
+        vector for each bond where it is their outer product.
     metrics[t][k] : the H of each bond of block k, flattened likewise.
     gauges : (t, letter, k) -> what is multiplied into that bond of block k in the end, (R, R) or the scales (R,).
     """
@@ -107,12 +108,17 @@ class _Search:
         network = model.network
         self.network, self.far = network, False
         self.gauges: dict[tuple[int, str, int], Array] = {}
-        self.grams: list[list[Array]] = []
+        self.grams: list[list[Array | list[Array]]] = []
         self.metrics: list[list[list[Array]]] = []
         for columns, term in zip(network.columns, network.terms, strict=True):
             self.grams.append([])
             for k, (part, shape) in enumerate(zip(columns, term.shapes, strict=True)):
-                gram = model.grams[k][part, part].reshape(shape + shape)
+                factors = model.gram_factors(len(self.grams) - 1, k)
+                if factors is not None:
+                    first, *rest = (factor.ravel() for factor in factors)
+                    self.grams[-1].append([first * model.matrices[k].shape[0], *rest])
+                    continue
+                gram = model.gram(k)[part, part].reshape(shape + shape)
                 pairs = [axis for n in range(len(shape)) for axis in (n, n + len(shape))]
                 squares = [size * size for size in shape]
                 self.grams[-1].append(gram.transpose(pairs).reshape(squares) * model.matrices[k].shape[0])
@@ -140,7 +146,7 @@ class _Search:
         total = 0.0
         for grams, metrics in zip(self.grams, self.metrics, strict=True):
             for gram, metric in zip(grams, metrics, strict=True):
-                total += float((_traced(gram, metric, 0) @ metric[0] if metric else gram).real)
+                total += float((_traced(gram, metric, 0) @ metric[0] if metric else np.asarray(gram)).real)
         return total
 
     def applied(self, model: AnyModel) -> AnyModel:
@@ -205,8 +211,11 @@ class _Search:
             self.metrics[t][k][place] = np.diag(metric).ravel()
 
 
-def _traced(gram: Array, metrics: list[Array], place: int) -> Array:
+def _traced(gram: Array | list[Array], metrics: list[Array], place: int) -> Array:
     """Contract all axes but one with their H, from both ends."""
+    if isinstance(gram, list):
+        others = [vector @ metric for m, (vector, metric) in enumerate(zip(gram, metrics, strict=True)) if m != place]
+        return np.asarray(gram[place] * math.prod(others))
     value = gram
     for metric in metrics[:place:-1]:
         value = value @ metric

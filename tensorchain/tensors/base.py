@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tensorchain.kernels import Array
+from tensorchain.kernels import Array, GramSystem, System
 from tensorchain.models import Model
 
 Door = TypeVar("Door", bound="Tensor")
@@ -99,12 +99,20 @@ class Tensor(ABC):
         """L_k^H L_k over the observed entries: (P_k, P_k), or (I_k, P_k, P_k) when rows differ."""
         return model.gram(k)
 
+    @property
+    def complete(self) -> bool:
+        """Whether every entry is observed with one weight, so that Grams follow from the model alone."""
+        return type(self).gram is Tensor.gram
+
+    def system(self, model: Model, k: int) -> System:
+        """L_k^H L_k over the observed entries, to apply to block k and to solve."""
+        if self.complete:
+            return model.system(k)
+        return GramSystem(self.gram(model, k))
+
     def apply_gram(self, model: Model, k: int, matrix: Array) -> Array:
         """L_k^H L_k applied to a block in matrix form."""
-        gram = self.gram(model, k)
-        if gram.ndim == 2:
-            return matrix @ gram.T
-        return np.asarray(np.einsum("ipq,iq->ip", gram, matrix))
+        return self.system(model, k).apply(matrix)
 
     def gauss_newton(self, model: Model) -> Array:
         """J^H J over the observed entries, (n, n); at least its upper block triangle."""

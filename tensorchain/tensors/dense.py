@@ -6,6 +6,11 @@ blocks of the other half are then served from the partial: a dimension tree of d
 sweep over an order-3 CP costs two passes over T, not three.  The partial is kept until a block it was
 made from is replaced; blocks are immutable, so identity of the arrays is an exact test.
 
+A partial has its bonds in front and its modes behind: products are then a small matrix times a wide one,
+which BLAS does fastest, and nothing large is ever transposed.  Blocks of a half that are merged before the
+product (a Khatri-Rao product for CP, a subchain for TC) are made in slices that stay in the cache, so the
+memory of a sweep beyond T is that of the partials.
+
 `residual` forms T - X in slabs along the first mode, so it stays exact at errors near rounding, and
 needs memory for one slab beyond T.
 
@@ -24,13 +29,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tensorchain import kernels
-from tensorchain.kernels import Array, contract
+from tensorchain.kernels import Array, contract, memory
 from tensorchain.models import Model
-from tensorchain.models.network import Network
+from tensorchain.models.network import Network, Term
 from tensorchain.tensors.base import Residual, Tensor
 
 _SLAB = 1 << 21
 """Entries of T - X held at once (16 MB in double)."""
+_SMALL_PARTIAL = 1 << 16
+_HALF = 1 << 18
+"""Entries of a slice of the blocks of one half, merged (2 MB in double)."""
 
 
 class Dense(Tensor):
@@ -50,7 +58,7 @@ class Dense(Tensor):
         self.array = _checked(array)
         self.shape = self.array.shape
         self.dtype = self.array.dtype
-        self._partials: dict[tuple[int, tuple[int, ...]], tuple[Network, tuple[Array, ...], Array]] = {}
+        self._partials: dict[tuple[int, tuple[int, ...]], tuple[tuple[Any, ...], tuple[Array, ...], Array]] = {}
         self._norm = kernels.norm(self.array)
 
     def scaled(self, factor: float) -> Dense:
@@ -72,9 +80,14 @@ class Dense(Tensor):
         return self.array if self.scale == 1.0 else self.array * self.array.dtype.type(self.scale)
 
     def mode_gram(self, mode: int) -> Array:
-        others = [n for n in range(self.order) if n != mode]
-        gram = np.tensordot(self.array, self.array.conj(), axes=(others, others))
-        return np.asarray(gram, dtype=self._double) * self.scale**2
+        size = self.shape[mode]
+        slices = self.array.reshape(math.prod(self.shape[:mode]), size, -1)
+        step = max(1, _SLAB // max(1, slices[0].size))
+        gram = np.zeros((size, size), dtype=self._double)
+        for start in range(0, len(slices), step):
+            rows = slices[start : start + step].swapaxes(0, 1).reshape(size, -1)
+            gram += rows @ rows.conj().T
+        return np.asarray(gram * self.scale**2)
 
     def residual_norm(self, model: Model) -> float:
         norms = [kernels.norm(self._residual(model, rows)) for rows in self._slabs()]
@@ -133,41 +146,73 @@ class Dense(Tensor):
     def _residual(self, model: Model, rows: slice) -> Array:
         data = self.array[rows]
         value = self._part(model, rows).full()
-        if self.scale != 1.0:
-            data = data * self.scale
-        return np.subtract(data, value, dtype=np.result_type(value, self._double))
+        result = memory.empty(data.shape, np.result_type(value, self._double))
+        np.multiply(data, self.scale, out=result)
+        np.subtract(result, value, out=result)
+        return result
 
     def _contract_term(self, model: Model, t: int, k: int) -> Array:
         """One term of L_k^H vec(T), from the partial product that serves block k."""
         network = model.network
-        plan = _plan(network, t, k, self.shape)
-        sources = tuple([model.matrices[m] for m in plan.used])
-        cached = self._partials.get((t, plan.used))
-        if cached is not None and cached[0] == network and all(map(operator.is_, cached[1], sources)):
-            partial = cached[2]
-        else:
+        plans = _plans(network, t, k, self.shape)
+        # A core is served by either half: by the one that is there.
+        plan = next((plan for plan in plans if self._current(model, t, plan) is not None), plans[0])
+        partial = self._current(model, t, plan)
+        if partial is None:
+            # The old one goes first: two at a time would double the memory.
+            self._partials.pop((t, plan.used), None)
             partial = self._partial(model, t, plan)
-            self._partials[t, plan.used] = (network, sources, partial)
+            self._partials[t, plan.used] = (plan.signature, tuple([model.matrices[m] for m in plan.used]), partial)
         if plan.final is None:
-            return partial.reshape(len(model.matrices[k]), -1)
-        operands = model.operands(t)
-        value = contract(plan.final, partial, *[_conj(operands[m]) for m in plan.rest])
+            value = partial.reshape(plan.width, -1).T
+        else:
+            # From a small partial on double precision costs nothing.
+            small = partial.size <= _SMALL_PARTIAL
+            operands = [_conj(model.operands(t)[m]) if small else self._operand(model, t, m) for m in plan.rest]
+            value = contract(plan.final, partial, *operands)
         return value.reshape(len(model.matrices[k]), -1)
 
-    def _partial(self, model: Model, t: int, plan: Plan) -> Array:
-        """T contracted with the blocks of one half of the modes: kept modes first, then open bonds."""
-        operands = [_conj(model.operands(t)[m]) for m in plan.used]
-        if plan.half is None:
-            return contract(plan.sequence, self.array, *[self._cast(operand) for operand in operands])
-        # The half closes on few bonds: contract its blocks first, then one GEMM with T.
-        half = self._cast(contract(plan.half, *operands)).reshape(plan.rows, -1)
-        matrix = self.array.reshape(plan.rows, -1).T if plan.leading else self.array.reshape(-1, plan.rows)
-        return (matrix @ half).reshape(plan.shape)
+    def _current(self, model: Model, t: int, plan: Plan) -> Array | None:
+        """The partial product that is kept, if the blocks in it are those of the model."""
+        signature, sources, partial = self._partials.get((t, plan.used), (None, (), None))
+        # Wirings that differ elsewhere may share a partial.
+        if signature != plan.signature or not all(map(operator.is_, sources, [model.matrices[m] for m in plan.used])):
+            return None
+        return partial
 
-    def _cast(self, operand: Array) -> Array:
-        """To the precision of the data, so that the product with them runs in it."""
-        dtype = np.dtype(np.complex128) if operand.dtype.kind == "c" else self.dtype
-        return operand.astype(dtype, copy=False)
+    def _partial(self, model: Model, t: int, plan: Plan) -> Array:
+        """T contracted with the blocks of one half of the modes: open bonds first, then kept modes."""
+        if plan.half is None:
+            operands = [self._operand(model, t, m) for m in plan.used]
+            return np.ascontiguousarray(contract(plan.sequence, self.array, *operands))
+        # The half closes on few bonds: contract its blocks first, then one GEMM with T.  A large half is
+        # never whole: slices of its first mode follow one another while they are in the cache.
+        first = model.network.modes[plan.used[0]]
+        assert first is not None
+        length = self.shape[first]
+        step = max(1, length // max(1, plan.rows * plan.width // _HALF)) if plan.sliced else length
+        result = memory.empty((plan.width, self.array.size // plan.rows), self.dtype)
+        for start in range(0, length, step):
+            rows = slice(start, start + step)
+            half = contract(
+                plan.half, *[self._operand(model, t, m, rows if m == plan.used[0] else None) for m in plan.used]
+            )
+            data = self.array[rows] if plan.leading else self.array.reshape(-1, length, plan.rows // length)[:, rows]
+            matrix = data.reshape(-1, result.shape[1]) if plan.leading else data.reshape(result.shape[1], -1).T
+            half = half.reshape(plan.width, -1)
+            if start == 0:
+                result = np.matmul(half, matrix, out=result if half.dtype == self.dtype else None)
+            else:
+                result += half @ matrix
+        return result.reshape(plan.shape)
+
+    def _operand(self, model: Model, t: int, m: int, rows: slice | None = None) -> Array:
+        """Conjugated block, in the precision of the data, so that products with them run in it."""
+        operand = model.operands(t)[m]
+        if rows is not None:
+            operand = operand[rows]
+        complex_like = np.result_type(self.dtype, np.complex64)
+        return _conj(operand).astype(complex_like if operand.dtype.kind == "c" else self.dtype, copy=False)
 
 
 class Plan(NamedTuple):
@@ -182,42 +227,77 @@ class Plan(NamedTuple):
     leading: bool
     """Whether the half consists of the first modes."""
     rows: int
+    """Entries of the half of T that is summed."""
+    width: int
+    """Product of the open bonds."""
+    cost: int
+    """Multiplications of the partial."""
+    sliced: bool
+    """Whether the half is so large that it is made in slices."""
     shape: tuple[int, ...]
-    """Shape of the partial: kept modes, open bonds."""
+    """Shape of the partial: open bonds, kept modes."""
+    signature: tuple[Any, ...]
+    """What the partial depends on beside the blocks: its subscripts and the bonds of the blocks."""
     final: str | None
     """Subscripts of the rest, from the partial to (I_k, P_k); None when the partial is the result."""
     rest: tuple[int, ...]
 
 
 @lru_cache(maxsize=4096)
-def _plan(network: Network, t: int, k: int, shape: tuple[int, ...]) -> Plan:
-    term, labels = network.terms[t], network.labels[t]
+def _plans(network: Network, t: int, k: int, shape: tuple[int, ...]) -> tuple[Plan, ...]:
+    """One plan for a block that carries a mode; for a core one with each half, the cheaper one first."""
     left, right = _halves(shape)
     mode = network.modes[k]
-    kept, gone = (right, left) if mode is not None and mode in right else (left, right)
+    if mode is None:
+        both = _plan(network, t, k, shape, left, right), _plan(network, t, k, shape, right, left)
+        return tuple(sorted(both, key=lambda plan: plan.cost))
+    return (_plan(network, t, k, shape, *((right, left) if mode in right else (left, right))),)
+
+
+def _plan(
+    network: Network, t: int, k: int, shape: tuple[int, ...], kept: tuple[int, ...], gone: tuple[int, ...]
+) -> Plan:
+    term, labels = network.terms[t], network.labels[t]
     used = tuple(network.block_of_mode[n] for n in gone)
     outside = "".join(bonds for m, bonds in enumerate(term.bonds) if m not in used)
     open_bonds = "".join(dict.fromkeys(x for m in used for x in term.bonds[m] if x in outside))
-    letters = "".join(network.output[n] for n in kept) + open_bonds
+    # Bonds first: the product with T and those that follow then read their operands as they lie.
+    letters = open_bonds + "".join(network.output[n] for n in kept)
     width = math.prod(term.size_of[x] for x in open_bonds)
+    rows = math.prod(shape[n] for n in gone)
     blocks = ",".join(labels[m] for m in used)
     modes = "".join(network.output[n] for n in gone)
     # Merging pays where the half closes on no more bonds than its outermost block alone.
     outermost = used[-1] if gone[-1] == len(shape) - 1 else used[0]
     merged = width <= term.widths[outermost]
     rest = tuple(m for m in range(len(labels)) if m != k and m not in used)
-    target = (network.physical[k] if mode is not None else "") + term.bonds[k]
+    target = (network.physical[k] if network.modes[k] is not None else "") + term.bonds[k]
     final = ",".join([letters, *(labels[m] for m in rest)]) + "->" + target
+    size, slices = math.prod(shape), width * rows // _HALF
     return Plan(
         used=used,
-        half=f"{blocks}->{modes}{open_bonds}" if merged else None,
+        half=f"{blocks}->{open_bonds}{modes}" if merged else None,
         sequence=f"{network.output},{blocks}->{letters}",
         leading=gone[0] == 0,
-        rows=math.prod(shape[n] for n in gone),
-        shape=(*(shape[n] for n in kept), *(term.size_of[x] for x in open_bonds)),
-        final=None if letters == target and not rest else final,
+        rows=rows,
+        width=width,
+        cost=size * width if merged else _one_by_one(term, used, [shape[n] for n in gone], size),
+        # Each slice adds to the whole result.
+        sliced=slices >= 2 and 2 * slices * size < rows * rows,
+        shape=(*(term.size_of[x] for x in open_bonds), *(shape[n] for n in kept)),
+        signature=(blocks, letters, *(term.shapes[m] for m in used)),
+        final=None if not rest and target == letters[len(open_bonds) :] + open_bonds else final,
         rest=rest,
     )
+
+
+def _one_by_one(term: Term, used: tuple[int, ...], sizes: list[int], volume: int) -> int:
+    """Multiplications when blocks with one bond each follow one another."""
+    cost = 0
+    for m, size in sorted(zip(used, sizes, strict=True), key=lambda pair: term.widths[pair[0]] / pair[1]):
+        cost += volume * term.widths[m]
+        volume = volume // size * term.widths[m]
+    return cost
 
 
 def _conj(operand: Array) -> Array:

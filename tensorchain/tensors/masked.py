@@ -81,6 +81,7 @@ class Masked(Tensor):
             real = np.float32 if values.dtype == np.float32 else np.float64
             self._weight = np.where(observed, weight / weight[observed].mean(), 0.0).astype(real)
             kept = kept * self._weight
+        self._complete = self._weight.dtype == np.bool_ and bool(self._weight.all())
         self._data = Dense(kept)
         self.shape, self.dtype = self._data.shape, self._data.dtype
         self._norm = float(np.linalg.norm([self._size(self._data.array[box], box) for box in boxes(self.shape)]))
@@ -89,6 +90,10 @@ class Masked(Tensor):
     def observed(self) -> Array:
         """True where an entry counts; boolean, shaped like the tensor."""
         return np.asarray(self._weight > 0)
+
+    @property
+    def complete(self) -> bool:
+        return self._complete
 
     def scaled(self, factor: float) -> Masked:
         twin = object.__new__(Masked)

@@ -91,11 +91,16 @@ class Observed(Listed):
         self.indices, self.values = positions[order], numbers[order]
         self.dtype = self.values.dtype
         self._weights = None if weights is None else _checked_weights(weights, len(order))[order]
+        self._complete = weights is None and len(order) == math.prod(self.shape)
         self._norm = self._size(self.values)
         self._kept: tuple[Model, Array] | None = None
 
     def __repr__(self) -> str:
         return f"Observed({' x '.join(map(str, self.shape))}, {len(self.values)} entries, {self.dtype})"
+
+    @property
+    def complete(self) -> bool:
+        return self._complete
 
     def norm(self) -> float:
         return self.scale * self._norm
