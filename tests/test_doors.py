@@ -214,13 +214,19 @@ class TestPasses:
             assert relative(door.contract_all_but(model, k), tc.Dense(T).contract_all_but(model, k)) < 1e-13
 
 
-class TestSlabs:
-    @pytest.mark.parametrize("slab", [1, 7, 30, 10_000])
+def in_boxes(monkeypatch: pytest.MonkeyPatch, entries: int) -> None:
+    """Dense residuals in boxes of so many entries."""
+    monkeypatch.setattr(dense, "BOX_ENTRIES", entries)
+    monkeypatch.setattr(dense, "_KEPT", entries)
+
+
+class TestBoxes:
+    @pytest.mark.parametrize("entries", [1, 7, 30, 10_000])
     @pytest.mark.parametrize("case", [*SMALL, *FIVE], ids=str)
-    def test_slabs_give_the_same_answers(self, case: Case, slab: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_boxes_give_the_same_answers(self, case: Case, entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
         T, model = case.tensor(), case.model()
         whole = tc.Dense(T).residual(model)
-        monkeypatch.setattr(dense, "_SLAB", slab)
+        in_boxes(monkeypatch, entries)
         for door, scale in ((tc.Dense(T), 1.0), (tc.Dense(T / 4).scaled(4.0), 1.0)):
             assert door.residual_norm(model) == pytest.approx(scale * whole.norm, rel=1e-13)
             residual = door.residual(model)
@@ -228,10 +234,10 @@ class TestSlabs:
             for block, expected in zip(residual.gradient, whole.gradient, strict=True):
                 assert relative(block, expected) < 1e-12
 
-    def test_a_fit_in_slabs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_fit_in_boxes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         T = THREE[3].tensor()
         whole = tc.decompose(T, "tc", rank=2, solver=tc.LM(max_iter=8), rng=0)
-        monkeypatch.setattr(dense, "_SLAB", 16)
+        in_boxes(monkeypatch, 16)
         assert tc.decompose(T, "tc", rank=2, solver=tc.LM(max_iter=8), rng=0).error == pytest.approx(
             whole.error, rel=1e-9
         )
@@ -240,7 +246,7 @@ class TestSlabs:
         T = THREE[0].tensor()
         np.save(tmp_path / "T.npy", T)
         mapped = np.load(tmp_path / "T.npy", mmap_mode="r")
-        monkeypatch.setattr(dense, "_SLAB", 16)
+        in_boxes(monkeypatch, 16)
         door = tc.Dense(mapped)
         assert np.shares_memory(door.array, mapped)
         model = THREE[0].model()

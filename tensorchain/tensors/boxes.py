@@ -19,7 +19,6 @@ import numpy as np
 
 from tensorchain.kernels import Array
 from tensorchain.models import Model
-from tensorchain.tensors.dense import Dense
 
 Box = tuple[slice, ...]
 
@@ -70,10 +69,3 @@ def empty_blocks(model: Model, dtype: Any) -> list[Array]:
     """Zeros shaped like the blocks, in double precision, complex where either the model or `dtype` is."""
     double = np.result_type(np.float64, model.dtype, dtype)
     return [np.zeros(matrix.shape, dtype=double) for matrix in model.matrices]
-
-
-def add_gradient(blocks: Sequence[Array], model: Model, box: Box, piece: Array) -> None:
-    """blocks[k] += J_k^H piece, for a piece of a tensor that lies in `box`."""
-    door, inside = Dense._bare(piece), part(model, box)
-    for k, block in enumerate(blocks):
-        block[rows_of(model, k, box)] += door.contract_all_but(inside, k)

@@ -11,8 +11,8 @@ which BLAS does fastest, and nothing large is ever transposed.  Blocks of a half
 product (a Khatri-Rao product for CP, a subchain for TC) are made in slices that stay in the cache, so the
 memory of a sweep beyond T is that of the partials.
 
-`residual` forms T - X in slabs along the first mode, so it stays exact at errors near rounding, and
-needs memory for one slab beyond T.
+`residual` forms T - X, that of large tensors box by box, so it stays exact at errors near rounding, and needs the
+memory of a box beyond T.
 
 Reference for the tree: Phan, Tichavsky, Cichocki, "Fast alternating LS algorithms for high order
 CANDECOMP/PARAFAC tensor factorizations" (2013).
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -33,9 +33,10 @@ from tensorchain.kernels import Array, contract, memory
 from tensorchain.models import Model
 from tensorchain.models.network import Network, Term
 from tensorchain.tensors.base import Residual, Tensor
+from tensorchain.tensors.boxes import BOX_ENTRIES, Box, boxes, empty_blocks, part, rows_of
 
-_SLAB = 1 << 21
-"""Entries of T - X held at once (16 MB in double)."""
+_KEPT = 1 << 21
+"""Most entries of T - X that are made at once and kept for the gradient (16 MB in double); of more, box by box."""
 _SMALL_PARTIAL = 1 << 16
 _HALF = 1 << 18
 """Entries of a slice of the blocks of one half, merged (2 MB in double)."""
@@ -82,7 +83,7 @@ class Dense(Tensor):
     def mode_gram(self, mode: int) -> Array:
         size = self.shape[mode]
         slices = self.array.reshape(math.prod(self.shape[:mode]), size, -1)
-        step = max(1, _SLAB // max(1, slices[0].size))
+        step = max(1, BOX_ENTRIES // max(1, slices[0].size))
         gram = np.zeros((size, size), dtype=self._double)
         for start in range(0, len(slices), step):
             rows = slices[start : start + step].swapaxes(0, 1).reshape(size, -1)
@@ -90,8 +91,9 @@ class Dense(Tensor):
         return np.asarray(gram * self.scale**2)
 
     def residual_norm(self, model: Model) -> float:
-        norms = [kernels.norm(self._residual(model, rows)) for rows in self._slabs()]
-        return float(np.linalg.norm(norms))
+        return float(
+            np.linalg.norm([kernels.norm(self._residual(model, box)) for box in boxes(self.shape, BOX_ENTRIES)])
+        )
 
     def contract_all_but(self, model: Model, k: int) -> Array:
         pieces = [self._contract_term(model, t, k) for t in range(len(model.network.terms))]
@@ -100,52 +102,35 @@ class Dense(Tensor):
         return np.multiply(result, self.scale, dtype=double) if self.scale != 1.0 else result.astype(double, copy=False)
 
     def residual(self, model: Model) -> Residual:
-        slabs = self._slabs()
-        if len(slabs) == 1:
-            # It fits: keep it for the gradient.
-            whole = self._residual(model, slabs[0])
-            return Residual(kernels.norm(whole), lambda: self._gradient(model, [(slabs[0], whole)]))
-        pieces = ((rows, self._residual(model, rows)) for rows in slabs)
+        if self.array.size <= _KEPT:
+            whole = tuple(slice(0, size) for size in self.shape)
+            error = self._residual(model, whole)
+            return Residual(kernels.norm(error), lambda: self._gradient(model, [(whole, error)]))
+        pieces = ((box, self._residual(model, box)) for box in boxes(self.shape, BOX_ENTRIES))
         return Residual(self.residual_norm(model), lambda: self._gradient(model, pieces))
 
-    def _gradient(self, model: Model, pieces: Iterable[tuple[slice, Array]]) -> list[Array]:
-        first = model.network.block_of_mode[0]
-        blocks = [np.zeros(matrix.shape, dtype=np.result_type(matrix, self._double)) for matrix in model.matrices]
-        for rows, piece in pieces:
-            door = Dense._bare(piece)
-            part = self._part(model, rows)
-            for k in range(len(blocks)):
-                target = blocks[k][rows] if k == first else blocks[k]
-                target += door.contract_all_but(part, k)
+    def _gradient(self, model: Model, pieces: Iterable[tuple[Box, Array]]) -> list[Array]:
+        blocks = empty_blocks(model, self.dtype)
+        for box, piece in pieces:
+            add_gradient(blocks, model, box, piece)
         return blocks
 
-    # -- inside -------------------------------------------------------------------------
-
     @classmethod
-    def _bare(cls, array: Array) -> Dense:
-        """A door without checks, for arrays made here."""
+    def bare(cls, array: Array) -> Dense:
+        """A door without checks, for finite arrays in C order that are made here."""
         door = object.__new__(cls)
         door.array, door.shape, door.dtype = array, array.shape, array.dtype
         door._partials, door._norm = {}, math.nan
         return door
 
+    # -- inside -------------------------------------------------------------------------
+
     @property
     def _double(self) -> Any:
         return np.complex128 if self.dtype.kind == "c" else np.float64
 
-    def _slabs(self) -> list[slice]:
-        rows = self.shape[0]
-        step = max(1, _SLAB // max(1, math.prod(self.shape[1:])))
-        if step >= rows:
-            return [slice(None)]
-        return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
-
-    def _part(self, model: Model, rows: slice) -> Model:
-        return model if rows == slice(None) else model.restrict([rows] + [None] * (self.order - 1))
-
-    def _residual(self, model: Model, rows: slice) -> Array:
-        data = self.array[rows]
-        value = self._part(model, rows).full()
+    def _residual(self, model: Model, box: Box) -> Array:
+        data, value = self.array[box], part(model, box).full()
         result = memory.empty(data.shape, np.result_type(value, self._double))
         np.multiply(data, self.scale, out=result)
         np.subtract(result, value, out=result)
@@ -343,3 +328,10 @@ def _checked(array: Any) -> Array:
             "or clean it with np.nan_to_num"
         )
     return np.ascontiguousarray(given)
+
+
+def add_gradient(blocks: Sequence[Array], model: Model, box: Box, piece: Array) -> None:
+    """blocks[k] += J_k^H piece, for a piece of a tensor that lies in `box`."""
+    door, inside = Dense.bare(piece), part(model, box)
+    for k, block in enumerate(blocks):
+        block[rows_of(model, k, box)] += door.contract_all_but(inside, k)

@@ -27,8 +27,8 @@ from tensorchain import kernels
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.tensors.base import Residual, Tensor
-from tensorchain.tensors.boxes import Box, add_gradient, boxes, part, rows_of
-from tensorchain.tensors.dense import Dense
+from tensorchain.tensors.boxes import Box, boxes, part, rows_of
+from tensorchain.tensors.dense import Dense, add_gradient
 from tensorchain.tensors.dtypes import double_of, kept_dtype
 
 _BRANCHES = 16
@@ -156,7 +156,7 @@ def _norm(piece: Array, box: Box) -> Part:
 
 
 def _contract(piece: Array, box: Box, model: Model, k: int) -> Part:
-    rows = Dense._bare(_kept(piece)).contract_all_but(part(model, box), k)
+    rows = Dense.bare(_kept(piece)).contract_all_but(part(model, box), k)
     return Part([], {k: [(rows_of(model, k, box), rows)]})
 
 
@@ -176,7 +176,7 @@ def _residual(piece: Array, box: Box, model: Model, scale: float, with_gradient:
 
 
 def _mode_gram(piece: Array, box: Box, mode: int) -> Part:
-    gram = Dense._bare(_kept(piece)).mode_gram(mode)
+    gram = Dense.bare(_kept(piece)).mode_gram(mode)
     return Part([], {0: [(slice(None), gram)]})
 
 

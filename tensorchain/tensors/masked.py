@@ -24,9 +24,9 @@ from tensorchain import kernels
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.tensors.base import Residual, Tensor
-from tensorchain.tensors.boxes import Box, add_gradient, boxes, empty_blocks, part, split
+from tensorchain.tensors.boxes import Box, boxes, empty_blocks, part, split
 from tensorchain.tensors.curvature import unbiased_mode_gram, weighted_gram, weighted_normal_matrix
-from tensorchain.tensors.dense import Dense
+from tensorchain.tensors.dense import Dense, add_gradient
 from tensorchain.tensors.dtypes import double_of, kept_dtype
 
 _KEPT = 1 << 21
