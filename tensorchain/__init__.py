@@ -3,6 +3,12 @@
 A *model* is fitted to a *tensor* by a *solver*, giving a *Fit*; *stability* measures and tames it.
 """
 
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from tensorchain import datasets
 from tensorchain._version import __version__
 from tensorchain.api import decompose
@@ -41,6 +47,9 @@ from tensorchain.stability import (
 )
 from tensorchain.tensors import Dense, Device, Lazy, Masked, Observed, Sparse, Tensor
 
+if TYPE_CHECKING:
+    from tensorchain import compression, interop
+
 __all__ = [
     "ALS",
     "CP",
@@ -75,6 +84,7 @@ __all__ = [
     "allocate_bits",
     "block_response",
     "component_norms",
+    "compression",
     "condition_number",
     "congruences",
     "core_consistency",
@@ -87,6 +97,7 @@ __all__ = [
     "expected_error",
     "factor_match_score",
     "first_order_error",
+    "interop",
     "jacobian_singular_values",
     "load",
     "optimal_gauge",
@@ -96,3 +107,10 @@ __all__ = [
     "sensitivity_gradient",
     "worst_direction",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Parts that few programs need are imported at their first use."""
+    if name in ("compression", "interop"):
+        return importlib.import_module(f"tensorchain.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
