@@ -6,11 +6,14 @@ import math
 import pickle
 import sys
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dask
 import dask.array
+import distributed
+import joblib
 import numpy as np
 import pytest
 
@@ -44,6 +47,18 @@ class Disk:
 @pytest.fixture
 def tensor() -> Any:
     return np.random.default_rng(0).standard_normal(SHAPE)
+
+
+@pytest.fixture(scope="class")
+def cluster() -> Iterator[Any]:
+    """A client of two worker processes."""
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+        ) as workers,
+        distributed.Client(workers) as client,
+    ):
+        yield client
 
 
 class TestPasses:
@@ -163,23 +178,30 @@ class TestDask:
         with pytest.raises(ValueError, match="compute_chunk_sizes"):
             Lazy(array[array[:, 0] > 2])
 
-    def test_a_cluster_of_two_processes(self) -> None:
+    def test_a_cluster_of_two_processes(self, cluster: Any) -> None:
         """The client that is active is used: the chunks are contracted on its workers."""
-        import distributed
-
         tensor = np.random.default_rng(0).standard_normal(SHAPE)
         array = dask.array.from_array(tensor, chunks=(4, 5, 8))
         options = {"solver": tc.LM(max_iter=4), "rng": 0}
-        with (
-            distributed.LocalCluster(
-                n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
-            ) as cluster,
-            distributed.Client(cluster) as client,
-        ):
-            fit = tc.decompose(Lazy(array), "tc", 2, **options)
-            worked = client.run(lambda: "tensorchain.tensors.lazy" in sys.modules)
+        fit = tc.decompose(Lazy(array), "tc", 2, **options)
+        worked = cluster.run(lambda: "tensorchain.tensors.lazy" in sys.modules)
         assert list(worked.values()) == [True, True]
         assert relative(fit.model.full(), tc.decompose(tensor, "tc", 2, **options).model.full()) < 1e-8
+
+    def test_starts_on_a_cluster(self, cluster: Any) -> None:
+        """Each start runs on a worker, through joblib's backend; every outcome comes back."""
+        tensor = np.random.default_rng(0).standard_normal((4, 5, 3))
+        options = {"rng": 0, "starts": 6, "solver": tc.ALS(max_iter=20)}
+        with joblib.parallel_config("dask"):
+            fit = tc.decompose(tensor, "tc", 2, **options, jobs=2)
+        ran = cluster.run(lambda: "tensorchain.solvers.als" in sys.modules)
+        assert list(ran.values()) == [True, True]
+        alone = tc.decompose(tensor, "tc", 2, **options, jobs=1)
+        assert np.array_equal(fit.model.full(), alone.model.full())
+        for name in ("error", "sensitivity"):
+            mine, expected = (sorted(getattr(start, name) for start in f.starts) for f in (fit, alone))
+            assert mine == expected
+        assert {start.reason for start in fit.starts} == {start.reason for start in alone.starts}
 
 
 class TestInput:
