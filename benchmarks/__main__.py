@@ -6,9 +6,20 @@ Each is a module of its own, `python -m benchmarks.NAME --help` says what it mea
 from __future__ import annotations
 
 import runpy
+import subprocess
 import sys
 
+ALL = ("sweeps", "lm_steps", "memory", "sparse_cp", "growth", "imports")
+"""What `all` runs, one process each, before the tables are written."""
+
 NAMES = {
+    "all": f"{', '.join(ALL)}, then the tables",
+    "sweeps": "sweeps over dense tensors beside TensorLy, pyttb and bare matrix products",
+    "lm_steps": "Levenberg-Marquardt iterations on chains beside SciPy",
+    "memory": "memory of a fit beyond the tensor",
+    "growth": "how cost grows with size, a figure",
+    "imports": "time of the import",
+    "tables": "tables from the results of all of these",
     "starts": "how often and how fast random starts succeed, beside TensorLy",
     "stability_speed": "sensitivity, gauge and expected error of a long chain",
     "sparse_cp": "a CP sweep over sparse data, beside pyttb",
@@ -25,8 +36,20 @@ def main() -> int:
             print(f"  {name:18} {what}")
         return 0 if len(sys.argv) < 2 else 2
     name = sys.argv.pop(1)
+    if name == "all":
+        return run_all(sys.argv[1:])
     runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
     return 0
+
+
+def run_all(arguments: list[str]) -> int:
+    """Each in a process of its own, so that none inherits another's memory or threads."""
+    for name in ALL:
+        print(f"\n== {name}: {NAMES[name]}\n", flush=True)
+        done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *arguments], check=False)
+        if done.returncode:
+            return done.returncode
+    return 0 if "--quick" in arguments else subprocess.run([sys.executable, "-m", "benchmarks.tables"]).returncode
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time of `import tensorchain` in a fresh process, beside NumPy and SciPy, which it needs, and TensorLy and pyttb.
 
-    python -m benchmarks.imports
+python -m benchmarks.imports
 """
 
 from __future__ import annotations

@@ -115,6 +115,7 @@ def measure(rows: tuple[Any, ...], repeats: int, threads: int) -> list[dict[str,
     for name, shape, bonds, iterations, others, wanted in rows:
         tensor = planted(tc.TensorChain, shape, 2 * bonds)
         start = tc.TensorChain.random(shape, bonds, 1)
+        start = start.scaled(1.0 / start.norm())
         timings = compete(
             {
                 "tensorchain": ours(tensor, start, iterations),

@@ -4,25 +4,23 @@ Entries are placed at random, as is hardest for the cache.  Runs of the two pack
 the time of one sweep are compared, with the errors after the same number of sweeps beside them, and the most
 memory that a product with all factors but one takes beyond the tensor.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.sparse_cp --entries 1e7 --json sparse_cp.json
+    python -m benchmarks.sparse_cp [--quick] [--entries 1e7]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
 import time
 import tracemalloc
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyttb
+from threadpoolctl import threadpool_limits
 
 import tensorchain as tc
+from benchmarks.timing import parser, save
 from tensorchain.tensors.sparse import Sparse
 
 
@@ -41,7 +39,7 @@ def peak(work: Callable[[], Any]) -> float:
     return most / 2**20
 
 
-def measure(size: int, entries: int, rank: int, sweeps: int, repeats: int) -> dict[str, Any]:
+def measure(size: int, entries: int, rank: int, sweeps: int, repeats: int, threads: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     built, ours = seconds(
         lambda: Sparse(rng.integers(0, size, (entries, 3)), rng.standard_normal(entries), (size,) * 3)
@@ -69,7 +67,7 @@ def measure(size: int, entries: int, rank: int, sweeps: int, repeats: int) -> di
         "entries": len(ours.values),
         "rank": rank,
         "sweeps": sweeps,
-        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+        "threads": threads,
         "tensorchain sweep s": statistics.median(ours_s),
         "pyttb sweep s": statistics.median(theirs_s),
         "ratio": statistics.median(theirs_s) / statistics.median(ours_s),
@@ -83,19 +81,19 @@ def measure(size: int, entries: int, rank: int, sweeps: int, repeats: int) -> di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--entries", type=float, default=1e6)
-    parser.add_argument("--size", type=float, default=1e5, help="of each of the three modes")
-    parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--sweeps", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    given = parser.parse_args()
-    row = measure(int(given.size), int(given.entries), given.rank, given.sweeps, given.repeats)
+    options = parser(__doc__ or "")
+    options.add_argument("--entries", type=float, help="1e7 by default, 1e5 with --quick")
+    options.add_argument("--size", type=float, default=1e5, help="of each of the three modes")
+    options.add_argument("--rank", type=int, default=16)
+    options.add_argument("--sweeps", type=int, default=2)
+    options.add_argument("--repeats", type=int, default=3)
+    given = options.parse_args()
+    entries = int(given.entries or (1e5 if given.quick else 1e7))
+    with threadpool_limits(given.threads):
+        row = measure(int(given.size), entries, given.rank, given.sweeps, given.repeats, given.threads)
     for name, value in row.items():
         print(f"{name:<24} {value:.4g}" if isinstance(value, float) else f"{name:<24} {value}")
-    if given.json:
-        given.json.write_text(json.dumps(row, indent=1) + "\n")
+    save(given.results, "sparse_cp", row, quick=given.quick)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ twice the rank that is fitted, with noise, so that no contestant is done before 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -68,8 +69,6 @@ def contestants(row: Row, tensor: Any) -> dict[str, Contestant]:
         found["TensorLy"] = peers.tensorly_cp(tensor, start, row.sweeps)
         found["TensorLy, no errors"] = peers.tensorly_cp(tensor, start, row.sweeps, errors=False)
         found["pyttb"] = peers.pyttb_cp(tensor, start, row.sweeps)
-        if len(row.shape) == 3:
-            found["two GEMMs"] = two_products(tensor, row.rank, row.sweeps)
     elif isinstance(start, tc.Tucker):
         found["TensorLy"] = peers.tensorly_tucker(tensor, start.rank, row.sweeps)
         found["pyttb"] = peers.pyttb_tucker(tensor, start.rank, row.sweeps)
@@ -78,20 +77,23 @@ def contestants(row: Row, tensor: Any) -> dict[str, Contestant]:
             for errors in (True, False):
                 name = f"TensorLy {solve}" + ("" if errors else ", no errors")
                 found[name] = peers.tensorly_chain(tensor, start.bonds, row.sweeps, solve, errors=errors)
+    bonds = row.rank**2 if row.kind is tc.TensorChain else row.rank
+    found["two GEMMs"] = two_products(tensor, bonds, row.sweeps)
     return found
 
 
 def two_products(tensor: Any, rank: int, sweeps: int) -> Contestant:
-    """The two passes over the data that a sweep needs at least, as bare matrix products into memory that is there."""
+    """The two passes over the data that a sweep needs at least, bare matrix products of one half of the modes each."""
     rng = np.random.default_rng(0)
-    wide, tall = tensor.reshape(len(tensor), -1), tensor.reshape(-1, tensor.shape[-1])
-    left, right = rng.standard_normal((rank, len(wide))), rng.standard_normal((rank, len(tall)))
-    first, second = np.empty((rank, wide.shape[1])), np.empty((rank, tall.shape[1]))
+    half = math.prod(tensor.shape[: tensor.ndim // 2])
+    data = tensor.reshape(half, -1)
+    left, right = rng.standard_normal((rank, half)), rng.standard_normal((rank, data.shape[1]))
+    first, second = np.empty((rank, data.shape[1])), np.empty((rank, half))
 
     def run() -> Outcome:
         for _ in range(sweeps):
-            np.matmul(left, wide, out=first)
-            np.matmul(right, tall, out=second)
+            np.matmul(left, data, out=first)
+            np.matmul(right, data.T, out=second)
         return Outcome(sweeps, lambda: float("nan"))
 
     return run
