@@ -9,7 +9,7 @@ import runpy
 import subprocess
 import sys
 
-ALL = ("sweeps", "lm_steps", "memory", "sparse_cp", "growth", "imports")
+ALL = ("sweeps", "lm_steps", "memory", "sparse_cp", "crossover", "growth", "imports")
 """What `all` runs, one process each, before the tables are written."""
 
 NAMES = {
@@ -17,6 +17,7 @@ NAMES = {
     "sweeps": "sweeps over dense tensors beside TensorLy, pyttb and bare matrix products",
     "lm_steps": "Levenberg-Marquardt iterations on chains beside SciPy",
     "memory": "memory of a fit beyond the tensor",
+    "crossover": "where conjugate gradients overtake a Cholesky factor in Levenberg-Marquardt",
     "growth": "how cost grows with size, a figure",
     "imports": "time of the import",
     "tables": "tables from the results of all of these",
