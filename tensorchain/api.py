@@ -13,6 +13,7 @@ import numpy as np
 from tensorchain.fit import Fit, History, StopReason, starts_table
 from tensorchain.models import Model
 from tensorchain.models.validation import checked_wiring
+from tensorchain.progress import Progress
 from tensorchain.solvers import Constraint, Continuation, Iterate, Problem, Solver
 from tensorchain.solvers.als import balanced
 from tensorchain.solvers.checkpoint import Checkpoint
@@ -39,6 +40,7 @@ def decompose(
     max_seconds: float | None = None,
     jobs: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool = False,
 ) -> Fit:
     """Fit a model to a tensor.
 
@@ -61,6 +63,8 @@ def decompose(
         ``with joblib.parallel_config("dask"):`` (or ray) the starts run on that cluster.
     checkpoint : file in which the run is saved as it goes; where it exists the run goes on from it, to the
         same result, with the randomness of the interrupted run.  Starts then run in this process.
+    progress : show error, sensitivity and time while it runs, in a terminal (on stderr) or a notebook.  Starts then
+        run in this process.
 
     Returns
     -------
@@ -88,6 +92,12 @@ def decompose(
     solver = Continuation() if solver is None else solver
     constraint = Constraint() if constraint is None else constraint
     _check_arguments(solver, constraint, starts, callback, max_seconds, jobs)
+    if progress:
+        with Progress(norm=norm, starts=starts, callback=callback) as shown:
+            return decompose(
+                door, kind, rank, solver=solver, constraint=constraint, init=init, starts=starts, rng=rng,
+                callback=shown, max_seconds=max_seconds, checkpoint=checkpoint,
+            )  # fmt: skip
     job = _Job(door, norm, kind, rank, init, solver, constraint, callback)
     generator = np.random.default_rng(rng)
     seeds = draw_seeds(generator, starts)

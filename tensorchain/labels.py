@@ -1,0 +1,69 @@
+"""What blocks and modes are called in reports and plots: the names of the tensor's dimensions where it had some.
+
+A model knows its blocks by number ("factor 2"); a fit also knows how the tensor called its dimensions ("time").  Both
+are put together here, once, for every plot and report: "factor 2 (time)".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from tensorchain.models import Model
+
+if TYPE_CHECKING:
+    from tensorchain.fit import Fit
+
+Subject: TypeAlias = "Fit | Model"
+"""What can be reported or drawn."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A model and what its parts are called.
+
+    Attributes
+    ----------
+    model : the model itself.
+    modes : a name for each mode: its dimension, or "mode 1".
+    blocks : a name for each block, with the dimension that it carries.
+    """
+
+    model: Model
+    modes: tuple[str, ...]
+    blocks: tuple[str, ...]
+
+
+def labels_of(subject: Subject) -> Labels:
+    """Names of the modes and blocks of a model, or of a fit.
+
+    Raises
+    ------
+    TypeError
+        If `subject` is neither.
+
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> from tensorchain.labels import labels_of
+    >>> labels_of(tc.CP.random((3, 4), 2, rng=0)).blocks
+    ('factor 1', 'factor 2')
+    """
+    model = subject if isinstance(subject, Model) else getattr(subject, "model", None)
+    if not isinstance(model, Model):
+        raise TypeError(f"a fit or a model is needed, and a {type(subject).__name__} was given")
+    names = None if isinstance(subject, Model) else subject.dimension_names
+    return Labels(model, mode_names(model, names), block_names(model, names))
+
+
+def mode_names(model: Model, dimension_names: tuple[str, ...] | None) -> tuple[str, ...]:
+    """A name for each mode."""
+    return dimension_names or tuple(f"mode {n + 1}" for n in range(model.order))
+
+
+def block_names(model: Model, dimension_names: tuple[str, ...] | None) -> tuple[str, ...]:
+    """A name for each block; blocks that carry a mode are told by its dimension too."""
+    if dimension_names is None:
+        return model.block_names
+    pairs = zip(model.block_names, model.network.modes, strict=True)
+    return tuple(name if mode is None else f"{name} ({dimension_names[mode]})" for name, mode in pairs)

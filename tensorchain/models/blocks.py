@@ -1,0 +1,237 @@
+"""Blocks in matrix form, and the tensor that a wiring makes of them.
+
+Block k is held as a matrix B_k of shape (I_k, P_k): physical index first, all its bonds flattened behind (I_k = 1
+for a core that carries no mode).  Then X is linear in each block with the others fixed,
+
+    X = L_k(others) B_k,      L_k^H L_k = identity over I_k  (x)  M_k.
+
+Here: immutable blocks, models made from others, and the values of X (all of them, single entries, first-order
+changes), by contraction over the terms of the wiring (:mod:`tensorchain.models.network`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+
+from tensorchain.kernels import Array, contract
+from tensorchain.models.network import BATCH, Network
+
+Self = TypeVar("Self", bound="Blocks")
+
+
+class Blocks:
+    """Immutable blocks on a wiring: the base of `Model`."""
+
+    _matrices: tuple[Array, ...]
+    _moments: list[Array | None]
+    network: Network
+
+    # -- construction -------------------------------------------------------------------
+
+    def _build(self, network: Network, matrices: Sequence[Array]) -> None:
+        self.network = network
+        frozen = []
+        for matrix in matrices:
+            array = np.ascontiguousarray(matrix)
+            if array.flags.writeable:
+                array = array.view()
+                array.flags.writeable = False
+            # A block that is frozen already keeps its identity: doors recognise what they have multiplied.
+            frozen.append(array)
+        self._matrices = tuple(frozen)
+        self._moments = [None] * len(frozen)
+
+    @classmethod
+    def from_matrices(cls: type[Self], network: Network, matrices: Sequence[Array]) -> Self:
+        """A model from its wiring and blocks in matrix form, unchecked."""
+        model = object.__new__(cls)
+        model._build(network, matrices)
+        return model
+
+    def __reduce__(self) -> Any:
+        # Caches stay behind, and blocks are frozen again on the other side.
+        return type(self).from_matrices, (self.network, [np.array(matrix) for matrix in self._matrices])
+
+    def with_matrices(self: Self, matrices: Sequence[Array]) -> Self:
+        """The same wiring with other blocks, in matrix form (I_k, P_k); sizes I_k may change.
+
+        The arrays are not copied: the caller gives them away.
+        """
+        twin = object.__new__(type(self))
+        twin._build(self.network, matrices)
+        return twin
+
+    def with_matrix(self: Self, k: int, matrix: Array) -> Self:
+        """Replace block k; what is cached of the others is kept."""
+        matrices = list(self._matrices)
+        matrices[k] = matrix
+        twin = self.with_matrices(matrices)
+        twin._moments = list(self._moments)
+        twin._moments[k] = None
+        return twin
+
+    def rescaled(self: Self, factors: Sequence[float]) -> Self:
+        """Each block times a number; a block times 1 stays the same array, and moments that are cached are kept."""
+        pairs = list(zip(self._matrices, factors, strict=True))
+        twin = self.with_matrices([m if factor == 1.0 else m * m.dtype.type(factor) for m, factor in pairs])
+        for k, (moment, factor) in enumerate(zip(self._moments, factors, strict=True)):
+            twin._moments[k] = None if moment is None else moment * factor**2
+        return twin
+
+    def with_blocks(self: Self, blocks: Sequence[Array]) -> Self:
+        """The same wiring with other blocks in their natural shapes."""
+        if len(blocks) != len(self._matrices):
+            raise ValueError(f"{type(self).__name__} has {len(self._matrices)} blocks, {len(blocks)} were given")
+        matrices = [self._to_matrix(k, np.array(block)) for k, block in enumerate(blocks)]
+        for k, (matrix, width) in enumerate(zip(matrices, self.network.widths, strict=True)):
+            if matrix.ndim != 2 or matrix.shape[1] != width:
+                raise ValueError(
+                    f"block {k} has shape {np.shape(blocks[k])}, which does not fit one of shape {self.blocks[k].shape}"
+                )
+        return self.with_matrices(matrices)
+
+    def astype(self: Self, dtype: Any) -> Self:
+        """Blocks converted to `dtype`."""
+        return self.with_matrices([matrix.astype(dtype, copy=False) for matrix in self._matrices])
+
+    def scaled(self: Self, factor: float) -> Self:
+        """The model of factor * X, the factor spread evenly over the blocks (factor > 0)."""
+        share = factor ** (1.0 / len(self._matrices))
+        return self.with_matrices([matrix * matrix.dtype.type(share) for matrix in self._matrices])
+
+    def restrict(self: Self, rows: Sequence[slice | Array | None]) -> Self:
+        """The model of the sub-tensor X[rows[0], rows[1], ...] (None keeps a whole mode)."""
+        return self.with_matrices(
+            [
+                matrix if mode is None or rows[mode] is None else matrix[rows[mode]]
+                for matrix, mode in zip(self._matrices, self.network.modes, strict=True)
+            ]
+        )
+
+    # -- what it is ---------------------------------------------------------------------
+
+    @property
+    def matrices(self) -> tuple[Array, ...]:
+        """Blocks in matrix form, (I_k, P_k), read-only."""
+        return self._matrices
+
+    @property
+    def blocks(self) -> tuple[Array, ...]:
+        """Blocks in their natural shapes, read-only."""
+        return tuple(self._to_block(k, matrix) for k, matrix in enumerate(self._matrices))
+
+    def _to_block(self, k: int, matrix: Array) -> Array:
+        """Matrix form to natural shape; the default is the matrix itself."""
+        return matrix
+
+    def _to_matrix(self, k: int, block: Array) -> Array:
+        return block
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """(I_1, ..., I_N)."""
+        return tuple(self._matrices[k].shape[0] for k in self.network.block_of_mode)
+
+    @property
+    def order(self) -> int:
+        return self.network.order
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.result_type(*self._matrices)
+
+    @property
+    def n_parameters(self) -> int:
+        """Stored numbers, gauge freedom included."""
+        return sum(matrix.size for matrix in self._matrices)
+
+    @property
+    def rank(self) -> Any:
+        """What `decompose` takes as `rank` to get a model of this wiring."""
+        return self.network.terms[0].shapes[0]
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """A name for each block, for reports and plots."""
+        return tuple(f"block {k + 1}" for k in range(len(self._matrices)))
+
+    # -- values -------------------------------------------------------------------------
+
+    @cached_property
+    def _operands(self) -> list[list[Array]]:
+        return self._split(self._matrices)
+
+    def operands(self, t: int) -> list[Array]:
+        """Blocks of term t, each of shape (I_k, *bonds)."""
+        return self._operands[t]
+
+    def _split(self, matrices: Sequence[Array]) -> list[list[Array]]:
+        """Matrix forms to the operands of each term."""
+        network = self.network
+        if len(network.terms) == 1:
+            shapes = network.terms[0].shapes
+            return [[m.reshape(m.shape[0], *shape) for m, shape in zip(matrices, shapes, strict=True)]]
+        return [
+            [
+                m[:, columns].reshape(m.shape[0], *shape)
+                for m, columns, shape in zip(matrices, network.columns[t], term.shapes, strict=True)
+            ]
+            for t, term in enumerate(network.terms)
+        ]
+
+    def full(self) -> Array:
+        """The tensor itself, shape (I_1, ..., I_N)."""
+        return self._evaluate(self._operands)
+
+    def _evaluate(self, operands: list[list[Array]]) -> Array:
+        values = [
+            contract(subscripts, *parts) for subscripts, parts in zip(self.network.evaluations, operands, strict=True)
+        ]
+        return values[0] if len(values) == 1 else np.asarray(sum(values[1:], start=values[0]))
+
+    def derivative(self, delta: Sequence[Array]) -> Array:
+        """J delta: the first-order change of X when the blocks (matrix form) move by `delta`."""
+        return sum(
+            (
+                self._evaluate(self._split([*self._matrices[:k], change, *self._matrices[k + 1 :]]))
+                for k, change in enumerate(delta)
+            ),
+            start=np.zeros(self.shape, dtype=self.dtype),
+        )
+
+    def design_rows(self, k: int, indices: Array) -> Array:
+        """Rows of L_k at given entries.
+
+        Parameters
+        ----------
+        indices : (Z, N) integer positions; column of the mode of block k is not read.
+
+        Returns
+        -------
+        (Z, P_k) array D with X[indices[z]] = B_k[indices[z, mode of k]] . D[z].
+        """
+        rows = []
+        for t, term in enumerate(self.network.terms):
+            labels, gathered = [], []
+            for m, operand in enumerate(self.operands(t)):
+                if m == k:
+                    continue
+                mode = self.network.modes[m]
+                if mode is None:
+                    labels.append(term.bonds[m])
+                    gathered.append(operand[0])
+                else:
+                    labels.append(BATCH + term.bonds[m])
+                    gathered.append(operand[indices[:, mode]])
+            value = contract(",".join(labels) + "->" + BATCH + term.bonds[k], *gathered)
+            rows.append(value.reshape(len(indices), -1))
+        return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
+
+    def entries(self, indices: Array) -> Array:
+        """X at the positions `indices` (Z, N)."""
+        k = self.network.block_of_mode[0]
+        return np.asarray(np.einsum("zp,zp->z", self._matrices[k][indices[:, 0]], self.design_rows(k, indices)))
