@@ -9,7 +9,7 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from tensorchain import datasets
+from tensorchain import datasets, interop
 from tensorchain._version import __version__
 from tensorchain.api import decompose
 from tensorchain.diagnosis import (
@@ -24,7 +24,9 @@ from tensorchain.diagnosis import (
     factor_match_score,
 )
 from tensorchain.fit import Fit, History, StopReason
+from tensorchain.interop import Decomposition
 from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker, load
+from tensorchain.progress import Progress
 from tensorchain.solvers import ALS, LM, Continuation, ErrorBound, Iterate, Penalty, SensitivityBound
 from tensorchain.solvers.sampled import SampledALS, estimate_error
 from tensorchain.stability import (
@@ -48,7 +50,7 @@ from tensorchain.stability import (
 from tensorchain.tensors import Dense, Device, Lazy, Masked, Observed, Sparse, Tensor
 
 if TYPE_CHECKING:
-    from tensorchain import compression, interop
+    from tensorchain import compression, plotting
 
 __all__ = [
     "ALS",
@@ -58,6 +60,7 @@ __all__ = [
     "BlockTerm",
     "Continuation",
     "CramerRaoBounds",
+    "Decomposition",
     "DegeneracyProfile",
     "Dense",
     "Device",
@@ -72,6 +75,7 @@ __all__ = [
     "Model",
     "Observed",
     "Penalty",
+    "Progress",
     "SampledALS",
     "SensitivityBound",
     "Sparse",
@@ -101,6 +105,7 @@ __all__ = [
     "jacobian_singular_values",
     "load",
     "optimal_gauge",
+    "plotting",
     "quantization_error",
     "round_blocks",
     "sensitivity",
@@ -111,6 +116,6 @@ __all__ = [
 
 def __getattr__(name: str) -> ModuleType:
     """Parts that few programs need are imported at their first use."""
-    if name in ("compression", "interop"):
+    if name in ("compression", "plotting"):
         return importlib.import_module(f"tensorchain.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -114,14 +114,15 @@ def layout(network: Network, block_names: tuple[str, ...], mode_names: tuple[str
     (['1', '2', '3'], [2, 3, 2], 3)
     """
     radius = min(0.27, 0.68 * math.sin(math.pi / max(network.order, 3)))
-    half = _LETTER * max(3, *(len(name) for name in mode_names)) + 0.05
+    halves = tuple(_LETTER * max(3, len(name)) + 0.05 for name in mode_names)
     labels = tuple(_short(name) for name in block_names)
     shown = network.terms[:MOST_TERMS]
     nodes: list[Node] = []
     lines: list[Line] = []
     legs: list[Leg] = []
-    ends = [leg.label for leg in _legs(network, _place(network, (0.0, 0.0), labels), (0.0, 0.0), radius, half)]
-    left, right = min(x for x, _ in ends) - half, max(x for x, _ in ends) + half
+    ends = [leg.label for leg in _legs(network, _place(network, (0.0, 0.0), labels), (0.0, 0.0), radius, halves)]
+    left = min(x - half for (x, _), half in zip(ends, halves, strict=True))
+    right = max(x + half for (x, _), half in zip(ends, halves, strict=True))
     bottom, top = (side(y for _, y in ends) for side in (min, max))
     # Of two modes both lie on one line; more bonds than one between them bend above and below it.
     inner = (1.0 + radius) / 2 if network.order > 2 else _BEND + 2 * _LABEL
@@ -132,7 +133,7 @@ def layout(network: Network, block_names: tuple[str, ...], mode_names: tuple[str
         blocks = _place(network, centre, labels)
         hubs = _hubs(term, blocks)
         lines += _lines(term, blocks, hubs, centre, radius)
-        legs += _legs(network, blocks, centre, radius, half)
+        legs += _legs(network, blocks, centre, radius, halves)
         nodes += [*blocks, *(hub for hub, _ in hubs)]
     signs = tuple((right + 0.225 + width * t, 0.0) for t in range(len(shown) - 1))
     box = (left, right + width * (len(shown) - 1), bottom, top)
@@ -207,12 +208,11 @@ def _line(start: Point, end: Point, bend: float, size: int, centre: Point) -> Li
     return Line(start, control, end, size, (middle[0] + away * normal[0], middle[1] + away * normal[1]))
 
 
-def _legs(network: Network, blocks: list[Node], centre: Point, radius: float, half: float) -> list[Leg]:
-    """Lines outward from the circle; their text, of half the width `half`, keeps clear of them."""
+def _legs(network: Network, blocks: list[Node], centre: Point, radius: float, halves: tuple[float, ...]) -> list[Leg]:
+    """Lines outward from the circle, by mode; their texts, of half the widths `halves`, keep clear of them."""
     legs = []
-    for node, mode in zip(blocks, network.modes, strict=True):
-        if mode is None:
-            continue
+    for mode, half in enumerate(halves):
+        node = blocks[network.block_of_mode[mode]]
         angle = math.atan2(node.at[1] - centre[1], node.at[0] - centre[0])
         start, end = _around(node.at, radius, angle), _around(node.at, radius + LEG, angle)
         label = end[0] + (half + 0.05) * math.cos(angle), end[1] + _TEXT * math.sin(angle)

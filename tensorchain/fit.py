@@ -134,13 +134,12 @@ class Fit:
         return rows
 
     def _repr_html_(self) -> str:
-        from html import escape
+        from tensorchain.html import report
 
-        body = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self.report())
-        return f"<table>{body}</table>"
+        return report(self.report(), self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model and the figures of this fit to an .npz file; `tensorchain.load` reads the model."""
+        """Write the model and this report to a file, as `Model.save` does; `tensorchain.load` reads the model."""
         self.model.save(path, report=self.report())
 
     def plot(self, ax: Axes | None = None) -> Any:

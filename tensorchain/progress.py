@@ -1,4 +1,4 @@
-"""Live progress of a fit, in terminals and notebooks: a callback of `decompose`.
+"""Live progress of a fit, in terminals and notebooks: a callback of `decompose`, or its option `progress=True`.
 
 In a terminal one line on stderr is written over and over; in a notebook one output cell is replaced, with the curves of
 error and sensitivity so far; where neither is there (a log file, a pipe) nothing is shown.  An iteration may take

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import matplotlib as mpl
@@ -17,7 +18,17 @@ from numpy.testing import assert_allclose, assert_array_equal
 import tensorchain as tc
 from tensorchain import plotting
 from tensorchain.fit import History
-from tensorchain.plotting import PALETTE, plot_history, plot_runs, plot_trade_off
+from tensorchain.plotting import (
+    PALETTE,
+    plot_block,
+    plot_blocks,
+    plot_history,
+    plot_network,
+    plot_runs,
+    plot_sensitivity,
+    plot_trade_off,
+)
+from tests.cases import Case, four_models
 
 mpl.use("Agg")
 
@@ -142,6 +153,203 @@ def test_runs_refuse_nothing(runs: Any) -> None:
         plot_runs({"ALS": runs})
 
 
+EVERY = [case for order in (2, 3, 5) for case in four_models(order)]
+EVERY += [case.as_type("complex128") for case in four_models(3)]
+
+
+def named_fit(kind: str = "tucker", rank: Any = (2, 3, 2)) -> tc.Fit:
+    """A fit of a tensor whose dimensions have names."""
+    T = np.random.default_rng(0).standard_normal((4, 5, 3))
+    fit = tc.decompose(T, kind, rank, solver=tc.ALS(max_iter=2), rng=0)
+    return replace(fit, dimension_names=("time", "place", "band"))
+
+
+PLOTS = {
+    "sensitivity": plot_sensitivity,
+    "block": plot_block,
+    "network": plot_network,
+    "last block": lambda subject, ax=None, title=None: plot_block(subject, -1, ax, title),
+}
+
+
+@pytest.mark.parametrize("name", PLOTS)
+@pytest.mark.parametrize("case", EVERY, ids=str)
+def test_models_are_drawn_where_it_is_asked(case: Case, name: str) -> None:
+    given = empty_axes()
+    assert PLOTS[name](case.model(), ax=given, title="a title") is given
+    assert given.get_title() == "a title"
+    drawn(given)
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize("name", PLOTS)
+@pytest.mark.parametrize("case", four_models(3), ids=str)
+def test_models_open_a_figure(case: Case, name: str) -> None:
+    axes = PLOTS[name](case.model())
+    assert len(plt.get_fignums()) == 1
+    assert axes.get_title()
+    drawn(axes)
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_only_fits_and_models_are_drawn(name: str) -> None:
+    with pytest.raises(TypeError, match="a fit or a model is needed, and a ndarray was given"):
+        PLOTS[name](np.ones((2, 2)))
+
+
+class TestSensitivity:
+    def test_the_points_are_the_parts(self) -> None:
+        model = four_models(3)[1].model()
+        axes = plot_sensitivity(model, ax=empty_axes())
+        expected = tc.sensitivity(model, per_block=True)
+        assert_allclose(axes.get_lines()[0].get_xdata(), expected)
+        assert axes.get_title() == f"sensitivity {model.sensitivity():.3g}"
+        shares = [text.get_text() for text in axes.texts]
+        assert shares == [f"{100 * part / sum(expected):.0f} %" for part in expected]
+        # The first block is on top.
+        bottom, top = axes.get_ylim()
+        assert bottom > top
+
+    def test_several_models_are_told_apart(self) -> None:
+        model = tc.datasets.bad_gauge(four_models(3)[3].model(), 100.0, np.random.default_rng(0))
+        best = tc.optimal_gauge(model)
+        axes = plot_sensitivity({"bad": model, "best": best}, ax=empty_axes(), title="gauges")
+        assert axes.get_xscale() == "log"
+        assert [text.get_text().split(":")[0] for text in axes.get_legend().get_texts()] == ["bad", "best"]
+        one, other = axes.get_lines()
+        assert one.get_marker() != other.get_marker()
+        assert one.get_color() != other.get_color()
+        assert not set(one.get_ydata()) & set(other.get_ydata())
+        # In the optimal gauge no block has more than another.
+        assert_allclose(other.get_xdata(), best.sensitivity() / 3, rtol=1e-6)
+        assert axes.get_title() == "gauges"
+
+    def test_the_axis_is_linear_from_zero_where_the_parts_are_alike(self) -> None:
+        axes = plot_sensitivity(tc.optimal_gauge(four_models(3)[0].model()), ax=empty_axes())
+        assert axes.get_xscale() == "linear"
+        assert axes.get_xlim()[0] == 0.0
+
+    def test_a_fit_tells_its_dimensions(self) -> None:
+        axes = plot_sensitivity(named_fit(), ax=empty_axes())
+        assert [tick.get_text() for tick in axes.get_yticklabels()] == [
+            "core", "factor 1 (time)", "factor 2 (place)", "factor 3 (band)",
+        ]  # fmt: skip
+
+    def test_models_without_sensitivity_are_drawn(self) -> None:
+        drawn(plot_sensitivity(tc.CP([np.zeros((3, 1)), np.zeros((4, 1))])))
+        drawn(plot_sensitivity(tc.CP([np.zeros((3, 1)), np.ones((4, 1))])))
+
+    def test_models_of_other_blocks_are_refused(self) -> None:
+        models = {"cp": four_models(3)[0].model(), "tucker": four_models(3)[1].model()}
+        with pytest.raises(ValueError, match="'tucker' has 4 blocks, the first model 3"):
+            plot_sensitivity(models)
+        with pytest.raises(ValueError, match="0 methods"):
+            plot_sensitivity({})
+
+
+class TestBlocks:
+    def table(self, axes: Any) -> Any:
+        return np.ma.filled(axes.get_images()[0].get_array().astype(float), np.nan)
+
+    def test_a_factor_is_drawn_as_it_is(self) -> None:
+        fit = named_fit()
+        axes = plot_block(fit, 2, ax=empty_axes())
+        assert_array_equal(self.table(axes), fit.model.factors[1])
+        assert (axes.get_title(), axes.get_ylabel(), axes.get_xlabel()) == ("factor 2 (place)", "place", "bond")
+        low, high = axes.get_images()[0].get_clim()
+        assert low == -high == -np.abs(fit.model.factors[1]).max()
+
+    def test_a_core_has_its_first_bond_down(self) -> None:
+        model = tc.Tucker.random((4, 5, 3), (2, 3, 2), 0)
+        axes = plot_block(model, 0, ax=empty_axes())
+        assert_array_equal(self.table(axes), model.core.reshape(2, 6))
+        assert (axes.get_ylabel(), axes.get_xlabel()) == ("bond 1", "bonds 2 to 3")
+        # Lines between the values of bond 2.
+        (lines,) = axes.collections
+        assert [segment[0][0] for segment in lines.get_segments()] == [1.5, 3.5]
+
+    def test_a_chain_has_its_mode_down(self) -> None:
+        model = tc.TensorChain.random((4, 5, 3), (2, 3, 2), 0)
+        axes = plot_block(model, -2, ax=empty_axes())
+        assert_array_equal(self.table(axes), model.cores[1].transpose(1, 0, 2).reshape(5, 6))
+        assert axes.get_xlabel().encode("ascii", "namereplace") == rb"3 \N{MULTIPLICATION SIGN} 2 bonds"
+
+    def test_terms_stand_side_by_side(self) -> None:
+        model = tc.BlockTerm.random((4, 5, 6), [(2, 2, 1), (1, 3, 2)], 0)
+        cores, factors = (self.table(plot_block(model, k, ax=empty_axes())) for k in (0, 1))
+        first, second = model.terms
+        assert_array_equal(cores[:, :2], first.core.reshape(2, 2))
+        assert np.isnan(cores[:, 2]).all()
+        assert_array_equal(cores[:1, 3:], second.core.reshape(1, 6))
+        assert np.isnan(cores[1:, 3:]).all()
+        assert_array_equal(factors[:, :2], first.factors[0])
+        assert_array_equal(factors[:, 3:], second.factors[0])
+
+    def test_complex_blocks_are_drawn_by_magnitude(self) -> None:
+        model = tc.CP.random((4, 5), 2, 0, dtype=complex)
+        axes = plot_block(model, 0, ax=empty_axes())
+        assert_allclose(self.table(axes), np.abs(model.factors[0]))
+        assert axes.get_images()[0].get_clim()[0] == 0.0
+        assert axes.get_xlabel() == "bond"
+
+    def test_zero_blocks_are_drawn(self) -> None:
+        drawn(plot_block(tc.CP([np.zeros((3, 2)), np.ones((4, 2)), np.ones((2, 2))])))
+
+    @pytest.mark.parametrize("case", [four_models(2)[1], four_models(5)[2]], ids=str)
+    def test_all_of_them(self, case: Case) -> None:
+        model = case.model()
+        axes = plot_blocks(model)
+        assert tuple(one.get_title() for one in axes) == model.block_names
+        drawn(axes[0])
+        given = list(Figure().subplots(1, len(axes)))
+        assert plot_blocks(model, given) == given
+        with pytest.raises(ValueError, match=f"1 axes were given for {len(axes)} blocks"):
+            plot_blocks(model, given[:1])
+
+    def test_a_block_that_is_not_there(self) -> None:
+        with pytest.raises(ValueError, match="block 3 was asked for, and the model has blocks 0 to 2"):
+            plot_block(four_models(3)[0].model(), 3)
+
+
+class TestNetwork:
+    def test_sizes_and_names_are_written(self) -> None:
+        axes = plot_network(named_fit(), ax=empty_axes())
+        written = [text.get_text() for text in axes.texts]
+        assert {"time\n4", "place\n5", "band\n3", "core", "1", "2", "3"} <= set(written)
+        assert sorted(text for text in written if text in ("2", "3")) == ["2", "2", "2", "3", "3"]
+        assert axes.get_aspect() == 1.0
+        assert not axes.axison
+        assert axes.get_title() == "Tucker, 41 parameters"
+
+    @pytest.mark.parametrize("width", [2.5, 3.4, 7.0])
+    @pytest.mark.parametrize("case", [*four_models(3), *four_models(5)], ids=str)
+    def test_no_text_lies_on_another_and_all_is_inside(self, case: Case, width: float) -> None:
+        model = case.model()
+        terms = len(model.network.terms)
+        figure = Figure(figsize=(width * (1 if terms == 1 else 1.6), width), layout="constrained")
+        axes = plot_network(model, ax=figure.subplots(), title="")
+        figure.canvas.draw()
+        boxes = [text.get_window_extent() for text in axes.texts]
+        frame = figure.bbox
+        for n, box in enumerate(boxes):
+            assert frame.x0 <= box.x0 < box.x1 <= frame.x1
+            assert frame.y0 <= box.y0 < box.y1 <= frame.y1
+            assert not any(box.shrunk(0.9, 0.8).overlaps(other.shrunk(0.9, 0.8)) for other in boxes[:n])
+
+    def test_bonds_of_size_one_are_dotted_and_wide_ones_thick(self) -> None:
+        axes = plot_network(tc.TensorChain.random((6, 6, 6), (1, 2, 9), 0), ax=empty_axes())
+        lines = [patch for patch in axes.patches if not patch.get_fill()]
+        assert [line.get_linestyle() == "-" or line.get_linestyle() == "solid" for line in lines] == [False, True, True]
+        widths = [line.get_linewidth() for line in lines]
+        assert widths == sorted(widths)
+        assert widths[0] < widths[2]
+
+    def test_terms_that_are_left_out_are_told(self) -> None:
+        axes = plot_network(tc.BlockTerm.random((8, 9, 7), [(1, 1, 1)] * 6, 0), ax=empty_axes())
+        assert axes.get_title().endswith("(2 more terms)")
+        assert sum(text.get_text() == "+" for text in axes.texts) == 3
+
+
 def luminance(colour: str) -> float:
     """Relative luminance of sRGB, as WCAG 2 defines it."""
     channels = np.array(mpl.colors.to_rgb(colour))
@@ -164,6 +372,17 @@ def test_first_colours_stay_apart_for_colour_blind_eyes(kind: str) -> None:
     seen = np.clip(linear @ np.array(BLINDNESS[kind]).T, 0.0, 1.0) ** (1 / 2.2)
     gaps = [np.linalg.norm(a - b) for k, a in enumerate(seen) for b in seen[:k]]
     assert min(gaps) > 0.1
+
+
+@pytest.mark.parametrize("kind", BLINDNESS)
+def test_heat_maps_tell_signs_apart_for_colour_blind_eyes(kind: str) -> None:
+    real = plot_block(tc.CP([np.array([[-1.0, 0.0, 1.0]]), np.ones((2, 3)), np.ones((2, 3))]), ax=empty_axes())
+    image = real.get_images()[0]
+    colours = image.cmap(image.norm(np.array([-1.0, -0.5, 0.0, 0.5, 1.0])))[:, :3]
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.array(BLINDNESS[kind]).T, 0.0, 1.0) ** (1 / 2.2)
+    gaps = [np.linalg.norm(a - b) for k, a in enumerate(seen) for b in seen[:k]]
+    assert min(gaps) > 0.25
 
 
 def test_colours_are_visible_on_white() -> None:

@@ -15,8 +15,7 @@ Reference: Phan et al., "How to train your unstable looped tensor network" (2022
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
-from html import escape
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from tensorchain.diagnosis.figures import Figures, measure, tensor_norm
 from tensorchain.diagnosis.path import DECADES, FIRST_SHARE, SensitivityPath, trace_path
 from tensorchain.diagnosis.verdict import Thresholds, Verdict, grows, is_better, judge
 from tensorchain.fit import Fit
+from tensorchain.labels import block_names
 from tensorchain.models import Model
 from tensorchain.tensors import Tensor, as_tensor
 
@@ -92,8 +92,9 @@ class Diagnosis:
         return "\n".join(f"{name:<13} {value}" for name, value in self.report())
 
     def _repr_html_(self) -> str:
-        body = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self.report())
-        return f"<table>{body}</table>"
+        from tensorchain.html import table
+
+        return table(self.report())
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as numbers, strings, lists and dicts, for a log or a file; the models are left out."""
@@ -160,13 +161,16 @@ def diagnose(
         raise ValueError(f"starts is {starts!r}; an integer of at least 0 is needed")
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds is {max_seconds!r}; a positive number, or None, is needed")
-    figures = measure(model)
-    if tensor is None:
+    door = None if tensor is None else as_tensor(tensor)
+    names = fit_or_model.dimension_names if isinstance(fit_or_model, Fit) else None
+    if names is None and door is not None:
+        names = door.dimension_names
+    figures = replace(measure(model), block_names=block_names(model, names))
+    if door is None:
         size = tensor_norm(model)
         verdict = judge(figures, limits=limits)
         evidence = explain(verdict, figures, None, None, None, limits)
         return Diagnosis(verdict, evidence, cure_for(verdict, model, figures, None, None, size), figures)
-    door = as_tensor(tensor)
     path = trace_path(door, model, max_seconds=max_seconds)
     size = door.norm()
     error = door.residual_norm(model) / size

@@ -88,7 +88,7 @@ class DegeneracyProfile:
 
     def plot(self, ax: Axes | None = None) -> Any:
         """Error against sensitivity; returns the axes."""
-        from tensorchain.plotting_profiles import plot_profiles
+        from tensorchain.plotting import plot_profiles
 
         return plot_profiles([self], ax=ax)
 
@@ -119,7 +119,7 @@ def degeneracy_profile(
     Returns
     -------
     DegeneracyProfile, or a list of them for a list of ranks, to be drawn together by
-    `tensorchain.plotting_profiles.plot_profiles`.
+    `tensorchain.plotting.plot_profiles`.
 
     Raises
     ------

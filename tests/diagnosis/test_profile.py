@@ -11,7 +11,7 @@ import pytest
 
 import tensorchain as tc
 from tensorchain.diagnosis import DegeneracyProfile, degeneracy_profile, trace_path
-from tensorchain.plotting_profiles import plot_profiles
+from tensorchain.plotting import plot_profiles
 
 mpl.use("Agg")
 

@@ -1,0 +1,191 @@
+"""A decomposition as an estimator of scikit-learn: the first mode holds the samples.
+
+Unfold a model along mode 1, X_(1) = B L^T: row i of the block B (I_1, P) describes sample i by P features, and L, made
+of all other blocks, is common to all samples.  `fit` decomposes the training samples; `transform` describes others by
+the same L, by least squares,
+
+    B_new = argmin ||T_new - B L^T||,      B_new M^T = T_new L*,      M = L^H L,
+
+which is one step of alternating least squares, at the cost of one pass over the new data; `inverse_transform` is B L^T.
+
+The class follows the conventions of scikit-learn by itself (parameters are the arguments of `__init__`, results end in
+an underscore) and imports it only when a pipeline asks for its tags.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+
+from tensorchain.api import decompose
+from tensorchain.kernels import Array
+from tensorchain.models import Model
+from tensorchain.solvers import Constraint, Solver
+from tensorchain.tensors import as_tensor
+
+
+class Decomposition:
+    """Features of samples that are matrices or tensors, from any model.
+
+    Parameters
+    ----------
+    model, rank, solver, constraint, init, starts, max_seconds : as in :func:`tensorchain.decompose`; where `init` is a
+        model, its kind and rank count.
+    random_state : its `rng`: a seed or a generator.
+
+    Attributes
+    ----------
+    fit_ : the `Fit` of the training samples.
+    n_features_out_ : P, the number of features.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> samples = tc.datasets.exact_cp((20, 6, 5), 3, np.random.default_rng(0)).tensor
+    >>> estimator = tc.Decomposition("cp", 3, random_state=0).fit(samples[:15])
+    >>> features = estimator.transform(samples[15:])
+    >>> features.shape, bool(np.allclose(estimator.inverse_transform(features), samples[15:], atol=1e-4))
+    ((5, 3), True)
+    """
+
+    def __init__(
+        self,
+        model: str | type[Model] | None = "tc",
+        rank: Any = 2,
+        *,
+        solver: Solver | None = None,
+        constraint: Constraint | None = None,
+        init: str | Model = "random",
+        starts: int = 1,
+        max_seconds: float | None = None,
+        random_state: int | np.random.Generator | None = None,
+    ) -> None:
+        # Kept as they are, and checked by `fit`: scikit-learn copies an estimator by its parameters.
+        self.model = model
+        self.rank = rank
+        self.solver = solver
+        self.constraint = constraint
+        self.init = init
+        self.starts = starts
+        self.max_seconds = max_seconds
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: object = None) -> Decomposition:
+        """Decompose the samples.
+
+        Parameters
+        ----------
+        X : array or door (samples, I_2, ..., I_N).
+        y : ignored.
+
+        Raises
+        ------
+        ValueError, TypeError as :func:`tensorchain.decompose`.
+        """
+        self._fit(X)
+        return self
+
+    def fit_transform(self, X: Any, y: object = None) -> Array:
+        """Decompose the samples and return their features, (samples, P)."""
+        model = self._fit(X)
+        return np.array(model.matrices[model.network.block_of_mode[0]])
+
+    def transform(self, X: Any) -> Array:
+        """Features of samples, by least squares with all other blocks held.
+
+        Parameters
+        ----------
+        X : array or door (samples, I_2, ..., I_N), with the I_2, ..., I_N of `fit`.
+
+        Returns
+        -------
+        (samples, P).
+
+        Raises
+        ------
+        AttributeError before `fit`; ValueError when the samples have another shape than those of `fit`.
+        """
+        model = self._fitted()
+        door = as_tensor(X)
+        if door.shape[1:] != model.shape[1:]:
+            raise ValueError(f"samples of shape {door.shape[1:]} were given; those of `fit` have {model.shape[1:]}")
+        k = model.network.block_of_mode[0]
+        empty = np.zeros((door.shape[0], model.matrices[k].shape[1]), dtype=model.dtype)
+        around = model.with_matrix(k, empty)
+        return np.asarray(door.system(around, k).solve(door.contract_all_but(around, k)))
+
+    def inverse_transform(self, X: Any) -> Array:
+        """Samples from their features.
+
+        Parameters
+        ----------
+        X : array (samples, P).
+
+        Returns
+        -------
+        (samples, I_2, ..., I_N).
+
+        Raises
+        ------
+        AttributeError before `fit`; ValueError when there is another number of features.
+        """
+        model = self._fitted()
+        features = np.asarray(X)
+        if features.ndim != 2 or features.shape[1] != self.n_features_out_:
+            raise ValueError(
+                f"features of shape {features.shape} were given; (samples, {self.n_features_out_}) is needed"
+            )
+        return model.with_matrix(model.network.block_of_mode[0], features).full()
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments of `__init__` by name."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def set_params(self, **parameters: Any) -> Decomposition:
+        """Change arguments of `__init__`.
+
+        Raises
+        ------
+        ValueError for a name that is none.
+        """
+        known = self.get_params()
+        for name, value in parameters.items():
+            if name not in known:
+                raise ValueError(f"{name!r} is no parameter of {type(self).__name__}; known are {', '.join(known)}")
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        default = inspect.signature(type(self)).parameters
+        given = [f"{name}={value!r}" for name, value in self.get_params().items() if value is not default[name].default]
+        return f"{type(self).__name__}({', '.join(given)})"
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "fit_")
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
+
+        return Tags(
+            estimator_type="transformer",
+            target_tags=TargetTags(required=False),
+            transformer_tags=TransformerTags(),
+            input_tags=InputTags(two_d_array=True, three_d_array=True, allow_nan=False),
+        )
+
+    def _fit(self, X: Any) -> Model:
+        init = {"model": self.model, "rank": self.rank} if isinstance(self.init, str) else {}
+        self.fit_ = decompose(
+            X, **init, solver=self.solver, constraint=self.constraint, init=self.init, starts=self.starts,
+            rng=self.random_state, max_seconds=self.max_seconds,
+        )  # fmt: skip
+        model = self.fit_.model
+        self.n_features_out_ = model.matrices[model.network.block_of_mode[0]].shape[1]
+        return model
+
+    def _fitted(self) -> Model:
+        if not hasattr(self, "fit_"):
+            raise AttributeError(f"this {type(self).__name__} is not fitted yet; call fit(samples) first")
+        return self.fit_.model

@@ -1,0 +1,60 @@
+"""Plots of what a decomposition did and of what it is.
+
+| function | the question it answers |
+|---|---|
+| `plot_history` | how did one run go? |
+| `plot_runs` | how does a method behave over starts? |
+| `plot_trade_off` | which method gives the better models? |
+| `plot_profiles` | which rank is worth its sensitivity? |
+| `plot_sensitivity` | which block makes the model sensitive? |
+| `plot_block`, `plot_blocks` | what stands in its factors and cores? |
+| `plot_network` | how are its blocks connected, by bonds of which size? |
+
+Each function takes the axes `ax` to draw on and returns them, so that plots combine; without `ax` it opens a figure.
+Matplotlib is imported when the first plot is drawn.
+"""
+
+from tensorchain.plotting.blocks import plot_block, plot_blocks
+from tensorchain.plotting.network import plot_network
+from tensorchain.plotting.runs import plot_history, plot_runs
+from tensorchain.plotting.sensitivity import plot_sensitivity
+from tensorchain.plotting.style import (
+    BLACK,
+    BLUE,
+    DASHES,
+    ERROR_LABEL,
+    GREEN,
+    MARKERS,
+    ORANGE,
+    PALETTE,
+    PURPLE,
+    SENSITIVITY_LABEL,
+    SKY,
+    VERMILLION,
+    YELLOW,
+)
+from tensorchain.plotting.trade_off import plot_profiles, plot_trade_off
+
+__all__ = [
+    "BLACK",
+    "BLUE",
+    "DASHES",
+    "ERROR_LABEL",
+    "GREEN",
+    "MARKERS",
+    "ORANGE",
+    "PALETTE",
+    "PURPLE",
+    "SENSITIVITY_LABEL",
+    "SKY",
+    "VERMILLION",
+    "YELLOW",
+    "plot_block",
+    "plot_blocks",
+    "plot_history",
+    "plot_network",
+    "plot_profiles",
+    "plot_runs",
+    "plot_sensitivity",
+    "plot_trade_off",
+]
