@@ -18,6 +18,7 @@ NAMES = {
     "lm_steps": "Levenberg-Marquardt iterations on chains beside SciPy",
     "memory": "memory of a fit beyond the tensor",
     "crossover": "where conjugate gradients overtake a Cholesky factor in Levenberg-Marquardt",
+    "grid": "factors fitted on the quantization grid beside rounded ones",
     "growth": "how cost grows with size, a figure",
     "imports": "time of the import",
     "tables": "tables from the results of all of these",

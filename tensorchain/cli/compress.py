@@ -15,9 +15,10 @@ from tensorchain.cli.output import print_columns, print_json, print_report
 from tensorchain.cli.reading import check_file, read_array
 from tensorchain.cli.writing import check_target, replace_file
 from tensorchain.compression.fitting import METHODS
-from tensorchain.compression.network import ALLOCATIONS, FORMS, Report
 from tensorchain.compression.onnx_graph import compress_onnx
 from tensorchain.compression.onnx_int8 import quantize_onnx
+from tensorchain.compression.report import Report
+from tensorchain.compression.request import ALLOCATIONS, FORMS
 
 DESCRIPTION = """\
 Replace the convolutions of an ONNX file by decomposed ones; all else stays as it is.
@@ -30,6 +31,7 @@ EPILOG = """\
 examples:
   tensorchain compress model.onnx --method tc --keep-macs 0.3 --out small.onnx
   tensorchain compress model.onnx --method tc --keep-macs 0.3 --calibration images.npz --out small.onnx --int8
+  tensorchain compress model.onnx --method tc --keep-macs 0.3 --form auto --checkpoint run.ckpt --out small.onnx
 
 exit status: 0 done; 2 bad input
 """
@@ -54,7 +56,14 @@ def add_parser(commands: Any) -> None:
     budget.add_argument("--keep-params", type=positive_number, metavar="SHARE", help="share of the parameters kept")
     how = parser.add_argument_group("how")
     how.add_argument("--method", choices=[m for m in METHODS if m != "svd"], default="tc", help="default tc")
-    how.add_argument("--form", choices=FORMS, default="grouped", help="of the layers of chains (default grouped)")
+    how.add_argument(
+        "--form", choices=FORMS, default="grouped",
+        help="of the layers of chains (default grouped); auto times both in ONNX Runtime and takes the faster",
+    )  # fmt: skip
+    how.add_argument(
+        "--weight-bits", type=positive_integer, metavar="N", help="fit weights that are integers of N bits (2 to 8)"
+    )
+    how.add_argument("--checkpoint", metavar="FILE", help="keeps what is done; give it again to go on")
     how.add_argument("--allocation", choices=ALLOCATIONS, default="global", help="how ranks are chosen")
     how.add_argument("--plain", action="store_true", help="plain least squares, without control of the sensitivity")
     how.add_argument(
@@ -88,6 +97,7 @@ def run(arguments: argparse.Namespace) -> Status:
             source, arguments.method, keep_macs=arguments.keep_macs, keep_params=arguments.keep_params, calibrate=feeds,
             stabilise=not arguments.plain, fit_output=arguments.fit_output, keep=tuple(arguments.keep),
             form=arguments.form, allocation=arguments.allocation, rungs=arguments.rungs, rng=arguments.seed,
+            weight_bits=arguments.weight_bits, checkpoint=arguments.checkpoint, time_int8=arguments.int8,
         )  # fmt: skip
         if arguments.int8:
             model = quantize_onnx(model, feeds or [])
@@ -131,8 +141,9 @@ def _show(arguments: argparse.Namespace, source: Path, target: Path, report: Rep
     rows = []
     for layer in report.layers:
         figures = [f"{value:.3g}" if value is not None else "" for value in (layer.error, layer.sensitivity)]
-        rows.append((layer.name, layer.method, str(layer.rank), *figures, f"{layer.macs[1] / layer.macs[0]:.3f}"))
-    print_columns(("layer", "method", "rank", "error", "sensitivity", "MACs kept"), rows)
+        kept, bits = f"{layer.macs[1] / layer.macs[0]:.3f}", ",".join(map(str, layer.bits or ()))
+        rows.append((layer.name, layer.method, str(layer.rank), *figures, kept, layer.form or "", bits))
+    print_columns(("layer", "method", "rank", "error", "sensitivity", "MACs kept", "form", "bits"), rows)
     pairs = (("parameters", report.parameters), ("MACs", report.macs), ("bytes", sizes))
     lines = [(name, f"{a} -> {b}, {a / b:.2f} x fewer") for name, (a, b) in pairs]
     print_report([*lines, ("saved", str(target))], title=str(source))

@@ -7,14 +7,19 @@ mathematics below them is free of both.
 from tensorchain.compression.allocation import Allocation, allocate, one_step
 from tensorchain.compression.conv import Convolution, Fold, Geometry, LayerPlan, Unfold
 from tensorchain.compression.fitting import METHODS, KernelFit, fit_kernel
-from tensorchain.compression.network import LayerReport, Report, Request, Site, plan_network
+from tensorchain.compression.grid import GridFit, fit_on_grid
+from tensorchain.compression.layer_bits import LayerBits, allocate_layer_bits
+from tensorchain.compression.network import plan_network
 from tensorchain.compression.onnx_graph import compress_onnx
 from tensorchain.compression.onnx_int8 import quantize_onnx
 from tensorchain.compression.patches import PatchCovariance
 from tensorchain.compression.plans import kernel_tensor, plan_of, tensor_kernel
 from tensorchain.compression.quantize import Quantizer, from_range, quantizer
 from tensorchain.compression.ranks import VariationalRank, energy_rank, evbmf, multilinear_rank
+from tensorchain.compression.report import LayerReport, Report, StepReport
+from tensorchain.compression.request import Request, Site
 from tensorchain.compression.sandwich import Sandwich
+from tensorchain.compression.steps import compress_in_steps, compress_to_score
 from tensorchain.compression.torch_layers import compress, module_of
 from tensorchain.compression.training import Epoch, quantize, recalibrate, restore
 
@@ -25,7 +30,9 @@ __all__ = [
     "Epoch",
     "Fold",
     "Geometry",
+    "GridFit",
     "KernelFit",
+    "LayerBits",
     "LayerPlan",
     "LayerReport",
     "PatchCovariance",
@@ -34,14 +41,19 @@ __all__ = [
     "Request",
     "Sandwich",
     "Site",
+    "StepReport",
     "Unfold",
     "VariationalRank",
     "allocate",
+    "allocate_layer_bits",
     "compress",
+    "compress_in_steps",
     "compress_onnx",
+    "compress_to_score",
     "energy_rank",
     "evbmf",
     "fit_kernel",
+    "fit_on_grid",
     "from_range",
     "kernel_tensor",
     "module_of",

@@ -101,6 +101,7 @@ def curve(
     covariance: PatchCovariance | None = None,
     rungs: int = 6,
     grouped: bool = True,
+    below: tuple[int, int] | None = None,
     rng: int | np.random.Generator | None = None,
 ) -> list[Candidate]:
     """Measured candidates of a kernel that are cheaper than the kernel itself.
@@ -112,6 +113,7 @@ def curve(
     covariance : errors are those of the output when given, else those of the kernel.
     rungs : ranks on each ladder.
     grouped : whether the kernel that the groups of a chain share is stored for each of them.
+    below : parameters and multiplications that a candidate must not reach; by default those of the kernel.
 
     Examples
     --------
@@ -125,12 +127,13 @@ def curve(
     outputs, inputs, rows, columns = kernel.shape
     shape = (outputs, inputs, rows, columns)
     double = kernel.astype(np.float64)
-    dense = kernel.size
-    dense_macs = dense * int(np.prod(geometry.output_size((rows, columns), image)))
+    most = kernel.size, kernel.size * int(np.prod(geometry.output_size((rows, columns), image)))
+    if below is not None:
+        most = min(most[0], below[0]), min(most[1], below[1])
     points = []
     for rank in ladder(method, shape, rungs):
         point = cost_of(method, rank, shape, geometry, image, grouped)
-        if point.macs >= dense_macs or point.parameters >= dense:
+        if point.parameters >= most[0] or point.macs >= most[1]:
             continue
         approximation = _quick(double, method, rank, generator)
         if covariance is None:

@@ -177,6 +177,17 @@ class LayerPlan:
         """Numbers stored, biases among them."""
         return sum(convolution.parameters for convolution in self.convolutions)
 
+    @property
+    def geometry(self) -> Geometry:
+        """Of the convolution that the steps compose: at most one of them moves along an axis."""
+        parts = [convolution.geometry for convolution in self.convolutions]
+        sides = [tuple(sum(part.padding[axis][end] for part in parts) for end in (0, 1)) for axis in (0, 1)]
+        return Geometry(
+            stride=(math.prod(part.stride[0] for part in parts), math.prod(part.stride[1] for part in parts)),
+            padding=((sides[0][0], sides[0][1]), (sides[1][0], sides[1][1])),
+            dilation=(max(part.dilation[0] for part in parts), max(part.dilation[1] for part in parts)),
+        )
+
     def output_size(self, image: Pair) -> Pair:
         """Height and width of the result."""
         for convolution in self.convolutions:
@@ -206,20 +217,25 @@ class LayerPlan:
 
         With `relative`, SS / ||X||^(2(K-1)/K), which does not change when X is scaled.
         """
-        total = 0.0
-        for k, (layer, shared) in enumerate(self._layers):
-            before = [earlier for earlier, _ in self._layers[:k]]
-            behind = [later for later, _ in self._layers[k + 1 :]]
-            joined = _overlaps(before, layer.groups, layer.inputs, 0) * _overlaps(
-                behind, layer.groups, layer.outputs, 1
-            )
-            total += math.prod(layer.window) * float(joined.sum() if shared else np.trace(joined))
+        total = sum(self.layer_sensitivities())
         if not relative:
             return total
         count, size = len(self._layers), float(np.linalg.norm(self.kernel))
         if size == 0.0:
             raise ValueError("the relative sensitivity of a zero kernel is undefined; use relative=False")
         return float(total / size ** (2 * (count - 1) / count))
+
+    def layer_sensitivities(self) -> list[float]:
+        """||dX/dW_k||_F^2 of each convolution."""
+        found = []
+        for k, (layer, shared) in enumerate(self._layers):
+            before = [earlier for earlier, _ in self._layers[:k]]
+            behind = [later for later, _ in self._layers[k + 1 :]]
+            joined = _overlaps(before, layer.groups, layer.inputs, 0) * _overlaps(
+                behind, layer.groups, layer.outputs, 1
+            )
+            found.append(math.prod(layer.window) * float(joined.sum() if shared else np.trace(joined)))
+        return found
 
     @cached_property
     def _layers(self) -> list[tuple[Convolution, bool]]:

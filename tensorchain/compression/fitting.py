@@ -1,7 +1,7 @@
 """Fit a decomposition to the kernel of a convolution, with its sensitivity controlled or not.
 
-**Error-preserving correction.**  A least-squares fit (ALS from singular vectors, or the sensitivity path, whichever is
-better) reaches a relative error e.  Then, from there,
+**Error-preserving correction.**  A least-squares fit (ALS from singular vectors, or for small kernels the sensitivity
+path, whichever is better) reaches a relative error e.  Then, from there,
 
     minimise SS   subject to   ||W - X|| <= (1 + slack) e ||W||,
 
@@ -9,6 +9,9 @@ which gives factors that can be rounded and trained, at practically the same err
 least squares; its gauge is optimal in both cases, since that is free.
 
 SVD (a matrix) and Tucker-2 have best approximations and need no correction: there the optimal gauge is the minimum.
+
+**Few bits.**  With `weight_bits` the weights are then moved onto the grid of a quantizer, all together
+(:mod:`tensorchain.compression.grid`); the stabilised fit is the start.
 
 References: Phan et al., "Stable low-rank tensor decomposition for compression of convolutional neural network" (2020),
 for the correction; Phan et al., "How to train your unstable looped tensor network" (2022).
@@ -24,21 +27,27 @@ import numpy as np
 
 from tensorchain.api import decompose
 from tensorchain.compression.conv import POINTWISE, Convolution, Geometry, LayerPlan
+from tensorchain.compression.grid import GridFit, fit_on_grid
 from tensorchain.compression.patches import PatchCovariance
-from tensorchain.compression.plans import kernel_tensor, plan_of, tucker_cp
+from tensorchain.compression.plans import kernel_tensor, plan_of, tucker_cp, tucker_cp_model, with_tucker_cp_model
+from tensorchain.compression.quantize import MOST_BITS, check_bits
 from tensorchain.compression.sandwich import Sandwich
 from tensorchain.fit import Fit, StopReason
 from tensorchain.kernels import Array
 from tensorchain.models import CP, Model, TensorChain
 from tensorchain.solvers import ALS, Constraint, Continuation, ErrorBound
-from tensorchain.stability import optimal_gauge
+from tensorchain.stability import allocate_bits, optimal_gauge
 
 METHODS = ("cp3", "cp4", "tucker2", "tucker-cp", "btd", "tc", "svd")
 """Ranks: cp3, cp4, svd: R.  tucker2: (a, b).  tucker-cp: (a, b, R).  btd: [(a, b), ...].  tc: (R1, R2, R3)."""
 
-_PLAIN = ALS(max_iter=300, tol=1e-6)
+_PLAIN = ALS(max_iter=200, tol=1e-5)
 _PATH = Continuation(cycles=1, stage_iter=30, max_iter=60, tol=1e-6)
 _CORRECTION = ALS(max_iter=100, tol=1e-4)
+_SHORT_CORRECTION = ALS(max_iter=30, tol=3e-3)
+_SMALL = 4000
+"""Parameters up to which the path is tried and the correction runs to its end.  On larger kernels the path gains
+nothing, and the first ten sweeps of the correction bring all but a few percent of what it can."""
 _EXACT = 1e-6
 """Below this error a kernel in single precision is exact."""
 
@@ -55,6 +64,8 @@ class KernelFit:
     output_error : relative error of the layer's output on the calibration data, or None without them.
     stabilised : whether the sensitivity was controlled: asked for, and reached within the time limit.
     seconds : time of the fit.
+    bits : of each layer of the plan, where its weights lie on a grid; else None.
+    rounded_error : error of the same fit with its weights only rounded to these bits, in the norm that was minimised.
     """
 
     plan: LayerPlan
@@ -63,6 +74,8 @@ class KernelFit:
     output_error: float | None
     stabilised: bool
     seconds: float
+    bits: tuple[int, ...] | None = None
+    rounded_error: float | None = None
 
 
 def fit_kernel(
@@ -76,6 +89,8 @@ def fit_kernel(
     bias: Array | None = None,
     covariance: PatchCovariance | None = None,
     fit_output: bool = True,
+    weight_bits: int | None = None,
+    share_bits: bool = False,
     rng: int | np.random.Generator | None = None,
     max_seconds: float | None = None,
 ) -> KernelFit:
@@ -92,6 +107,8 @@ def fit_kernel(
     geometry, bias : of the layer.
     covariance : of the layer's input patches; the error of the output is then reported ...
     fit_output : ... and minimised, instead of that of the kernel.
+    weight_bits : 2 to 8: the weights of each layer become integers of so many bits times one step; None: free.
+    share_bits : `weight_bits` is the mean over all weights, and `tc.allocate_bits` shares it out among the layers.
     rng : seed or generator.
     max_seconds : time limit of each of the up to three runs.
 
@@ -113,6 +130,8 @@ def fit_kernel(
     (True, True, (8, 6, 3, 3))
     """
     _check(kernel, method, slack, stabilise)
+    if weight_bits is not None:
+        check_bits("weight_bits", weight_bits)
     start, generator = time.perf_counter(), np.random.default_rng(rng)
     double = kernel.astype(np.float64)
     order = {"svd": 2, "cp4": 4}.get(method, 3)
@@ -120,10 +139,18 @@ def fit_kernel(
     weights = _weights(covariance, tensor.shape) if fit_output and covariance is not None else None
     window = (int(kernel.shape[2]), int(kernel.shape[3]))
     search = _Search(stabilise, slack, generator, max_seconds, weights)
+    grid = None
     if method == "tucker-cp":
         plan = search.tucker_cp(tensor, rank, window, geometry, bias)
+        if weight_bits is not None:
+            grid = _on_grid(tensor, tucker_cp_model(plan), weight_bits, share_bits, weights)
+            plan = with_tucker_cp_model(plan, grid.model)
     else:
-        plan = plan_of(search.model(tensor, method, rank), window, geometry, bias)
+        model = search.model(tensor, method, rank)
+        if weight_bits is not None:
+            grid = _on_grid(tensor, model, weight_bits, share_bits, weights)
+            model = grid.model
+        plan = plan_of(model, window, geometry, bias)
     plan = replace(plan, method=method, steps=tuple(_cast(step, kernel.dtype) for step in plan.steps))
     approximation = plan.kernel
     return KernelFit(
@@ -133,7 +160,16 @@ def fit_kernel(
         output_error=None if covariance is None else covariance.relative_error(approximation, double),
         stabilised=stabilise is not False and search.controlled,
         seconds=time.perf_counter() - start,
+        bits=None if grid is None else grid.bits,
+        rounded_error=None if grid is None else grid.rounded_error,
     )
+
+
+def _on_grid(tensor: Array, model: Model, bits: int, share: bool, weights: list[Array] | None) -> GridFit:
+    model = optimal_gauge(model)
+    counts = allocate_bits(model, bits * model.n_parameters, max_bits=MOST_BITS).bits if share else bits
+    roots = None if weights is None else [*weights, *[None] * (tensor.ndim - len(weights))]
+    return fit_on_grid(tensor, model, counts, roots=roots)
 
 
 @dataclass
@@ -186,10 +222,15 @@ class _Search:
         plain = decompose(tensor, kind, rank, solver=_PLAIN, init="svd", **options)
         if not self.stabilise:
             return plain.model
-        free = _better(plain, decompose(tensor, kind, rank, solver=_PATH, **options))
+        free = plain
+        # With several terms every step contracts every pair of them.
+        small = plain.model.n_parameters * len(plain.model.network.terms) ** 2 <= _SMALL
+        if small:
+            free = _better(plain, decompose(tensor, kind, rank, solver=_PATH, **options))
         # A bound of 1 is met by zero.
         bound = min(max((1.0 + self.slack) * free.error, _EXACT), (1.0 + free.error) / 2.0)
-        fit = decompose(tensor, init=free.model, solver=_CORRECTION, constraint=ErrorBound(bound), **options)
+        correction = _CORRECTION if small else _SHORT_CORRECTION
+        fit = decompose(tensor, init=free.model, solver=correction, constraint=ErrorBound(bound), **options)
         met = fit.error <= bound * (1.0 + 1e-3)
         self.controlled = met and fit.reason is not StopReason.TIME_LIMIT
         return fit.model if met and fit.sensitivity < free.sensitivity else free.model

@@ -22,13 +22,21 @@ from typing import Any
 
 import numpy as np
 
-from tensorchain.compression.conv import Convolution, Fold, Geometry, LayerPlan, Pair, Unfold
-from tensorchain.compression.network import Report, Request, Site, plan_network
+from tensorchain.compression.conv import Geometry, LayerPlan, Pair
+from tensorchain.compression.network import Measured
+from tensorchain.compression.onnx_nodes import onnx_package, plan_nodes, runtime_package, time_plans
 from tensorchain.compression.patches import PatchCovariance
+from tensorchain.compression.report import Report
+from tensorchain.compression.request import Request, Site
 from tensorchain.kernels import Array
 
 _FLOATS = {1: np.float32, 11: np.float64}
 """ONNX's numbers of the types that are decomposed."""
+
+_LARGEST = 1 << 20
+"""No image is so large that a stride, a dilation or a padding beyond this makes sense."""
+
+_PADDINGS = (b"NOTSET", b"SAME_UPPER", b"SAME_LOWER", b"VALID")
 
 _FREE_CONSTANTS = 4
 """From this IR version on constants need not be inputs of the graph, and those that are can be overridden."""
@@ -41,6 +49,8 @@ def compress_onnx(
     keep_macs: float | None = None,
     keep_params: float | None = None,
     calibrate: Iterable[Mapping[str, Array]] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    time_int8: bool = False,
     rng: int | np.random.Generator | None = 0,
     **options: Any,
 ) -> tuple[Any, Report]:
@@ -49,9 +59,11 @@ def compress_onnx(
     Parameters
     ----------
     model : path of a file, or an `onnx.ModelProto`; neither is changed.
-    method, keep_macs, keep_params, rng, options : as in `compress`.
+    method, keep_macs, keep_params, checkpoint, rng, options : as in `compress`; with `form="auto"` both forms of a
+        chain are timed in ONNX Runtime on the layer's input.
     calibrate : feeds for ONNX Runtime, one dictionary of inputs by name for each batch; errors are then those of the
         layers' outputs.
+    time_int8 : time the forms after ONNX Runtime's quantizer, for a model that goes through it.
 
     Returns
     -------
@@ -64,9 +76,20 @@ def compress_onnx(
 
     Examples
     --------
-    `small, report = compress_onnx("model.onnx", "tc", keep_macs=0.3)`, then `onnx.save(small, "small.onnx")`.
+    >>> import numpy as np
+    >>> from tensorchain.compression import Convolution, Geometry, LayerPlan
+    >>> from tensorchain.compression.onnx_nodes import layer_model
+    >>> weight = np.random.default_rng(0).standard_normal((16, 8, 3, 3)).astype("float32")
+    >>> model = layer_model(LayerPlan("dense", None, (Convolution(weight, Geometry()),)), (12, 12))
+    >>> small, report = compress_onnx(model, "tc", keep_macs=0.4, rungs=3)
+    >>> [node.op_type for node in model.graph.node], [node.op_type for node in small.graph.node]
+    (['Conv'], ['Conv', 'Conv', 'Conv'])
+    >>> report.macs[1] <= 0.4 * report.macs[0]
+    True
+
+    For files: `small, report = compress_onnx("model.onnx", keep_macs=0.3)`, then `onnx.save(small, "small.onnx")`.
     """
-    onnx = _onnx()
+    onnx = onnx_package()
     request = Request(method, keep_macs, keep_params, **options)
     if request.fit_output and calibrate is None:
         raise ValueError("fit_output needs calibrate=, feeds for the model")
@@ -82,8 +105,13 @@ def compress_onnx(
         raise ValueError(f"no convolution can be replaced ({why})")
     covariances = None if calibrate is None else _covariances(proto, wanted, calibrate)
     count = sum(math.prod(tensor.dims) for tensor in proto.graph.initializer if tensor.data_type in _FLOATS)
-    plans, report = plan_network(
-        [site for site, _ in sites.values()], request, parameters=count, covariances=covariances, rng=rng
+    measured = Measured([site for site, _ in sites.values()], count, covariances)
+    batch = _batch(proto)
+    plans, report = measured.planned(
+        request,
+        rng,
+        measured.progress(checkpoint, request, rng),
+        lambda forms, image: time_plans(forms, image, batch=batch, int8=time_int8),
     )
     _rewrite(small, {index: plans[site.name] for index, (site, _) in sites.items() if site.name in plans})
     onnx.checker.check_model(small, full_check=True)
@@ -92,7 +120,7 @@ def compress_onnx(
 
 def sites_of(proto: Any) -> dict[int, tuple[Site, str]]:
     """By position in the graph, each Conv node as a site with the name of its input."""
-    onnx = _onnx()
+    onnx = onnx_package()
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
     fed = {value.name for value in proto.graph.input}
     if proto.ir_version < _FREE_CONSTANTS:
@@ -108,6 +136,7 @@ def sites_of(proto: Any) -> dict[int, tuple[Site, str]]:
         biased = len(node.input) > 2 and node.input[2] != ""
         image = shapes.get(node.input[0])
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        _check_node(name, attributes, weight, constants.get(node.input[2]) if biased else None, image)
         refusal = ""
         kernel, bias = np.zeros((1, 1, 1, 1)), None
         if weight is None or node.input[1] in fed or (biased and node.input[2] not in constants):
@@ -132,6 +161,32 @@ def sites_of(proto: Any) -> dict[int, tuple[Site, str]]:
     return sites
 
 
+def _check_node(name: str, attributes: Mapping[str, Any], weight: Any, bias: Any, image: Any) -> None:
+    """ValueError where a Conv node contradicts itself; the checker looks at none of this."""
+    groups = attributes.get("group", 1)
+    largest = max((n for key in ("strides", "dilations", "pads") for n in attributes.get(key, ())), default=0)
+    wrong = ""
+    if largest > _LARGEST:
+        wrong = f"has a stride, a dilation or a padding of {largest}"
+    elif groups < 1:
+        wrong = f"has {groups} groups"
+    elif attributes.get("auto_pad", b"NOTSET") not in _PADDINGS:
+        wrong = f"has auto_pad {attributes['auto_pad']!r}"
+    elif weight is not None:
+        dims = tuple(weight.dims)
+        given = tuple(attributes.get("kernel_shape", dims[2:]))
+        if given != dims[2:]:
+            wrong = f"says kernel_shape {given}, its weight has shape {dims}"
+        elif len(dims) == 4 and image is not None and len(image) == 4 and image[1] not in (0, dims[1] * groups):
+            wrong = (
+                f"reads {image[1]} channels, its weight of shape {dims} with {groups} groups needs {dims[1] * groups}"
+            )
+        elif bias is not None and tuple(bias.dims) != dims[:1]:
+            wrong = f"has a bias of shape {tuple(bias.dims)}, its weight has {dims[0]} outputs"
+    if wrong:
+        raise ValueError(f"the model is not valid: Conv node {name!r} {wrong}")
+
+
 def _geometry(attributes: Mapping[str, Any], window: Pair, image: Pair) -> Geometry:
     """Stride, padding and dilation of a Conv node; automatic padding written out."""
     stride = tuple(attributes.get("strides", (1, 1)))
@@ -151,6 +206,14 @@ def _geometry(attributes: Mapping[str, Any], window: Pair, image: Pair) -> Geome
     return Geometry(stride, ((pads[0], pads[2]), (pads[1], pads[3])), dilation)
 
 
+def _batch(proto: Any) -> int:
+    """The batch of the first input, 1 where it is not fixed."""
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [value for value in proto.graph.input if value.name not in weights]
+    sizes = inputs[0].type.tensor_type.shape.dim if inputs else []
+    return int(sizes[0].dim_value) or 1 if len(sizes) else 1
+
+
 def _rewrite(proto: Any, plans: Mapping[int, LayerPlan]) -> None:
     """Put the nodes of the plans in place of the old ones, in place; the rest is not touched."""
     graph = proto.graph
@@ -162,7 +225,7 @@ def _rewrite(proto: Any, plans: Mapping[int, LayerPlan]) -> None:
             nodes.append(node)
             continue
         old.update(node.input[1:])
-        added, constants = _nodes(node, plans[index], taken)
+        added, constants = plan_nodes(node, plans[index], taken)
         nodes.extend(added)
         weights.extend(constants)
     copies = [_copy(node) for node in nodes]
@@ -178,7 +241,7 @@ def _rewrite(proto: Any, plans: Mapping[int, LayerPlan]) -> None:
         del graph.input[k]
     graph.initializer.extend(weights)
     if proto.ir_version < _FREE_CONSTANTS:
-        helper = _onnx().helper
+        helper = onnx_package().helper
         graph.input.extend(helper.make_tensor_value_info(w.name, w.data_type, list(w.dims)) for w in weights)
 
 
@@ -192,71 +255,11 @@ def _reads(graph: Any) -> Iterator[str]:
                 yield from (value.name for value in inside.output)
 
 
-def _nodes(old: Any, plan: LayerPlan, taken: set[str]) -> tuple[list[Any], list[Any]]:
-    """The nodes of a plan and their constants; the first reads, the last writes, what the old node did."""
-    onnx = _onnx()
-    base = old.name or old.output[0]
-    nodes, constants, value, channels = [], [], old.input[0], 0
-
-    def fresh(kind: str) -> str:
-        name, count = f"{base}/{kind}", 0
-        while name in taken:
-            count += 1
-            name = f"{base}/{kind}_{count}"
-        taken.add(name)
-        return name
-
-    def constant(array: Array, kind: str) -> str:
-        name = fresh(kind)
-        constants.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
-
-    for k, step in enumerate(plan.steps):
-        output = old.output[0] if k == len(plan.steps) - 1 else fresh(f"value{k}")
-        if isinstance(step, Convolution):
-            inputs = [value, constant(step.weight, f"weight{k}")]
-            if step.bias is not None:
-                inputs.append(constant(step.bias, f"bias{k}"))
-            (top, bottom), (left, right) = step.geometry.padding
-            nodes.append(
-                onnx.helper.make_node(
-                    "Conv", inputs, [output], name=fresh(f"conv{k}"), kernel_shape=step.window, group=step.groups,
-                    strides=step.geometry.stride, dilations=step.geometry.dilation, pads=(top, left, bottom, right),
-                )
-            )  # fmt: skip
-            channels = step.outputs
-            value = output
-            continue
-        nodes.extend(_reshape(onnx, step, value, output, channels, fresh, constant))
-        channels = channels // step.groups if isinstance(step, Fold) else channels * step.groups
-        value = output
-    return nodes, constants
-
-
-def _reshape(
-    onnx: Any, step: Fold | Unfold, value: str, output: str, channels: int, fresh: Any, constant: Any
-) -> list[Any]:
-    """Groups of channels into the batch, or back, for any batch and image: (B, gC, H, W) <-> (B g, C, H, W).
-
-    The batch is given by -1; height and width are those of the value, taken by its Shape.
-    """
-    after = channels // step.groups if isinstance(step, Fold) else channels * step.groups
-    shape, tail, whole = fresh("shape"), fresh("tail"), fresh("target")
-    ends = [constant(np.array([n], np.int64), kind) for n, kind in ((2, "from"), (4, "to"))]
-    head = constant(np.array([-1, after], np.int64), "head")
-    return [
-        onnx.helper.make_node("Shape", [value], [shape], name=fresh("Shape")),
-        onnx.helper.make_node("Slice", [shape, *ends], [tail], name=fresh("Slice")),
-        onnx.helper.make_node("Concat", [head, tail], [whole], name=fresh("Concat"), axis=0),
-        onnx.helper.make_node("Reshape", [value, whole], [output], name=fresh("Reshape")),
-    ]
-
-
 def _covariances(
     proto: Any, wanted: list[tuple[Site, str]], feeds: Iterable[Mapping[str, Array]]
 ) -> dict[str, PatchCovariance]:
     """Patch covariances of layers, by running the model with their inputs as further outputs."""
-    runtime, onnx = _runtime(), _onnx()
+    runtime, onnx = runtime_package(), onnx_package()
     probed = onnx.ModelProto()
     probed.CopyFrom(proto)
     existing = {value.name for value in probed.graph.output}
@@ -293,7 +296,7 @@ def _patches(images: Array, site: Site) -> Array:
 
 def _shapes(proto: Any) -> dict[str, tuple[int, ...]]:
     """Shapes that inference finds; 0 for a size that is not fixed."""
-    inferred = _onnx().shape_inference.infer_shapes(proto, data_prop=True)
+    inferred = onnx_package().shape_inference.infer_shapes(proto, data_prop=True)
     graph = inferred.graph
     return {
         value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
@@ -303,7 +306,7 @@ def _shapes(proto: Any) -> dict[str, tuple[int, ...]]:
 
 def _loaded(model: Any) -> Any:
     """A checked model."""
-    onnx = _onnx()
+    onnx = onnx_package()
     if isinstance(model, onnx.ModelProto):
         proto = model
     else:
@@ -329,22 +332,3 @@ def _copy(node: Any) -> Any:
     twin = type(node)()
     twin.CopyFrom(node)
     return twin
-
-
-def _onnx() -> Any:
-    try:
-        import onnx
-        import onnx.checker
-        import onnx.numpy_helper
-        import onnx.shape_inference
-    except ImportError as error:
-        raise ImportError("compressing an ONNX file needs onnx: pip install tensorchain[onnx]") from error
-    return onnx
-
-
-def _runtime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError("calibration needs ONNX Runtime: pip install tensorchain[onnx]") from error
-    return onnxruntime

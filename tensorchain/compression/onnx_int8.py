@@ -34,7 +34,15 @@ def quantize_onnx(model: Any, feeds: Iterable[Mapping[str, Array]], *, per_chann
 
     Examples
     --------
-    `quantize_onnx(onnx.load("small.onnx"), [{"x": images}])`
+    >>> import numpy as np
+    >>> from tensorchain.compression import Convolution, LayerPlan
+    >>> from tensorchain.compression.onnx_nodes import layer_model
+    >>> rng = np.random.default_rng(0)
+    >>> weight = rng.standard_normal((16, 8, 3, 3)).astype("float32")
+    >>> model = layer_model(LayerPlan("dense", None, (Convolution(weight),)), (12, 12))
+    >>> small = quantize_onnx(model, [{"x": rng.standard_normal((4, 8, 12, 12)).astype("float32")}])
+    >>> {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in small.graph.node}
+    True
     """
     try:
         import onnx

@@ -19,6 +19,7 @@ neural network" (2020).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from tensorchain.compression.conv import POINTWISE, Convolution, Fold, Geometry,
 from tensorchain.compression.sandwich import Sandwich
 from tensorchain.kernels import Array
 from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker
+from tensorchain.models.network import Network, Term
 
 
 def kernel_tensor(kernel: Array, order: int = 3) -> Array:
@@ -176,6 +178,39 @@ def tucker_cp(
     behind[-1] = Convolution(behind[-1].weight, bias=bias)
     middle = Convolution(spatial.T.reshape(-1, 1, *window), geometry, core.rank)
     return LayerPlan("tucker-cp", (first.shape[1], last.shape[1], core.rank), (*before, middle, *behind))
+
+
+def tucker_cp_model(plan: LayerPlan) -> Model:
+    """The layers of a plan that `tucker_cp` made as blocks of one model of the tensor (S, D1 D2, T)."""
+    matrices = [layer.weight.reshape(len(layer.weight), -1) for layer in plan.convolutions]
+    before, terms = _before(plan), plan.rank[2]
+    behind = len(matrices) - before - 1
+    sizes = tuple(zip("klr", (plan.rank[0], plan.rank[1], terms), strict=True))
+    first = (("r",), (0,)) if before == 1 else (("k", "kr"), (0, None))
+    last = (("r",), (2,)) if behind == 1 else (("rl", "l"), (None, 2))
+    bonds, modes = (*first[0], "r", *last[0]), (*first[1], 1, *last[1])
+    used = tuple(pair for pair in sizes if any(pair[0] in letters for letters in bonds))
+    blocks = []
+    for k, (matrix, mode) in enumerate(zip(matrices, modes, strict=True)):
+        block = matrix if k > before and mode is not None else matrix.T
+        blocks.append(np.ascontiguousarray(block if mode is not None else block.reshape(1, -1)))
+    return Model.from_matrices(Network((Term(bonds, used),), modes), blocks)
+
+
+def with_tucker_cp_model(plan: LayerPlan, model: Model) -> LayerPlan:
+    """The plan with the blocks of a model that `tucker_cp_model` made as its weights."""
+    before, steps = _before(plan), []
+    for k, (layer, block, mode) in enumerate(zip(plan.convolutions, model.matrices, model.network.modes, strict=True)):
+        outputs = len(layer.weight)
+        matrix = block if k > before and mode is not None else block.reshape(-1, outputs).T
+        steps.append(replace(layer, weight=np.ascontiguousarray(matrix).reshape(layer.weight.shape)))
+    return replace(plan, steps=tuple(steps))
+
+
+def _before(plan: LayerPlan) -> int:
+    """Pointwise layers before the depthwise one: two, unless their product is smaller."""
+    inputs, (rank, _, terms) = plan.convolutions[0].inputs, plan.rank
+    return 1 if terms * inputs < rank * (inputs + terms) else 2
 
 
 def _chained(matrices: Sequence[Array]) -> list[Array]:

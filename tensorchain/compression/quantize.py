@@ -12,7 +12,8 @@ on the grid, since padding is exact only then.  There is one step for the whole 
 
     minmax       the largest values
     percentile   quantiles of the values
-    mse          the range, among shrunken ones, of least mean squared rounding error
+    mse          the range, among shrunken ones, of least mean squared rounding error; values that lie on a symmetric
+                 grid of so many bits already, as those of :mod:`tensorchain.compression.grid` do, keep it
 
 Reference: Nagel et al., "A white paper on neural network quantization" (2021).
 """
@@ -30,6 +31,9 @@ FEWEST_BITS, MOST_BITS = 2, 8
 
 _SHRINKAGES = np.linspace(1.0, 0.2, 41)
 """Ranges that are tried, as shares of the whole one."""
+
+_ON_GRID, _PEEK = 1e-4, 64
+"""Steps by which an entry may be off its grid, and how many entries are looked at first."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,29 @@ def _least_error(rows: Array, low: Array, high: Array, bits: int, symmetric: boo
         better = errors < best
         step, zero = np.where(better, trial_step, step), np.where(better, trial_zero, zero)
         best = np.minimum(best, errors)
+    if symmetric:
+        step = _own_steps(rows, step, top)
     return step, zero, bottom, top
+
+
+def _own_steps(rows: Array, step: Array, most: int) -> Array:
+    """For rows that are integers up to `most` times a step, the largest such step; for others the one given."""
+    top = np.abs(rows).max(axis=1)
+    left, result = np.flatnonzero(top > np.finfo(np.float64).tiny), np.array(step)
+    # The first entries rule out most counts at little cost.
+    for count in range(1, most + 1):
+        trial = top[left, None] / count
+        near = _on_grid(rows[left, :_PEEK], trial)
+        near[near] = _on_grid(rows[left[near]], trial[near])
+        result[left[near]] = trial[near, 0]
+        left = left[~near]
+    return result
+
+
+def _on_grid(rows: Array, steps: Array) -> Array:
+    """Whether every entry of a row is a multiple of its step, up to rounding in single precision."""
+    scaled = rows / steps
+    return np.asarray((np.abs(scaled - np.rint(scaled)) < _ON_GRID).all(axis=1))
 
 
 def _check(values: Array, bits: int, axis: int | None, range_by: str, percentile: float) -> None:

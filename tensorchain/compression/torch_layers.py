@@ -4,8 +4,8 @@
 (:mod:`tensorchain.compression.network`) and returns a copy of the network in which each layer that changes is an
 `nn.Sequential` of plain layers, so that it can be trained, exported and run anywhere.
 
-The chain's layer has two forms.  "grouped" writes the shared kernel out for every group: plain convolutions, fastest in
-floating point.  "fold" moves the groups into the batch: the kernel is stored, and trained, once.
+The chain's layer has two forms.  "grouped" writes the shared kernel out for every group: plain convolutions, mostly the
+fastest.  "fold" moves the groups into the batch: the kernel is stored, and trained, once.  "auto" times both.
 
 The torch-free mathematics is elsewhere; here is only what touches modules.  Needs `pip install tensorchain[torch]`.
 """
@@ -13,14 +13,19 @@ The torch-free mathematics is elsewhere; here is only what touches modules.  Nee
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from tensorchain.compression.conv import Convolution, Fold, Geometry, LayerPlan, Pair, Unfold
-from tensorchain.compression.network import Request, Site, plan_network
+from tensorchain.compression.conv import Convolution, Fold, Geometry, LayerPlan, Pair, Step, Unfold
+from tensorchain.compression.network import Measured, Timer
 from tensorchain.compression.patches import PatchCovariance
+from tensorchain.compression.report import LayerReport, Report
+from tensorchain.compression.request import Request, Site
 from tensorchain.compression.torch_modules import fold_class
 from tensorchain.kernels import Array
 
@@ -33,6 +38,7 @@ def compress(
     keep_macs: float | None = None,
     keep_params: float | None = None,
     calibrate: Iterable[Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     rng: int | np.random.Generator | None = 0,
     **options: Any,
 ) -> Any:
@@ -46,8 +52,11 @@ def compress(
         get an SVD.
     keep_macs, keep_params : the budget as a share of the dense network's multiplications, or parameters; give one.
     calibrate : batches (inputs, or pairs with the inputs first); errors are then those of the layers' outputs.
+    checkpoint : file in which measured curves and finished fits are kept; with an integer `rng` an interrupted run that
+        is given it again goes on to the same result, and another budget starts from the same curves.
     rng : seed or generator.
-    options : fields of `Request`: stabilise, slack, fit_output, pointwise, keep, form, allocation, rungs, max_seconds.
+    options : fields of `Request`: stabilise, slack, fit_output, pointwise, keep, form, allocation, rungs, max_seconds,
+        weight_bits, share_bits.
 
     Returns
     -------
@@ -59,26 +68,77 @@ def compress(
 
     Examples
     --------
-    `compress(net, images[:1], "tc", keep_macs=0.3)` keeps 30 % of the multiplications.
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3))
+    >>> images = torch.randn(2, 8, 12, 12)
+    >>> small = compress(net, images[:1], "tc", keep_macs=0.4, rungs=3)
+    >>> small(images).shape, small.report.macs[1] <= 0.4 * small.report.macs[0]
+    (torch.Size([2, 16, 10, 10]), True)
+    >>> [layer.method for layer in small.report.layers]
+    ['tc', 'tc']
     """
     torch = _torch()
     if not isinstance(net, torch.nn.Module):
         raise TypeError(f"net is {type(net).__name__}; a torch.nn.Module is needed")
     request = Request(method, keep_macs, keep_params, **options)
+    measured = measured_of(net, example, request, calibrate)
+    progress = measured.progress(checkpoint, request, rng)
+    plans, report = measured.planned(request, rng, progress, timer_of(net, example))
+    return with_plans(net, plans, report)
+
+
+def measured_of(net: Any, example: Any, request: Request, calibrate: Iterable[Any] | None) -> Measured:
+    """The layers of a network, and their covariances where there are calibration batches."""
     if request.fit_output and calibrate is None:
         raise ValueError("fit_output needs calibrate=, batches of inputs")
-    small = copy.deepcopy(net).eval()
-    sites = sites_of(small, example)
+    probe = copy.deepcopy(net).eval()
+    sites = sites_of(probe, example, whole=True)
     wanted = [site for site in sites if not request.refusal(site)]
-    covariances = None if calibrate is None else patch_covariances(small, wanted, calibrate)
-    count = sum(parameter.numel() for parameter in net.parameters())
-    plans, report = plan_network(sites, request, parameters=count, covariances=covariances, rng=rng)
-    for name, plan in plans.items():
-        parent, _, last = name.rpartition(".")
-        owner = small.get_submodule(parent)
-        setattr(owner, last, module_of(plan, getattr(owner, last)))
+    covariances = None if calibrate is None else patch_covariances(probe, wanted, calibrate)
+    now = sum(parameter.numel() for parameter in net.parameters())
+    return Measured(sites, now + sum(site.parameters - site.costs[0] for site in sites), covariances)
+
+
+def timer_of(net: Any, example: Any, runs: int = 15) -> Timer:
+    """Median seconds of plans as modules, run in turn, with the batch of the example and the dtype of the network."""
+    torch = _torch()
+    reference = next(net.parameters())
+
+    def timer(plans: Sequence[LayerPlan], image: Pair) -> list[float]:
+        shape = len(_inputs(example)), plans[0].convolutions[0].inputs, *image
+        values = torch.zeros(shape, dtype=reference.dtype, device=reference.device)
+        modules = [module_of(plan).to(values) for plan in plans]
+        seconds = np.empty((runs, len(plans)))
+        with torch.inference_mode():
+            for run in range(-3, runs):
+                for n, module in enumerate(modules):
+                    start = time.perf_counter()
+                    # The copy of one number waits for the device.
+                    module(values).flatten()[0].item()
+                    if run >= 0:
+                        seconds[run, n] = time.perf_counter() - start
+        return [float(value) for value in np.median(seconds, axis=0)]
+
+    return timer
+
+
+def with_plans(net: Any, plans: Mapping[str, LayerPlan], report: Report) -> Any:
+    """A copy of a network in evaluation mode with plans in place of some layers, and the report."""
+    small = copy.deepcopy(net).eval()
+    # New layers draw random weights before they get theirs; the caller's random numbers stay as they were.
+    with _torch().random.fork_rng(devices=[]):
+        for name, plan in plans.items():
+            parent, _, last = name.rpartition(".")
+            owner = small.get_submodule(parent)
+            setattr(owner, last, module_of(plan, getattr(owner, last)))
     small.report = report
     return small
+
+
+def decomposed(net: Any) -> dict[str, LayerReport]:
+    """The layers that `compress` replaced, by name: sequences of convolutions, or of linear layers."""
+    report = getattr(net, "report", None)
+    return {} if report is None else {layer.name: layer for layer in report.layers if layer.method != "dense"}
 
 
 def module_of(plan: LayerPlan, like: Any = None) -> Any:
@@ -87,7 +147,7 @@ def module_of(plan: LayerPlan, like: Any = None) -> Any:
     A plan for a `Linear` layer becomes two of them.
     """
     nn = _torch().nn
-    linear = isinstance(like, nn.Linear)
+    linear = is_linear(like)
     layers: list[Any] = []
     for step in plan.steps:
         if isinstance(step, (Fold, Unfold)):
@@ -95,13 +155,49 @@ def module_of(plan: LayerPlan, like: Any = None) -> Any:
         elif linear:
             layers.append(_linear(step))
         else:
-            layers.extend(_conv(step, "zeros" if like is None else str(like.padding_mode)))
+            layers.extend(_conv(step, "zeros" if like is None else padding_mode_of(like)))
     module = nn.Sequential(*layers)
     if like is not None:
         reference = next(like.parameters())
         module.to(device=reference.device, dtype=reference.dtype)
         module.train(like.training)
     return module
+
+
+def is_linear(module: Any) -> bool:
+    """Whether it is a linear layer, or a sequence of them."""
+    linear = _torch().nn.Linear
+    return any(isinstance(part, linear) for part in (module.modules() if module is not None else ()))
+
+
+def padding_mode_of(module: Any) -> str:
+    """How a convolution, or the sequence that replaced one, fills its margins."""
+    modes = [str(part.padding_mode) for part in module.modules() if hasattr(part, "padding_mode")]
+    return next((mode for mode in modes if mode != "zeros"), "zeros")
+
+
+def plan_of_module(module: Any, method: str, rank: Any) -> LayerPlan:
+    """The plan of a sequence that `module_of` made, with the weights that it has now."""
+    nn = _torch().nn
+    steps: list[Step] = []
+    margin: tuple[Pair, Pair] = (0, 0), (0, 0)
+    for part in module:
+        if isinstance(part, fold_class()):
+            steps.append((Unfold if part.back else Fold)(part.groups))
+        elif isinstance(part, nn.ZeroPad2d):
+            left, right, top, bottom = part.padding
+            margin = (top, bottom), (left, right)
+        else:
+            weight = part.weight.detach().cpu().double().numpy()
+            bias = None if part.bias is None else part.bias.detach().cpu().double().numpy()
+            if isinstance(part, nn.Linear):
+                steps.append(Convolution(weight[:, :, None, None], bias=bias))
+                continue
+            geometry = geometry_of(part)
+            if any(map(any, margin)):
+                geometry, margin = replace(geometry, padding=margin), ((0, 0), (0, 0))
+            steps.append(Convolution(weight, geometry, part.groups, bias))
+    return LayerPlan(method, rank, tuple(steps))
 
 
 def geometry_of(conv: Any) -> Geometry:
@@ -146,11 +242,19 @@ def _linear(step: Convolution) -> Any:
     return linear
 
 
-def sites_of(net: Any, example: Any) -> list[Site]:
-    """Every layer that holds weights and is used, with the size of its input, found by running the example."""
+def sites_of(net: Any, example: Any, whole: bool = False) -> list[Site]:
+    """Every layer that holds weights and is used, with the size of its input, found by running the example.
+
+    With `whole`, what `compress` put in place of a layer counts as this one layer, with its plan.
+    """
     torch = _torch()
     kinds = torch.nn.Conv2d, torch.nn.Linear
-    modules = {name: module for name, module in net.named_modules() if isinstance(module, kinds)}
+    done = decomposed(net) if whole else {}
+    modules = {
+        name: module
+        for name, module in net.named_modules()
+        if name in done or (isinstance(module, kinds) and name.rpartition(".")[0] not in done)
+    }
     seen: dict[str, list[tuple[int, ...]]] = {name: [] for name in modules}
     hooks = [
         module.register_forward_pre_hook(lambda _, inputs, name=name: seen[name].append(tuple(inputs[0].shape)))
@@ -162,12 +266,19 @@ def sites_of(net: Any, example: Any) -> list[Site]:
     finally:
         for hook in hooks:
             hook.remove()
-    return [_site(name, module, seen[name]) for name, module in modules.items() if seen[name]]
+    return [_site(name, module, seen[name], done.get(name)) for name, module in modules.items() if seen[name]]
 
 
-def _site(name: str, module: Any, seen: list[tuple[int, ...]]) -> Site:
+def _site(name: str, module: Any, seen: list[tuple[int, ...]], layer: LayerReport | None) -> Site:
     nn = _torch().nn
-    linear = isinstance(module, nn.Linear)
+    linear = is_linear(module)
+    # A linear layer is applied to as many vectors as there are positions behind the batch.
+    image = (int(np.prod(seen[0][1:-1])), 1) if linear else (int(seen[0][-2]), int(seen[0][-1]))
+    different = "used at several sizes" if len(set(seen)) > 1 else ""
+    if layer is not None:
+        plan = plan_of_module(module, layer.method, layer.rank)
+        bias = plan.convolutions[-1].bias
+        return Site(name, plan.kernel, bias, plan.geometry, image, len(seen), different, plan)
     weight = module.weight.detach().to("cpu").double().numpy()
     geometry = Geometry() if linear else geometry_of(module)
     refusal = ""
@@ -177,10 +288,7 @@ def _site(name: str, module: Any, seen: list[tuple[int, ...]]) -> Site:
         refusal = "depthwise" if module.groups == module.in_channels else f"{module.groups} groups"
     elif not linear and module.padding_mode != "zeros" and any(a != b for a, b in geometry.padding):
         refusal = f"uneven {module.padding_mode} padding"
-    elif len(set(seen)) > 1:
-        refusal = "used at several sizes"
-    # A linear layer is applied to as many vectors as there are positions behind the batch.
-    image = (int(np.prod(seen[0][1:-1])), 1) if linear else (int(seen[0][-2]), int(seen[0][-1]))
+    refusal = refusal or different
     bias = None if module.bias is None else module.bias.detach().to("cpu").double().numpy()
     return Site(name, weight[:, :, None, None] if linear else weight, bias, geometry, image, len(seen), refusal)
 
@@ -194,14 +302,14 @@ def patch_covariances(net: Any, sites: list[Site], batches: Iterable[Any]) -> di
 
     def gather(module: Any, inputs: Any, name: str) -> None:
         values = inputs[0].detach()
-        if isinstance(module, torch.nn.Linear):
+        if is_linear(module):
             patches = values.reshape(-1, values.shape[-1])
         else:
-            geometry = geometry_of(module)
+            geometry, mode = wanted[name].geometry, padding_mode_of(module)
             (top, bottom), (left, right) = geometry.padding
-            mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-            padded = functional.pad(values, (left, right, top, bottom), mode)
-            columns = functional.unfold(padded, module.kernel_size, geometry.dilation, 0, geometry.stride)
+            padded = functional.pad(values, (left, right, top, bottom), "constant" if mode == "zeros" else mode)
+            window = wanted[name].kernel.shape[2:]
+            columns = functional.unfold(padded, window, geometry.dilation, 0, geometry.stride)
             patches = columns.transpose(1, 2).reshape(-1, columns.shape[1])
         square = (patches.T @ patches).double().cpu().numpy()
         sums[name] = sums.get(name, 0.0) + square

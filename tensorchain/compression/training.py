@@ -5,7 +5,8 @@ layers have moved them; that alone brings back much.  Then a few epochs of stoch
 
     loss + weight * mean over replaced layers of SS(layer) / SS(layer at the start),
 
-with SS the sensitivity of :mod:`tensorchain.compression.conv`, here with a gradient: what can be rounded stays so.
+with SS the sensitivity of :mod:`tensorchain.compression.conv`, here with a gradient: what can be rounded stays so.  A
+teacher adds the mean squared difference of the outputs: more is known of what they should be than the labels say.
 
 **Quantization-aware training.**  Weights and inputs of every convolution and linear layer pass through `FakeQuantize`:
 they lie on an integer grid, and the gradient passes through the rounding (straight through) but not through clipping.
@@ -24,7 +25,9 @@ from typing import Any
 
 import numpy as np
 
+from tensorchain.compression.layer_bits import allocate_layer_bits
 from tensorchain.compression.quantize import check_bits, quantizer
+from tensorchain.compression.torch_layers import decomposed as replaced
 from tensorchain.compression.torch_modules import fake_quantize_class, fold_class
 
 
@@ -43,6 +46,14 @@ def recalibrate(net: Any, loader: Iterable[Any], batches: int | None = None) -> 
     ----------
     loader : batches of inputs, or of (inputs, labels).
     batches : most batches used.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
+    >>> recalibrate(net, [7.0 + torch.zeros(4, 3, 2, 2)])
+    >>> net[0].running_mean.tolist()
+    [7.0, 7.0, 7.0]
     """
     import torch
 
@@ -82,6 +93,7 @@ def restore(
     decay: float = 1e-4,
     sensitivity: float = 1e-2,
     loss: Callable[[Any, Any], Any] | None = None,
+    teacher: Any = None,
     callback: Callable[[int, Epoch], object] | None = None,
 ) -> list[Epoch]:
     """Bring back the quality of a compressed network, in place.
@@ -94,6 +106,8 @@ def restore(
     rate, momentum, decay : of stochastic gradients; the rate falls to zero along a cosine.
     sensitivity : weight of the relative sensitivity in the loss; 0 lets it grow.
     loss : of (outputs, labels); cross entropy by default.
+    teacher : network, such as the one that was compressed, whose outputs are to be matched as well: their mean squared
+        difference is added to the loss.
     callback : called with the number of the epoch and its figures; a true return value stops.
 
     Returns
@@ -102,7 +116,14 @@ def restore(
 
     Examples
     --------
-    `restore(small, loader, epochs=2)` for a `torch.utils.data.DataLoader`.
+    >>> import torch
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> images = torch.randn(64, 2, 8, 8, generator=generator)
+    >>> loader = [(images, (images[:, 0].mean((1, 2)) > 0).long())] * 4
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    >>> epochs = restore(net, loader, epochs=3, rate=0.5)
+    >>> len(epochs), epochs[-1].loss < epochs[0].loss
+    (3, True)
     """
     import torch
 
@@ -115,6 +136,8 @@ def restore(
         raise TypeError("loader is an iterator that ends after one pass; give a DataLoader, a list or a function")
     recalibrate(net, pass_over())
     criterion = torch.nn.functional.cross_entropy if loss is None else loss
+    # A copy, since a teacher in training mode would learn from the images, and `net` itself would move.
+    guide = None if teacher is None else copy.deepcopy(teacher).eval()
     parts = decomposed(net)
     start = [sensitivity_of(part).detach() for part in parts]
     weights = [p for p in net.parameters() if p.requires_grad]
@@ -128,7 +151,12 @@ def restore(
             within = count / steps if steps else 0.0
             for group in optimizer.param_groups:
                 group["lr"] = 0.5 * rate * (1.0 + math.cos(math.pi * min(epoch + within, epochs) / epochs))
-            data_loss = criterion(net(inputs), labels)
+            outputs = net(inputs)
+            data_loss = criterion(outputs, labels)
+            if guide is not None:
+                with torch.no_grad():
+                    wanted = guide(inputs)
+                data_loss = data_loss + torch.nn.functional.mse_loss(outputs, wanted)
             relative = _mean([sensitivity_of(part) / first for part, first in zip(parts, start, strict=True)])
             objective = data_loss if relative is None else data_loss + sensitivity * relative
             optimizer.zero_grad(set_to_none=True)
@@ -147,10 +175,7 @@ def restore(
 
 def decomposed(net: Any) -> list[Any]:
     """The sequences of convolutions, or linear layers, that `compress` put in place."""
-    report = getattr(net, "report", None)
-    if report is None:
-        return []
-    return [net.get_submodule(layer.name) for layer in report.layers if layer.method != "dense"]
+    return [net.get_submodule(name) for name in replaced(net)]
 
 
 def sensitivity_of(part: Any) -> Any:
@@ -177,12 +202,13 @@ def sensitivity_of(part: Any) -> Any:
 def quantize(
     net: Any,
     loader: Iterable[Any],
-    weight_bits: int | Mapping[str, int] = 8,
+    weight_bits: int | Mapping[str, int] | str = 8,
     activation_bits: int | Mapping[str, int] | None = 8,
     *,
+    mean_bits: float = 4.0,
     per_channel: bool = True,
     weight_range: str = "mse",
-    activation_range: str = "percentile",
+    activation_range: str = "mse",
     percentile: float = 99.9,
     batches: int = 8,
 ) -> Any:
@@ -193,18 +219,34 @@ def quantize(
     net : any network with `Conv2d` and `Linear` layers.
     loader : calibration batches, inputs or (inputs, labels).
     weight_bits, activation_bits : 2 to 8, for all layers or by name ("" for the rest); None leaves activations alone.
+        "allocate" shares out bits among the weights of all layers (:mod:`tensorchain.compression.layer_bits`).
+    mean_bits : most bits for a weight on average, for "allocate".
     per_channel : one step for each output channel of a weight, or one for the layer.
-    weight_range, activation_range : "minmax", "percentile" or "mse".
+    weight_range, activation_range : "minmax", "percentile" or "mse"; with "mse" weights that `compress` has put on a
+        grid of so many bits stay on it.
     percentile : share of the values inside the range, in percent.
     batches : most calibration batches.
 
     Returns
     -------
-    A new module in evaluation mode; the rounding is part of it, and of what is trained.
+    A new module in evaluation mode; the rounding is part of it, and of what is trained.  Its `.bits` names the bits of
+    the weights of each layer; with "allocate" `.allocation` is the `LayerBits` behind them.
 
     Raises
     ------
     ValueError, TypeError when bits are outside 2 to 8, or a name is unknown.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3))
+    >>> loader = [torch.randn(16, 4, 8, 8)]
+    >>> rounded = quantize(net, loader, weight_bits={"0": 8, "": 3}, activation_bits=8)
+    >>> rounded.bits, len(torch.unique(rounded[2].weight[0])) <= 7
+    ({'0': 8, '2': 3}, True)
+    >>> shared = quantize(net, loader, weight_bits="allocate", mean_bits=4)
+    >>> shared.allocation.mean <= 4
+    True
     """
     import torch
     from torch.nn.utils import parametrize
@@ -212,6 +254,12 @@ def quantize(
     small = copy.deepcopy(net).eval()
     kinds = torch.nn.Conv2d, torch.nn.Linear
     modules = {name: module for name, module in small.named_modules() if isinstance(module, kinds)}
+    allocation = None
+    if isinstance(weight_bits, str):
+        if weight_bits != "allocate":
+            raise ValueError(f"weight_bits is {weight_bits!r}; a number, bits by name, or 'allocate' is needed")
+        allocation = allocate_layer_bits(net, mean_bits, loader, per_channel=per_channel, weight_range=weight_range)
+        weight_bits = allocation.bits
     weights = _bits("weight_bits", weight_bits, modules)
     activations = {} if activation_bits is None else _bits("activation_bits", activation_bits, modules)
     samples = _samples(small, {name: modules[name] for name in activations}, loader, batches) if activations else {}
@@ -223,10 +271,10 @@ def quantize(
             parametrize.register_parametrization(module, "weight", _module(grid, module.weight), unsafe=True)
         if name in samples:
             seen = samples[name]
-            options: dict[str, Any] = {"range_by": activation_range, "percentile": percentile}
-            grid = quantizer(seen, activations[name], symmetric=False, **options)
+            grid = quantizer(seen, activations[name], symmetric=False, range_by=activation_range, percentile=percentile)
             module.add_module("input_grid", _module(grid, next(module.parameters())))
             module.register_forward_pre_hook(_round_input)
+    small.bits, small.allocation = weights, allocation
     return small
 
 

@@ -6,11 +6,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
-from tensorchain.compression import compress_onnx
+import tensorchain as tc
+from tensorchain.compression import Geometry, compress_onnx, onnx_graph, plan_of
 from tensorchain.compression.conv import Convolution, convolve
 from tensorchain.compression.onnx_graph import sites_of
+from tensorchain.compression.onnx_nodes import layer_model, time_plans
 
 
 def constant(name, shape, seed=0):
@@ -241,3 +244,136 @@ def test_options_are_checked():
         compress_onnx(single(), keep_macs=0.5, fit_output=True)
     with pytest.raises(ValueError, match="no feed"):
         compress_onnx(single(), keep_macs=0.5, calibrate=[])
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_faster_form_is_taken_and_reported(monkeypatch, int8):
+    proto, x = single(pads=[1, 1, 1, 1]), images()
+    seen = []
+
+    def timer(plans, image, *, batch, int8):
+        seconds = time_plans(plans, image, batch=batch, int8=int8, runs=5)
+        assert min(seconds) > 0.0
+        seen.append((image, batch, int8))
+        return [2.0, 1.0] if seen[1:] else [1.0, 2.0]
+
+    monkeypatch.setattr(onnx_graph, "time_plans", timer)
+    options = {"keep_macs": 0.6, "stabilise": False, "rungs": 3, "time_int8": int8}
+    grouped, fold = (compress_onnx(proto, "tc", form="auto", **options) for _ in range(2))
+    assert seen == [((13, 14), 1, int8)] * 2
+    assert [report.layers[0].form for _, report in (grouped, fold)] == ["grouped", "fold"]
+    assert fold[1].layers[0].form_seconds == (2.0, 1.0)
+    for (model, _), form in ((grouped, "grouped"), (fold, "fold")):
+        expected, report = compress_onnx(proto, "tc", form=form, **options)
+        assert model.SerializeToString(deterministic=True) == expected.SerializeToString(deterministic=True)
+        assert (report.layers[0].form, report.layers[0].form_seconds) == (form, None)
+    assert np.allclose(run(grouped[0], x), run(fold[0], x), atol=1e-4)
+
+
+def test_the_model_of_one_layer_is_the_plan():
+    chain = tc.TensorChain.random((8, 9, 6), (2, 3, 4), rng=0).astype(np.float32)
+    geometry = Geometry((2, 1), ((1, 0), (2, 1)), (1, 2))
+    plan = plan_of(chain, (3, 3), geometry, np.arange(6, dtype=np.float32))
+    x = images()
+    expected = plan.apply(x)
+    for form in (plan, plan.grouped()):
+        model = layer_model(form, (13, 14))
+        onnx.checker.check_model(model, full_check=True)
+        assert np.allclose(run(model, x), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_checkpoints_serve_files_too(tmp_path):
+    proto, path = single(pads=[1, 1, 1, 1]), tmp_path / "run"
+    first, _ = compress_onnx(proto, "tc", keep_macs=0.6, rungs=3, checkpoint=path)
+    second, _ = compress_onnx(proto, "tc", keep_macs=0.6, rungs=3, checkpoint=path)
+    assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
+    with pytest.raises(ValueError, match="another compression"):
+        compress_onnx(proto, "cp3", keep_macs=0.6, rungs=3, checkpoint=path)
+
+
+def hostile(change):
+    """A model that a checker may let through and no convolution fits."""
+    proto = single(pads=[1, 1, 1, 1], strides=[1, 1], dilations=[1, 1], kernel_shape=[3, 3])
+    (node,), weight = proto.graph.node, proto.graph.initializer[0]
+    attributes = {a.name: a for a in node.attribute}
+    if isinstance(change, dict):
+        for name, value in change.items():
+            if name in attributes:
+                node.attribute.remove(attributes[name])
+            node.attribute.append(helper.make_attribute(name, value))
+    elif change == "no weight":
+        del node.input[1:]
+    elif change == "no output":
+        del node.output[:]
+    elif change == "empty weight":
+        weight.CopyFrom(numpy_helper.from_array(np.zeros((0, 8, 3, 3), np.float32), "w"))
+    elif change == "huge weight":
+        weight.dims[0] = 1 << 40
+    elif change == "negative weight":
+        weight.dims[0] = -12
+    elif change == "short data":
+        weight.raw_data = weight.raw_data[:-8]
+    elif change == "other channels":
+        weight.CopyFrom(constant("w", (12, 5, 3, 3)))
+    elif change == "long bias":
+        proto.graph.initializer[1].CopyFrom(constant("b", (13,)))
+    elif change == "flat bias":
+        proto.graph.initializer[1].CopyFrom(constant("b", (3, 4)))
+    elif change == "negative image":
+        proto.graph.input[0].type.tensor_type.shape.dim[2].dim_value = -13
+    elif change == "tiny image":
+        proto.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 1
+        node.attribute.remove(attributes["pads"])
+    elif change == "outside":
+        where = helper.make_tensor("k", TensorProto.FLOAT, [1], [1.0])
+        where.ClearField("float_data")
+        where.data_location = TensorProto.EXTERNAL
+        where.external_data.add(key="location", value="../../secret")
+        proto.graph.node.insert(0, helper.make_node("Constant", [], ["unused"], value=where))
+    elif change == "no version":
+        del proto.opset_import[:]
+    elif change == "cycle":
+        node.input[0] = "y"
+    return proto
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"strides": [0, 0]}, {"strides": [-1, 1]}, {"strides": [1]}, {"strides": [1 << 40, 1]}, {"strides": "wide"},
+        {"strides": 2.5}, {"dilations": [0, 1]}, {"dilations": [1 << 40, 1]}, {"dilations": [1, 1, 1]},
+        {"pads": [-1, 0, 0, 0]}, {"pads": [1, 1]}, {"pads": [1 << 40] * 4}, {"group": 0}, {"group": -2}, {"group": 3},
+        {"auto_pad": "SOMEHOW"}, {"auto_pad": b"\xff"}, {"kernel_shape": [5, 5]}, "no weight", "no output",
+        "empty weight", "huge weight", "negative weight", "short data", "other channels", "long bias", "flat bias",
+        "negative image", "tiny image", "outside", "no version", "cycle",
+    ],
+    ids=str,
+)  # fmt: skip
+def test_hostile_models_are_refused_in_one_line(tmp_path, change):
+    path = tmp_path / "hostile.onnx"
+    path.write_bytes(hostile(change).SerializeToString())
+    with pytest.raises(ValueError, match=r"not valid|no ONNX|outside the file|no convolution|does not fit") as caught:
+        compress_onnx(path, "tucker2", keep_macs=0.7, stabilise=False, rungs=2)
+    assert len(str(caught.value)) < 1000
+
+
+def test_damaged_bytes_are_refused_or_read():
+    """Bytes outside the weights changed at random: a valid model comes out, or a ValueError."""
+    proto, rng = single(pads=[1, 1, 1, 1]), np.random.default_rng(0)
+    content = proto.SerializeToString()
+    inside = [(content.find(t.raw_data), len(t.raw_data)) for t in proto.graph.initializer]
+    outside = [n for n in range(len(content)) if not any(a <= n < a + size for a, size in inside)]
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(content)
+        for place in rng.choice(outside, 2):
+            damaged[place] = rng.integers(256)
+        try:
+            broken = onnx.ModelProto()
+            broken.ParseFromString(bytes(damaged))
+            small, _ = compress_onnx(broken, "tucker2", keep_macs=0.7, stabilise=False, rungs=2)
+        except (ValueError, DecodeError):
+            refused += 1
+            continue
+        onnx.checker.check_model(small)
+    assert refused > 100

@@ -53,6 +53,13 @@ def test_a_file_is_compressed_and_described(files, capsys):
     assert record["layers"][0]["method"] == "tc"
     assert record["macs"][1] <= 0.7 * record["macs"][0]
     onnx.checker.check_model(onnx.load(out))
+    extra = ["--form", "auto", "--weight-bits", 4, "--checkpoint", files / "run"]
+    assert execute(*words, *extra, "--json") == Status.OK
+    timed = json.loads(capsys.readouterr().out)["layers"][0]
+    assert timed["form"] == ("fold" if timed["form_seconds"][1] < timed["form_seconds"][0] else "grouped")
+    assert timed["bits"] == [4, 4, 4]
+    assert timed["error"] <= timed["rounded_error"]
+    assert (files / "run").exists()
     assert execute(*words) == Status.OK
     assert "MACs" in capsys.readouterr().out
 

@@ -202,6 +202,26 @@ def test_restoration_lowers_the_loss_and_holds_the_sensitivity():
     assert restore(small, data, epochs=0) == []
 
 
+def test_a_teacher_is_followed():
+    """With labels that say nothing, training still comes nearer to the outputs of the dense network."""
+    net, data = Small().eval(), batches(count=4)
+    images = torch.cat([inputs for inputs, _ in data])
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    small = compress(net, data[0], "tc", keep_macs=0.4, rungs=3)
+    recalibrate(small, data)
+
+    def distance():
+        with torch.no_grad():
+            return float((small(images) - net(images)).norm())
+
+    start = distance()
+    restore(small, data, epochs=10, rate=0.05, loss=lambda outputs, labels: 0.0 * outputs.sum(), teacher=net.train())
+    assert net.training
+    net.eval()
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert distance() < 0.7 * start
+
+
 @pytest.mark.parametrize(("bits", "per_channel"), list(itertools.product((2, 4, 8), (True, False))))
 def test_weights_and_inputs_lie_on_their_grids(bits, per_channel):
     net, data = Small().eval(), batches()
@@ -253,6 +273,7 @@ def test_straight_through_gradients_are_one_inside_the_range_and_zero_outside():
         (lambda net, x: compress(net, x), "give one of", ValueError),
         (lambda net, x: compress(net, x, keep_macs=0.5, keep_params=0.5), "give one of", ValueError),
         (lambda net, x: compress(net, x, keep_macs=1.5), "share", ValueError),
+        (lambda net, x: compress(net, x, keep_macs=0.5, weight_bits=1), "2 to 8", ValueError),
         (lambda net, x: compress(net, x, keep_macs=0.5, form="loop"), "form", ValueError),
         (lambda net, x: compress(net, x, keep_macs=0.5, allocation="luck"), "allocation", ValueError),
         (lambda net, x: compress(net, x, keep_macs=0.5, fit_output=True), "calibrate", ValueError),

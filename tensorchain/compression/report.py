@@ -1,0 +1,125 @@
+"""What a compression did: per layer, for the whole network, and what was tried on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tensorchain.compression.allocation import Allocation
+from tensorchain.compression.candidates import Candidate
+from tensorchain.compression.conv import Pair
+from tensorchain.compression.progress import rank_of_record
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What became of one layer.
+
+    Attributes
+    ----------
+    name : of the layer.
+    method, rank : of the decomposition; "dense", and the reason, where the layer stayed.
+    error, output_error, sensitivity, stabilised : as in `KernelFit`; None for a layer that stayed.
+    parameters, macs : before and after.
+    bits, rounded_error : as in `KernelFit`; None where the weights are free.
+    form : "grouped" or "fold" for a chain in several groups, else None.
+    form_seconds : median times of the two forms, where they were measured.
+    """
+
+    name: str
+    method: str
+    rank: Any
+    error: float | None
+    output_error: float | None
+    sensitivity: float | None
+    stabilised: bool | None
+    parameters: Pair
+    macs: Pair
+    bits: tuple[int, ...] | None = None
+    rounded_error: float | None = None
+    form: str | None = None
+    form_seconds: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a compression did; `str` gives a table.
+
+    Attributes
+    ----------
+    layers : one entry for every layer that holds weights.
+    parameters, macs : of the whole network, before and after; parameters include biases and normalisations.
+    allocation : the choice among the measured candidates, with the proof of its gap.
+    curves : for each layer the candidates that were measured, the dense layer last.
+    seconds : time taken.
+    steps : what was tried on the way, where ranks were chosen in several steps or by accuracy.
+    """
+
+    layers: tuple[LayerReport, ...]
+    parameters: Pair
+    macs: Pair
+    allocation: Allocation
+    curves: tuple[tuple[Candidate, ...], ...]
+    seconds: float
+    steps: tuple[StepReport, ...] = ()
+
+    def __str__(self) -> str:
+        rounded = any(layer.bits for layer in self.layers)
+        rows = [f"{'layer':<26}{'method':<11}{'rank':<20}{'error':>8}{'sensitivity':>13}{'MACs kept':>11}"]
+        rows[0] += f"{'form':>9}" + (f"{'rounded':>9}  bits" if rounded else "")
+        for layer in self.layers:
+            error = "" if layer.error is None else f"{layer.error:.4f}"
+            sensitivity = "" if layer.sensitivity is None else f"{layer.sensitivity:.3g}"
+            kept = layer.macs[1] / layer.macs[0]
+            row = f"{layer.name:<26}{layer.method:<11}{layer.rank!s:<20}{error:>8}{sensitivity:>13}{kept:>11.3f}"
+            row += f"{layer.form or '':>9}"
+            if layer.bits is not None:
+                row += f"{layer.rounded_error:>9.4f}  {','.join(map(str, layer.bits))}"
+            rows.append(row.rstrip())
+        for name, (before, after) in (("parameters", self.parameters), ("MACs", self.macs)):
+            rows.append(f"{name}: {before} -> {after}, {before / after:.2f} x fewer")
+        for n, step in enumerate(self.steps, start=1):
+            score = "" if step.score is None else f", score {step.score:.4f}"
+            verdict = "accepted" if step.accepted else "undone"
+            shares = step.report.macs[1] / step.report.macs[0], step.report.parameters[1] / step.report.parameters[0]
+            rows.append(
+                f"step {n}: share {step.share:.3f}, MACs {shares[0]:.3f}, parameters {shares[1]:.3f}{score}: {verdict}"
+            )
+        return "\n".join(rows)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One step, or trial, on the way to a compressed network.
+
+    Attributes
+    ----------
+    share : the budget that was asked for, as a share of the dense network.
+    score : of the network after restoration; None where none was asked for.
+    accepted : whether the step was kept.
+    report : what was chosen, with the curves and the allocation that it was chosen from.
+    """
+
+    share: float
+    score: float | None
+    accepted: bool
+    report: Report
+
+
+def report_of_record(row: Mapping[str, Any]) -> Report:
+    """A report, without its steps, that went through `dataclasses.asdict` and JSON."""
+    layers = []
+    for layer in row["layers"]:
+        pairs = {key: tuple(layer[key]) for key in ("parameters", "macs")}
+        bits = None if layer["bits"] is None else tuple(layer["bits"])
+        seconds = None if layer["form_seconds"] is None else tuple(layer["form_seconds"])
+        others = {"rank": rank_of_record(layer["rank"]), "bits": bits, "form_seconds": seconds}
+        layers.append(LayerReport(**{**layer, **pairs, **others}))
+    curves = tuple(
+        tuple(Candidate(**{**point, "rank": rank_of_record(point["rank"])}) for point in points)
+        for points in row["curves"]
+    )
+    allocation = Allocation(**{**row["allocation"], "choices": tuple(row["allocation"]["choices"])})
+    parameters, macs = (tuple(row[key]) for key in ("parameters", "macs"))
+    return Report(tuple(layers), parameters, macs, allocation, curves, row["seconds"])

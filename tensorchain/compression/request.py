@@ -1,0 +1,147 @@
+"""A layer that could be replaced, and what is asked of a compression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tensorchain.compression.conv import Geometry, LayerPlan, Pair
+from tensorchain.compression.fitting import METHODS
+from tensorchain.compression.quantize import check_bits
+from tensorchain.kernels import Array
+from tensorchain.solvers import Constraint
+
+FORMS = ("grouped", "fold", "auto")
+ALLOCATIONS = ("global", "one-step")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A layer that could be replaced.
+
+    Attributes
+    ----------
+    name : of the layer.
+    kernel : (T, S, D1, D2), the weights of one group where there are several; composed where there is a plan.
+    bias : (T,) or None.
+    geometry : of the convolution.
+    image : height and width of its input.
+    uses : how often it is applied in one pass.
+    refusal : why it must stay as it is; empty where it need not.
+    plan : the small convolutions that stand for the layer already, or None.
+    parameters, macs : of the dense layer.
+    """
+
+    name: str
+    kernel: Array
+    bias: Array | None
+    geometry: Geometry
+    image: Pair
+    uses: int = 1
+    refusal: str = ""
+    plan: LayerPlan | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that the dense layer stores."""
+        return self.kernel.size + (0 if self.bias is None else self.bias.size)
+
+    @property
+    def macs(self) -> int:
+        """Multiplications of the dense layer in one pass."""
+        window = int(self.kernel.shape[2]), int(self.kernel.shape[3])
+        height, width = self.geometry.output_size(window, self.image)
+        return int(self.kernel.size) * height * width * self.uses
+
+    @property
+    def costs(self) -> Pair:
+        """Parameters and multiplications of the layer as it is now."""
+        if self.plan is None:
+            return self.parameters, self.macs
+        return self.plan.parameters, self.plan.macs(self.image) * self.uses
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether it is a matrix."""
+        return bool(self.kernel.shape[2:] == (1, 1))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a compression; the adapters document the fields for their callers.
+
+    Attributes
+    ----------
+    method : for kernels of several taps, one of `METHODS` but "svd", which serves matrices.
+    keep_macs, keep_params : the budget, as a share of the dense network; one of them.
+    stabilise, slack, fit_output, weight_bits, share_bits, max_seconds : as in `fit_kernel`.
+    pointwise : whether 1 x 1 and linear layers are compressed, by SVD.
+    keep : names of layers to leave alone.
+    form : "grouped" or "fold", for chains; "auto" times both on the layer's input and takes the faster.
+    allocation : "global" for the least sum of squared errors, "one-step" for the least largest one.
+    rungs : ranks measured on each ladder.
+    """
+
+    method: str
+    keep_macs: float | None = None
+    keep_params: float | None = None
+    stabilise: bool | Constraint = True
+    slack: float = 0.02
+    fit_output: bool = False
+    pointwise: bool = True
+    keep: tuple[str, ...] = ()
+    form: str = "grouped"
+    allocation: str = "global"
+    rungs: int = 6
+    max_seconds: float | None = 30.0
+    weight_bits: int | None = None
+    share_bits: bool = False
+
+    def __post_init__(self) -> None:
+        known = [method for method in METHODS if method != "svd"]
+        if self.method not in known:
+            raise ValueError(f"method is {self.method!r}; one of {', '.join(known)} is needed")
+        if (self.keep_macs is None) == (self.keep_params is None):
+            raise ValueError("give one of keep_macs and keep_params, a share of the dense network such as 0.3")
+        share = self.share
+        if not 0.0 < share <= 1.0:
+            raise ValueError(f"the share to keep is {share!r}; a number above 0, up to 1, is needed")
+        if self.form not in FORMS:
+            raise ValueError(f"form is {self.form!r}; {' or '.join(FORMS)} is needed")
+        if self.weight_bits is not None:
+            check_bits("weight_bits", self.weight_bits)
+        if self.allocation not in ALLOCATIONS:
+            raise ValueError(f"allocation is {self.allocation!r}; {' or '.join(ALLOCATIONS)} is needed")
+
+    @property
+    def share(self) -> float:
+        """The share of the dense network to keep."""
+        return self.keep_params if self.keep_macs is None else self.keep_macs  # type: ignore[return-value]
+
+    @property
+    def budget(self) -> str:
+        """The name of the budget's field."""
+        return "keep_params" if self.keep_macs is None else "keep_macs"
+
+    def at(self, share: float) -> Request:
+        """The same with another share to keep."""
+        return replace(self, keep_macs=share) if self.keep_params is None else replace(self, keep_params=share)
+
+    def method_of(self, site: Site) -> str:
+        """The method for one layer."""
+        return "svd" if site.pointwise else self.method
+
+    def refusal(self, site: Site) -> str:
+        """Why a layer stays as it is, or nothing."""
+        if site.name in self.keep:
+            return "kept on request"
+        if site.refusal:
+            return site.refusal
+        if site.pointwise and not self.pointwise:
+            return "1 x 1"
+        if min(site.kernel.shape[:2]) < 2:
+            return "one channel"
+        if not np.isfinite(site.kernel).all() or not site.kernel.any():
+            return "zero, or not finite"
+        return ""
