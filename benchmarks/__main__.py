@@ -9,7 +9,9 @@ import runpy
 import subprocess
 import sys
 
-ALL = ("sweeps", "lm_steps", "memory", "sparse_cp", "crossover", "growth", "imports")
+ALL = (
+    "imports", "sweeps", "lm_steps", "memory", "sparse_cp", "sampled_als", "out_of_core", "crossover", "growth",
+)  # fmt: skip
 """What `all` runs, one process each, before the tables are written."""
 
 NAMES = {

@@ -5,13 +5,11 @@ fraction of the tensor (an allocation beyond it fails), fits a model, and report
 through each pass, and how many a plain read of the same files gets.  Files leave the page cache after each read, so
 that it is the disk that is measured.
 
-    OMP_NUM_THREADS=2 python -m benchmarks.out_of_core --gigabytes 4 --limit 1
+    python -m benchmarks.out_of_core [--gigabytes 4 --limit 1]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import resource
 import tempfile
@@ -24,6 +22,7 @@ import dask.array
 import numpy as np
 
 import tensorchain as tc
+from benchmarks.timing import parser, save
 from tensorchain.tensors.lazy import Lazy
 
 SIDE = 512
@@ -74,21 +73,23 @@ def data_bytes() -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=1.0, help="size of the tensor, in float32")
-    parser.add_argument("--limit", type=float, default=0.5, help="gigabytes the process may use")
-    parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--sweeps", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where to write; a temporary folder by default")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    given = parser.parse_args()
+    options = parser(__doc__ or "")
+    options.add_argument(
+        "--gigabytes", type=float, help="size of the tensor, in float32; 2 by default, 0.5 with --quick"
+    )
+    options.add_argument("--limit", type=float, help="gigabytes the process may use; 0.75 by default, 0.4 with --quick")
+    options.add_argument("--rank", type=int, default=8)
+    options.add_argument("--sweeps", type=int, default=3)
+    options.add_argument("--folder", type=Path, help="where to write; a temporary folder by default")
+    given = options.parse_args()
+    gigabytes, most = given.gigabytes or (0.5 if given.quick else 2.0), given.limit or (0.4 if given.quick else 0.75)
     thickness = SLAB_BYTES // (4 * SIDE * SIDE)
-    rows = max(1, round(given.gigabytes * 2**30 / SLAB_BYTES)) * thickness
+    rows = max(1, round(gigabytes * 2**30 / SLAB_BYTES)) * thickness
     size = 4 * rows * SIDE * SIDE
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
         write(folder, rows, thickness, given.rank, noise=0.1)
-        limit = int(given.limit * 2**30)
+        limit = int(most * 2**30)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         began = time.perf_counter()
         for path in sorted(folder.iterdir()):
@@ -96,7 +97,7 @@ def main() -> None:
         disk = time.perf_counter() - began
         door = lazy(folder, rows, thickness)
         start = tc.CP.random(door.shape, given.rank, 1)
-        with dask.config.set(scheduler="threads", num_workers=int(os.environ.get("OMP_NUM_THREADS", "2"))):
+        with dask.config.set(scheduler="threads", num_workers=max(2, given.threads)):
             residual_began = time.perf_counter()
             assert len(door.residual(start).gradient) == 3
             residual = time.perf_counter() - residual_began
@@ -105,7 +106,7 @@ def main() -> None:
         row = {
             "tensor": "x".join(map(str, door.shape)) + " float32",
             "tensor GB": size / 2**30,
-            "limit GB": given.limit,
+            "limit GB": most,
             "tensor / limit": size / limit,
             "private memory at the end GB": data_bytes() / 2**30,
             "disk GB/s": size / disk / 2**30,
@@ -115,8 +116,7 @@ def main() -> None:
         }
     for label, value in row.items():
         print(f"{label:<42} {value:.4g}" if isinstance(value, float) else f"{label:<42} {value}")
-    if given.json:
-        given.json.write_text(json.dumps(row, indent=1) + "\n")
+    save(given.results, "out_of_core", row, quick=given.quick)
 
 
 if __name__ == "__main__":

@@ -3,19 +3,17 @@
 An exact CP and an exact chain of the given size, with noise of a tenth of their norm, from one random start each.  The
 best error that there can be is about 0.0995.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.sampled_als --size 400
+    python -m benchmarks.sampled_als [--quick] [--size 400]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import tensorchain as tc
+from benchmarks.timing import parser, save
 from tensorchain.solvers.sampled import SampledALS
 
 
@@ -30,15 +28,15 @@ def noisy(kind: Any, size: int, rank: Any, rng: np.random.Generator) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=200)
-    parser.add_argument("--sweeps", type=int, default=60)
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    given = parser.parse_args()
+    options = parser(__doc__ or "")
+    options.add_argument("--size", type=int, help="of each mode; 200 by default, 60 with --quick")
+    options.add_argument("--sweeps", type=int, default=60)
+    given = options.parse_args()
+    size = given.size or (60 if given.quick else 200)
     rows: list[dict[str, Any]] = []
     for kind, rank in ((tc.CP, 10), (tc.TensorChain, 4)):
         rng = np.random.default_rng(0)
-        tensor = noisy(kind, given.size, rank, rng)
+        tensor = noisy(kind, size, rank, rng)
         start = kind.random(tensor.shape, rank, rng)
         for solver in (tc.ALS(max_iter=given.sweeps, tol=1e-4), SampledALS(max_iter=given.sweeps)):
             fit = tc.decompose(tensor, init=start, solver=solver, rng=0)
@@ -60,8 +58,7 @@ def main() -> None:
                 )
             )
             rows.append(row)
-    if given.json:
-        given.json.write_text(json.dumps({"size": given.size, "rows": rows}, indent=1) + "\n")
+    save(given.results, "sampled_als", {"size": size, "rows": rows}, quick=given.quick)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from benchmarks import memory
+from benchmarks import crossover, memory
 from benchmarks.timing import RESULTS, table
 
 README = Path(__file__).parent.parent / "README.md"
@@ -41,6 +41,13 @@ def whole(found: dict[str, Any]) -> str:
         parts += ["## Sparse CP", _sparse(found["sparse_cp"])]
     if "memory" in found:
         parts += ["## Memory of a fit beyond the tensor", memory.lines(found["memory"])]
+    if "out_of_core" in found:
+        rows = [[name, f"{value:.3g}"] for name, value in found["out_of_core"].items() if isinstance(value, float)]
+        parts += ["## A tensor larger than the memory allowed", table(["", found["out_of_core"]["tensor"]], rows)]
+    if "sampled_als" in found:
+        parts += ["## Sampled sweeps", _sampled(found["sampled_als"])]
+    if "crossover" in found:
+        parts += ["## Equations of Levenberg-Marquardt", crossover.lines(found["crossover"]["rows"])]
     if "imports" in found:
         rows = [[name, f"{seconds:.2f}"] for name, seconds in found["imports"]["seconds"].items()]
         parts += ["## Import", table(["a fresh interpreter that imports", "seconds"], rows)]
@@ -103,6 +110,25 @@ def _sparse(row: dict[str, Any]) -> str:
     ]
     head = f"{row['entries']} entries at random in {row['shape']}, rank {row['rank']}; ratio {row['ratio']:.1f}."
     return head + "\n\n" + table(["package", "seconds a sweep", "error", "peak MB of a product"], rows)
+
+
+def _sampled(figures: dict[str, Any]) -> str:
+    rows = [
+        [
+            row["model"],
+            row["solver"],
+            str(row["sweeps"]),
+            f"{row['sweep ms']:.3g}",
+            f"{row['seconds']:.2f}",
+            f"{row['error']:.5f}",
+        ]
+        for row in figures["rows"]
+    ]
+    size = figures["size"]
+    head = (
+        f"A tensor of {size} x {size} x {size}; the last pass of a sampled run, for the true error, is in its seconds."
+    )
+    return head + "\n\n" + table(["model", "solver", "sweeps", "ms a sweep", "seconds", "error"], rows)
 
 
 def _machine(figures: dict[str, Any]) -> str:

@@ -6,6 +6,9 @@ draws the numbers (`draw`); everything else is shared:
     run        compute the jobs that are not on disk yet, then draw
     results    numbers as CSV, and the settings that they belong to as JSON
     style      fonts, sizes, and how a picture is saved
+    trace      the way of a run, over its iterations
+    data       the tensors that several figures share
+    equal      ranks of different models for one budget of parameters
     catalogue  the figures by name
 
 A new figure is one module and one line in the catalogue.

@@ -1,11 +1,15 @@
 """A tensor without a best approximation: blocks blow up under ALS and LM, and bounds tame them.
 
 The border tensor is the limit of looped chains of bonds 3 and is generically no such chain, so the error has infimum
-zero and no minimum: whoever follows the error alone is led to chains whose blocks grow without bound and cancel.  On
-the left, plain ALS, plain LM and the path with its default settings; on the right, the path under `SensitivityBound`
-and under `Penalty`.  Above, the error over the iterations; below, the sensitivity in the optimal gauge, so that its
-growth is no matter of how the blocks share their weight; both of the best iterate so far.  Lines are medians over
-random starts, bands reach from the lower to the upper quartile.
+zero and no minimum: whoever follows the error alone is led to chains whose blocks grow without bound and cancel.
+
+Shown: on the left, plain ALS, plain LM and the path with its default settings; on the right, the path under
+`SensitivityBound` and under `Penalty`.  Above, the error over the iterations; below, the sensitivity in the optimal
+gauge, so that its growth is no matter of how the blocks share their weight; both of the best iterate so far.  Lines are
+medians over random starts, bands reach from the lower to the upper quartile.
+
+Paper: "How to train your unstable looped tensor network", on the control of the sensitivity; the picture of the README.
+What differs: a border tensor with known truth (`tensorchain.datasets.border_chain`); our solvers and constraints.
 """
 
 from __future__ import annotations
@@ -19,9 +23,9 @@ from matplotlib.figure import Figure
 
 import tensorchain as tc
 from paper_figures.fits import decompose
-from paper_figures.results import Job, Row, Settings, column, groups
+from paper_figures.results import Job, Row, Settings, groups
 from paper_figures.style import caption, new_figure, shape_text
-from paper_figures.trace import Trace
+from paper_figures.trace import Trace, spread
 from tensorchain.plotting import ERROR_LABEL, SENSITIVITY_LABEL, plot_runs
 
 SHAPE, BONDS = (9, 9, 9), (3, 3, 3)
@@ -46,7 +50,7 @@ def parameters(settings: Settings) -> dict[str, Any]:
         "bonds": BONDS,
         "methods": methods,
         "default": repr(tc.Continuation()),
-        "starts": 40 if settings.full else 9,
+        "starts": 40 if settings.full else 5,
     }
 
 
@@ -97,10 +101,3 @@ def draw(rows: list[Row]) -> Figure:
 def runs_of(rows: list[Row]) -> list[list[Row]]:
     """The rows of one method, by start."""
     return list(groups(rows, "start").values())
-
-
-def spread(run: list[Row], name: str) -> np.ndarray:
-    """Values at every iteration: between the iterates that were kept, straight in a doubly logarithmic picture."""
-    there = np.array(column(run, "iteration"))
-    every = np.arange(there[-1] + 1)
-    return np.exp(np.interp(np.log(every + 1), np.log(there + 1), np.log(np.maximum(column(run, name), 1e-300))))

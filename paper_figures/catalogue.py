@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from paper_figures import border, success, trade_off
+from paper_figures import border, instability, perturbation, shared_core, success, trade_off
 
 FIGURES: dict[str, ModuleType] = {
+    "instability": instability,
+    "perturbation": perturbation,
     "trade_off": trade_off,
-    "border": border,
+    "shared_core": shared_core,
     "success": success,
+    "border": border,
 }
 
 

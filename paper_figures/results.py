@@ -21,7 +21,7 @@ from typing import Any
 
 Row = dict[str, Any]
 
-MEASURING = ("api.py", "datasets", "fit.py", "kernels", "models", "solvers", "stability", "tensors")
+MEASURING = ("api.py", "datasets", "diagnosis", "fit.py", "kernels", "models", "solvers", "stability", "tensors")
 """Parts of tensorchain that decide the numbers of a fit; a change there makes rows on disk stale."""
 
 

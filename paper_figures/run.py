@@ -64,7 +64,7 @@ def draw_figures(
         with style():
             saved = save(module.draw(results.rows), folder, name)
         pictures += saved
-        console.print("  " + "  ".join(map(str, [*saved, results.csv])), highlight=False, soft_wrap=True)
+        console.print("  " + "  ".join(map(str, [*saved, results.csv])), highlight=False, soft_wrap=True, markup=False)
         if images is not None:
             images.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / f"{name}.png", images / f"{name}.png")
@@ -97,7 +97,8 @@ def measure(
         for job, rows in outcomes(missing, 1 if getattr(module, "TIMED", False) else workers):
             results.add(job, rows)
             bar.update(task, advance=1, description=" ".join(map(str, job.key.values())))
-    console.print(f"  measured {len(missing)} of {len(jobs)}, the others were there", highlight=False)
+    others = ", the others were there" if len(missing) < len(jobs) else ""
+    console.print(f"  measured {len(missing)} of {len(jobs)}{others}", highlight=False)
     return results
 
 

@@ -5,18 +5,22 @@ Colours, markers and dashes are those of `tensorchain.plotting`.
 
 from __future__ import annotations
 
+import math
 import os
 import textwrap
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 WIDTH = 7.2
 """Inches: the text width of a two-column page."""
 _CAPTION_SIZE = 7.5
-_CHARACTERS = 128
+_CHARACTERS = 122
 """Of a caption line at that size and width."""
 
 
@@ -50,10 +54,41 @@ def shape_text(stored: str, gap: str = " ") -> str:
     return stored.replace("x", f"{gap}\N{MULTIPLICATION SIGN}{gap}")
 
 
+def rank_text(rank: Any) -> str:
+    """A rank in few characters, unbroken: `5`, `(3,3,3)`, and `2 x (3,3,3)` for equal block terms."""
+    if isinstance(rank, list) and len(set(rank)) == 1:
+        return f"{len(rank)}\N{MULTIPLICATION SIGN}{rank_text(tuple(rank[0]))}"
+    return str(rank).replace(" ", "")
+
+
 def caption(figure: Figure, text: str) -> None:
     """What was run, below the panels."""
     lines = textwrap.fill(" ".join(text.split()), _CHARACTERS)
     figure.supxlabel(lines, x=0.01, ha="left", fontsize=_CAPTION_SIZE, color="#333333")
+
+
+def legend_above(figure: Figure, panel: Axes) -> None:
+    """One legend for all panels, above them: that of `panel`."""
+    handles, labels = panel.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+
+
+def few_ticks(panel: Axes) -> None:
+    """Logarithmic axes with a faint grid; labels at powers of ten, or at 1, 2 and 5 where there are few of those.
+
+    To be called when all is drawn, for the limits decide.
+    """
+    panel.set(xscale="log", yscale="log")
+    for axis, (low, high) in ((panel.xaxis, panel.get_xlim()), (panel.yaxis, panel.get_ylim())):
+        decades = math.log10(high / low)
+        if decades < 0.7:
+            axis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
+        else:
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)))
+        if decades < 2.5:
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    panel.grid(True, color="#DDDDDD", linewidth=0.6)
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 import tensorchain as tc
-from paper_figures.results import Row
+from paper_figures.results import Row, column
 from tensorchain.solvers import Constraint
 
 DENSITY = 24
@@ -69,3 +69,10 @@ class Trace:
 def step(iteration: int) -> int:
     """Position of an iteration on a logarithmic scale."""
     return int(DENSITY * np.log10(iteration + 1))
+
+
+def spread(run: list[Row], name: str) -> np.ndarray:
+    """Values at every iteration: between the iterates that were kept, straight in a doubly logarithmic picture."""
+    there = np.array(column(run, "iteration"))
+    every = np.arange(there[-1] + 1)
+    return np.exp(np.interp(np.log(every + 1), np.log(there + 1), np.log(np.maximum(column(run, name), 1e-300))))

@@ -1,14 +1,18 @@
-"""Error against sensitivity on measured data: plain ALS, plain LM, the path, and the path with an error bound.
+"""Error against sensitivity of looped chains, block terms, CP and Tucker with equally many parameters.
 
-Two measured tensors are written as looped tensor chains from several random starts: a colour photograph folded into
-one mode a scale (order 5), and a kinetic fluorescence experiment (order 4).  Each mark is the model that a run
-returned; the curve behind it is the way that led there, the best iterate so far.  The path comes from the left, from
-strong penalties and stable models, so its curve also says how much sensitivity each accuracy costs.  The least error
-often costs a high sensitivity; the fourth method starts from the path's model and looks for the least sensitive
-one whose error is at most 1 % larger.
+Shown: for each kind of tensor (a photograph, a sampled function, a measured fluorescence experiment, a trained
+convolution kernel) the trade-off curve of each model: the minimisers of ||T - X||^2 + nu SS along the sensitivity path,
+of all starts, without those that another one beats in both figures.  A curve ends at a closed mark; at an arrow its
+sensitivity still grows where the path ends.  Open marks are what plain ALS returns from the same random starts, in its
+optimal gauge: mostly beside the end of the curve or far to the right of it.  Lower left is better.
 
-Both axes say what a user pays: the error of the model, and how strongly it reacts to noise or rounding of its blocks.
-Sensitivities are those for data of norm 1, SS / ||T||^(2(K-1)/K) with K blocks, in the optimal gauge.
+The looped chain sets the budget of parameters, and the others get the ranks that `paper_figures.equal` finds within
+it.  Both axes say what a user pays: the error, and how strongly the model reacts to noise or rounding of its blocks.
+Sensitivities are for data of norm 1 and in the optimal gauge.
+
+Paper: "How to train your unstable looped tensor network", on the fit of images and of weights of networks with the
+sensitivity under control.  What differs: the data (photographs of scikit-learn, a sampled function, fluorescence, a
+kernel trained on Fashion-MNIST), all of one budget of parameters, and small sizes in --quick.
 """
 
 from __future__ import annotations
@@ -21,130 +25,147 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import tensorchain as tc
+from paper_figures.data import available, fingerprint, load
+from paper_figures.equal import budget, rank_within
 from paper_figures.fits import decompose
 from paper_figures.results import Job, Row, Settings, column, groups
-from paper_figures.style import caption, new_figure, shape_text
-from paper_figures.trace import Trace
+from paper_figures.style import caption, few_ticks, legend_above, new_figure, rank_text, shape_text
 from tensorchain.plotting import ERROR_LABEL, MARKERS, PALETTE
 
-METHODS = {"ALS": tc.ALS(max_iter=500), "LM": tc.LM(max_iter=300), "path": tc.Continuation()}
-MARGIN = 1.01
-RELAXED = "path, error + 1 %"
+QUICK = {
+    "photograph": (3, 3, 3, 3),
+    "sampled function": (2, 2, 2, 2),
+    "fluorescence": (2, 2, 2, 2),
+    "trained kernel": (2, 4, 4),
+}
+FULL = {
+    "photograph": (5, 5, 5, 5, 5),
+    "flower": (5, 5, 5, 5, 5),
+    "sampled function": (3, 3, 3, 3, 3),
+    "fluorescence": (4, 4, 4, 4),
+    "trained kernel": (4, 8, 8),
+}
+MODELS = {"tc": "TC", "btd": "BTD", "cp": "CP", "tucker": "Tucker"}
+ENDLESS = 0.1
+"""Exponent of SS against 1 / nu at the end of the path from which a curve has no end."""
 
 
 def parameters(settings: Settings) -> dict[str, Any]:
     """What is run, in full."""
-    cases = (
-        {
-            "photograph": {"digits": (4, 4, 4, 4), "bonds": (4, 4, 4, 4, 4)},
-            "fluorescence": {"steps": (1, 1, 1, 1), "bonds": (3, 3, 3, 3)},
-        }
-        if settings.full
-        else {
-            "photograph": {"digits": (3, 3, 3, 3), "bonds": (3, 3, 3, 3, 3)},
-            "fluorescence": {"steps": (2, 1, 1, 3), "bonds": (2, 2, 2, 2)},
-        }
-    )
-    solvers = {name: repr(solver) for name, solver in METHODS.items()}
-    return {"cases": cases, "solvers": solvers, "margin": MARGIN, "starts": 10 if settings.full else 3}
+    bonds = FULL if settings.full else QUICK
+    return {
+        "cases": {case: bonds[case] for case in available(tuple(bonds))},
+        "weights": fingerprint(),
+        "models": tuple(MODELS),
+        "path": repr(path(settings.full)),
+        "solver": repr(solver(settings.full)),
+        "starts": 10 if settings.full else 2,
+    }
+
+
+def path(full: bool) -> tc.Continuation:
+    """The fit from which a trade-off curve is traced."""
+    return tc.Continuation() if full else tc.Continuation(cycles=2)
+
+
+def solver(full: bool) -> tc.ALS:
+    """Plain ALS, to compare."""
+    return tc.ALS(max_iter=5000 if full else 500)
 
 
 def jobs(settings: Settings) -> Iterator[Job]:
-    """One run of one method on one tensor."""
+    """The path, and plain ALS, of one model from one start."""
     told = parameters(settings)
-    for case, options in told["cases"].items():
-        for method in (*METHODS, RELAXED):
+    for case in told["cases"]:
+        for model in MODELS:
             for start in range(told["starts"]):
-                key = {"case": case, "method": method, "start": start}
-                yield Job(key, partial(measure, case, options, method, settings.seed + start))
+                key = {"case": case, "model": model, "start": start}
+                yield Job(key, partial(measure, case, model, settings, start))
 
 
-def measure(case: str, options: dict[str, Any], method: str, seed: int) -> list[Row]:
-    """Iterates of a run, and the model that it returned, with `final` set."""
-    tensor = load(case, options)
-    trace = Trace()
-    if method == RELAXED:
-        found = decompose(tensor, "tc", options["bonds"], rng=seed)
-        fit = decompose(tensor, init=found.model, constraint=tc.ErrorBound(MARGIN * found.error), rng=seed)
-    else:
-        fit = decompose(tensor, "tc", options["bonds"], solver=METHODS[method], rng=seed, callback=trace)
-    final = {
-        "iteration": fit.iterations,
-        "error": fit.error,
-        # As in the trace: for a tensor of norm 1.
-        "sensitivity": fit.sensitivity / float(np.linalg.norm(tensor)) ** (2.0 * (tensor.ndim - 1) / tensor.ndim),
-        "seconds": fit.seconds,
-        "reason": fit.reason.name,
+def measure(case: str, model: str, settings: Settings, start: int) -> list[Row]:
+    """Stages of the path, the penalty falling, and the model that ALS returns."""
+    tensor = load(case, settings)
+    tensor = tensor / np.linalg.norm(tensor)
+    bonds = (FULL if settings.full else QUICK)[case]
+    rank = bonds if model == "tc" else rank_within(model, tensor, budget(bonds, tensor.shape))
+    seed = settings.seed + start
+    found = decompose(tensor, model, rank, rng=seed, solver=path(settings.full))
+    profile = tc.degeneracy_profile(tensor, found.model, decades=6.0 if settings.full else 4.0)
+    plain = decompose(tensor, model, rank, rng=seed, solver=solver(settings.full))
+    common = {
+        "shape": "x".join(map(str, tensor.shape)),
+        "rank": rank_text(rank),
+        "parameters": found.model.n_parameters,
+        "slope": profile.slope,
     }
-    common = {"shape": "x".join(map(str, tensor.shape)), "bonds": "-".join(map(str, options["bonds"]))}
-    return [*({**common, "final": 0, **row} for row in trace.finish()), {**common, "final": 1, **final}]
-
-
-def load(case: str, options: dict[str, Any]) -> np.ndarray:
-    """A measured tensor."""
-    if case == "photograph":
-        return tc.datasets.photograph("china", options["digits"])
-    thinned = tuple(slice(None, None, step) for step in options["steps"])
-    return tc.datasets.fluorescence("fill")[thinned].copy()
+    stages = zip(profile.penalty, profile.error, profile.sensitivity, strict=True)
+    return [
+        *({**common, "method": "path", "penalty": nu, "error": e, "sensitivity": s} for nu, e, s in stages),
+        {**common, "method": "ALS", "penalty": 0.0, "error": plain.error, "sensitivity": plain.sensitivity},
+    ]
 
 
 def draw(rows: list[Row]) -> Figure:
-    """A panel for each tensor."""
+    """A panel for each tensor, a curve for each model."""
     cases = groups(rows, "case")
-    figure = new_figure(3.7)
-    panels = figure.subplots(1, len(cases), squeeze=False)[0]
+    lines = (len(cases) + 1) // 2
+    figure = new_figure(1.2 + 2.5 * lines)
+    panels = figure.subplots(lines, 2, squeeze=False).ravel()
     described = []
-    for panel, (case, mine) in zip(panels, cases.items(), strict=True):
-        for position, (method, runs) in enumerate(groups(mine, "method").items()):
-            draw_method(panel, method, position, runs)
-        shape, bonds = shape_text(mine[0]["shape"]), mine[0]["bonds"].replace("-", ", ")
-        panel.set(
-            xscale="log", title=f"{case}, {shape}", xlabel=r"sensitivity $\Vert J\Vert_F^2$ for $\Vert T\Vert = 1$"
-        )
-        panel.grid(True, color="#DDDDDD", linewidth=0.6)
-        described.append(f"{case} {shape} with bonds ({bonds})")
-        frame(panel, mine)
-    panels[0].set_ylabel(ERROR_LABEL)
-    panels[-1].legend(loc="upper right", facecolor="white", edgecolor="none", framealpha=1.0)
-    starts = len(groups(rows, "start"))
+    for panel, (case, mine) in zip(panels, cases.items(), strict=False):
+        models = groups(mine, "model")
+        for position, (model, some) in enumerate(models.items()):
+            draw_model(panel, MODELS[model], position, some)
+        panel.set_title(f"{case}, {shape_text(mine[0]['shape'], '')}")
+        few_ticks(panel)
+        ranks = ", ".join(f"{MODELS[m]} {some[0]['rank']} ({some[0]['parameters']})" for m, some in models.items())
+        described.append(f"{case}: {ranks}")
+    for panel in panels[len(cases) :]:
+        panel.set_axis_off()
+    for panel in panels[max(len(cases) - 2, 0) : len(cases)]:
+        panel.set_xlabel(r"sensitivity $\Vert J\Vert_F^2$ for $\Vert T\Vert = 1$")
+    for panel in panels[: len(cases) : 2]:
+        panel.set_ylabel(ERROR_LABEL)
+    legend_above(figure, panels[0])
     caption(
         figure,
-        f"Measured tensors as looped chains: {'; '.join(described)}; {starts} random starts a method. Marks: the "
-        "models returned. Curves: the way there, the best iterate so far. All in the optimal gauge; lower left is "
-        "better. Default settings of the path; at most 500 sweeps of ALS and 300 iterations of LM. "
-        "Diamonds: the least sensitive model found from that of the path with an error at most 1 % larger.",
+        f"Curves: minimisers along the sensitivity path from {len(groups(rows, 'start'))} random starts; they end "
+        "(closed mark), or the sensitivity still grows there (arrow). Open marks: plain ALS from the same starts. "
+        f"Ranks and (parameters). {'; '.join(described)}.",
     )
     return figure
 
 
-def draw_method(panel: Any, method: str, position: int, runs: list[Row]) -> None:
-    """The ways of a method, thin, and where they end."""
-    colour = PALETTE[position]
-    for run in groups(runs, "start").values():
-        way = [row for row in run if int(row["final"]) == 0]
-        panel.plot(column(way, "sensitivity"), column(way, "error"), color=colour, linewidth=0.8, alpha=0.5)
-    ends = [row for row in runs if int(row["final"])]
+def draw_model(panel: Any, name: str, position: int, rows: list[Row]) -> None:
+    """The curve, its end, and where ALS ends from all starts."""
+    colour, marker = PALETTE[position], MARKERS[position]
+    methods = groups(rows, "method")
+    best = unbeaten(methods["path"])
+    x, y = column(best, "sensitivity"), column(best, "error")
+    panel.plot(x, y, color=colour, linewidth=1.4)
+    if float(best[-1]["slope"]) >= ENDLESS and len(best) > 1:
+        arrow = {"arrowstyle": "-|>", "color": colour, "mutation_scale": 14, "shrinkA": 0, "shrinkB": 0}
+        panel.annotate("", xy=(x[-1], y[-1]), xytext=(x[-2], y[-2]), arrowprops=arrow)
+    else:
+        panel.plot(x[-1], y[-1], color=colour, marker=marker, markersize=6)
+    # Drawn off the picture, for the legend.
+    panel.plot([], [], color=colour, marker=marker, markersize=6, linewidth=1.4, label=name)
     panel.plot(
-        column(ends, "sensitivity"),
-        column(ends, "error"),
+        column(methods["ALS"], "sensitivity"),
+        column(methods["ALS"], "error"),
         linestyle="none",
-        marker=MARKERS[position],
+        marker=marker,
         markersize=6,
-        markerfacecolor=colour,
-        markeredgecolor="white",
-        markeredgewidth=0.6,
-        label=method,
-        zorder=3,
+        markerfacecolor="none",
+        markeredgecolor=colour,
     )
 
 
-def frame(panel: Any, rows: list[Row]) -> None:
-    """Errors up to a third above the worst returned; iterates far up, of the first few iterations, are left out."""
-    ends = column([row for row in rows if int(row["final"])], "error")
-    low, high = min(ends), max(ends)
-    top = high + max(0.25 * low, 2.0 * (high - low))
-    seen = [
-        value for value, error in zip(column(rows, "sensitivity"), column(rows, "error"), strict=True) if error <= top
-    ]
-    panel.set_ylim(low - 0.06 * (top - low), top)
-    panel.set_xlim(0.5 * min(seen), 2.0 * max(seen))
+def unbeaten(rows: list[Row]) -> list[Row]:
+    """Rows that no other beats in both error and sensitivity, by growing sensitivity."""
+    front: list[Row] = []
+    for row in sorted(rows, key=lambda row: (float(row["sensitivity"]), float(row["error"]))):
+        if not front or float(row["error"]) < float(front[-1]["error"]):
+            front.append(row)
+    return front

@@ -101,3 +101,25 @@ def test_max_seconds_over_parallel_starts(tensor):
         tensor, "cp", 7, rng=3, starts=50, jobs=2, max_seconds=3.0, solver=tc.LM(max_iter=10**6, tol=0.0)
     )
     assert 1 <= max(len(fit.starts), 1) <= 50
+
+
+def test_a_limit_shorter_than_the_way_to_the_workers(tensor):
+    fit = tc.decompose(tensor, "cp", 7, rng=3, starts=3, jobs=2, max_seconds=1e-6)
+    assert fit.model.shape == tensor.shape
+    assert fit.reason is tc.StopReason.TIME_LIMIT
+
+
+def test_an_interrupt_before_the_first_start_is_done(tensor, monkeypatch):
+    """There is nothing to return: the interrupt goes on to the caller."""
+
+    class Interrupted:
+        def __init__(self, **options):
+            pass
+
+        def __call__(self, calls):
+            yield from ()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("joblib.Parallel", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tc.decompose(tensor, "cp", 7, rng=3, starts=3, jobs=2)

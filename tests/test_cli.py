@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import io
 import json
 import os
 import pickle
+import shlex
 import signal
 import stat
 import subprocess
@@ -22,10 +25,11 @@ from rich.console import Console
 from scipy.io import savemat
 
 import tensorchain as tc
+from tensorchain.cli import COMMANDS, figures, main, make_parser
 from tensorchain.cli import decompose as command
-from tensorchain.cli import main
 from tensorchain.cli.arguments import parse_rank
-from tensorchain.cli.errors import CommandError, one_line
+from tensorchain.cli.completion import SHELLS, Command, Word, described
+from tensorchain.cli.errors import CommandError, Status, one_line
 from tensorchain.cli.progress import FitProgress
 from tensorchain.cli.reading import read_array
 from tensorchain.cli.writing import replace_file
@@ -79,10 +83,33 @@ def test_show_as_json_splits_the_sensitivity(folder: Path, capsys: Any) -> None:
     capsys.readouterr()
     assert main(["show", "fit.npz", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["model"] == "cp"
+    model = tc.load("fit.npz")
+    assert (record["model"], record["shape"], record["rank"], record["dtype"]) == ("cp", [6, 6, 6], 2, "float64")
+    assert (record["parameters"], record["sensitivity"]) == (model.n_parameters, model.sensitivity())
+    assert record["relative_sensitivity"] == model.sensitivity(relative=True)
     total = sum(block["sensitivity"] for block in record["blocks"])
     assert total == pytest.approx(tc.load("fit.npz").sensitivity())
     assert set(record["report"]) >= {"error", "stopped", "solver"}
+
+
+def test_safetensors_in_and_out(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("safetensors")
+    assert main(["decompose", "data.npy", *PLAIN, "--out", "fit.safetensors"]) == 0
+    assert main(["decompose", "data.npy", *PLAIN, "--out", "fit.npz"]) == 0
+    capsys.readouterr()
+    shown = []
+    for name in ("fit.safetensors", "fit.npz"):
+        assert main(["show", name, "--json"]) == 0
+        record = json.loads(capsys.readouterr().out)
+        assert record.pop("file") == name
+        record["report"].pop("iterations")
+        shown.append(record)
+    assert shown[0] == shown[1]
+    # Found before the work, not after it.
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(command, "decompose", lambda *a, **k: pytest.fail("the work began"))
+    assert main(["decompose", "data.npy", *PLAIN, "--out", "other.safetensors"]) == 2
+    assert "tensorchain[interop]" in complaint(capsys)
 
 
 def test_show_of_a_model_without_report(folder: Path, capsys: Any) -> None:
@@ -128,6 +155,38 @@ def test_solvers_reach_the_library(folder: Path, capsys: Any, name: str, solver:
     assert record["error"] == tc.decompose(TENSOR, "cp", 2, solver=solver, rng=0).error
 
 
+@pytest.mark.filterwarnings("ignore:.*loky:UserWarning")
+def test_jobs_share_the_starts_and_change_nothing(folder: Path, capsys: Any) -> None:
+    pytest.importorskip("joblib")
+    arguments = ["decompose", "data.npy", *PLAIN, "--solver", "als", "--max-iter", "5", "--starts", "3", "--json"]
+    records = []
+    for jobs in ("1", "2"):
+        assert main([*arguments, "--jobs", jobs, "--out", f"fit{jobs}.npz"]) == 0
+        records.append(json.loads(capsys.readouterr().out))
+    assert records[0]["error"] == records[1]["error"]
+    assert sorted(s["error"] for s in records[0]["starts"]) == sorted(s["error"] for s in records[1]["starts"])
+    assert_array_equal(tc.load("fit1.npz").full(), tc.load("fit2.npz").full())
+
+
+def test_a_checkpoint_goes_on_to_the_same_result(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["decompose", "data.npy", *PLAIN, "--solver", "lm", "--starts", "3", "--json"]
+    assert main([*arguments, "--out", "whole.npz"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    resumed = [*arguments, "--checkpoint", "run.ckpt", "--out", "fit.npz"]
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "decompose", interrupting(1))
+        assert main(resumed) == 130
+    assert Path("run.ckpt").is_file()
+    capsys.readouterr()
+    assert main(resumed) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["error"], len(record["starts"])) == (whole["error"], 3)
+    assert_array_equal(tc.load("fit.npz").full(), tc.load("whole.npz").full())
+    # The file belongs to this tensor, this model and this solver.
+    assert main([*resumed, "--solver", "als"]) == 2
+    assert "checkpoint of another problem" in complaint(capsys)
+
+
 def test_starting_from_a_file_needs_no_model(folder: Path, capsys: Any) -> None:
     first = tc.decompose(TENSOR, "cp", 2, rng=0)
     first.save("first.npz")
@@ -156,13 +215,35 @@ def test_plot_is_written_whole(folder: Path, name: str, capsys: Any) -> None:
     capsys.readouterr()
 
 
-def test_version_and_help(capsys: Any) -> None:
+def test_version(capsys: Any) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"tensorchain {tc.__version__}\n"
-    for arguments in (["--help"], ["decompose", "--help"], ["show", "--help"]):
-        assert main(arguments) == 0
-        out = capsys.readouterr().out
-        assert "examples:\n  tensorchain " in out
+
+
+OWN = ["", "decompose", "show", "figures", "completion"]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_every_help_has_examples_that_parse_and_the_exit_status(name: str, capsys: Any) -> None:
+    assert main([*name.split(), "--help"]) == 0
+    out = capsys.readouterr().out
+    examples = out.split("examples:\n")[1].split("\n\n")[0].splitlines()
+    lines = [line.split(">")[0].split("|")[0].split("#")[0].strip() for line in examples]
+    commands = [line for line in lines if line.startswith("tensorchain ")]
+    assert len(commands) >= 2
+    for line in commands:
+        words = shlex.split(line)[1:]
+        if "--help" not in words:
+            assert make_parser().parse_args(words).command in ((name,) if name else [*OWN, "compress"])
+    for status in (Status.OK, Status.FAILED, Status.BAD_INPUT, Status.INTERRUPTED):
+        assert f"\n  {status.value:<4} " in out.split("exit status:")[1]
+
+
+def test_help_fits_a_terminal_of_120_columns(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    for name in OWN:
+        main([*name.split(), "--help"])
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= 120
 
 
 def test_subprocess_end_to_end(folder: Path) -> None:
@@ -364,6 +445,11 @@ def test_many_names_are_not_all_listed(folder: Path, capsys: Any) -> None:
         (["data.npy", "--init", "absent.npz"], "absent.npz: no such file"),
         (["data.npy", *PLAIN, "--plot", "fit.txt"], ".png or .pdf or .svg"),
         (["data.npy", *PLAIN, "--plot", "nowhere/fit.png"], "no such folder nowhere"),
+        (["date.npy", *PLAIN], "date.npy: no such file; did you mean data.npy?"),
+        (["data.npy", *PLAIN, "--checkpoint", "nowhere/run"], "--checkpoint nowhere/run: no such folder nowhere"),
+        (["data.npy", *PLAIN, "--checkpoint", "./data.npy"], "choose another name"),
+        (["data.npy", *PLAIN, "--checkpoint", "fit.npz"], "choose another name"),
+        (["data.npy", *PLAIN, "--checkpoint", "run", "--jobs", "2"], "drop one of them"),
     ],
 )
 def test_bad_arguments_end_in_one_line(folder: Path, capsys: Any, arguments: Any, message: str) -> None:
@@ -387,15 +473,39 @@ def test_bad_arguments_end_in_one_line(folder: Path, capsys: Any, arguments: Any
         ["decompose", "data.npy", "--out", "f.npz", *PLAIN, "--solver", "sgd"],
         ["decompose", "data.npy", "--out", "f.npz", *PLAIN, "--starts", "0"],
         ["decompose", "data.npy", "--out", "f.npz", *PLAIN, "--seed", "-1"],
+        ["decompose", "data.npy", "--out", "f.npz", *PLAIN, "--jobs", "0"],
+        ["decompose", "data.npy", "--out", "f.npz", *PLAIN, "--jobs", "-2"],
+        ["decompose", "data.npy", "--out", "f.npz", *PLAIN, "--jobs", "many"],
         ["decompose", "data.npy", "--out", "f.npz", *PLAIN, "--max-seconds", "nan"],
         ["decompose", "data.npy", "--out", "f.npz", *PLAIN, "--max-error", "inf"],
         ["decompose", "data.npy", "--out", "f.npz", *PLAIN, "--max-error", "0.1", "--penalty", "1"],
         ["show"],
+        ["figures", "--quick", "--full"],
+        ["figures", "--redraw", "--restart"],
+        ["figures", "--seed", "-1"],
+        ["figures", "--jobs", "0"],
+        ["completion"],
+        ["completion", "tcsh"],
     ],
 )
 def test_bad_options_end_in_one_line(folder: Path, capsys: Any, arguments: Any) -> None:
     assert main(arguments) == 2
     assert "--help" in complaint(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["decompse"], "no such choice: 'decompse'; did you mean decompose?"),
+        (["zzz"], "no such choice: 'zzz'; there are decompose, show, compress, figures, completion"),
+        (["decompose", "data.npy", "--out", "f.npz", "--model", "tuker", "--rank", "2"], "did you mean tucker?"),
+        (["completion", "tcsh"], "there are bash, zsh, fish"),
+    ],
+    ids=["near", "far", "model", "shell"],
+)
+def test_mistyped_choices_get_a_hint(capsys: Any, arguments: Any, message: str) -> None:
+    assert main(arguments) == 2
+    assert message in complaint(capsys)
 
 
 @pytest.mark.parametrize("out", ["fit.txt", "nowhere/fit.npz", "folder.npz"])
@@ -530,6 +640,32 @@ def test_ctrl_c_before_anything_is_there(folder: Path, capsys: Any, monkeypatch:
     assert "interrupted" in complaint(capsys)
 
 
+def test_ctrl_c_stops_starts_in_other_processes(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished = tc.decompose(TENSOR, "cp", 2, solver=tc.ALS(3), rng=0)
+
+    def after_one_start(*arguments: Any, callback: Any, jobs: int, **options: Any) -> Any:
+        assert (callback, jobs) == (None, 2)
+        # What the library does: it returns the best of the starts that are finished.
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return finished
+
+    def before_any(*arguments: Any, **options: Any) -> Any:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise IndexError("no fit to choose from")
+
+    arguments = ["decompose", "data.npy", *PLAIN, "--starts", "4", "--jobs", "2", "--out", "fit.npz"]
+    monkeypatch.setattr(command, "decompose", before_any)
+    assert main(arguments) == 130
+    assert "interrupted" in complaint(capsys)
+    assert not Path("fit.npz").exists()
+    monkeypatch.setattr(command, "decompose", after_one_start)
+    assert main([*arguments, "--json"]) == 130
+    assert json.loads(capsys.readouterr().out)["reason"] == "INTERRUPTED"
+    assert_array_equal(tc.load("fit.npz").full(), finished.model.full())
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [(MemoryError("8 EiB"), "not enough memory: 8 EiB"), (RuntimeError("lost\nits way"), "RuntimeError: lost its way")],
@@ -571,6 +707,139 @@ def test_written_files_follow_the_umask(folder: Path) -> None:
     assert stat.S_IMODE(Path("fit.svg").stat().st_mode) == 0o640
 
 
+# -- figures --------------------------------------------------------------------------------
+
+
+SCRIPT = """
+import json, os, signal, sys, time
+if os.environ.get("TOLD") == "130":
+    # A terminal sends Ctrl-C to both; what is measured is saved meanwhile.
+    os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(0.3)
+if "--die" in os.environ.get("TOLD", ""):
+    os.kill(os.getpid(), signal.SIGKILL)
+print(json.dumps({"argv": sys.argv[1:], "cwd": os.getcwd(), "path": os.environ["PYTHONPATH"]}))
+sys.exit(int(os.environ.get("TOLD", "0")))
+"""
+
+
+@pytest.fixture
+def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout whose scripts tell what they were asked."""
+    root = tmp_path / "checkout"
+    for name, text in (("paper_figures/__init__.py", ""), ("paper_figures/__main__.py", SCRIPT)):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    monkeypatch.setattr(figures, "checkout", lambda: root)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("given", "handed_over"),
+    [
+        ([], ["--list"]),
+        (["--json"], ["--list", "--json"]),
+        (["border", "--list"], ["--list"]),
+        (["--quick"], ["--quick", "--seed", "0", "--"]),
+        (["a", "b", "--full", "--seed", "3", "--json"], ["--full", "--json", "--seed", "3", "--", "a", "b"]),
+        (["a", "--redraw", "--jobs", "2"], ["--redraw", "--seed", "0", "--jobs", "2", "--", "a"]),
+        (["--restart"], ["--restart", "--seed", "0", "--"]),
+    ],
+    ids=["nothing", "json", "list", "quick", "full", "redraw", "restart"],
+)
+def test_figures_hands_over(scripts: Path, capfd: Any, given: Any, handed_over: Any) -> None:
+    assert main(["figures", *given]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told["argv"] == handed_over
+    assert told["cwd"] == told["path"] == str(scripts)
+
+
+def test_folders_are_those_of_the_caller(scripts: Path, capfd: Any) -> None:
+    assert main(["figures", "a", "--out", "here", "--images", "pictures"]) == 0
+    told = json.loads(capfd.readouterr().out)["argv"]
+    assert told[told.index("--out") + 1] == str(scripts.parent / "here")
+    assert told[told.index("--images") + 1] == str(scripts.parent / "pictures")
+
+
+@pytest.mark.parametrize(("code", "status"), [("0", 0), ("2", 2), ("130", 130), ("5", 1), ("--die", 1)])
+def test_the_exit_status_of_the_scripts_is_kept(
+    scripts: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch, code: str, status: int
+) -> None:
+    monkeypatch.setenv("TOLD", code)
+    assert main(["figures", "a"]) == status
+    capfd.readouterr()
+
+
+def test_figures_need_a_checkout(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(figures, "__file__", str(tmp_path / "site-packages/tensorchain/cli/figures.py"))
+    assert figures.checkout() is None
+    assert main(["figures"]) == 2
+    line = complaint(capsys)
+    assert "source repository" in line
+    assert tc.__version__ in line
+    # The current folder will do; before it comes the folder around the package.
+    for root in (tmp_path, tmp_path / "other"):
+        for name in ("paper_figures/__main__.py", "tensorchain/_version.py"):
+            (root / name).parent.mkdir(parents=True)
+            (root / name).touch()
+    assert figures.checkout() == tmp_path
+    monkeypatch.setattr(figures, "__file__", str(tmp_path / "other/tensorchain/cli/figures.py"))
+    assert figures.checkout() == tmp_path / "other"
+
+
+# -- completion -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completion_knows_every_option_and_choice(shell: str, capsys: Any) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    own, commands = described(make_parser())
+    assert len(commands) == len(COMMANDS)
+    for command_ in (own, *commands):
+        assert command_.name in script
+        for word in command_.words:
+            for flag in word.flags:
+                shown = flag if shell != "fish" else f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}"
+                assert shown in script
+            assert " ".join(word.choices) in script
+
+
+def completed(script: str, *words: str) -> list[str]:
+    """What bash offers for the last of `words`."""
+    listed = " ".join(map(shlex.quote, words))
+    ask = f"COMP_WORDS=({listed}); COMP_CWORD={len(words) - 1}; _tensorchain; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    told = subprocess.run(["bash", "-uc", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
+    assert told.stderr == ""
+    return told.stdout.split()
+
+
+def test_bash_completes(capsys: Any) -> None:
+    main(["completion", "bash"])
+    script = capsys.readouterr().out
+    assert completed(script, "tensorchain", "") == ["decompose", "show", "compress", "figures", "completion"]
+    assert completed(script, "tensorchain", "--ver") == ["--version"]
+    assert completed(script, "tensorchain", "decompose", "--max-s") == ["--max-sensitivity", "--max-seconds"]
+    assert completed(script, "tensorchain", "decompose", "--model", "t") == ["tc", "tucker"]
+    assert completed(script, "tensorchain", "--traceback", "decompose", "x", "--solver", "") == ["path", "als", "lm"]
+    assert completed(script, "tensorchain", "completion", "") == ["bash", "zsh", "fish"]
+    # Nothing of ours: bash offers file names.
+    assert completed(script, "tensorchain", "decompose", "--out", "") == []
+    assert completed(script, "tensorchain", "show", "f") == []
+
+
+def test_help_with_quotes_and_brackets_survives_the_shells() -> None:
+    hard = Word(("--odd",), "it's [a: b] \\ $x", (), "", False)
+    own = Command("tensorchain", "", ())
+    one = Command("show", "it's $y", (hard,))
+    assert r"'(--odd)--odd[it'\''s \[a\: b\] \\ $x]'" in SHELLS["zsh"](own, [one])
+    assert r"-d 'it\'s [a: b] \\ $x'" in SHELLS["fish"](own, [one])
+    assert completed(SHELLS["bash"](own, [one]), "tensorchain", "show", "--") == ["--odd"]
+
+
 # -- pieces ---------------------------------------------------------------------------------
 
 
@@ -599,3 +868,14 @@ def test_progress_is_silent_elsewhere() -> None:
     with FitProgress(norm=1.0, console=Console(file=stream)) as progress:
         progress(tc.Iterate(tc.CP([np.ones((2, 1))] * 2), error=0.5, sensitivity=3.0))
     assert stream.getvalue().strip() == ""
+
+
+def test_progress_of_other_processes_shows_the_time_alone() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=80)
+    with FitProgress(norm=1.0, starts=4, follows=False, console=console) as progress:
+        progress._bar.refresh()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert progress.interrupted
+    assert "fitting, 4 starts in parallel" in stream.getvalue()

@@ -14,20 +14,24 @@ import traceback
 from collections.abc import Sequence
 
 from tensorchain._version import __version__
-from tensorchain.cli import compress, decompose, show
+from tensorchain.cli import completion, compress, decompose, figures, show
 from tensorchain.cli.arguments import Parser
-from tensorchain.cli.errors import CommandError, Status, one_line
+from tensorchain.cli.errors import EXIT_STATUS, CommandError, Status, one_line
 
-COMMANDS = (decompose, show, compress)
+COMMANDS = (decompose, show, compress, figures, completion)
 
 DESCRIPTION = "Tensor decompositions whose sensitivity is measured and controlled."
 
-EPILOG = """\
+EPILOG = f"""\
 examples:
   tensorchain decompose data.npy --model tc --rank 3,3,3 --out fit.npz --plot fit.png
   tensorchain show fit.npz
+  tensorchain compress model.onnx --method tc --keep-macs 0.3 --out small.onnx
+  tensorchain figures instability --quick
+  eval "$(tensorchain completion bash)"
   tensorchain decompose --help
-"""
+
+{EXIT_STATUS}"""
 
 
 def make_parser() -> Parser:
@@ -43,6 +47,8 @@ def make_parser() -> Parser:
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(commands)
+    # A command may speak about the whole program.
+    parser.set_defaults(program=parser)
     return parser
 
 

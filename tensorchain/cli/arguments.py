@@ -6,6 +6,7 @@ A rank is written as on paper: `5`, `3,3,3`, and for block terms one list a term
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
 from typing import Any, NoReturn
 
@@ -17,7 +18,14 @@ SOLVERS: dict[str, Any] = {"path": Continuation, "als": ALS, "lm": LM}
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` whose errors take one line."""
+    """An `ArgumentParser` whose errors take one line, and guess what was meant."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        choices = list(map(str, action.choices or ()))
+        if action.choices is not None and value not in action.choices:
+            close = difflib.get_close_matches(str(value), choices, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(choices)}"
+            raise argparse.ArgumentError(action, f"no such choice: {value!r}{hint}")
 
     def error(self, message: str) -> NoReturn:
         self.exit(int(Status.BAD_INPUT), f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
@@ -59,6 +67,18 @@ def positive_integer(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} was given; an integer of at least 1 is needed")
     return value
+
+
+def workers(text: str) -> int:
+    """A number of processes: an integer of at least 1, or -1 for all cores."""
+    if text == "-1":
+        return -1
+    try:
+        return positive_integer(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} was given; a number of processes, or -1 for all, is needed"
+        ) from None
 
 
 def seed(text: str) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tensorchain.api import decompose
+from tensorchain.cli import show
 from tensorchain.cli.arguments import (
     SOLVERS,
     constraint_of,
@@ -18,8 +20,9 @@ from tensorchain.cli.arguments import (
     rank_of,
     seed,
     solver_of,
+    workers,
 )
-from tensorchain.cli.errors import CommandError, Status
+from tensorchain.cli.errors import EXIT_STATUS, CommandError, Status
 from tensorchain.cli.output import print_json, print_report
 from tensorchain.cli.progress import FitProgress
 from tensorchain.cli.reading import check_file, read_array
@@ -35,16 +38,16 @@ The file may be .npy, .npz, .mat (up to version 7.2) or a picture.  On a termina
 sensitivity and time.  Ctrl-C stops after the iteration in progress and saves the best model so far.
 """
 
-EPILOG = """\
+EPILOG = f"""\
 examples:
   tensorchain decompose data.npy --model tc --rank 3,3,3 --out fit.npz --plot fit.png
   tensorchain decompose data.mat --key X --model cp --rank 5 --starts 10 --max-seconds 60 --out fit.npz
   tensorchain decompose photo.jpg --model btd --rank "20,20,3;9,9,2" --max-sensitivity 1e6 --out fit.npz
   tensorchain decompose data.npy --init fit.npz --max-error 0.05 --out tamed.npz --json
+  tensorchain decompose data.npy --model tc --rank 4 --starts 20 --jobs -1 --out fit.npz
+  tensorchain decompose data.npy --model tc --rank 4 --starts 20 --checkpoint run.ckpt --out fit.npz
 
-exit status: 0 done; 1 no success, as when a bound cannot be met (the nearest model is saved); 2 bad input;
-130 stopped by Ctrl-C (the best model so far is saved)
-"""
+{EXIT_STATUS}"""
 
 
 def add_parser(commands: Any) -> None:
@@ -62,7 +65,7 @@ def add_parser(commands: Any) -> None:
     model = parser.add_argument_group("what is fitted")
     model.add_argument("--model", choices=model_names(), help="the model: tc is the tensor chain, btd block terms")
     model.add_argument(
-        "--rank", type=parse_rank, metavar="R", help="5, or one number a mode 3,3,3, or one list a term 2,2,2;3,3,3"
+        "--rank", type=parse_rank, metavar="R", help="5, or one number a mode 3,3,3, or one list a term '2,2,2;3,3,3'"
     )
     model.add_argument("--init", default="random", metavar="HOW", help="random (default), svd, or a file to start from")
     bound = model.add_mutually_exclusive_group()
@@ -81,10 +84,18 @@ def add_parser(commands: Any) -> None:
     search.add_argument(
         "--starts", type=positive_integer, default=1, metavar="N", help="try N starts and keep the best"
     )
+    search.add_argument(
+        "--jobs", type=workers, default=1, metavar="N", help="processes that share the starts; -1 for all cores"
+    )
+    search.add_argument(
+        "--checkpoint", metavar="FILE", help="save the run there as it goes; where FILE exists, the run goes on from it"
+    )
     search.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the starts (default 0)")
     search.add_argument("--max-seconds", type=positive_number, metavar="S", help="stop after S seconds over all starts")
     result = parser.add_argument_group("what is written")
-    result.add_argument("--out", required=True, metavar="FIT.npz", help="where to save the model and the report")
+    result.add_argument(
+        "--out", required=True, metavar="FIT.npz", help="where to save the model and the report: .npz or .safetensors"
+    )
     result.add_argument("--plot", metavar="FILE", help="draw error and sensitivity over iterations: .png, .pdf or .svg")
     result.add_argument("--json", action="store_true", help="print JSON, not a table")
     result.add_argument("--quiet", action="store_true", help="show no progress")
@@ -92,10 +103,22 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> Status:
     """Read, fit, save, report."""
-    target = check_target("--out", arguments.out, (".npz",))
+    target = check_target("--out", arguments.out, (".npz", ".safetensors"))
+    if target.suffix == ".safetensors" and importlib.util.find_spec("safetensors") is None:
+        raise CommandError(
+            f"--out {target}: needs the package safetensors: pip install tensorchain[interop]; or use .npz"
+        )
     picture = None if arguments.plot is None else check_target("--plot", arguments.plot, (".png", ".pdf", ".svg"))
+    checkpoint = None if arguments.checkpoint is None else check_target("--checkpoint", arguments.checkpoint)
+    if checkpoint is not None and arguments.jobs != 1:
+        raise CommandError(
+            f"--checkpoint and --jobs {arguments.jobs} were given; a run with a checkpoint keeps its starts in one "
+            "process: drop one of them"
+        )
     init = _start(arguments)
     source = check_file(arguments.file)
+    if checkpoint is not None and checkpoint.resolve() in (source.resolve(), target.resolve()):
+        raise CommandError(f"--checkpoint {checkpoint}: is FILE or --out as well; choose another name")
     if target.exists() and target.samefile(source):
         raise CommandError(f"--out {target}: is the file that is read; choose another name")
     fit = _fit(arguments, read_array(source, arguments.key), init)
@@ -112,10 +135,17 @@ def run(arguments: argparse.Namespace) -> Status:
 
 def _fit(arguments: argparse.Namespace, array: Any, init: str | Model) -> Fit:
     """The decomposition; what is wrong with the tensor or the options becomes bad input."""
+    # Iterates of other processes are not seen here.
+    follows = arguments.jobs == 1
+    progress = None
     try:
         door = Dense(array)
         progress = FitProgress(
-            door.norm(), starts=arguments.starts, max_seconds=arguments.max_seconds, quiet=arguments.quiet
+            door.norm(),
+            starts=arguments.starts,
+            max_seconds=arguments.max_seconds,
+            quiet=arguments.quiet,
+            follows=follows,
         )
         with progress:
             fit = decompose(
@@ -127,11 +157,18 @@ def _fit(arguments: argparse.Namespace, array: Any, init: str | Model) -> Fit:
                 init=init,
                 starts=arguments.starts,
                 rng=arguments.seed,
-                callback=progress,
+                callback=progress if follows else None,
                 max_seconds=arguments.max_seconds,
+                jobs=arguments.jobs,
+                checkpoint=arguments.checkpoint,
             )
-    except (ValueError, TypeError) as error:
-        raise CommandError(f"{arguments.file}: {error}") from error
+    except Exception as error:
+        # Workers that are stopped before the first result leave none to choose from.
+        if progress is not None and progress.interrupted:
+            raise KeyboardInterrupt from error
+        if isinstance(error, (ValueError, TypeError, ImportError)):
+            raise CommandError(f"{arguments.file}: {error}") from error
+        raise
     return replace(fit, reason=StopReason.INTERRUPTED) if progress.interrupted else fit
 
 
@@ -159,16 +196,10 @@ def draw(fit: Fit, path: Path) -> None:
 
 def record_of(fit: Fit) -> dict[str, Any]:
     """The figures of a fit, for programs."""
-    model = fit.model
     return {
-        "model": model.name,
-        "shape": model.shape,
-        "rank": model.rank,
-        "dtype": str(model.dtype),
-        "parameters": model.n_parameters,
+        **show.record_of(fit.model),
         "error": fit.error,
         "sensitivity": fit.sensitivity,
-        "relative_sensitivity": model.sensitivity(relative=True) if model.norm() > 0.0 else None,
         "converged": fit.converged,
         "reason": fit.reason.name,
         "message": fit.reason.value,

@@ -17,6 +17,16 @@ class Status(enum.IntEnum):
     """Ctrl-C, as shells report it; the best model so far was saved if there was one."""
 
 
+EXIT_STATUS = """\
+exit status:
+  0    done
+  1    the input was good and the work did not succeed, as when a bound cannot be met (the nearest model is saved)
+  2    a file, an option or their combination cannot be used; nothing was written
+  130  stopped by Ctrl-C (the best model so far is saved)
+"""
+"""For the end of every help."""
+
+
 class CommandError(Exception):
     """Ends the command with one line on stderr.
 

@@ -2,7 +2,9 @@
 
 `FitProgress` is the callback of `decompose`.  It shows error, sensitivity and time, only on a terminal; and it turns
 the first Ctrl-C into a request to stop after the iteration in progress, so that an interrupt never falls between two
-starts, where the best of them would be lost.  A second Ctrl-C interrupts at once.
+starts, where the best of them would be lost.  A second Ctrl-C interrupts at once.  Iterates of other processes are
+not seen: then only the time is shown, and the first Ctrl-C interrupts, upon which `decompose` returns the best of the
+starts that are finished.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ class FitProgress:
     starts : how many are run.
     max_seconds : the time limit, for the length of the bar.
     quiet : whether to show nothing on a terminal either.
+    follows : whether it is called with the iterates.
     console : where to show it; stderr by default.
 
     Attributes
@@ -45,10 +48,12 @@ class FitProgress:
         starts: int = 1,
         max_seconds: float | None = None,
         quiet: bool = False,
+        follows: bool = True,
         console: Console | None = None,
     ) -> None:
         console = Console(stderr=True) if console is None else console
         self.interrupted = False
+        self._follows = follows
         self._norm, self._starts, self._max_seconds = norm, starts, max_seconds
         self._start, self._began, self._shown = 0, time.monotonic(), 0.0
         self._handler: Any = None
@@ -63,8 +68,9 @@ class FitProgress:
             disable=quiet or not console.is_terminal,
         )
         # A length is known for several starts, or under a time limit; else the bar only pulses.
-        total = starts if starts > 1 else max_seconds
-        self._task = self._bar.add_task("fitting", total=total, figures="")
+        total = starts if starts > 1 and follows else max_seconds
+        text = "fitting" if follows else f"fitting, {starts} starts in parallel"
+        self._task = self._bar.add_task(text, total=total, figures="")
 
     def __enter__(self) -> FitProgress:
         # Handlers can only be set in the main thread.
@@ -103,7 +109,7 @@ class FitProgress:
         )
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self.interrupted:
+        again, self.interrupted = self.interrupted, True
+        if again or not self._follows:
             raise KeyboardInterrupt
-        self.interrupted = True
         self._bar.update(self._task, figures="stopping after this step (Ctrl-C again: at once)")

@@ -9,6 +9,9 @@ opens.  Where a file holds several arrays, `key` names one.
 
 from __future__ import annotations
 
+import difflib
+import itertools
+import os
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -26,6 +29,8 @@ _NUMBERS = ("double", "single", "logical", *(f"{sign}int{bits}" for sign in ("",
 _MAGIC = b"\x93NUMPY"
 _SHOWN = 8
 """Names of arrays listed in a message."""
+_SCANNED = 1000
+"""Files looked at for a hint."""
 
 
 def read_array(path: str | Path, key: str | None = None) -> Array:
@@ -87,7 +92,17 @@ def check_file(path: str | Path) -> Path:
         found = path.exists()
     except (OSError, ValueError) as error:
         raise CommandError(f"{path}: not a usable file name: {error}") from error
-    raise CommandError(f"{path}: {'not a file' if found else 'no such file'}")
+    raise CommandError(f"{path}: {'not a file' if found else f'no such file{_similar(path)}'}")
+
+
+def _similar(path: Path) -> str:
+    """A hint at files beside `path` whose names are close to its own."""
+    try:
+        names = [entry.name for entry in itertools.islice(os.scandir(path.parent), _SCANNED) if entry.is_file()]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(path.name, names, n=2)
+    return f"; did you mean {' or '.join(str(path.parent / name) for name in close)}?" if close else ""
 
 
 def _read_npy(path: Path, key: str | None) -> Array:

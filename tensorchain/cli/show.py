@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from tensorchain.cli.errors import CommandError, Status
+from tensorchain.cli.errors import EXIT_STATUS, CommandError, Status
 from tensorchain.cli.output import print_columns, print_json, print_report
 from tensorchain.cli.reading import check_file
 from tensorchain.models import Model, load
-from tensorchain.models.files import read_npz
+from tensorchain.models.files import read_model
 from tensorchain.stability import sensitivity
 
 DESCRIPTION = """\
@@ -19,11 +19,12 @@ Print the report of a decomposition saved by `tensorchain decompose`, Fit.save o
 each block has in its sensitivity: the block with the largest share is the one to store most precisely.
 """
 
-EPILOG = """\
+EPILOG = f"""\
 examples:
   tensorchain show fit.npz
-  tensorchain show fit.npz --json
-"""
+  tensorchain show fit.npz --json | jq .sensitivity
+
+{EXIT_STATUS}"""
 
 
 def add_parser(commands: Any) -> None:
@@ -36,7 +37,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("file", metavar="FIT.npz", help="written by `tensorchain decompose`")
+    parser.add_argument("file", metavar="FIT.npz", help="written by `tensorchain decompose`: .npz or .safetensors")
     parser.add_argument("--json", action="store_true", help="print JSON, not tables")
 
 
@@ -44,16 +45,16 @@ def run(arguments: argparse.Namespace) -> Status:
     """Read and report."""
     path = check_file(arguments.file)
     try:
-        header, _ = read_npz(path)
+        header, _ = read_model(path)
         model = load(path)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         raise CommandError(str(error)) from error
     report = saved_report(header, model)
     shares = np.asarray(sensitivity(model, per_block=True))
     blocks = list(zip(model.block_names, model.blocks, shares, strict=True))
     if arguments.json:
         listed = [{"name": name, "shape": block.shape, "sensitivity": share} for name, block, share in blocks]
-        print_json({"file": str(path), "model": model.name, "report": dict(report), "blocks": listed})
+        print_json({"file": str(path), **record_of(model), "report": dict(report), "blocks": listed})
     else:
         total = float(shares.sum())
         print_report(report, title=str(path))
@@ -65,6 +66,19 @@ def run(arguments: argparse.Namespace) -> Status:
             ],
         )
     return Status.OK
+
+
+def record_of(model: Model) -> dict[str, Any]:
+    """The figures of a model, for programs; those of the fit are text, in the report."""
+    return {
+        "model": model.name,
+        "shape": model.shape,
+        "rank": model.rank,
+        "dtype": str(model.dtype),
+        "parameters": model.n_parameters,
+        "sensitivity": model.sensitivity(),
+        "relative_sensitivity": model.sensitivity(relative=True) if model.norm() > 0.0 else None,
+    }
 
 
 def saved_report(header: dict[str, Any], model: Model) -> list[tuple[str, str]]:

@@ -10,10 +10,13 @@ from pathlib import Path
 from tensorchain.cli.errors import CommandError
 
 
-def check_target(option: str, path: str | Path, endings: tuple[str, ...]) -> Path:
-    """`path`, if a file of one of these endings can be written there; checked before work starts, not after."""
+def check_target(option: str, path: str | Path, endings: tuple[str, ...] = ()) -> Path:
+    """`path`, if a file of one of these endings (any, if none is given) can be written there.
+
+    Checked before work starts, not after.
+    """
     path = Path(path)
-    if path.suffix.lower() not in endings:
+    if endings and path.suffix.lower() not in endings:
         raise CommandError(f"{option} {path}: the name must end in {' or '.join(endings)}")
     try:
         folder = path.parent

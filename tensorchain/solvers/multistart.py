@@ -69,15 +69,22 @@ def _in_parallel(job: Job, seeds: Sequence[int], jobs: int, deadline: float | No
     # Workers on other machines have clocks of their own: they are told a wall-clock time.
     wall = None if deadline is None else time.time() + deadline - time.monotonic()
     results = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(_timed)(job, seed, wall) for seed in seeds)
+    finished = 0
     try:
         for fit in results:
             if fit is not None:
+                finished += 1
                 yield fit
     except KeyboardInterrupt:
         # What is finished is with the caller already.
+        if not finished:
+            raise
         return
     finally:
         results.close()
+    if not finished:
+        # The workers took longer to come up than the limit allows.
+        yield job(seeds[0], 1e-3)
 
 
 def _timed(job: Job, seed: int, wall: float | None) -> Fit | None:
