@@ -4,7 +4,7 @@
 # ARGS (passed on to the tool that the target runs).
 
 PYTHON ?= python3
-EXTRAS ?= dev,figures,peers,parallel,sparse,dask,onnx,images
+EXTRAS ?= dev,docs,notebooks,figures,peers,interop,parallel,sparse,dask,onnx,images
 TORCH ?= torch==2.13.0
 ARGS ?=
 
@@ -19,7 +19,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help env figures test coverage lint format types bench bench-degeneracy clean
+.PHONY: help env figures test coverage lint format types docs notebooks wheel wheel-test bench bench-degeneracy clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,13 +57,26 @@ format: $(STAMP)  ## format the code in place
 types: $(STAMP)  ## check the types, strictly
 	$(BIN)/mypy $(ARGS)
 
-bench: $(STAMP)  ## measure random starts beside other packages (ARGS=--quick for less)
-	$(BIN)/python -m benchmarks starts $(ARGS)
+docs: $(TEST_STAMP)  ## build the documentation in docs/_build/html, warnings as errors
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet --jobs 2 --builder html docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+notebooks: $(TEST_STAMP)  ## run the notebooks and draw their pictures (ARGS="02" for one, --full as the text says)
+	$(BIN)/python -m notebooks.run --images docs/images $(ARGS)
+
+wheel: $(STAMP)  ## build the wheel and the source archive in dist
+	$(BIN)/python -m build --outdir dist $(ARGS)
+
+wheel-test: $(STAMP)  ## build the wheel, install it elsewhere, and test it there
+	$(BIN)/python -m tests.wheel
+
+bench: $(STAMP)  ## measure speed and memory beside other packages (ARGS=--quick for less)
+	$(BIN)/python -m benchmarks all $(ARGS)
 
 bench-degeneracy: $(STAMP)  ## compare solvers on tensors that have no best approximation
 	$(BIN)/python -m benchmarks.degeneracy $(ARGS)
 
 clean:  ## remove the environment, caches and build outputs
-	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis \
+	rm -rf $(VENV) build dist docs/_build *.egg-info .coverage .hypothesis \
 		.mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 
 from hypothesis import settings
 
@@ -10,3 +11,14 @@ from hypothesis import settings
 settings.register_profile("tensorchain", deadline=None, derandomize="CI" in os.environ)
 settings.register_profile("thorough", deadline=None, max_examples=3000)
 settings.load_profile("tensorchain")
+
+NEEDS = {
+    "test_docs.py": ("sphinx", "torch", "tensorly", "pyttb"),
+    "test_interop.py": ("torch", "tensorly", "pyttb", "quimb", "opt_einsum"),
+    "test_network_figures.py": ("torch", "onnx", "onnxruntime", "safetensors"),
+    "test_notebooks.py": ("nbclient", "torch", "sklearn", "tensorly", "dask"),
+    "test_readme.py": ("torch",),
+}
+"""Tests of an extra belong to installations that have it."""
+
+collect_ignore = [name for name, modules in NEEDS.items() if any(find_spec(module) is None for module in modules)]

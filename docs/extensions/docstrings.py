@@ -1,0 +1,150 @@
+"""Docstrings of the package as pages: NumPy sections, formulas kept as they stand in the code.
+
+The docstrings are plain text first.  Formulas are indented paragraphs, `name : text` may hold a whole sentence, and
+||X|| is a norm and not a substitution.  What reStructuredText needs for that is added here:
+
+- a section header becomes a rubric, `name : text` a definition; a type that is followed by a description stays a type,
+- an indented paragraph, and a table of bars, becomes a literal block,
+- bars outside of code are escaped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+FIELDS = ("Parameters", "Attributes")
+SECTIONS = (*FIELDS, "Returns", "Yields", "Raises", "Examples", "References", "Notes", "See Also")
+EMPHASIS = re.compile(r"(^\s*\* |(?<![\w*])\*\*?[^\s*](?:[^*]*[^\s*])?\*\*?(?![\w*]))")
+"""What stars are for: the bullet of a list, and words between one or two of them."""
+TYPE = re.compile(
+    r"(int|float|complex|bool|str|dtype|ndarray|tuple|list|dict|sequence|callable|numpy|None|[A-Z]\w+(Error)?$)"
+    r"[^.;]*$"
+)
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Rewrite each docstring."""
+    app.connect("autodoc-process-docstring", process)
+    app.connect("autodoc-skip-member", skip)
+    return {"parallel_read_safe": True}
+
+
+def process(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Rewrite the lines of one docstring in place."""
+    lines[:] = list(converted(lines))
+
+
+def skip(app: Any, what: str, name: str, thing: Any, skipped: bool, options: Any) -> bool | None:
+    """Fields of a named tuple are said in its docstring already."""
+    return True if (getattr(thing, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
+def converted(lines: list[str]) -> Iterator[str]:
+    """The docstring as reStructuredText."""
+    for section, body in sections(lines):
+        if section:
+            yield from (f".. rubric:: {section}", "")
+        if section in FIELDS:
+            yield from definitions(body)
+        elif section in ("Returns", "Yields", "Raises"):
+            yield from outcome(body)
+        else:
+            yield from prose(body)
+        yield ""
+
+
+def sections(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """(name, lines) of each section; the text before the first has no name."""
+    name, body = "", []
+    skip = False
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if skip:
+            skip = False
+        elif line in SECTIONS and re.fullmatch(r"-{3,}", following):
+            yield name, body
+            name, body, skip = line, [], True
+        else:
+            body.append(line)
+    yield name, body
+
+
+def entries(body: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """A line that is not indented, and the indented ones below it."""
+    head, below = "", []
+    for line in body:
+        if not line or line.startswith(" "):
+            below.append(line)
+            continue
+        if head:
+            yield head, below
+        head, below = line, []
+    if head:
+        yield head, below
+
+
+def definitions(body: list[str]) -> Iterator[str]:
+    """`name : text` as definitions."""
+    for head, below in entries(body):
+        name, colon, text = head.partition(" : ")
+        if not colon:
+            yield from prose([head, *(line.strip() for line in below)])
+        elif described(text, below):
+            yield f"{escaped(name)} : {escaped(text)}"
+            yield from (f"    {line}" for line in prose([line[4:] for line in below]))
+        else:
+            yield f"{escaped(name)}"
+            yield f"    {escaped(text)}"
+            yield from (f"    {escaped(line.strip())}" for line in below)
+        yield ""
+
+
+def outcome(body: list[str]) -> Iterator[str]:
+    """A type and its description, or sentences."""
+    for head, below in entries(body):
+        if described(head, below):
+            yield escaped(head)
+            yield from (f"    {line}" for line in prose([line[4:] for line in below]))
+            yield ""
+        else:
+            yield escaped(head)
+            yield from (escaped(line.strip()) for line in below)
+    yield ""
+
+
+def described(text: str, below: list[str]) -> bool:
+    """Whether `text` is a type and the indented lines describe it; they are the rest of its sentence otherwise."""
+    return bool(TYPE.match(text)) and bool(below) and bool(re.match(r"\s+[A-Z`(]", below[0]))
+
+
+def prose(lines: list[str]) -> Iterator[str]:
+    """Paragraphs; indented ones and tables become literal."""
+    literal = example = False
+    previous = ""
+    for line in lines:
+        if line.startswith(">>>"):
+            example = True
+        elif not line:
+            example = False
+        block = line.startswith(("  ", "| ", "|--"))
+        if line and not example:
+            if block and not previous and not literal:
+                yield from ("::", "")
+                literal = True
+            elif not block:
+                literal = False
+        yield ("    " if line.startswith("|") and literal else "") + line if literal or example else escaped(line)
+        previous = line
+
+
+def escaped(line: str) -> str:
+    """Without a meaning to reStructuredText outside of backticks: bars, lone stars, underscores at an end."""
+    parts = line.split("`")
+    for n in range(0, len(parts), 2):
+        text = parts[n].replace("|", "\\|")
+        text = re.sub(r"(?<=\w)_(?!\w)", r"\\_", text)
+        text = "".join(part if EMPHASIS.fullmatch(part) else part.replace("*", "\\*") for part in EMPHASIS.split(text))
+        # A name in backticks ends at a space, also in a plural.
+        parts[n] = re.sub(r"^(?=\w)", r"\\ ", text) if n else text
+    return "`".join(parts)
