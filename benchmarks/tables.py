@@ -29,28 +29,28 @@ def main() -> None:
 
 def whole(found: dict[str, Any]) -> str:
     """Everything, with the machine that it was measured on."""
-    parts = ["# What was measured", "Written by `python -m benchmarks.tables` from the JSON files beside it."]
+    parts = ["Written by `python -m benchmarks.tables` from the JSON files in benchmarks/results."]
     if "sweeps" in found:
-        parts += [_machine(found["sweeps"]), "## Sweeps and iterations", _EXPLAINED]
+        parts += [_machine(found["sweeps"]), _EXPLAINED]
     for name in ("sweeps", "lm_steps"):
         for row in found.get(name, {}).get("rows", []):
             parts += [f"**{row['name']}**", _contest(row)]
             if "seconds for 300" in row:
                 parts.append(f"300 iterations: {row['seconds for 300']:.2f} s; {row['seconds wanted']} s was wanted.")
     if "sparse_cp" in found:
-        parts += ["## Sparse CP", _sparse(found["sparse_cp"])]
+        parts += ["**Sparse CP**", _sparse(found["sparse_cp"])]
     if "memory" in found:
-        parts += ["## Memory of a fit beyond the tensor", memory.lines(found["memory"])]
+        parts += ["**Memory of a fit beyond the tensor**", memory.lines(found["memory"])]
     if "out_of_core" in found:
         rows = [[name, f"{value:.3g}"] for name, value in found["out_of_core"].items() if isinstance(value, float)]
-        parts += ["## A tensor larger than the memory allowed", table(["", found["out_of_core"]["tensor"]], rows)]
+        parts += ["**A tensor larger than the memory allowed**", table(["", found["out_of_core"]["tensor"]], rows)]
     if "sampled_als" in found:
-        parts += ["## Sampled sweeps", _sampled(found["sampled_als"])]
+        parts += ["**Sampled sweeps**", _sampled(found["sampled_als"])]
     if "crossover" in found:
-        parts += ["## Equations of Levenberg-Marquardt", crossover.lines(found["crossover"]["rows"])]
+        parts += ["**Equations of Levenberg-Marquardt**", crossover.lines(found["crossover"]["rows"])]
     if "imports" in found:
         rows = [[name, f"{seconds:.2f}"] for name, seconds in found["imports"]["seconds"].items()]
-        parts += ["## Import", table(["a fresh interpreter that imports", "seconds"], rows)]
+        parts += ["**Import**", table(["a fresh interpreter that imports", "seconds"], rows)]
     return "\n\n".join(parts) + "\n"
 
 
