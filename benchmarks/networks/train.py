@@ -6,6 +6,9 @@ from its checkpoint as if it had not been.  The last weights are kept, not the b
 or test images, whose accuracies stand in the header of the file.
 
     python -m benchmarks.networks.train --network resnet18 --width 16 --epochs 24
+    python -m benchmarks.networks.train --network resnet18 --start weights.safetensors --epochs 8 --rate 0.05
+
+The second form is one more cycle of the cosine from weights that are there.
 """
 
 from __future__ import annotations
@@ -39,10 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
         "rate": options.rate, "decay": options.decay, "seed": options.seed,
         "precision": options.precision,
     }  # fmt: skip
+    if options.start is not None:
+        recipe["start"] = trained(options.start)[1]
     name = f"{options.network}-w{options.width}-{splits.name}-seed{options.seed}"
     out = options.out or WEIGHTS / f"{name}.safetensors"
     checkpoint = options.checkpoint or Path(f"{out}.checkpoint")
-    net, seconds = train(splits, recipe, checkpoint)
+    net, seconds = train(splits, recipe, checkpoint, options.start)
     figures = {f"{part}_accuracy": accuracy(net, splits, part) for part in ("validation", "test")}
     save(net, out, {**recipe, **figures, "seconds": round(seconds)})
     checkpoint.unlink(missing_ok=True)
@@ -50,10 +55,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def train(splits: data.Splits, recipe: dict[str, Any], checkpoint: Path) -> tuple[nn.Module, float]:
-    """The trained network and the seconds it took; goes on from `checkpoint` if there is one."""
+def train(
+    splits: data.Splits, recipe: dict[str, Any], checkpoint: Path, start: Path | None = None
+) -> tuple[nn.Module, float]:
+    """The trained network and the seconds it took; goes on from `checkpoint` if there is one, or begins at `start`."""
     torch.manual_seed(recipe["seed"])
-    net = build(recipe)
+    net = build(recipe) if start is None else trained(start)[0]
     net.to(memory_format=torch.channels_last)
     optimizer = _optimizer(net, recipe)
     first, seconds = _resume(net, optimizer, checkpoint, recipe)
@@ -200,6 +207,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--stem", choices=resnet.STEMS, default="cifar")
     parser.add_argument("--data", choices=sorted(data.DATA), default="fashion-mnist")
     parser.add_argument("--path", type=Path, help="folder of the data set's files")
+    parser.add_argument("--start", type=Path, help="weights to begin with; at random by default")
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rate", type=float, default=0.1, help="peak learning rate")

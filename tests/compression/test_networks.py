@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.networks import data, resnet, train
+from benchmarks.networks import adopt, data, resnet, train
 
 
 def write_idx(path, array, compress=False):
@@ -151,3 +151,42 @@ def test_the_rate_warms_up_and_falls_to_zero():
     assert rates[0] < 0.01
     assert max(rates) == pytest.approx(0.1, rel=2e-3)
     assert rates[-1] == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("name", "width", "stem"), [("resnet34", 4, "imagenet"), ("resnet18", 8, "cifar")])
+def test_weights_from_elsewhere_are_adopted(tmp_path, capsys, name, width, stem):
+    net = resnet.NETWORKS[name](width=width, num_classes=7, in_channels=3, stem=stem)
+    images = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    state = {f"module.{key}": value for key, value in net.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "a.pth")
+    assert adopt.main([str(tmp_path / "a.pth"), "--data", "cifar10", "--out", str(tmp_path / "b.safetensors")]) == 0
+    again, header = train.trained(tmp_path / "b.safetensors")
+    assert torch.equal(again(images), net.eval()(images))
+    assert (header["network"], header["width"], header["stem"], header["classes"]) == (name, width, stem, 7)
+    assert adopt.recipe_of(adopt.read_state(tmp_path / "b.safetensors"), "cifar10") == header
+    assert name in capsys.readouterr().out
+
+
+def test_other_networks_are_not_adopted():
+    state = dict(resnet.resnet18(width=4).state_dict())
+    with pytest.raises(ValueError, match="three convolutions"):
+        adopt.recipe_of({**state, "layer1.0.conv3.weight": state["conv1.weight"]}, "cifar10")
+    with pytest.raises(ValueError, match="no known network"):
+        adopt.recipe_of({**state, "layer1.2.conv1.weight": state["conv1.weight"]}, "cifar10")
+    del state["fc.weight"]
+    with pytest.raises(ValueError, match=r"fc\.weight is missing"):
+        adopt.recipe_of(state, "cifar10")
+
+
+def test_another_cycle_begins_with_given_weights(tmp_path, monkeypatch):
+    recipe = {"network": "resnet20", "width": 4, "stem": "cifar", "data": "digits", "classes": 10, "channels": 1}
+    first = train.build(recipe)
+    train.save(first, tmp_path / "first.safetensors", recipe)
+    monkeypatch.setattr(train, "_epoch", lambda *arguments: 0.0)
+    out = tmp_path / "second.safetensors"
+    options = ["--network", "resnet20", "--width", "4", "--data", "digits", "--epochs", "1"]
+    assert train.main([*options, "--start", str(tmp_path / "first.safetensors"), "--out", str(out)]) == 0
+    second, header = train.trained(out)
+    assert header["start"] == recipe
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name

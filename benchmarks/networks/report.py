@@ -1,0 +1,252 @@
+"""The tables of README.md, from the rows of the study.
+
+    python -m benchmarks.networks.report
+
+Each table stands between `<!-- table: NAME -->` and `<!-- end -->`; what stands there is replaced.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.networks.rows import HERE, RESULTS, Results, Row, replace_file
+
+NETWORKS = {"ResNet-18": "resnet18-w16-fashion-mnist-seed0", "ResNet-20": "resnet20-w16-fashion-mnist-seed0"}
+NAMES = {"tc": "TC", "btd": "BTD", "cp3": "CPD, order 3", "cp4": "CPD, order 4", "tucker2": "Tucker-2",
+         "tucker-cp": "Tucker-2 + CPD"}  # fmt: skip
+
+
+def main(readme: Path = HERE / "README.md") -> int:
+    text = readme.read_text(encoding="utf-8")
+    for name, make in TABLES.items():
+        pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise ValueError(f"{readme} has no place for the table {name!r}")
+        table = make()
+        text = pattern.sub(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
+    replace_file(readme, text)
+    return 0
+
+
+def headline() -> str:
+    """What has to be reached: test accuracy beside that of the dense network."""
+    heads = ["network", "", "test accuracy", "to dense", "worst seed", "parameters", "MACs", "file, kB", "seeds"]
+    lines = []
+    for title, network in NETWORKS.items():
+        rows = Results(RESULTS, network).rows
+        if not rows:
+            continue
+        dense = next(row for row in rows if row["run"] == "dense")
+        cells = [f"{float(dense['test']):.2f}", "", "", *_sizes(dense, dense), ""]
+        lines.append([title, "dense", *cells])
+        wanted = [
+            ("TC, 3 x fewer MACs", "tc", "macs", 3.0, "last"),
+            ("TC, 5 x fewer MACs", "tc", "macs", 5.0, "last"),
+            ("Tucker-2, 3 x fewer parameters", "tucker2", "params", 3.0, "last"),
+            ("... and int8", "tucker2", "params", 3.0, "int8"),
+            ("Tucker-2, 5 x fewer parameters", "tucker2", "params", 5.0, "last"),
+            ("... and int8", "tucker2", "params", 5.0, "int8"),
+        ]
+        for what, method, budget, times, stage in wanted:
+            mine = [
+                row
+                for row in (ends(rows) if stage == "last" else [row for row in rows if row["stage"] == "int8"])
+                if row["method"] == method
+                and row["budget"] == budget
+                and float(row["times"]) == times
+                and row["stabilised"] == "True"
+                and row["fit_output"] == "True"
+                and row["selection"] == "global"
+                and "-bits-" not in row["run"]
+            ]
+            if not mine:
+                continue
+            found = [float(row["test"]) for row in mine]
+            gain = [value - float(dense["test"]) for value in found]
+            cells = [f"{statistics.mean(found):.2f}", f"{statistics.mean(gain):+.2f}", f"{min(gain):+.2f}"]
+            lines.append([title, what, *cells, *_sizes(mine[0], dense), str(len(mine))])
+    return markdown(heads, lines)
+
+
+def methods() -> str:
+    """All methods at one budget, stabilised and not."""
+    network = NETWORKS["ResNet-18"]
+    rows = [row for row in Results(RESULTS, network).rows if row["run"] != "dense"]
+    speeds = _speeds(network)
+    chosen = [
+        row
+        for row in ends(rows)
+        if row["budget"] == "macs"
+        and float(row["times"]) == 5.0
+        and row["selection"] == "global"
+        and row["fit_output"] == "False"
+    ]
+    heads = ["method", "fit", "kernel error", "SS", "compressed", "8, 6, 4 bits", "restored", "8, 6, 4 bits",
+             "parameters", "MACs", "file, kB", "speed-up", "seeds"]  # fmt: skip
+    lines = []
+    for method in NAMES:
+        for tame in ("True", "False"):
+            mine = [row for row in chosen if row["method"] == method and row["stabilised"] == tame]
+            if not mine:
+                continue
+            names = {row["run"] for row in mine}
+            whole = [row for row in rows if row["run"] in names]
+            before = mean_of(whole, "recalibrated")
+            after = mean_of(whole, mine[0]["stage"])
+            speed = speeds.get(mine[0]["run"], "") if tame == "True" else ""
+            lines.append(
+                [
+                    NAMES[method], fit_of(method, tame), f"{float(mine[0]['mean_error']):.3f}",
+                    f"{float(mine[0]['median_sensitivity']):.0f}", before[0], ", ".join(before[1:]), after[0],
+                    ", ".join(after[1:]), mine[0]["parameters"], f"{int(mine[0]['macs']) / 1e6:.2f} M",
+                    f"{int(mine[0]['file_bytes']) / 1e3:.0f}", speed, str(len(mine)),
+                ]
+            )  # fmt: skip
+    return markdown(heads, lines)
+
+
+def output() -> str:
+    """Fits to the outputs beside fits to the kernels, without fine-tuning."""
+    rows = Results(RESULTS, NETWORKS["ResNet-18"]).rows
+    recalibrated = [row for row in rows if row["stage"] == "recalibrated" and not row.get("bits")]
+    compressed = {row["run"]: row["test"] for row in rows if row["stage"] == "compressed"}
+    heads = ["method", "MACs", "fitted to", "kernel error", "as compressed", "normalisations measured again"]
+    lines = []
+    for method in NAMES:
+        for times in (3.0, 5.0):
+            mine = {
+                row["fit_output"]: row
+                for row in recalibrated
+                if row["method"] == method
+                and row["budget"] == "macs"
+                and float(row["times"]) == times
+                and row["stabilised"] == "True"
+                and row["seed"] == "0"
+                and row["selection"] == "global"
+            }
+            if len(mine) < 2:
+                continue
+            for aware, target in (("False", "kernels"), ("True", "outputs")):
+                row = mine[aware]
+                accuracies = [f"{float(compressed[row['run']]):.2f}", f"{float(row['test']):.2f}"]
+                lines.append(
+                    [NAMES[method], f"{times:g} x fewer", target, f"{float(row['mean_error']):.3f}", *accuracies]
+                )
+    return markdown(heads, lines)
+
+
+def selection() -> str:
+    """Ways to choose the ranks of Tucker-2."""
+    rows = Results(RESULTS, NETWORKS["ResNet-18"]).rows
+    heads = ["ranks by", "budget", "layers replaced", "compressed", "restored", "validation", "parameters", "MACs"]
+    lines = []
+    for row in ends(rows):
+        if row["method"] != "tucker2" or row["seed"] != "0" or row["budget"] != "macs" or row["fit_output"] == "True":
+            continue
+        first = next(r for r in rows if r["run"] == row["run"] and r["stage"] == "recalibrated")
+        budget = "none" if row["selection"] == "evbmf" else f"{float(row['times']):g} x fewer MACs"
+        accuracies = [f"{float(value):.2f}" for value in (first["test"], row["test"], row["validation"])]
+        sizes = [row["parameters"], f"{int(row['macs']) / 1e6:.2f} M"]
+        lines.append([row["selection"], budget, row["layers"], *accuracies, *sizes])
+    return markdown(heads, sorted(lines, key=lambda line: (line[1], line[0])))
+
+
+def bits() -> str:
+    """Weights and activations of few bits."""
+    rows = Results(RESULTS, NETWORKS["ResNet-18"]).rows
+    found = {}
+    for row in rows:
+        if row["stage"] in ("quantized", "trained"):
+            found.setdefault((row["weight_bits"], row["activation_bits"]), {})[row["stage"]] = (
+                f"{float(row['test']):.2f}"
+            )
+    lines = [[*pair, mine.get("quantized", ""), mine.get("trained", "")] for pair, mine in found.items()]
+    return markdown(["weight bits", "activation bits", "rounded", "after one more epoch"], lines)
+
+
+def latency() -> str:
+    """Speed-ups in ONNX Runtime."""
+    blocks = []
+    for title, network in NETWORKS.items():
+        path = RESULTS / f"{network}-latency.csv"
+        if not path.exists():
+            continue
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        cases = list(dict.fromkeys((row["threads"], row["batch"]) for row in rows))
+        lines = []
+        for model in dict.fromkeys(row["model"] for row in rows):
+            mine = {(row["threads"], row["batch"]): row for row in rows if row["model"] == model}
+            ratio = float(mine[cases[0]]["mac_ratio"])
+            lines.append([title, model, f"{ratio:.2f}", *(f"{float(mine[case]['speed_up']):.2f}" for case in cases)])
+        heads = ["network", "model", "MAC ratio"]
+        heads += [f"{t} thread{'s' if int(t) > 1 else ''}, batch {b}" for t, b in cases]
+        blocks.append(markdown(heads, lines))
+    return "\n\n".join(blocks)
+
+
+def ends(rows: Sequence[Row]) -> list[Row]:
+    """The last row in floating point of every run that was restored."""
+    last: dict[str, Row] = {}
+    for row in rows:
+        if row["stage"].startswith("epoch") and not row.get("bits"):
+            last[row["run"]] = row
+    return list(last.values())
+
+
+def fit_of(method: str, tame: str) -> str:
+    """How a method was fitted, in words."""
+    if method == "tucker2":
+        return "best gauge"
+    return "stabilised" if tame == "True" else "plain"
+
+
+def mean_of(rows: Sequence[Row], stage: str) -> list[str]:
+    """Mean test accuracies over seeds, in floating point and with 8, 6 and 4 bits."""
+    found = []
+    for count in ("", "8", "6", "4"):
+        values = [float(row["test"]) for row in rows if row["stage"] == stage and (row.get("bits") or "") == count]
+        found.append(f"{statistics.mean(values):.2f}" if values else "-")
+    return found
+
+
+def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, ["---"] * len(heads), *lines))
+
+
+def _sizes(row: Row, dense: Row) -> list[str]:
+    size = int(row["file_bytes"]) / 1e3
+    ratios = [int(dense[name]) / int(row[name]) for name in ("parameters", "macs", "file_bytes")]
+    texts = [row["parameters"], f"{int(row['macs']) / 1e6:.2f} M", f"{size:.0f}"]
+    if row is dense:
+        return texts
+    return [f"{text} ({ratio:.1f} x)" for text, ratio in zip(texts, ratios, strict=True)]
+
+
+def _speeds(network: str) -> dict[str, str]:
+    """Speed-up of each run, one thread, batch 1."""
+    path = RESULTS / f"{network}-latency.csv"
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if (row["threads"], row["batch"]) == ("1", "1")]
+    return {row["model"]: f"{float(row['speed_up']):.2f}" for row in rows}
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "headline": headline,
+    "methods": methods,
+    "output": output,
+    "selection": selection,
+    "bits": bits,
+    "latency": latency,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

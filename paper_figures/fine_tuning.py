@@ -1,0 +1,98 @@
+"""Accuracy of compressed networks after compression, along fine-tuning, and with rounded weights; stabilised and not.
+
+Shown: a ResNet-18 of width 16, trained on Fashion-MNIST, compressed to 5 times fewer multiplications by chains (TC),
+block terms, CPDs of order 3 and 4, and Tucker-2 with a CPD of its core, each with the error-preserving correction of
+its sensitivity (solid) and without (dashed), at equal ranks; Tucker-2 needs none.  Above: test accuracy from
+compression alone (epoch 0, normalisations measured again) over the epochs of restoration.  Below: the weights of the
+new layers rounded to 8, 6 and 4 bits, one step a layer, before and after restoration.
+
+Paper: "Stable low-rank tensor decomposition for compression of convolutional neural network", on fine-tuning; "How to
+train your unstable looped tensor network", on networks; "CNN acceleration by low-rank approximation with quantized
+factors".  What differs: network and data are small, and an epoch is a part of the training images.  `--quick` draws the
+rows that `python -m benchmarks.networks.study chains methods` measured and that are shipped in
+benchmarks/networks/results; `--full` measures again on all training images, with three seeds (needs PyTorch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from paper_figures import network_rows
+from paper_figures.network_rows import NAMES, NETWORK
+from paper_figures.results import Job, Row, Settings, column, groups
+from paper_figures.style import caption, new_figure
+from tensorchain.plotting import MARKERS, PALETTE
+
+__all__ = ["NETWORK", "draw", "jobs", "parameters"]
+
+METHODS = ("tc", "btd", "cp3", "cp4", "tucker-cp", "tucker2")
+TIMES = 5
+
+
+def parameters(settings: Settings) -> dict[str, Any]:
+    """What is run, in full."""
+    return {"methods": METHODS, "times": TIMES, **network_rows.parameters(settings)}
+
+
+def jobs(settings: Settings) -> Iterator[Job]:
+    """One run of the study."""
+    runs = []
+    for seed in network_rows.seeds(settings):
+        for method in METHODS:
+            for stabilised in (True,) if method == "tucker2" else (True, False):
+                told = {"method": method, "times": TIMES, "stabilised": stabilised, "seed": seed, "bits": (8, 6, 4)}
+                runs.append(told)
+    return network_rows.jobs(settings, runs)
+
+
+def draw(rows: list[Row]) -> Figure:
+    """Along the epochs above; over the bits below, before and after restoration."""
+    figure = new_figure(5.4)
+    grid = figure.subplot_mosaic([["epochs", "epochs"], ["before", "after"]], height_ratios=(1.25, 1))
+    last = max(int(row["stage"].split()[1]) for row in rows if row["stage"].startswith("epoch"))
+    stages = ["recalibrated", *(f"epoch {n}" for n in range(1, last + 1))]
+    whole = [row for row in rows if row["stage"] in stages and not row.get("bits")]
+    curves(grid["epochs"], whole, "stage", [(stage, k) for k, stage in enumerate(stages)])
+    grid["epochs"].set(xlabel="epochs of restoration", ylabel="test accuracy (%)", xticks=range(len(stages)))
+    dense = network_rows.dense_accuracy()
+    grid["epochs"].axhline(dense, color="black", linewidth=0.8, linestyle=(0, (1, 2)))
+    grid["epochs"].annotate("dense", (len(stages) - 1, dense), (0, 2), textcoords="offset points", ha="right")
+    for name, stage in (("before", "recalibrated"), ("after", f"epoch {last}")):
+        few = [{**row, "bits": row.get("bits") or "32"} for row in rows if row["stage"] == stage]
+        curves(grid[name], few, "bits", [("32", 0), ("8", 1), ("6", 2), ("4", 3)])
+        grid[name].set_xticks(range(4), ["float32", "8", "6", "4"])
+        grid[name].set(xlabel="bits of the new layers' weights", title=f"rounded {name} restoration")
+    grid["before"].set_ylabel("test accuracy (%)")
+    grid["before"].sharey(grid["after"])
+    handles, labels = grid["epochs"].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+    caption(
+        figure,
+        f"{network_rows.title()}, compressed to {TIMES} times fewer multiplications. Solid, filled marks: sensitivity "
+        f"controlled; dashed: plain least squares, at equal ranks. {network_rows.epoch_text(rows)} "
+        f"Dotted: the dense network, {dense:.1f} %. {network_rows.seed_text(rows)}",
+    )
+    return figure
+
+
+def curves(panel: Any, rows: list[Row], name: str, places: list[tuple[str, int]]) -> None:
+    """One curve a method, stabilised and not: means over seeds."""
+    for (method, stabilised), mine in groups(rows, "method", "stabilised").items():
+        position, tame = METHODS.index(method), stabilised == "True"
+        points = groups(mine, name)
+        found = [(place, np.mean(column(points[value], "test"))) for value, place in places if value in points]
+        panel.plot(
+            *zip(*found, strict=True),
+            color=PALETTE[position],
+            marker=MARKERS[position],
+            markersize=4.5,
+            markerfacecolor=PALETTE[position] if tame else "white",
+            linestyle="-" if tame else (0, (3, 2)),
+            linewidth=1.4,
+            label=NAMES[method] + ("" if tame else ", plain"),
+        )
+    panel.grid(True, axis="y", color="#DDDDDD", linewidth=0.6)
