@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from importlib.util import find_spec
 
 from hypothesis import settings
@@ -11,6 +12,9 @@ from hypothesis import settings
 settings.register_profile("tensorchain", deadline=None, derandomize="CI" in os.environ)
 settings.register_profile("thorough", deadline=None, max_examples=3000)
 settings.load_profile("tensorchain")
+
+# A shell starts background jobs with interrupts ignored, and Python then installs no handler; tests press Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NEEDS = {
     "test_docs.py": ("sphinx", "torch", "tensorly", "pyttb"),
