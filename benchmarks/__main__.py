@@ -29,6 +29,8 @@ NAMES = {
     "sparse_cp": "a CP sweep over sparse data, beside pyttb",
     "out_of_core": "a tensor larger than the memory allowed, from disk",
     "sampled_als": "sampled sweeps beside plain ones",
+    "networks.study": "every method of compression on a trained network",
+    "networks.latency": "speed of compressed networks in ONNX Runtime",
     "degeneracy": "every solver and peer over the suite of degenerate tensors",
 }
 

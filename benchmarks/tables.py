@@ -59,14 +59,15 @@ def short(found: dict[str, Any]) -> str:
     rows = []
     for name in ("sweeps", "lm_steps"):
         for row in found.get(name, {}).get("rows", []):
-            others = [f"{peer} {ratio:.2g}\N{MULTIPLICATION SIGN}" for peer, ratio in _peers(row)]
+            others = [
+                f"{peer} {ratio:{'.0f' if ratio >= 100 else '.2g'}}\N{MULTIPLICATION SIGN}"
+                for peer, ratio in _peers(row)
+            ]
             rows.append([row["name"], f"{row['timings']['tensorchain']['median']:.2g} ms", ", ".join(others)])
     if "sparse_cp" in found:
         row = found["sparse_cp"]
         name = f"sparse CP, {row['entries']:.0e} entries, rank {row['rank']}".replace("e+0", "e")
-        rows.append(
-            [name, f"{1e3 * row['tensorchain sweep s']:.3g} ms", f"pyttb {row['ratio']:.2g}\N{MULTIPLICATION SIGN}"]
-        )
+        rows.append([name, f"{row['tensorchain sweep s']:.2g} s", f"pyttb {row['ratio']:.2g}\N{MULTIPLICATION SIGN}"])
     return table(["one sweep or iteration", "tensorchain", "the others take, of that"], rows)
 
 

@@ -77,9 +77,9 @@ def draw(rows: list[Row]) -> Figure:
         panel.set_title(title)
         panel.set_ylabel("test accuracy (%)")
     for panel in panels[:, 1]:
-        panel.legend(loc="lower right")
+        panel.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     for axis in (panels[1, 0].xaxis, panels[1, 1].xaxis):
-        axis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+        axis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter("{x:g}")
     caption(

@@ -2,9 +2,9 @@
 
 Shown: above, a ResNet-18 of width 16, trained on Fashion-MNIST, as Tucker-2 with 3 times fewer parameters, restored,
 then with weights and activations of all layers on integer grids, as they are and after one more epoch with
-straight-through gradients.  Below, for every convolution of several taps as Tucker-2 and as a chain, the relative error
-of the kernel that rounding its blocks makes, against the error that `quantization_error` predicts before anything is
-rounded.
+straight-through gradients.  Below, for every convolution of several taps of a ResNet-20, as Tucker-2 and as a chain,
+the relative error of the kernel that rounding its blocks makes, against the error that `quantization_error` predicts
+before anything is rounded.
 
 Paper: "CNN acceleration by low-rank approximation with quantized factors", on quantization; the prediction is this
 package's own.  What differs: network and data are small, and the epoch is a part of the training images.  The lower
@@ -25,7 +25,8 @@ import tensorchain as tc
 from benchmarks.networks import stored
 from paper_figures import network_rows
 from paper_figures.fits import decompose
-from paper_figures.kernels import LARGER, PLAIN, WEIGHTS, layers
+from paper_figures.kernels import NETWORK as SMALLER
+from paper_figures.kernels import PLAIN, WEIGHTS, layers
 from paper_figures.network_rows import NETWORK
 from paper_figures.results import Job, Row, Settings, column, groups
 from paper_figures.style import caption, new_figure
@@ -53,14 +54,14 @@ def jobs(settings: Settings) -> Iterator[Job]:
     for job in network_rows.jobs(settings, runs):
         yield Job({**job.key, "layer": "all"}, job.run)
     for model in ("Tucker-2", "chain"):
-        for layer in layers(LARGER):
-            key = {"network": LARGER, "run_of": model, "layer": layer}
+        for layer in layers(SMALLER):
+            key = {"network": SMALLER, "run_of": model, "layer": layer}
             yield Job(key, partial(measure, model, layer, settings.seed))
 
 
 def measure(model: str, layer: str, seed: int) -> list[Row]:
     """Predicted and measured errors of rounding one kernel."""
-    tensor = kernel_tensor(stored.read(WEIGHTS / f"{LARGER}.safetensors").state[f"{layer}.weight"].astype(float))
+    tensor = kernel_tensor(stored.read(WEIGHTS / f"{SMALLER}.safetensors").state[f"{layer}.weight"].astype(float))
     inputs, _, outputs = tensor.shape
     ranks = max(2, inputs // DIVIDE), max(2, outputs // DIVIDE)
     if model == "chain":
@@ -86,7 +87,8 @@ def draw(rows: list[Row]) -> Figure:
         for k, (stage, label) in enumerate((("quantized", "rounded"), ("trained", "one more epoch"))):
             mine = [row for row in rows if row["stage"] == stage and float(row[other]) == 8]
             points = sorted((float(bits), np.mean(column(part, "test"))) for bits, part in groups(mine, text).items())
-            panel.plot(*zip(*points, strict=True), color=PALETTE[k], marker=MARKERS[k], markersize=4.5, label=label)
+            across, up = [bits for bits, _ in points], [mean for _, mean in points]
+            panel.plot(across, up, color=PALETTE[k], marker=MARKERS[k], markersize=4.5, label=label)
         panel.axhline(dense, color="black", linewidth=0.8, linestyle=(0, (1, 2)))
         panel.set(xlabel=f"bits of {name}, 8 of {('activations', 'weights')[position]}", xticks=(2, 3, 4, 6, 8))
         panel.grid(True, axis="y", color="#DDDDDD", linewidth=0.6)
@@ -111,7 +113,7 @@ def draw(rows: list[Row]) -> Figure:
         figure,
         f"Above: {compressed}, as Tucker-2 with 3 times fewer parameters, restored; weights have a step for each "
         f"output channel, activations one for each layer. {network_rows.epoch_text(runs)} Dotted: the dense network in "
-        f"float32, {dense:.1f} %. {network_rows.seed_text(runs)} Below: its kernels of several taps as Tucker-2 and as "
-        "chains by plain least squares, each block rounded with one step; on the line the two agree.",
+        f"float32, {dense:.1f} %. {network_rows.seed_text(runs)} Below: kernels of several taps of a ResNet-20 as "
+        "Tucker-2 and as chains by plain least squares, each block rounded with one step; on the line the two agree.",
     )
     return figure

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from paper_figures import border, instability, perturbation, shared_core, success, trade_off
+from paper_figures import (
+    accuracy,
+    bits,
+    border,
+    fine_tuning,
+    instability,
+    kernels,
+    latency,
+    perturbation,
+    shared_core,
+    success,
+    trade_off,
+)
 
 FIGURES: dict[str, ModuleType] = {
     "instability": instability,
@@ -12,6 +24,11 @@ FIGURES: dict[str, ModuleType] = {
     "trade_off": trade_off,
     "shared_core": shared_core,
     "success": success,
+    "kernels": kernels,
+    "fine_tuning": fine_tuning,
+    "accuracy": accuracy,
+    "bits": bits,
+    "latency": latency,
     "border": border,
 }
 

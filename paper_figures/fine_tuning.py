@@ -61,15 +61,17 @@ def draw(rows: list[Row]) -> Figure:
     dense = network_rows.dense_accuracy()
     grid["epochs"].axhline(dense, color="black", linewidth=0.8, linestyle=(0, (1, 2)))
     grid["epochs"].annotate("dense", (len(stages) - 1, dense), (0, 2), textcoords="offset points", ha="right")
+    rounded = {row["run"] for row in rows if row.get("bits")}
     for name, stage in (("before", "recalibrated"), ("after", f"epoch {last}")):
-        few = [{**row, "bits": row.get("bits") or "32"} for row in rows if row["stage"] == stage]
+        few = [
+            {**row, "bits": row.get("bits") or "32"} for row in rows if row["stage"] == stage and row["run"] in rounded
+        ]
         curves(grid[name], few, "bits", [("32", 0), ("8", 1), ("6", 2), ("4", 3)])
         grid[name].set_xticks(range(4), ["float32", "8", "6", "4"])
         grid[name].set(xlabel="bits of the new layers' weights", title=f"rounded {name} restoration")
     grid["before"].set_ylabel("test accuracy (%)")
-    grid["before"].sharey(grid["after"])
     handles, labels = grid["epochs"].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, columnspacing=1.2, frameon=False)
     caption(
         figure,
         f"{network_rows.title()}, compressed to {TIMES} times fewer multiplications. Solid, filled marks: sensitivity "

@@ -17,6 +17,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks.networks.rows import RESULTS, Results
 from paper_figures.network_rows import NAMES, NETWORK, title
 from paper_figures.results import Job, Row, Settings, column, groups
 from paper_figures.style import caption, new_figure
@@ -47,8 +48,9 @@ def jobs(settings: Settings) -> Iterator[Job]:
     told = parameters(settings)
     for threads, batch in told["cases"]:
         key = {"network": NETWORK, "threads": threads, "batch": batch}
-        runs = tuple(f"{method}-global-macs-{times}x-seed0" for times in told["times"] for method in told["methods"])
-        yield Job(key, partial(measure, runs, threads, batch, told["seconds"]))
+        runs = [f"{method}-global-macs-{times}x-seed0" for times in told["times"] for method in told["methods"]]
+        there = Results(RESULTS, NETWORK).ranks
+        yield Job(key, partial(measure, tuple(run for run in runs if run in there), threads, batch, told["seconds"]))
 
 
 def measure(runs: tuple[str, ...], threads: int, batch: int, seconds: float) -> list[Row]:

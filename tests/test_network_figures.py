@@ -72,7 +72,7 @@ def test_kernels_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("model", ["chain", "Tucker-2"])
 def test_rounding_errors_are_predicted(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bits, "LARGER", DIGITS)
+    monkeypatch.setattr(bits, "SMALLER", DIGITS)
     found = bits.measure(model, "layer2.0.conv2", 0)
     assert [row["bits"] for row in found] == list(bits.BITS)
     for row in found[:3]:
@@ -160,6 +160,6 @@ def test_figures_need_no_torch() -> None:
 
 
 def test_prediction_uses_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bits, "LARGER", DIGITS)
+    monkeypatch.setattr(bits, "SMALLER", DIGITS)
     monkeypatch.setattr(tc, "quantization_error", lambda model, count: 7.0)
     assert {row["predicted"] for row in bits.measure("Tucker-2", "layer1.0.conv1", 0)} == {7.0}

@@ -72,7 +72,6 @@ class Run:
     bits : of the rounded weights that are measured.
     quantized : pairs (weight bits, activation bits) for the stages "quantized" and "trained".
     int8 : whether the int8 file is made.
-    teacher : whether the restoration follows the outputs of the dense network as well as the labels.
     """
 
     network: str
@@ -90,13 +89,12 @@ class Run:
     bits: tuple[int, ...] = ()
     quantized: tuple[tuple[int, int], ...] = ()
     int8: bool = False
-    teacher: bool = False
 
     @property
     def name(self) -> str:
         """A name that tells it from others of its network."""
         how = f"{'' if self.stabilised else '-plain'}{'-output' if self.fit_output else ''}"
-        how += ("-taught" if self.teacher else "") if self.epochs else "-unrestored"
+        how += "" if self.epochs else "-unrestored"
         kept = self.selection if self.selection == "evbmf" else f"{self.selection}-{self.budget}-{self.times:g}x"
         return f"{self.method}-{kept}{how}{'-bits' if self.quantized else ''}-seed{self.seed}"
 
@@ -206,10 +204,7 @@ def run(bench: Bench, told: Run, say: Callable[[str], object] = lambda text: Non
     if told.epochs:
         passes = Passes(bench, told.images, told.seed)
         with reduced(small, told.precision):
-            restore(
-                small, passes, told.epochs, rate=told.rate, sensitivity=weight, loss=smoothed, callback=after,
-                teacher=bench.net if told.teacher else None,
-            )  # fmt: skip
+            restore(small, passes, told.epochs, rate=told.rate, sensitivity=weight, loss=smoothed, callback=after)
     model = graph.onnx_model(filled(network, small), bench.side)
     note.rows[-1]["file_bytes"] = len(model.SerializeToString())
     if told.epochs:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.networks import graph, stored
-from benchmarks.networks.rows import RESULTS, WEIGHTS, replace_file
+from benchmarks.networks.rows import RESULTS, WEIGHTS, Results, replace_file
 from tensorchain.compression.conv import Convolution, Geometry, LayerPlan
 from tensorchain.compression.onnx_int8 import quantize_onnx
 from tensorchain.compression.plans import plan_of, tucker_cp
@@ -43,13 +43,16 @@ CASES = ((1, 1), (1, 32), (2, 1), (2, 32))
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.networks.latency", description=__doc__.split("\n")[0])
-    parser.add_argument("runs", nargs="*", metavar="RUN", help=f"names of runs; default {' '.join(RUNS)}")
+    parser.add_argument(
+        "runs", nargs="*", metavar="RUN", help=f"names of runs; default {' '.join(RUNS)}, as far as they were done"
+    )
     parser.add_argument("--network", default=NETWORK, help=f"default {NETWORK}")
     parser.add_argument("--side", type=int, default=28, help="height of an image (28)")
     parser.add_argument("--seconds", type=float, default=8.0, help="time for each of the four cases (8)")
     parser.add_argument("--out", type=Path, help="default: results/NETWORK-latency.csv")
     options = parser.parse_args(arguments)
-    models = onnx_models(options.network, options.runs or RUNS, options.side)
+    there = Results(RESULTS, options.network).ranks
+    models = onnx_models(options.network, options.runs or [run for run in RUNS if run in there], options.side)
     rows = [row for case in CASES for row in measure(models, *case, side=options.side, seconds=options.seconds)]
     out = options.out or RESULTS / f"{options.network}-latency.csv"
     columns = list(rows[0])

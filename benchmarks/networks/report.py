@@ -50,13 +50,14 @@ def headline() -> str:
             ("Tucker-2, 3 x fewer parameters", "tucker2", "params", 3.0, "last"),
             ("... and int8", "tucker2", "params", 3.0, "int8"),
         ]
-        both = [(*one, False) for one in wanted] + [(f"{what}, taught", *rest, True) for what, *rest in wanted]
-        for what, method, budget, times, stage, taught in both:
+        # Rows restored on all training images are in a file of their own, and count first.
+        full = Results(RESULTS, f"{network}-full").rows
+        for what, method, budget, times, stage in wanted:
+            found_in = full or rows
             mine = [
                 row
-                for row in (ends(rows) if stage == "last" else [row for row in rows if row["stage"] == "int8"])
+                for row in (ends(found_in) if stage == "last" else [row for row in found_in if row["stage"] == "int8"])
                 if row["method"] == method
-                and (row.get("teacher") == "True") == taught
                 and row["budget"] == budget
                 and float(row["times"]) == times
                 and row["stabilised"] == "True"
@@ -76,7 +77,7 @@ def headline() -> str:
 def methods() -> str:
     """All methods at one budget, stabilised and not."""
     network = NETWORKS["ResNet-18"]
-    rows = [row for row in alone(network) if row["run"] != "dense"]
+    rows = [row for row in Results(RESULTS, network).rows if row["run"] != "dense"]
     speeds = _speeds(network)
     chosen = [
         row
@@ -112,7 +113,7 @@ def methods() -> str:
 
 def output() -> str:
     """Fits to the outputs beside fits to the kernels, without fine-tuning."""
-    rows = alone(NETWORKS["ResNet-18"])
+    rows = Results(RESULTS, NETWORKS["ResNet-18"]).rows
     recalibrated = [row for row in rows if row["stage"] == "recalibrated" and not row.get("bits")]
     compressed = {row["run"]: row["test"] for row in rows if row["stage"] == "compressed"}
     heads = ["method", "MACs", "fitted to", "kernel error", "as compressed", "normalisations measured again"]
@@ -142,7 +143,7 @@ def output() -> str:
 
 def selection() -> str:
     """Ways to choose the ranks of Tucker-2."""
-    rows = alone(NETWORKS["ResNet-18"])
+    rows = Results(RESULTS, NETWORKS["ResNet-18"]).rows
     heads = ["ranks by", "budget", "layers replaced", "compressed", "restored", "validation", "parameters", "MACs"]
     lines = []
     for row in ends(rows):
@@ -158,7 +159,7 @@ def selection() -> str:
 
 def bits() -> str:
     """Weights and activations of few bits."""
-    rows = alone(NETWORKS["ResNet-18"])
+    rows = Results(RESULTS, NETWORKS["ResNet-18"]).rows
     found = {}
     for row in rows:
         if row["stage"] in ("quantized", "trained"):
@@ -188,11 +189,6 @@ def latency() -> str:
         heads += [f"{t} thread{'s' if int(t) > 1 else ''}, batch {b}" for t, b in cases]
         blocks.append(markdown(heads, lines))
     return "\n\n".join(blocks)
-
-
-def alone(network: str) -> list[Row]:
-    """The rows of runs that were restored without a teacher, which all tables but the first compare."""
-    return [row for row in Results(RESULTS, network).rows if row.get("teacher") != "True"]
 
 
 def ends(rows: Sequence[Row]) -> list[Row]:

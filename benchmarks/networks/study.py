@@ -28,12 +28,10 @@ from benchmarks.networks.rows import RESULTS, WEIGHTS, Results, table
 DEFAULT, FALLBACK = "resnet18-w16-fashion-mnist-seed0", "resnet20-w8-digits-seed0"
 BITS = (8, 6, 4)
 PAIRS = ((8, 8), (6, 8), (4, 8), (3, 8), (2, 8), (8, 6), (8, 4), (8, 3), (8, 2))
-TAUGHT_IMAGES = 20_000
 GROUPS = {
     "chains": "TC at 3 and 5 times fewer MACs, fitted to the layers' outputs",
     "methods": "every method at 5 times fewer MACs, stabilised and not, fitted to the kernels",
     "int8": "Tucker-2 at 3 times fewer parameters, fitted to the layers' outputs, then int8",
-    "taught": "the networks of chains and int8, restored after the dense network's outputs on 20000 images an epoch",
     "output": "fits to the layers' outputs beside fits to the kernels, without fine-tuning",
     "selection": "ways to choose the ranks of Tucker-2",
     "budgets": "TC, CPD and Tucker-2 at other budgets",
@@ -61,8 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     images = 1280 if options.quick else len(splits.train) if options.full else options.images
     for told in runs(weights.stem, options.names or list(GROUPS), options.seeds):
         epochs = min(told.epochs, 1 if options.quick else options.epochs)
-        seen = max(images, told.images) if told.teacher and not options.quick else images
-        one = replace(told, images=seen, epochs=epochs, precision=options.precision)
+        one = replace(told, images=images, epochs=epochs, precision=options.precision)
         if results.has(one.name):
             continue
         print(one.name, flush=True)
@@ -87,13 +84,12 @@ def _group(name: str) -> list[Run]:
     if name == "chains":
         return [Run("", "tc", times=times, fit_output=True) for times in (3, 5)]
     if name == "methods":
-        pairs = [(method, tame) for method in ("tc", "cp3", "btd", "tucker-cp", "cp4") for tame in (True, False)]
-        return [Run("", method, times=5, stabilised=tame, bits=BITS) for method, tame in (("tucker2", True), *pairs)]
+        told = [("tucker2", True), ("tc", True), ("tc", False), ("cp3", True), ("cp3", False)]
+        rounded = [Run("", method, times=5, stabilised=tame, bits=BITS) for method, tame in told]
+        others = [(method, tame) for tame in (True, False) for method in ("btd", "tucker-cp", "cp4")]
+        return [*rounded, *(Run("", method, times=5, stabilised=tame) for method, tame in others)]
     if name == "int8":
         return [Run("", "tucker2", budget="params", times=3, fit_output=True, int8=True)]
-    if name == "taught":
-        plain = [*_group("chains"), *_group("int8")]
-        return [replace(told, teacher=True, images=TAUGHT_IMAGES) for told in plain]
     if name == "output":
         # The fits to the kernels beside them are the recalibrated rows of "methods"; "chains" has those of TC.
         methods = ("tucker2", "cp3", "tucker-cp", "btd", "cp4")

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 NEEDS = {
     "test_digits.py": ("torch", "onnx", "onnxruntime", "sklearn"),
     "test_layer_bits.py": ("torch",),
+    "test_network_study.py": ("torch", "safetensors", "sklearn", "onnxruntime"),
     "test_networks.py": ("torch", "safetensors", "PIL", "sklearn"),
     "test_onnx.py": ("onnx", "onnxruntime"),
     "test_onnx_command.py": ("onnx", "onnxruntime"),
