@@ -6,11 +6,11 @@ python -m benchmarks.tables
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from benchmarks import crossover, memory
+from benchmarks.files import replace_file
 from benchmarks.timing import RESULTS, table
 
 README = Path(__file__).parent.parent / "README.md"
@@ -19,11 +19,11 @@ BEGIN, END = "<!-- table of benchmarks.tables: begin -->", "<!-- end -->"
 
 def main() -> None:
     found = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
-    write(RESULTS / "sweeps.md", whole(found))
+    replace_file(RESULTS / "sweeps.md", whole(found))
     text = README.read_text()
     if BEGIN in text:
         head, rest = text.split(BEGIN, 1)
-        write(README, head + BEGIN + "\n" + short(found) + "\n" + rest[rest.index(END) :])
+        replace_file(README, head + BEGIN + "\n" + short(found) + "\n" + rest[rest.index(END) :])
     print(RESULTS / "sweeps.md")
 
 
@@ -69,13 +69,6 @@ def short(found: dict[str, Any]) -> str:
         name = f"sparse CP, {row['entries']:.0e} entries, rank {row['rank']}".replace("e+0", "e")
         rows.append([name, f"{row['tensorchain sweep s']:.2g} s", f"pyttb {row['ratio']:.2g}\N{MULTIPLICATION SIGN}"])
     return table(["one sweep or iteration", "tensorchain", "the others take, of that"], rows)
-
-
-def write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 _EXPLAINED = """Same tensor, same number of threads, runs in turn, medians; error is relative, after the same number of

@@ -13,7 +13,7 @@ import os
 import platform
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
+
+from benchmarks.files import replace_file
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -112,9 +114,8 @@ def parser(doc: str) -> argparse.ArgumentParser:
 
 def save(folder: Path, name: str, figures: dict[str, Any], *, quick: bool) -> None:
     """Write figures as JSON, with what they were measured on."""
-    folder.mkdir(parents=True, exist_ok=True)
     whole = {"machine": machine(), "quick": quick, **figures}
-    (folder / f"{name}.json").write_text(json.dumps(whole, indent=1) + "\n")
+    replace_file(folder / f"{name}.json", json.dumps(whole, indent=1) + "\n")
 
 
 def machine() -> dict[str, Any]:
@@ -138,7 +139,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows))

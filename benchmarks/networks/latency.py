@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.files import replace_file
 from benchmarks.networks import graph, stored
-from benchmarks.networks.rows import RESULTS, WEIGHTS, Results, replace_file
+from benchmarks.networks.rows import RESULTS, WEIGHTS, Results
 from tensorchain.compression.conv import Convolution, Geometry, LayerPlan
 from tensorchain.compression.onnx_int8 import quantize_onnx
 from tensorchain.compression.plans import plan_of, tucker_cp

@@ -14,7 +14,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.networks.rows import HERE, RESULTS, Results, Row, replace_file
+from benchmarks.files import replace_file
+from benchmarks.networks.rows import HERE, RESULTS, Results, Row
+from benchmarks.timing import table as markdown
 
 NETWORKS = {"ResNet-18": "resnet18-w16-fashion-mnist-seed0", "ResNet-20": "resnet20-w16-fashion-mnist-seed0"}
 NAMES = {"tc": "TC", "btd": "BTD", "cp3": "CPD, order 3", "cp4": "CPD, order 4", "tucker2": "Tucker-2",
@@ -214,11 +216,6 @@ def mean_of(rows: Sequence[Row], stage: str) -> list[str]:
         values = [float(row["test"]) for row in rows if row["stage"] == stage and (row.get("bits") or "") == count]
         found.append(f"{statistics.mean(values):.2f}" if values else "-")
     return found
-
-
-def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, ["---"] * len(heads), *lines))
 
 
 def _sizes(row: Row, dense: Row) -> list[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks.files import replace_file
 
 HERE = Path(__file__).parent
 WEIGHTS, RESULTS = HERE / "weights", HERE / "results"
@@ -62,11 +63,3 @@ def table(rows: Sequence[Row]) -> str:
         lines += [f"{'  int8':<44}{'':>11}{r['test']:>10}{r['validation']:>11}{'':>21}{r['file_bytes']:>9}"
                   for r in mine if r["stage"] == "int8"]  # fmt: skip
     return "\n".join(lines)
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a text under a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -16,7 +16,8 @@ import numpy as np
 
 from tensorchain.kernels.linalg import Array, cholesky, cholesky_solve
 
-_SMALLEST_PIVOT = 1e-7
+SMALLEST_PIVOT = 1e-7
+"""Of a Cholesky factor relative to the largest, below which its matrix counts as singular."""
 
 
 class System(Protocol):
@@ -89,7 +90,7 @@ def solve_rows(gram: Array, rhs: Array) -> Array:
         if factor is not None:
             pivots = np.abs(factor.diagonal())
             # Below this the smallest eigenvalue is rounding: least norm instead.
-            if pivots.min() > _SMALLEST_PIVOT * pivots.max():
+            if pivots.min() > SMALLEST_PIVOT * pivots.max():
                 return cholesky_solve(factor, rhs.T).T
         values, vectors = np.linalg.eigh(gram)
         keep = values > np.finfo(float).eps * len(values) * max(values[-1], 0.0)

@@ -28,13 +28,11 @@ from scipy import linalg
 from scipy.linalg import lapack
 
 from tensorchain.kernels import Array, KroneckerSystem, System, contract, memory
-from tensorchain.kernels.systems import mode_product
+from tensorchain.kernels.systems import SMALLEST_PIVOT, mode_product
 from tensorchain.models.base import Model
 from tensorchain.models.network import Network
 
 Self = TypeVar("Self", bound="CoreTerms")
-
-_SMALLEST_PIVOT = 1e-7
 
 Jet = tuple[Array, Array | None]
 """A value and its derivative; None for zero."""
@@ -304,7 +302,7 @@ def _inverse_root(gram: Array) -> Array | None:
     """L^-1 with L L^H = gram; None where it is singular to rounding."""
     factor, failed = (lapack.zpotrf if gram.dtype.kind == "c" else lapack.dpotrf)(gram, lower=1, clean=1)
     pivots = np.abs(np.diagonal(factor))
-    if failed or not pivots.min() > _SMALLEST_PIVOT * pivots.max():
+    if failed or not pivots.min() > SMALLEST_PIVOT * pivots.max():
         return None
     inverse, _ = (lapack.ztrtri if gram.dtype.kind == "c" else lapack.dtrtri)(factor, lower=1)
     return np.asarray(inverse)

@@ -1,6 +1,9 @@
 """Tests of an adapter belong to installations that have its library; see the extras of the package."""
 
+from collections.abc import Iterator
 from importlib.util import find_spec
+
+import pytest
 
 NEEDS = {
     "test_digits.py": ("torch", "onnx", "onnxruntime", "sklearn"),
@@ -14,3 +17,15 @@ NEEDS = {
 }
 
 collect_ignore = [name for name, modules in NEEDS.items() if any(find_spec(module) is None for module in modules)]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread, from the same random numbers."""
+    import torch
+
+    torch.manual_seed(0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -13,14 +13,7 @@ import tensorchain as tc
 from tensorchain.compression import allocate_layer_bits, compress, fit_kernel, quantize, quantizer, restore
 from tensorchain.compression.torch_layers import plan_of_module
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.manual_seed(0)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def network():

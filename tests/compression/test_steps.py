@@ -13,16 +13,10 @@ from tensorchain.compression import compress, compress_in_steps, compress_to_sco
 from tensorchain.compression.progress import Progress, plan_of_record, plan_record
 from tensorchain.compression.torch_layers import plan_of_module, sites_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.manual_seed(0)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel"),
+]
 
 
 def network():

@@ -20,16 +20,9 @@ from tensorchain.compression.torch_modules import fake_quantize_class
 from tensorchain.compression.training import decomposed, sensitivity_of
 from tensorchain.models import CP, TensorChain
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 METHODS = ("cp3", "cp4", "tucker2", "tucker-cp", "btd", "tc")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.manual_seed(0)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Small(nn.Module):
