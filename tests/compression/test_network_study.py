@@ -23,7 +23,7 @@ from tensorchain.compression.torch_layers import sites_of  # noqa: E402
 def weights(tmp_path_factory):
     """A small network for the digits, after one short epoch, with normalisations that have seen them."""
     recipe = {
-        "network": "resnet20", "width": 4, "stem": "cifar", "data": "digits", "classes": 10, "channels": 1, "epochs": 1,
+        "network": "resnet20", "width": 8, "stem": "cifar", "data": "digits", "classes": 10, "channels": 1, "epochs": 1,
         "batch": 64, "rate": 0.05, "decay": 5e-4, "seed": 0, "precision": "float32",
     }  # fmt: skip
     folder = tmp_path_factory.mktemp("weights")

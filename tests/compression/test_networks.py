@@ -119,8 +119,8 @@ def test_full_networks_have_the_parameters_of_the_published_ones(name, width, pa
 def test_training_goes_on_as_if_it_had_not_stopped(tmp_path, monkeypatch):
     splits = data.load("digits", validation=0.8)
     recipe = {
-        "network": "resnet20", "width": 4, "stem": "cifar", "data": "digits", "classes": 10, "channels": 1, "epochs": 2,
-        "batch": 64, "rate": 0.05, "decay": 5e-4, "seed": 0, "precision": "float32",
+        "network": "resnet20", "width": 8, "stem": "cifar", "data": "digits", "classes": 10, "channels": 1, "epochs": 2,
+        "batch": 16, "rate": 0.05, "decay": 5e-4, "seed": 0, "precision": "float32",
     }  # fmt: skip
     whole, _ = train.train(splits, recipe, tmp_path / "whole")
     one_epoch, calls = train._epoch, []
