@@ -14,6 +14,8 @@ from tensorchain.kernels import memory
 Array = NDArray[Any]
 
 _PIECE = 1 << 20
+_BLOCK = 32
+"""Columns that LAPACK treats at once, and the size below which all eigenvectors cost no more than some."""
 
 
 def cholesky(matrix: Array) -> Array | None:
@@ -34,6 +36,27 @@ def cholesky_solve(factor: Array, rhs: Array) -> Array:
         return np.asarray(solution.conj())
     solution, _ = lapack.dpotrs(factor, rhs, lower=1)
     return np.asarray(solution)
+
+
+def leading_eigenvectors(matrix: Array, count: int) -> Array:
+    """Eigenvectors of the `count` largest eigenvalues of a Hermitian matrix (n, n), in rising order: (n, count).
+
+    Tridiagonal form, its eigenvectors by relatively robust representations, and back.  LAPACK's own driver finds some
+    of the eigenvectors by bisection and inverse iteration: twice as long in all (measured here).
+    """
+    size = len(matrix)
+    if size < _BLOCK or 2 * count > size:
+        return np.asarray(np.linalg.eigh(matrix)[1][:, size - count :])
+    complex_like = matrix.dtype.kind == "c"
+    reduce, rotate = (lapack.zhetrd, lapack.zunmqr) if complex_like else (lapack.dsytrd, lapack.dormqr)
+    reflectors, diagonal, beside, scales, _ = reduce(matrix, lower=1, lwork=_BLOCK * size)
+    found, _, vectors, failed = lapack.dstemr(diagonal, np.append(beside, 0.0), 2, 0.0, 0.0, size - count + 1, size)
+    if failed or found != count:
+        return np.asarray(np.linalg.eigh(matrix)[1][:, size - count :])
+    result = np.array(vectors[:, :count], dtype=matrix.dtype, order="F")
+    # The reflectors leave the first row alone.
+    result[1:] = rotate("L", "N", reflectors[1:, :-1], scales, result[1:], _BLOCK * count)[0]
+    return result
 
 
 def diagonal_blocks(matrix: Array, start: int, count: int, width: int) -> Array:

@@ -110,13 +110,13 @@ class Model(Form):
         return None
 
     def absorbed(self, k: int) -> Model | None:
-        """The model with factor k in its core and an identity in its place, for `rejoined`; None for most models."""
+        """The model whose core, block 0, has taken in factor k and carries its mode, for `rejoined`; None for most."""
         return None
 
     def rejoined(self: Self, k: int, rhs: Array) -> tuple[Self, float] | None:
         """Factor k and the core at their joint best, and ||X||^2; None where the other factors are deficient.
 
-        `rhs` is L^H vec(T) for the core of `absorbed(k)`.
+        `rhs` is L^H vec(T) for the core of `absorbed(k)`, (I_k, R_others).
         """
         return None
 

@@ -19,15 +19,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TypeVar
 
 import numpy as np
-from scipy import linalg
 from scipy.linalg import lapack
 
-from tensorchain.kernels import Array, KroneckerSystem, System, contract, memory
+from tensorchain.kernels import Array, KroneckerSystem, System, contract, leading_eigenvectors, memory
 from tensorchain.kernels.systems import SMALLEST_PIVOT, mode_product
 from tensorchain.models.base import Model
 from tensorchain.models.network import Network
@@ -92,19 +91,13 @@ def _padding(network: Network) -> Padding:
 
 
 @lru_cache(maxsize=256)
-def _absorbing(network: Network, k: int, size: int) -> Network:
-    """The wiring of one term with bond k as wide as its mode."""
+def _absorbing(network: Network, k: int) -> Network:
+    """The wiring of one term without factor k, whose mode the core carries."""
     term = network.terms[0]
-    letter = term.bonds[k]
-    sizes = tuple((name, size if name == letter else old) for name, old in term.sizes)
-    return replace(network, terms=(replace(term, sizes=sizes),))
-
-
-@lru_cache(maxsize=64)
-def _identity(size: int) -> Array:
-    identity = np.eye(size)
-    identity.flags.writeable = False
-    return identity
+    gone = term.bonds[k]
+    bonds = (term.bonds[0].replace(gone, ""), *(letters for m, letters in enumerate(term.bonds) if m not in (0, k)))
+    modes = (network.modes[k], *(mode for m, mode in enumerate(network.modes) if m not in (0, k)))
+    return Network.single(bonds, {letter: size for letter, size in term.sizes if letter != gone}, modes)
 
 
 class CoreTerms(Model):
@@ -203,32 +196,33 @@ class CoreTerms(Model):
     def absorbed(self, k: int) -> Model | None:
         if k == 0 or self._padding.count > 1:
             return None
-        size = self.shape[k - 1]
-        network = _absorbing(self.network, k, size)
-        matrices = list(self.matrices)
-        matrices[0], matrices[k] = np.zeros((1, network.widths[0])), _identity(size)
-        return type(self).from_matrices(network, matrices)
+        network = _absorbing(self.network, k)
+        others = [matrix for m, matrix in enumerate(self.matrices) if m not in (0, k)]
+        return Model.from_matrices(network, [np.zeros((self.shape[k - 1], network.widths[0])), *others])
 
     def rejoined(self: Self, k: int, rhs: Array) -> tuple[Self, float] | None:
         # With L_m L_m^H = C_m the columns of U_m L_m^-H are orthonormal: in that basis the best factor holds the
         # leading singular vectors (HOOI), and the best core is what they project out.
-        mode = k - 1
-        roots = [None if n == mode else _inverse_root(stack[0, 0]) for n, stack in enumerate(self._stacks)]
-        value = rhs.reshape(*(size for size in self._padding.ranks[:mode]), -1, *self._padding.ranks[mode + 1 :])
-        for n, root in enumerate(roots):
-            if n != mode:
-                if root is None:
-                    return None
-                value = mode_product(value, root, n)
-        unfolded = np.moveaxis(value, mode, 0).reshape(self.shape[mode], -1)
-        factor = leading_vectors(unfolded, self._padding.ranks[mode])
-        core = mode_product(value, factor.conj().T, mode)
+        mode, ranks = k - 1, self._padding.ranks
+        roots = [_inverse_root(stack[0, 0]) for n, stack in enumerate(self._stacks) if n != mode]
+        value = rhs.reshape(-1, *ranks[:mode], *ranks[k:])
+        for n, root in enumerate(roots, start=1):
+            if root is None:
+                return None
+            value = mode_product(value, root, n)
+        unfolded = value.reshape(len(rhs), -1)
+        factor = leading_vectors(unfolded, ranks[mode])
+        core = factor.conj().T @ unfolded
         explained = float(np.vdot(core, core).real)
-        for n, root in enumerate(roots):
-            if root is not None:
-                core = mode_product(core, root.conj().T, n)
+        core = core.reshape(-1, *value.shape[1:])
+        for n, root in enumerate(roots, start=1):
+            assert root is not None
+            core = mode_product(core, root.conj().T, n)
+        # About as large as the old factor: blocks that are balanced stay so.
+        size = np.linalg.norm(self.matrices[k]) / math.sqrt(ranks[mode])
+        scale = 2.0 ** round(math.log2(size)) if 0.0 < size < math.inf else 1.0
         matrices = list(self.matrices)
-        matrices[0], matrices[k] = core.reshape(1, -1), factor
+        matrices[0], matrices[k] = np.moveaxis(core, 0, mode).reshape(1, -1) / scale, factor * scale
         return self.with_matrices(matrices), explained
 
     def system(self, k: int) -> System:
@@ -288,7 +282,7 @@ def leading_vectors(matrix: Array, count: int) -> Array:
     rows, columns = matrix.shape
     small = matrix @ matrix.conj().T if rows <= columns else matrix.conj().T @ matrix
     found = min(count, len(small))
-    _, vectors = linalg.eigh(small, subset_by_index=(len(small) - found, len(small) - 1), check_finite=False)
+    vectors = leading_eigenvectors(small, found)
     right = matrix.conj().T @ vectors if rows <= columns else vectors
     left: Array = np.linalg.qr(matrix @ np.linalg.qr(right)[0])[0]
     if found < count:

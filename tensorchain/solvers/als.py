@@ -76,8 +76,15 @@ class ALS:
             figures = memory.figures
             model, error, penalty, used = memory.models["point"], figures["error"], figures["penalty"], figures["used"]
             previous = None if figures["previous"] is None else (figures["previous"][0], figures["previous"][1])
+            tensor.keep(model, figures["kept"])
         while True:
-            figures = {"error": error, "penalty": penalty, "used": used, "previous": previous}
+            figures = {
+                "error": error,
+                "penalty": penalty,
+                "used": used,
+                "previous": previous,
+                "kept": tensor.kept(model),
+            }
             sensitivity = _total(model)
             yield Iterate(model, error, sensitivity, penalty, memory=Memory(figures, {"point": model}))
             merit = constraint.merit(error, sensitivity)

@@ -21,8 +21,8 @@ from tensorchain.models import Model
 from tensorchain.solvers.constraints import Constraint
 from tensorchain.tensors import Tensor
 
-_SMALL_MODEL, _SMALL_TENSOR = 1500, 1_000_000
-"""Parameters and entries up to which one BLAS thread is used (measured here: see benchmarks)."""
+_SMALL_TENSOR = 1_000_000
+"""Entries up to which one BLAS thread is used: more save nothing (measured here: see benchmarks)."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def run(
     if resume is not None:
         tracker.rows, tracker.best = list(resume.rows), resume.best
     reason = StopReason.INTERRUPTED
-    with np.errstate(all="ignore"), recycling(), blas_threads(1 if _is_small(problem.tensor, start) else None):
+    with np.errstate(all="ignore"), recycling(), blas_threads(1 if math.prod(start.shape) <= _SMALL_TENSOR else None):
         steps = solver.steps(problem, start, *([] if resume is None else [resume.memory]))
         try:
             while True:
@@ -195,10 +195,6 @@ def children(rng: np.random.Generator, count: int) -> list[np.random.Generator]:
 def draw_seeds(rng: np.random.Generator, count: int) -> list[int]:
     """Seeds of independent generators."""
     return [int(seed) for seed in rng.integers(2**63, size=count)]
-
-
-def _is_small(tensor: Tensor, model: Model) -> bool:
-    return model.n_parameters <= _SMALL_MODEL and math.prod(tensor.shape) <= _SMALL_TENSOR
 
 
 _OPEN = (StopReason.CONVERGED, StopReason.ITERATION_LIMIT, StopReason.STALLED)

@@ -1,21 +1,15 @@
 """Arrays in memory.
 
-Contractions go through one GEMM on a reshape of T wherever the wiring allows it.  The modes are
-cut into a left and a right half; T is contracted with the blocks of one half (a *partial*), and all
-blocks of the other half are then served from the partial: a dimension tree of depth two, so that a
-sweep over an order-3 CP costs two passes over T, not three.  The partial is kept until a block it was
-made from is replaced; blocks are immutable, so identity of the arrays is an exact test.
+Contractions go through one GEMM on a reshape of T wherever the wiring allows it.  T is contracted with the
+blocks of some modes (a *partial*), and all blocks of the others are then served from the partial: which modes
+these are is decided in :mod:`tensorchain.tensors.tree`.  The partial is kept until a block it was made from is
+replaced; blocks are immutable, so identity of the arrays is an exact test.
 
-A partial has its bonds in front and its modes behind: products are then a small matrix times a wide one,
-which BLAS does fastest, and nothing large is ever transposed.  Blocks of a half that are merged before the
-product (a Khatri-Rao product for CP, a subchain for TC) are made in slices that stay in the cache, so the
-memory of a sweep beyond T is that of the partials.
+Blocks that are merged before the product (a Khatri-Rao product for CP, a subchain for TC) are made in slices
+that stay in the cache, so the memory of a sweep beyond T is that of one partial.
 
 `residual` forms T - X, that of large tensors box by box, so it stays exact at errors near rounding, and needs the
 memory of a box beyond T.
-
-Reference for the tree: Phan, Tichavsky, Cichocki, "Fast alternating LS algorithms for high order
-CANDECOMP/PARAFAC tensor factorizations" (2013).
 """
 
 from __future__ import annotations
@@ -23,23 +17,21 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any
 
 import numpy as np
 
 from tensorchain import kernels
 from tensorchain.kernels import Array, contract, memory
 from tensorchain.models import Model
-from tensorchain.models.network import Network, Term
 from tensorchain.tensors.base import Residual, Tensor
 from tensorchain.tensors.boxes import BOX_ENTRIES, Box, boxes, empty_blocks, part, rows_of
+from tensorchain.tensors.tree import Plan, plans
 
 _KEPT = 1 << 21
 """Most entries of T - X that are made at once and kept for the gradient (16 MB in double); of more, box by box."""
 _SMALL_PARTIAL = 1 << 16
-_HALF = 1 << 18
-"""Entries of a slice of the blocks of one half, merged (2 MB in double)."""
 
 
 class Dense(Tensor):
@@ -59,7 +51,8 @@ class Dense(Tensor):
         self.array = _checked(array)
         self.shape = self.array.shape
         self.dtype = self.array.dtype
-        self._partials: dict[tuple[int, tuple[int, ...]], tuple[tuple[Any, ...], tuple[Array, ...], Array]] = {}
+        self._partials: dict[int, tuple[tuple[Any, ...], tuple[Array, ...], Array]] = {}
+        """For each term the signature of a partial product, the blocks in it, and the product."""
         self._norm = kernels.norm(self.array)
 
     def scaled(self, factor: float) -> Dense:
@@ -101,6 +94,22 @@ class Dense(Tensor):
         double = np.result_type(result, self._double)
         return np.multiply(result, self.scale, dtype=double) if self.scale != 1.0 else result.astype(double, copy=False)
 
+    def kept(self, model: Model) -> list[list[int]]:
+        found = []
+        for t in self._partials:
+            serving = (
+                [t, k, n]
+                for k in model.network.block_of_mode
+                for n, plan in enumerate(plans(model.network, t, k, self.shape))
+                if self._current(model, t, plan) is not None
+            )
+            found += list(islice(serving, 1))
+        return found
+
+    def keep(self, model: Model, kept: Sequence[Sequence[int]]) -> None:
+        for t, k, n in kept:
+            self._renewed(model, t, plans(model.network, t, k, self.shape)[n])
+
     def residual(self, model: Model) -> Residual:
         if self.array.size <= _KEPT:
             whole = tuple(slice(0, size) for size in self.shape)
@@ -137,17 +146,16 @@ class Dense(Tensor):
         return result
 
     def _contract_term(self, model: Model, t: int, k: int) -> Array:
-        """One term of L_k^H vec(T), from the partial product that serves block k."""
-        network = model.network
-        plans = _plans(network, t, k, self.shape)
-        # A core is served by either half: by the one that is there.
-        plan = next((plan for plan in plans if self._current(model, t, plan) is not None), plans[0])
-        partial = self._current(model, t, plan)
+        """One term of L_k^H vec(T), from a partial product that serves block k."""
+        choice = plans(model.network, t, k, self.shape)
+        plan, partial = choice[0], None
+        for candidate in choice:
+            partial = self._current(model, t, candidate)
+            if partial is not None:
+                plan = candidate
+                break
         if partial is None:
-            # The old one goes first: two at a time would double the memory.
-            self._partials.pop((t, plan.used), None)
-            partial = self._partial(model, t, plan)
-            self._partials[t, plan.used] = (plan.signature, tuple([model.matrices[m] for m in plan.used]), partial)
+            partial = self._renewed(model, t, plan)
         if plan.final is None:
             value = partial.reshape(plan.width, -1).T
         else:
@@ -158,38 +166,58 @@ class Dense(Tensor):
         return value.reshape(len(model.matrices[k]), -1)
 
     def _current(self, model: Model, t: int, plan: Plan) -> Array | None:
-        """The partial product that is kept, if the blocks in it are those of the model."""
-        signature, sources, partial = self._partials.get((t, plan.used), (None, (), None))
-        # Wirings that differ elsewhere may share a partial.
+        """The partial product that is kept, if it is that of the plan and made from the blocks of the model."""
+        signature, sources, partial = self._partials.get(t, (None, (), None))
         if signature != plan.signature or not all(map(operator.is_, sources, [model.matrices[m] for m in plan.used])):
             return None
         return partial
 
+    def _renewed(self, model: Model, t: int, plan: Plan) -> Array:
+        """The partial product of the plan, kept from now on."""
+        # The old one goes first: two at a time would double the memory.
+        self._partials.pop(t, None)
+        partial = self._partial(model, t, plan)
+        self._partials[t] = (plan.signature, tuple([model.matrices[m] for m in plan.used]), partial)
+        return partial
+
     def _partial(self, model: Model, t: int, plan: Plan) -> Array:
-        """T contracted with the blocks of one half of the modes: open bonds first, then kept modes."""
+        """T contracted with the blocks of some modes: open bonds first, then kept modes."""
         if plan.half is None:
             operands = [self._operand(model, t, m) for m in plan.used]
             return np.ascontiguousarray(contract(plan.sequence, self.array, *operands))
         # The half closes on few bonds: contract its blocks first, then one GEMM with T.  A large half is
         # never whole: slices of its first mode follow one another while they are in the cache.
+        before, _, behind = plan.matrices
         first = model.network.modes[plan.used[0]]
         assert first is not None
         length = self.shape[first]
-        step = max(1, length // max(1, plan.rows * plan.width // _HALF)) if plan.sliced else length
-        result = memory.empty((plan.width, self.array.size // plan.rows), self.dtype)
-        for start in range(0, length, step):
-            rows = slice(start, start + step)
-            half = contract(
-                plan.half, *[self._operand(model, t, m, rows if m == plan.used[0] else None) for m in plan.used]
-            )
-            data = self.array[rows] if plan.leading else self.array.reshape(-1, length, plan.rows // length)[:, rows]
-            matrix = data.reshape(-1, result.shape[1]) if plan.leading else data.reshape(result.shape[1], -1).T
-            half = half.reshape(plan.width, -1)
+        if before > 1 and behind > 1:
+            half = self._half(model, t, plan, slice(None), plan.width)
+            result = memory.empty((before, plan.width, behind), np.result_type(half, self.dtype))
+            return np.matmul(half, self.array.reshape(plan.matrices), out=result).reshape(plan.shape)
+        data = self.array.reshape(length, -1, behind) if before == 1 else self.array.reshape(before, length, -1)
+        width = _filled(plan.width)
+        result = memory.empty((width, before * behind), self.dtype)
+        for start in range(0, length, plan.step):
+            some = slice(start, start + plan.step)
+            half = self._half(model, t, plan, some, width)
+            matrix = data[some].reshape(-1, behind) if before == 1 else data[:, some].reshape(before, -1).T
             if start == 0:
                 result = np.matmul(half, matrix, out=result if half.dtype == self.dtype else None)
             else:
                 result += half @ matrix
-        return result.reshape(plan.shape)
+        return result[: plan.width].reshape(plan.shape)
+
+    def _half(self, model: Model, t: int, plan: Plan, some: slice, width: int) -> Array:
+        """Blocks of the modes that are summed, merged: open bonds by entries, with zeros up to `width`."""
+        assert plan.half is not None
+        operands = [self._operand(model, t, m, some if m == plan.used[0] else None) for m in plan.used]
+        half = contract(plan.half, *operands).reshape(plan.width, -1)
+        if width == plan.width:
+            return half
+        wide = np.zeros((width, half.shape[1]), half.dtype)
+        wide[: plan.width] = half
+        return wide
 
     def _operand(self, model: Model, t: int, m: int, rows: slice | None = None) -> Array:
         """Conjugated block, in the precision of the data, so that products with them run in it."""
@@ -200,100 +228,13 @@ class Dense(Tensor):
         return _conj(operand).astype(complex_like if operand.dtype.kind == "c" else self.dtype, copy=False)
 
 
-class Plan(NamedTuple):
-    """How L_k^H vec(T) is computed for one term and block."""
-
-    used: tuple[int, ...]
-    """Blocks that the partial product contains."""
-    half: str | None
-    """Subscripts that merge these blocks before the product with T, or None to go one by one."""
-    sequence: str
-    """Subscripts of the product one by one."""
-    leading: bool
-    """Whether the half consists of the first modes."""
-    rows: int
-    """Entries of the half of T that is summed."""
-    width: int
-    """Product of the open bonds."""
-    cost: int
-    """Multiplications of the partial."""
-    sliced: bool
-    """Whether the half is so large that it is made in slices."""
-    shape: tuple[int, ...]
-    """Shape of the partial: open bonds, kept modes."""
-    signature: tuple[Any, ...]
-    """What the partial depends on beside the blocks: its subscripts and the bonds of the blocks."""
-    final: str | None
-    """Subscripts of the rest, from the partial to (I_k, P_k); None when the partial is the result."""
-    rest: tuple[int, ...]
-
-
-@lru_cache(maxsize=4096)
-def _plans(network: Network, t: int, k: int, shape: tuple[int, ...]) -> tuple[Plan, ...]:
-    """One plan for a block that carries a mode; for a core one with each half, the cheaper one first."""
-    left, right = _halves(shape)
-    mode = network.modes[k]
-    if mode is None:
-        both = _plan(network, t, k, shape, left, right), _plan(network, t, k, shape, right, left)
-        return tuple(sorted(both, key=lambda plan: plan.cost))
-    return (_plan(network, t, k, shape, *((right, left) if mode in right else (left, right))),)
-
-
-def _plan(
-    network: Network, t: int, k: int, shape: tuple[int, ...], kept: tuple[int, ...], gone: tuple[int, ...]
-) -> Plan:
-    term, labels = network.terms[t], network.labels[t]
-    used = tuple(network.block_of_mode[n] for n in gone)
-    outside = "".join(bonds for m, bonds in enumerate(term.bonds) if m not in used)
-    open_bonds = "".join(dict.fromkeys(x for m in used for x in term.bonds[m] if x in outside))
-    # Bonds first: the product with T and those that follow then read their operands as they lie.
-    letters = open_bonds + "".join(network.output[n] for n in kept)
-    width = math.prod(term.size_of[x] for x in open_bonds)
-    rows = math.prod(shape[n] for n in gone)
-    blocks = ",".join(labels[m] for m in used)
-    modes = "".join(network.output[n] for n in gone)
-    # Merging pays where the half closes on no more bonds than its outermost block alone.
-    outermost = used[-1] if gone[-1] == len(shape) - 1 else used[0]
-    merged = width <= term.widths[outermost]
-    rest = tuple(m for m in range(len(labels)) if m != k and m not in used)
-    target = (network.physical[k] if network.modes[k] is not None else "") + term.bonds[k]
-    final = ",".join([letters, *(labels[m] for m in rest)]) + "->" + target
-    size, slices = math.prod(shape), width * rows // _HALF
-    return Plan(
-        used=used,
-        half=f"{blocks}->{open_bonds}{modes}" if merged else None,
-        sequence=f"{network.output},{blocks}->{letters}",
-        leading=gone[0] == 0,
-        rows=rows,
-        width=width,
-        cost=size * width if merged else _one_by_one(term, used, [shape[n] for n in gone], size),
-        # Each slice adds to the whole result.
-        sliced=slices >= 2 and 2 * slices * size < rows * rows,
-        shape=(*(term.size_of[x] for x in open_bonds), *(shape[n] for n in kept)),
-        signature=(blocks, letters, *(term.shapes[m] for m in used)),
-        final=None if not rest and target == letters[len(open_bonds) :] + open_bonds else final,
-        rest=rest,
-    )
-
-
-def _one_by_one(term: Term, used: tuple[int, ...], sizes: list[int], volume: int) -> int:
-    """Multiplications when blocks with one bond each follow one another."""
-    cost = 0
-    for m, size in sorted(zip(used, sizes, strict=True), key=lambda pair: term.widths[pair[0]] / pair[1]):
-        cost += volume * term.widths[m]
-        volume = volume // size * term.widths[m]
-    return cost
+def _filled(width: int) -> int:
+    """Rows of a product with T: BLAS takes them by eight, and the last few cost as much as eight (measured here)."""
+    return width + -width % 8 if width % 8 > 4 else width
 
 
 def _conj(operand: Array) -> Array:
     return operand.conj() if operand.dtype.kind == "c" else operand
-
-
-def _halves(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Cut the modes where the larger half is smallest; on a tie the left half is the shorter one."""
-    order = len(shape)
-    cut = min(range(1, order), key=lambda c: max(math.prod(shape[:c]), math.prod(shape[c:])))
-    return tuple(range(cut)), tuple(range(cut, order))
 
 
 def _times(array: Array, factor: float) -> Array:

@@ -108,6 +108,12 @@ class Masked(Tensor):
     def contract_all_but(self, model: Model, k: int) -> Array:
         return self._data.contract_all_but(model, k)
 
+    def kept(self, model: Model) -> list[list[int]]:
+        return self._data.kept(model)
+
+    def keep(self, model: Model, kept: Sequence[Sequence[int]]) -> None:
+        self._data.keep(model, kept)
+
     def residual_norm(self, model: Model) -> float:
         return float(np.linalg.norm([self._size(self._error(model, box), box) for box in boxes(self.shape)]))
 

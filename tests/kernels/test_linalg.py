@@ -1,0 +1,54 @@
+"""Eigenvectors by three steps of LAPACK against NumPy's driver."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.linalg import lapack
+
+from tensorchain.kernels import leading_eigenvectors
+
+
+def hermitian(values: Any, dtype: str) -> Any:
+    """A matrix with these eigenvalues."""
+    rng = np.random.default_rng(0)
+    basis: Any = rng.standard_normal((len(values), len(values))).astype(dtype)
+    if dtype == "complex128":
+        basis = basis + 1j * rng.standard_normal(basis.shape)
+    basis = np.linalg.qr(basis)[0]
+    return (basis * values) @ basis.conj().T
+
+
+def check(matrix: Any, count: int) -> None:
+    vectors = leading_eigenvectors(matrix, count)
+    assert vectors.shape == (len(matrix), count)
+    assert vectors.dtype == matrix.dtype
+    expected = np.linalg.eigvalsh(matrix)
+    largest = max(abs(expected[0]), abs(expected[-1]), 1e-300)
+    assert np.allclose(vectors.conj().T @ vectors, np.eye(count), atol=1e-12)
+    difference = matrix @ vectors - vectors * expected[len(matrix) - count :]
+    assert np.linalg.norm(difference) <= 1e-12 * largest * len(matrix)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize(("size", "count"), [(1, 1), (5, 2), (40, 3), (40, 39), (90, 1), (150, 15)])
+def test_leading_eigenvectors(size: int, count: int, dtype: str) -> None:
+    check(hermitian(np.linspace(-1.0, 3.0, size), dtype), count)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize(
+    "values",
+    [np.zeros(50), np.ones(50), np.repeat([0.0, 1.0], 25), np.logspace(-200, -150, 50), np.logspace(-15, 0, 50)],
+    ids=["zero", "one", "two clusters", "tiny", "graded"],
+)
+def test_eigenvalues_that_are_hard_to_tell_apart(values: Any, dtype: str) -> None:
+    check(hermitian(values, dtype), 7)
+
+
+def test_all_are_asked_for_where_some_are_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = hermitian(np.linspace(0.0, 1.0, 60), "float64")
+    monkeypatch.setattr(lapack, "dstemr", lambda d, *rest: (0, d, np.zeros((len(d), len(d))), 7))
+    check(matrix, 4)
