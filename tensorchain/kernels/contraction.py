@@ -78,8 +78,23 @@ def contract(subscripts: str, *operands: Array) -> Array:
     return _plan(subscripts, tuple([operand.shape for operand in operands]))(*operands)
 
 
+class Lowered(NamedTuple):
+    """A contraction as steps.
+
+    sums : (position, axes) of indices that nobody else holds, summed first.
+    order : of the operands; None where they stay as they are.
+    axes : permutation of the result of the last step; None for none.
+    """
+
+    sums: tuple[tuple[int, tuple[int, ...]], ...]
+    order: tuple[int, ...] | None
+    steps: tuple[Step, ...]
+    axes: tuple[int, ...] | None
+
+
 @lru_cache(maxsize=8192)
-def _plan(subscripts: str, shapes: tuple[tuple[int, ...], ...]) -> Callable[..., Array]:
+def lowered(subscripts: str, shapes: tuple[tuple[int, ...], ...]) -> Lowered:
+    """The steps of a contraction."""
     inputs, output = subscripts.split("->")
     labels = inputs.split(",")
     repeated = [letters for letters in labels if len(set(letters)) < len(letters)]
@@ -99,7 +114,12 @@ def _plan(subscripts: str, shapes: tuple[tuple[int, ...], ...]) -> Callable[...,
             sums.append((position, lonely))
             labels[position] = "".join(letter for letter in letters if letter in others)
     order, steps, letters = _best_steps(labels, output, sizes)
-    axes = _axes(letters, output)
+    return Lowered(tuple(sums), order, tuple(steps), _axes(letters, output))
+
+
+@lru_cache(maxsize=8192)
+def _plan(subscripts: str, shapes: tuple[tuple[int, ...], ...]) -> Callable[..., Array]:
+    sums, order, steps, axes = lowered(subscripts, shapes)
 
     def replay(*operands: Array) -> Array:
         stack = list(operands)

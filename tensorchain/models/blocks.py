@@ -56,13 +56,15 @@ class Blocks:
         # Caches stay behind, and blocks are frozen again on the other side.
         return type(self).from_matrices, (self.network, [np.array(matrix) for matrix in self._matrices])
 
-    def with_matrices(self: Self, matrices: Sequence[Array]) -> Self:
+    def with_matrices(self: Self, matrices: Sequence[Array], moments: Sequence[Array] | None = None) -> Self:
         """The same wiring with other blocks, in matrix form (I_k, P_k); sizes I_k may change.
 
-        The arrays are not copied: the caller gives them away.
+        The arrays are not copied: the caller gives them away, and the moments B_k^H B_k with them where they are known.
         """
         twin = object.__new__(type(self))
         twin._build(self.network, matrices)
+        if moments is not None:
+            twin._moments = list(moments)
         return twin
 
     def with_matrix(self: Self, k: int, matrix: Array) -> Self:

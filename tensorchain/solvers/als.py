@@ -10,12 +10,8 @@ One generalised eigen-decomposition M_k V = Q_k V diag(lambda), V^H Q_k V = 1, g
     SS(nu)      = sum_j |w~_j|^2 / (lambda_j + nu)^2 + I_k tr M_k,             w~ = V^H w,
     error(nu)^2 = error(0)^2 + sum_j |w~_j|^2 nu^2 / (lambda_j (lambda_j + nu)^2),
 
-both monotone, so a bound on either fixes nu by a root find in one dimension.  Without a constraint the
-update is written as a correction B + (W - B M) M^{-1}, which keeps its accuracy where M is nearly singular,
-and an update that does not lower the error is not taken: the error never rises.
-
-A factor is followed by the cores, where the model has some; in a Tucker model both take their joint best, from
-the leading singular vectors of the product of T with the other factors: that is HOOI.
+both monotone, so a bound on either fixes nu by a root find in one dimension.  Without a constraint the sweeps are
+those of :mod:`tensorchain.solvers.sweeps`.
 
 Cost per sweep: one contraction of T with all blocks but one, for each block, with the partial products
 that the door reuses; P_k^3 for the small systems.
@@ -36,14 +32,12 @@ from tensorchain.fit import StopReason
 from tensorchain.kernels import Array, GramSystem
 from tensorchain.models import Model
 from tensorchain.solvers.constraints import Constraint, ErrorBound, Penalty, SensitivityBound
+from tensorchain.solvers.fixed_sweeps import FixedSweeps
 from tensorchain.solvers.lm import check_options
 from tensorchain.solvers.loop import Iterate, Memory, Problem, Steps
+from tensorchain.solvers.sweeps import Sweeper, Sweeps, model_error, sweep_steps
 from tensorchain.stability.gauge import gauge_cycle
 from tensorchain.tensors import Tensor
-
-_EXPLICIT = 1e3
-"""Below this multiple of the root of the rounding (1e-5 in double precision) the error is computed entry by entry:
-the short formula, ||T||^2 - 2 <T, X> + ||X||^2, has lost its digits."""
 
 
 @dataclass(frozen=True)
@@ -68,23 +62,19 @@ class ALS:
         """Iterate from `start`, or go on from the memory of an iterate."""
         tensor, constraint = problem.tensor, problem.constraint
         free = type(constraint) is Constraint
+        sweeper: Sweeper = (FixedSweeps.of(tensor, start) if free else None) or Sweeps(tensor)
         previous: tuple[float, float] | None = None
         if memory is None:
             model, penalty, used = start, 0.0, 0
-            error = _start_error(tensor, model)
+            error = sweeper.error(model)
         else:
             figures = memory.figures
             model, error, penalty, used = memory.models["point"], figures["error"], figures["penalty"], figures["used"]
             previous = None if figures["previous"] is None else (figures["previous"][0], figures["previous"][1])
-            tensor.keep(model, figures["kept"])
+            sweeper.keep(model, figures["kept"])
         while True:
-            figures = {
-                "error": error,
-                "penalty": penalty,
-                "used": used,
-                "previous": previous,
-                "kept": tensor.kept(model),
-            }
+            figures = {"error": error, "penalty": penalty, "used": used, "previous": previous}
+            figures["kept"] = sweeper.kept(model)
             sensitivity = _total(model)
             yield Iterate(model, error, sensitivity, penalty, memory=Memory(figures, {"point": model}))
             merit = constraint.merit(error, sensitivity)
@@ -94,10 +84,14 @@ class ALS:
             if used >= self.max_iter:
                 return StopReason.ITERATION_LIMIT
             previous, used = merit, used + 1
-            swept, swept_error, penalty = self._sweep(tensor, model, error, constraint)
-            if free and swept_error > error:
+            if not free:
+                swept, error, penalty = self._sweep(tensor, model, constraint)
+                model = gauge_cycle(swept)
+                continue
+            swept, swept_error = sweeper.sweep(model, error)
+            if swept_error > error:
                 return StopReason.CONVERGED
-            model, error = balanced(swept) if free else gauge_cycle(swept), swept_error
+            model, error = balanced(swept), swept_error
 
     def _reason(
         self, merit: tuple[float, float], previous: tuple[float, float] | None, error: float, rounding: float
@@ -113,59 +107,18 @@ class ALS:
             return StopReason.CONVERGED
         return None
 
-    def _sweep(self, tensor: Tensor, model: Model, error: float, constraint: Constraint) -> tuple[Model, float, float]:
-        """Update every block once; the model, its error, and the last penalty."""
-        free = type(constraint) is Constraint
-        penalty, norm, square = 0.0, tensor.norm(), error**2
+    def _sweep(self, tensor: Tensor, model: Model, constraint: Constraint) -> tuple[Model, float, float]:
+        """Update every block once under the constraint; the model, its error, and the last penalty."""
+        penalty, norm, square = 0.0, tensor.norm(), 0.0
         for step in sweep_steps(model):
-            joint = _joint_update(tensor, model, step[0]) if free and len(step) > 1 else None
-            if joint is not None:
-                model, explained = joint
-                square = norm**2 - explained
-                continue
             for k in step:
-                rhs = tensor.contract_all_but(model, k)
+                rhs, gram = tensor.contract_all_but(model, k), tensor.gram(model, k)
+                metric, offset = model.sensitivity_metric(k), model.block_sensitivities()[k]
                 matrix = model.matrices[k]
-                if free:
-                    system = tensor.system(model, k)
-                    residual = rhs - system.apply(matrix)
-                    change = system.solve(residual)
-                    image = system.apply(change)
-                    # ||T - L(B + D)||^2 - ||T - L B||^2
-                    difference = float(np.vdot(change, image - 2.0 * residual).real)
-                    if not difference < 0.0:
-                        continue
-                    updated = matrix + change
-                    # With L^H L (B + D) = W - R + L^H L D.
-                    square = norm**2 - float(np.vdot(updated, rhs + residual - image).real)
-                else:
-                    gram = tensor.gram(model, k)
-                    metric, offset = model.sensitivity_metric(k), model.block_sensitivities()[k]
-                    updated, penalty = constrained_update(constraint, gram, metric, rhs, offset, norm, matrix)
-                    square = norm**2 - float(np.vdot(updated, 2.0 * rhs - GramSystem(gram).apply(updated)).real)
+                updated, penalty = constrained_update(constraint, gram, metric, rhs, offset, norm, matrix)
+                square = norm**2 - float(np.vdot(updated, 2.0 * rhs - GramSystem(gram).apply(updated)).real)
                 model = model.with_matrix(k, updated)
-        return model, _error(tensor, model, square), penalty
-
-
-def _joint_update(tensor: Tensor, model: Model, k: int) -> tuple[Model, float] | None:
-    """Factor k and the core at their joint best, and ||X||^2, for models that know it."""
-    whole = model.absorbed(k) if tensor.complete else None
-    return None if whole is None else model.rejoined(k, tensor.contract_all_but(whole, 0))
-
-
-def _start_error(tensor: Tensor, model: Model) -> float:
-    """||T - X||, from the product with T that the first update needs anyway."""
-    k = model.network.block_of_mode[0]
-    matrix = model.matrices[k]
-    rhs = tensor.contract_all_but(model, k)
-    square = tensor.norm() ** 2 - float(np.vdot(matrix, 2.0 * rhs - tensor.system(model, k).apply(matrix)).real)
-    return _error(tensor, model, square)
-
-
-def _error(tensor: Tensor, model: Model, square: float) -> float:
-    """||T - X|| from its square by the short formula, or entry by entry where that has lost its digits."""
-    error = float(np.sqrt(max(square, 0.0)))
-    return tensor.residual_norm(model) if error < _EXPLICIT * np.sqrt(tensor.rounding) else error
+        return model, model_error(tensor, model, square), penalty
 
 
 def sweep_order(model: Model) -> list[int]:
@@ -173,13 +126,6 @@ def sweep_order(model: Model) -> list[int]:
     return sorted(
         range(len(model.matrices)), key=lambda k: (model.network.modes[k] is None, model.network.modes[k] or 0)
     )
-
-
-def sweep_steps(model: Model) -> list[list[int]]:
-    """The factors in the order of their modes, each followed by the cores: partial products of the data are reused."""
-    network = model.network
-    cores = [k for k, mode in enumerate(network.modes) if mode is None]
-    return [[factor, *cores] for factor in network.block_of_mode]
 
 
 def constrained_update(

@@ -71,6 +71,11 @@ class Tensor(ABC):
     def norm(self) -> float:
         """||T||_F (over the observed entries, with their weights)."""
 
+    @property
+    def in_memory(self) -> Array | None:
+        """The entries, before `scale`, where all of them lie in one array; None for most doors."""
+        return None
+
     @abstractmethod
     def contract_all_but(self, model: Model, k: int) -> Array:
         """L_k^H vec(T): MTTKRP for CP, TTM chain for Tucker, T times subchain for TC; (I_k, P_k)."""

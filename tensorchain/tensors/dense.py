@@ -27,7 +27,7 @@ from tensorchain.kernels import Array, contract, memory
 from tensorchain.models import Model
 from tensorchain.tensors.base import Residual, Tensor
 from tensorchain.tensors.boxes import BOX_ENTRIES, Box, boxes, empty_blocks, part, rows_of
-from tensorchain.tensors.tree import Plan, plans
+from tensorchain.tensors.tree import Plan, filled, plans
 
 _KEPT = 1 << 21
 """Most entries of T - X that are made at once and kept for the gradient (16 MB in double); of more, box by box."""
@@ -72,6 +72,10 @@ class Dense(Tensor):
 
     def to_dense(self) -> Array:
         return self.array if self.scale == 1.0 else self.array * self.array.dtype.type(self.scale)
+
+    @property
+    def in_memory(self) -> Array | None:
+        return self.array
 
     def mode_gram(self, mode: int) -> Array:
         size = self.shape[mode]
@@ -196,7 +200,7 @@ class Dense(Tensor):
             result = memory.empty((before, plan.width, behind), np.result_type(half, self.dtype))
             return np.matmul(half, self.array.reshape(plan.matrices), out=result).reshape(plan.shape)
         data = self.array.reshape(length, -1, behind) if before == 1 else self.array.reshape(before, length, -1)
-        width = _filled(plan.width)
+        width = filled(plan.width)
         result = memory.empty((width, before * behind), self.dtype)
         for start in range(0, length, plan.step):
             some = slice(start, start + plan.step)
@@ -226,11 +230,6 @@ class Dense(Tensor):
             operand = operand[rows]
         complex_like = np.result_type(self.dtype, np.complex64)
         return _conj(operand).astype(complex_like if operand.dtype.kind == "c" else self.dtype, copy=False)
-
-
-def _filled(width: int) -> int:
-    """Rows of a product with T: BLAS takes them by eight, and the last few cost as much as eight (measured here)."""
-    return width + -width % 8 if width % 8 > 4 else width
 
 
 def _conj(operand: Array) -> Array:

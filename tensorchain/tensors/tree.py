@@ -159,3 +159,8 @@ def _one_by_one(term: Term, used: tuple[int, ...], sizes: list[int], volume: int
         cost += volume * term.widths[m]
         volume = volume // size * term.widths[m]
     return cost
+
+
+def filled(width: int) -> int:
+    """Rows of a product with T: BLAS takes them by eight, and the last few cost as much as eight (measured here)."""
+    return width + -width % 8 if width % 8 > 4 else width

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import tensorchain as tc
+from tensorchain.solvers.fixed_sweeps import FixedSweeps
 from tensorchain.tensors import Dense
 from tensorchain.tensors.tree import plans
 from tests.cases import SMALL, Case, relative
@@ -34,17 +35,26 @@ def test_every_plan_gives_the_same(case: Case) -> None:
                 assert relative(value, expected[:, columns[t]]) <= case.tol
 
 
-@pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture(params=["any memory", "fixed memory"])
+def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A list to which each pass over the data adds a plan."""
     made: list[Any] = []
-    partial = Dense._partial
+    partial, contract = Dense._partial, FixedSweeps._contract
 
     def counted(self: Dense, model: Any, t: int, plan: Any) -> Any:
         made.append(plan)
         return partial(self, model, t, plan)
 
+    def watched(self: FixedSweeps, plan: Any) -> Any:
+        before = self._current
+        result = contract(self, plan)
+        made.extend([plan] if self._current != before else [])
+        return result
+
     monkeypatch.setattr(Dense, "_partial", counted)
+    monkeypatch.setattr(FixedSweeps, "_contract", watched)
+    if request.param == "any memory":
+        monkeypatch.setattr(FixedSweeps, "of", lambda *_: None)
     return made
 
 
