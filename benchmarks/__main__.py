@@ -10,7 +10,8 @@ import subprocess
 import sys
 
 ALL = (
-    "imports", "sweeps", "lm_steps", "memory", "sparse_cp", "sampled_als", "out_of_core", "crossover", "growth",
+    "imports", "sweeps", "sweeps --threads 2", "lm_steps", "memory", "sparse_cp", "sampled_als", "out_of_core",
+    "crossover", "growth",
 )  # fmt: skip
 """What `all` runs, one process each, before the tables are written."""
 
@@ -51,8 +52,9 @@ def main() -> int:
 def run_all(arguments: list[str]) -> int:
     """Each in a process of its own, so that none inherits another's memory or threads."""
     for name in ALL:
-        print(f"\n== {name}: {NAMES[name]}\n", flush=True)
-        done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *arguments], check=False)
+        module, *options = name.split()
+        print(f"\n== {name}: {NAMES[module]}\n", flush=True)
+        done = subprocess.run([sys.executable, "-m", f"benchmarks.{module}", *options, *arguments], check=False)
         if done.returncode:
             return done.returncode
     return 0 if "--quick" in arguments else subprocess.run([sys.executable, "-m", "benchmarks.tables"]).returncode

@@ -38,8 +38,8 @@ class Row:
 ROWS = (
     Row("CP 200^3, rank 32", tc.CP, (200,) * 3, 32, 20, {"pyttb": 2.0, "two GEMMs": 1 / 1.4}),
     Row("CP 40^4, rank 16", tc.CP, (40,) * 4, 16, 30, {"TensorLy": 4.0}),
-    Row("TC 60^3, bonds 5", tc.TensorChain, (60,) * 3, 5, 60, {"TensorLy normal_eq": 5.0, "TensorLy lstsq": 30.0}),
-    Row("TC 20^4, bonds 4", tc.TensorChain, (20,) * 4, 4, 60, {"TensorLy normal_eq": 8.0, "TensorLy lstsq": 35.0}),
+    Row("TC 60^3, bonds 5", tc.TensorChain, (60,) * 3, 5, 200, {"TensorLy normal_eq": 5.0, "TensorLy lstsq": 30.0}),
+    Row("TC 20^4, bonds 4", tc.TensorChain, (20,) * 4, 4, 200, {"TensorLy normal_eq": 8.0, "TensorLy lstsq": 35.0}),
     Row("Tucker 150^3, ranks 15", tc.Tucker, (150,) * 3, 15, 20, {"TensorLy": 2.0, "pyttb": 2.0}),
 )
 

@@ -37,6 +37,10 @@ def whole(found: dict[str, Any]) -> str:
             parts += [f"**{row['name']}**", _contest(row)]
             if "seconds for 300" in row:
                 parts.append(f"300 iterations: {row['seconds for 300']:.2f} s; {row['seconds wanted']} s was wanted.")
+    if "sweeps_2_threads" in found:
+        parts.append("With two threads for all, time on the clock:")
+        for row in found["sweeps_2_threads"]["rows"]:
+            parts += [f"**{row['name']}, two threads**", _contest(row)]
     if "sparse_cp" in found:
         parts += ["**Sparse CP**", _sparse(found["sparse_cp"])]
     if "memory" in found:
