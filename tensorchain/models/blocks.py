@@ -11,7 +11,7 @@ changes), by contraction over the terms of the wiring (:mod:`tensorchain.models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ class Blocks:
 
     _matrices: tuple[Array, ...]
     _moments: list[Array | None]
+    _known: tuple[list[Array], Callable[[], list[Array]]] | None = None
     network: Network
 
     # -- construction -------------------------------------------------------------------

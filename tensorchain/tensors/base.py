@@ -129,7 +129,7 @@ class Tensor(ABC):
         return self.system(model, k).apply(matrix)
 
     def gauss_newton(self, model: Model) -> Array:
-        """J^H J over the observed entries, (n, n); at least its upper block triangle."""
+        """J^H J over the observed entries, (n, n), at least its upper block triangle; holds until the next call."""
         return model.gauss_newton(upper=True)
 
     def gauss_newton_matvec(self, model: Model, delta: Sequence[Array]) -> list[Array]:

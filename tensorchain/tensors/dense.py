@@ -27,6 +27,7 @@ from tensorchain.kernels import Array, contract, memory
 from tensorchain.models import Model
 from tensorchain.tensors.base import Residual, Tensor
 from tensorchain.tensors.boxes import BOX_ENTRIES, Box, boxes, empty_blocks, part, rows_of
+from tensorchain.tensors.newton import Newton
 from tensorchain.tensors.tree import Plan, filled, plans
 
 _KEPT = 1 << 21
@@ -54,12 +55,13 @@ class Dense(Tensor):
         self._partials: dict[int, tuple[tuple[Any, ...], tuple[Array, ...], Array]] = {}
         """For each term the signature of a partial product, the blocks in it, and the product."""
         self._norm = kernels.norm(self.array)
+        self._newton: Newton | None = None
 
     def scaled(self, factor: float) -> Dense:
         twin = object.__new__(Dense)
         twin.__dict__.update(self.__dict__)
         twin.scale = self.scale * factor
-        twin._partials = {}
+        twin._partials, twin._newton = {}, None
         size = self._norm
         if not 1e-100 < size < 1e100 or not 1e-100 < abs(twin.scale) < 1e100:
             # Products of such entries overflow or vanish before the scale is applied: copy once.
@@ -115,12 +117,27 @@ class Dense(Tensor):
             self._renewed(model, t, plans(model.network, t, k, self.shape)[n])
 
     def residual(self, model: Model) -> Residual:
+        newton = self._newton_of(model)
+        if newton is not None:
+            return newton.residual(model)
         if self.array.size <= _KEPT:
             whole = tuple(slice(0, size) for size in self.shape)
             error = self._residual(model, whole)
             return Residual(kernels.norm(error), lambda: self._gradient(model, [(whole, error)]))
         pieces = ((box, self._residual(model, box)) for box in boxes(self.shape, BOX_ENTRIES))
         return Residual(self.residual_norm(model), lambda: self._gradient(model, pieces))
+
+    def gauss_newton(self, model: Model) -> Array:
+        newton = self._newton_of(model)
+        return super().gauss_newton(model) if newton is None else newton.gauss_newton(model.matrices)
+
+    def _newton_of(self, model: Model) -> Newton | None:
+        """Programs for models of this wiring, where there are some."""
+        if not Newton.fits(self.array, model):
+            return None
+        if self._newton is None or self._newton.network != model.network:
+            self._newton = Newton(np.ascontiguousarray(self.to_dense()), model)
+        return self._newton
 
     def _gradient(self, model: Model, pieces: Iterable[tuple[Box, Array]]) -> list[Array]:
         blocks = empty_blocks(model, self.dtype)
@@ -133,7 +150,7 @@ class Dense(Tensor):
         """A door without checks, for finite arrays in C order that are made here."""
         door = object.__new__(cls)
         door.array, door.shape, door.dtype = array, array.shape, array.dtype
-        door._partials, door._norm = {}, math.nan
+        door._partials, door._norm, door._newton = {}, math.nan, None
         return door
 
     # -- inside -------------------------------------------------------------------------
