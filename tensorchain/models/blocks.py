@@ -11,9 +11,10 @@ changes), by contraction over the terms of the wiring (:mod:`tensorchain.models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -23,12 +24,20 @@ from tensorchain.models.network import BATCH, Network
 Self = TypeVar("Self", bound="Blocks")
 
 
+class Metrics(Protocol):
+    """Who can make all Q_k of the blocks of a model."""
+
+    def metrics(self, matrices: Sequence[Array]) -> list[Array]:
+        """Q_k of each block."""
+        ...
+
+
 class Blocks:
     """Immutable blocks on a wiring: the base of `Model`."""
 
     _matrices: tuple[Array, ...]
     _moments: list[Array | None]
-    _known: tuple[list[Array], Callable[[], list[Array]]] | None = None
+    _known: tuple[list[Array], weakref.ref[Metrics]] | None = None
     network: Network
 
     # -- construction -------------------------------------------------------------------

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TypeVar
@@ -37,7 +38,7 @@ from tensorchain.kernels import (
     memory,
     norm,
 )
-from tensorchain.models.blocks import Blocks
+from tensorchain.models.blocks import Blocks, Metrics
 from tensorchain.models.network import COLUMN, ROW
 
 Self = TypeVar("Self", bound="Form")
@@ -129,13 +130,17 @@ class Form(Blocks):
 
     @cached_property
     def _jets(self) -> tuple[list[Array], list[Array]]:
-        if self._known is not None:
-            return self._known[0], self._known[1]()
-        return self.gram_jets(self.moments, self.identity_moments)
+        source = None if self._known is None else self._known[1]()
+        if self._known is None or source is None:
+            return self.gram_jets(self.moments, self.identity_moments)
+        return self._known[0], source.metrics(self._matrices)
 
-    def know(self, grams: list[Array], metrics: Callable[[], list[Array]]) -> None:
-        """Take over all M_k, and a way to all Q_k, from who has made them of these blocks."""
-        self._known = grams, metrics
+    def know(self, grams: list[Array], source: Metrics) -> None:
+        """Take over all M_k from who has made them of these blocks, and all Q_k when they are asked for.
+
+        The source is held weakly: a model does not keep the data of a door in memory.
+        """
+        self._known = grams, weakref.ref(source)
 
     @cached_property
     def grams(self) -> list[Array]:

@@ -146,6 +146,11 @@ class Network:
         return tuple(self.modes.index(mode) for mode in range(self.order))
 
     @cached_property
+    def update_order(self) -> tuple[int, ...]:
+        """Blocks in the order of their modes, cores last: each asks a door for what the one before it needed."""
+        return (*self.block_of_mode, *(k for k, mode in enumerate(self.modes) if mode is None))
+
+    @cached_property
     def labels(self) -> tuple[tuple[str, ...], ...]:
         """labels[t][k]: letters of block k of term t as an array (I_k, *bonds), physical letter first."""
         return tuple(tuple(p + b for p, b in zip(self.physical, term.bonds, strict=True)) for term in self.terms)

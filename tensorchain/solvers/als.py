@@ -121,13 +121,6 @@ class ALS:
         return model, model_error(tensor, model, square), penalty
 
 
-def sweep_order(model: Model) -> list[int]:
-    """Factors in the order of their modes, cores last."""
-    return sorted(
-        range(len(model.matrices)), key=lambda k: (model.network.modes[k] is None, model.network.modes[k] or 0)
-    )
-
-
 def constrained_update(
     constraint: Constraint, gram: Array, metric: Array, rhs: Array, offset: float, norm: float, matrix: Array
 ) -> tuple[Array, float]:

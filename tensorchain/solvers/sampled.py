@@ -39,7 +39,7 @@ from scipy import linalg
 from tensorchain.fit import StopReason
 from tensorchain.kernels import Array
 from tensorchain.models import Model
-from tensorchain.solvers.als import balanced, constrained_update, sweep_order
+from tensorchain.solvers.als import balanced, constrained_update
 from tensorchain.solvers.constraints import Constraint
 from tensorchain.solvers.lm import check_options
 from tensorchain.solvers.loop import Iterate, Memory, Problem, Steps
@@ -109,7 +109,7 @@ class SampledALS:
             reason = self._reason(run, estimate.value)
             if reason is not None:
                 break
-            for k in sweep_order(model):
+            for k in model.network.update_order:
                 model = self._updated(problem.tensor, model, k, problem.constraint, rng)
             model = balanced(model) if free else gauge_cycle(model)
             run["used"] += 1

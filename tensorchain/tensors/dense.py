@@ -57,6 +57,10 @@ class Dense(Tensor):
         self._norm = kernels.norm(self.array)
         self._newton: Newton | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Programs are views of their own memory, which a copy would tear apart.
+        return {**self.__dict__, "_partials": {}, "_newton": None}
+
     def scaled(self, factor: float) -> Dense:
         twin = object.__new__(Dense)
         twin.__dict__.update(self.__dict__)
@@ -290,5 +294,5 @@ def _checked(array: Any) -> Array:
 def add_gradient(blocks: Sequence[Array], model: Model, box: Box, piece: Array) -> None:
     """blocks[k] += J_k^H piece, for a piece of a tensor that lies in `box`."""
     door, inside = Dense.bare(piece), part(model, box)
-    for k, block in enumerate(blocks):
-        block[rows_of(model, k, box)] += door.contract_all_but(inside, k)
+    for k in model.network.update_order:
+        blocks[k][rows_of(model, k, box)] += door.contract_all_but(inside, k)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import pickle
 from typing import Any
 
 import numpy as np
@@ -90,3 +93,43 @@ def test_nothing_overflows_or_vanishes() -> None:
     assert door.residual(tiny).norm == pytest.approx(
         1e-3 * float(np.linalg.norm(door.array / 1e-180)) * 1e-180, rel=1e-6
     )
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda door: pickle.loads(pickle.dumps(door))])
+def test_copies_of_a_door_make_their_own_programs(way: Any) -> None:
+    door, first, second = made("tc", (4, 3, 5), 2, "float64")
+    door.residual(first)
+    twin = way(door)
+    for model in (second, first):
+        residual, expected = twin.residual(model), door.to_dense() - model.full()
+        assert residual.norm == pytest.approx(float(np.linalg.norm(expected)), rel=1e-12)
+        gradient = np.concatenate([g.ravel() for g in residual.gradient])
+        assert relative(gradient, jacobian(model).T @ expected.ravel()) < 1e-11
+
+
+def test_a_model_outlives_the_door_that_told_it() -> None:
+    door, first, _ = made("cp", (4, 3, 5), 3, "float64")
+    door.residual(first)
+    assert first._known is not None
+    source = first._known[1]
+    del door
+    gc.collect()
+    assert source() is None
+    alone = first.with_matrices([np.array(matrix) for matrix in first.matrices])
+    for k in range(3):
+        assert relative(first.sensitivity_metric(k), alone.sensitivity_metric(k)) < 1e-12
+
+
+def test_an_interrupted_load_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    door, first, second = made("tc", (4, 3, 5), 2, "float64")
+    before = door.residual(first).norm
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    assert door._newton is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(door._newton._values, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            door.residual(second)
+    assert door.residual(first).norm == before

@@ -10,6 +10,7 @@ import pytest
 import tensorchain as tc
 from tensorchain.solvers.fixed_sweeps import FixedSweeps
 from tensorchain.tensors import Dense
+from tensorchain.tensors.dense import add_gradient
 from tensorchain.tensors.tree import plans
 from tests.cases import SMALL, Case, relative
 from tests.tensors.doors import model_and_jacobian
@@ -77,6 +78,16 @@ def test_passes_of_ten_sweeps(passes: Any, model: str, rank: int, shape: tuple[i
     assert fit.iterations == 10
     # Blocks that are rescaled have to be multiplied again, which happens once or twice at the start.
     assert wanted <= len(passes) - before <= wanted + 2
+
+
+@pytest.mark.parametrize("shape", [(30, 31, 32), (6, 5, 6, 5)])
+@pytest.mark.parametrize(("kind", "rank"), [("tucker", 3), ("btd", [(2,) * 4]), ("tc", 2)])
+def test_passes_of_a_gradient(passes: Any, kind: str, rank: Any, shape: tuple[int, ...]) -> None:
+    """Cores come last, and are served by what is there."""
+    rank = [terms[: len(shape)] for terms in rank] if kind == "btd" else rank
+    model = tc.Model.registry[kind].random(shape, rank, 1)
+    add_gradient([np.zeros(m.shape) for m in model.matrices], model, tuple(slice(0, n) for n in shape), np.ones(shape))
+    assert len(passes) == 2
 
 
 def test_uneven_modes_are_not_blown_up() -> None:
