@@ -49,8 +49,9 @@ def test_extras_are_named_in_the_metadata() -> None:
     assert {"dev", "docs", "notebooks"} <= extras
 
 
-def test_importing_it_brings_in_nothing_optional() -> None:
-    optional = ("torch", "onnx", "dask", "sklearn", "pandas")
+def test_importing_it_brings_in_nothing_optional_and_nothing_slow() -> None:
+    # SciPy's parts and numba take half a second each: they wait until they are used.
+    optional = ("torch", "onnx", "dask", "sklearn", "pandas", "numba", "matplotlib", "scipy.linalg", "scipy.optimize")
     code = f"import sys, tensorchain; print([name for name in {optional} if name in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert said.stdout.strip() == "[]"

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq, minimize_scalar
+import scipy
 
 from tensorchain.compression.plans import kernel_tensor
 from tensorchain.kernels import Array
@@ -96,7 +96,7 @@ def kept_above(ratio: float) -> float:
     >>> round(kept_above(1.0), 4)
     4.9107
     """
-    tau = brentq(lambda value: _phi(value) + _phi(value / ratio), 1e-9 * ratio, 10.0)
+    tau = scipy.optimize.brentq(lambda value: _phi(value) + _phi(value / ratio), 1e-9 * ratio, 10.0)
     return float((1.0 + tau) * (1.0 + ratio / tau))
 
 
@@ -120,7 +120,7 @@ def _noise(singular: Array, rows: int, columns: int, threshold: float) -> float:
     left, right = grid[max(at - 1, 0)], grid[min(at + 1, len(grid) - 1)]
     if not right > left:
         return float(grid[at])
-    found = minimize_scalar(
+    found = scipy.optimize.minimize_scalar(
         lambda log: _free_energy(math.exp(log), squares, columns, ratio, threshold),
         bounds=(math.log(left), math.log(right)),
         method="bounded",

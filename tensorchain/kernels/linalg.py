@@ -1,13 +1,18 @@
-"""Dense linear algebra in the form that the solvers need it: no copies, no exceptions, no overflow."""
+"""Dense linear algebra in the form that the solvers need it: no copies, no exceptions, no overflow.
+
+Here and elsewhere ``import scipy`` brings in SciPy's parts when they are first used: they take as long to import as
+all that they are used by.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.linalg import lapack
 
 from tensorchain.kernels import memory
 
@@ -18,24 +23,27 @@ _BLOCK = 32
 """Columns that LAPACK treats at once, and the size below which all eigenvectors cost no more than some."""
 
 
+def lapack(name: str, kind: str) -> Callable[..., Any]:
+    """SciPy's function for LAPACK's routine of this name in double precision: complex if `kind` is "c"."""
+    return getattr(scipy.linalg.lapack, ("z" if kind == "c" else "d") + name)  # type: ignore[no-any-return]
+
+
 def cholesky(matrix: Array) -> Array | None:
     """Factor of a Hermitian matrix for `cholesky_solve`, or None if it is not positive definite.
 
     Only the upper triangle of `matrix` (C order) is read.  To LAPACK, which counts along columns, that is
     the lower triangle of the conjugate, and no copy has to be transposed.
     """
-    potrf = lapack.zpotrf if matrix.dtype.kind == "c" else lapack.dpotrf
-    factor, info = potrf(memory.copy(matrix).T, lower=1, clean=0, overwrite_a=1)
+    factor, info = lapack("potrf", matrix.dtype.kind)(memory.copy(matrix).T, lower=1, clean=0, overwrite_a=1)
     return None if info else factor
 
 
 def cholesky_solve(factor: Array, rhs: Array) -> Array:
     """Solve matrix @ x = rhs with the factor of `cholesky`."""
+    potrs = lapack("potrs", factor.dtype.kind)
     if factor.dtype.kind == "c":
-        solution, _ = lapack.zpotrs(factor, rhs.conj(), lower=1)
-        return np.asarray(solution.conj())
-    solution, _ = lapack.dpotrs(factor, rhs, lower=1)
-    return np.asarray(solution)
+        return np.asarray(potrs(factor, rhs.conj(), lower=1)[0].conj())
+    return np.asarray(potrs(factor, rhs, lower=1)[0])
 
 
 def leading_eigenvectors(matrix: Array, count: int) -> Array:
@@ -47,10 +55,14 @@ def leading_eigenvectors(matrix: Array, count: int) -> Array:
     size = len(matrix)
     if size < _BLOCK or 2 * count > size:
         return np.asarray(np.linalg.eigh(matrix)[1][:, size - count :])
-    complex_like = matrix.dtype.kind == "c"
-    reduce, rotate = (lapack.zhetrd, lapack.zunmqr) if complex_like else (lapack.dsytrd, lapack.dormqr)
+    kind = matrix.dtype.kind
+    reduce, rotate = (
+        lapack("hetrd" if kind == "c" else "sytrd", kind),
+        lapack("unmqr" if kind == "c" else "ormqr", kind),
+    )
     reflectors, diagonal, beside, scales, _ = reduce(matrix, lower=1, lwork=_BLOCK * size)
-    found, _, vectors, failed = lapack.dstemr(diagonal, np.append(beside, 0.0), 2, 0.0, 0.0, size - count + 1, size)
+    some = lapack("stemr", "f")
+    found, _, vectors, failed = some(diagonal, np.append(beside, 0.0), 2, 0.0, 0.0, size - count + 1, size)
     if failed or found != count:
         return np.asarray(np.linalg.eigh(matrix)[1][:, size - count :])
     result = np.array(vectors[:, :count], dtype=matrix.dtype, order="F")

@@ -11,6 +11,7 @@ SciPy's BLAS, to which only small matrices are given, is held to one thread whil
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -38,7 +39,8 @@ def blas_threads(limit: int | None) -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def _pools() -> tuple[Any, ...]:
-    """The BLAS libraries of this process."""
+    """The BLAS libraries of this process, that of SciPy among them: it is there as soon as `scipy.linalg` is."""
+    importlib.import_module("scipy.linalg")
     return tuple(pool for pool in ThreadpoolController().lib_controllers if pool.user_api == "blas")
 
 

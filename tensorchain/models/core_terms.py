@@ -24,9 +24,9 @@ from functools import cached_property, lru_cache
 from typing import TypeVar
 
 import numpy as np
-from scipy.linalg import lapack
 
 from tensorchain.kernels import Array, KroneckerSystem, System, contract, leading_eigenvectors, memory
+from tensorchain.kernels.linalg import lapack
 from tensorchain.kernels.systems import SMALLEST_PIVOT, mode_product
 from tensorchain.models.base import Model
 from tensorchain.models.network import Network
@@ -294,11 +294,11 @@ def leading_vectors(matrix: Array, count: int) -> Array:
 
 def _inverse_root(gram: Array) -> Array | None:
     """L^-1 with L L^H = gram; None where it is singular to rounding."""
-    factor, failed = (lapack.zpotrf if gram.dtype.kind == "c" else lapack.dpotrf)(gram, lower=1, clean=1)
+    factor, failed = lapack("potrf", gram.dtype.kind)(gram, lower=1, clean=1)
     pivots = np.abs(np.diagonal(factor))
     if failed or not pivots.min() > SMALLEST_PIVOT * pivots.max():
         return None
-    inverse, _ = (lapack.ztrtri if gram.dtype.kind == "c" else lapack.dtrtri)(factor, lower=1)
+    inverse, _ = lapack("trtri", gram.dtype.kind)(factor, lower=1)
     return np.asarray(inverse)
 
 

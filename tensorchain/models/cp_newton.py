@@ -24,9 +24,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.linalg import lapack
 
 from tensorchain.kernels import Array, cholesky, cholesky_solve, memory
+from tensorchain.kernels.linalg import lapack
 
 _RANK = 1e-14
 
@@ -134,7 +134,7 @@ def _couplings(moments: Sequence[Array]) -> dict[tuple[int, int], Array]:
 
 def _inverse_root(gram: Array) -> Array:
     """A with A A^H = gram^-1."""
-    potrf, trtri = (lapack.zpotrf, lapack.ztrtri) if gram.dtype.kind == "c" else (lapack.dpotrf, lapack.dtrtri)
+    potrf, trtri = lapack("potrf", gram.dtype.kind), lapack("trtri", gram.dtype.kind)
     factor, failed = potrf(gram, lower=1, clean=1)
     if failed:
         raise ArithmeticError("a diagonal block is not positive definite")

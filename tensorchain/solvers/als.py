@@ -26,7 +26,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import linalg
+import scipy
 
 from tensorchain.fit import StopReason
 from tensorchain.kernels import Array, GramSystem
@@ -149,9 +149,9 @@ class PenaltyFamily:
     def __init__(self, gram: Array, metric: Array, rhs: Array) -> None:
         width = len(metric)
         ridge = 1e-14 * max(float(np.trace(metric).real), np.finfo(float).tiny) / width
-        root = linalg.cholesky(metric + ridge * np.eye(width), lower=True, check_finite=False)
+        root = scipy.linalg.cholesky(metric + ridge * np.eye(width), lower=True, check_finite=False)
         # M V = Q V diag(lambda)  <=>  (L^-1 M L^-H) Y = Y diag(lambda), V = L^-H Y
-        inverse = linalg.solve_triangular(root, np.eye(width), lower=True, check_finite=False)
+        inverse = scipy.linalg.solve_triangular(root, np.eye(width), lower=True, check_finite=False)
         values, vectors = np.linalg.eigh(inverse @ gram @ inverse.conj().T)
         self.vectors = inverse.conj().T @ vectors
         cutoff = np.finfo(float).eps * width * values.max(axis=-1, keepdims=True, initial=0.0)

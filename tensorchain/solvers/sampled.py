@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import linalg
+import scipy
 
 from tensorchain.fit import StopReason
 from tensorchain.kernels import Array
@@ -135,7 +135,7 @@ class SampledALS:
         data = fibers(tensor, mode, positions) * root
         if type(constraint) is Constraint:
             # The correction to B_k keeps its digits when the residual is small.
-            change = linalg.lstsq(design, data - design @ matrix.T, lapack_driver="gelsy", check_finite=False)[0]
+            change = scipy.linalg.lstsq(design, data - design @ matrix.T, lapack_driver="gelsy", check_finite=False)[0]
             return model.with_matrix(k, matrix + change.T)
         gram, rhs = design.conj().T @ design, data.T @ design.conj()
         offset, size = float(model.block_sensitivities()[k]), float(np.linalg.norm(data))

@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.linalg import eigh
+import scipy
 
 from tensorchain import kernels
 from tensorchain.kernels import Array, contract
@@ -109,7 +109,7 @@ class _Equations:
             basis = np.block([[basis.real, -basis.imag], [basis.imag, basis.real]])
         else:
             hessian = gram - curvature
-        self.values, vectors = eigh(basis.T @ hessian @ basis, check_finite=False)
+        self.values, vectors = scipy.linalg.eigh(basis.T @ hessian @ basis, check_finite=False)
         self.vectors = basis @ vectors
         top = float(np.abs(self.values).max(initial=0.0))
         if not np.abs(self.values).min(initial=np.inf) > _SINGULAR * top:

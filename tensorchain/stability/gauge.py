@@ -30,10 +30,10 @@ import math
 from typing import TypeVar
 
 import numpy as np
-from scipy import linalg
-from scipy.linalg import lapack
+import scipy
 
 from tensorchain.kernels import Array
+from tensorchain.kernels.linalg import lapack
 from tensorchain.models import Model
 
 AnyModel = TypeVar("AnyModel", bound=Model)
@@ -182,7 +182,7 @@ class _Search:
         if lower is None or upper is None:
             return
         product = upper.conj().T @ lower
-        u, s, vh, info = (lapack.zgesdd if product.dtype.kind == "c" else lapack.dgesdd)(product)
+        u, s, vh, info = lapack("gesdd", product.dtype.kind)(product)
         if info:
             return
         s = np.maximum(s, _TINY)
@@ -229,9 +229,9 @@ def _factor(gram: Array) -> Array | None:
     size = float(np.trace(gram).real)
     if not 0.0 < size < np.inf:
         return None
-    potrf = lapack.zpotrf if gram.dtype.kind == "c" else lapack.dpotrf
+    potrf = lapack("potrf", gram.dtype.kind)
     factor, info = potrf(gram, lower=1, clean=1)
     if info == 0 and min(factor.diagonal().real.tolist()) ** 2 > _RIDGE * size:
         return np.asarray(factor)
-    values, vectors = linalg.eigh(gram, check_finite=False)
+    values, vectors = scipy.linalg.eigh(gram, check_finite=False)
     return np.asarray(vectors * np.sqrt(np.maximum(values, _RIDGE * size)))

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.linalg import qr, svd
+import scipy
 
 from tensorchain.kernels import Array
 from tensorchain.models import Model
@@ -46,7 +46,7 @@ def gauge_tangent(model: Model) -> Array:
     if not directions:
         return np.zeros((model.n_parameters, 0), dtype=model.dtype)
     columns = np.array([direction / np.linalg.norm(direction) for direction in directions]).T
-    basis, values, _ = svd(columns, full_matrices=False, check_finite=False)
+    basis, values, _ = scipy.linalg.svd(columns, full_matrices=False, check_finite=False)
     return np.asarray(basis[:, values > _DEPENDENT * values[0]])
 
 
@@ -55,7 +55,7 @@ def gauge_complement(model: Model) -> Array:
     tangent = gauge_tangent(model)
     if not tangent.size:
         return np.eye(model.n_parameters, dtype=model.dtype)
-    full, _ = qr(tangent, check_finite=False)
+    full, _ = scipy.linalg.qr(tangent, check_finite=False)
     return np.asarray(full[:, tangent.shape[1] :])
 
 

@@ -24,7 +24,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import eigh, qr, svd
+import scipy
 
 from tensorchain.kernels import Array, contract
 from tensorchain.models import Model
@@ -64,7 +64,7 @@ def compress(model: Model) -> Compressed:
     bases: list[Array | None] = []
     for matrix in model.matrices:
         if matrix.shape[0] > matrix.shape[1]:
-            basis, small = qr(matrix, mode="economic", check_finite=False)
+            basis, small = scipy.linalg.qr(matrix, mode="economic", check_finite=False)
             matrices.append(small)
             bases.append(basis)
         else:
@@ -127,8 +127,8 @@ def spectrum(model: Model, gauge: int, *, taper: Array | None = None, vectors: b
 
 def _eigen(gram: Array, vectors: bool) -> tuple[Array, Array | None]:
     if not vectors:
-        return np.asarray(eigh(gram, eigvals_only=True, check_finite=False)), None
-    values, basis = eigh(gram, check_finite=False)
+        return np.asarray(scipy.linalg.eigh(gram, eigvals_only=True, check_finite=False)), None
+    values, basis = scipy.linalg.eigh(gram, check_finite=False)
     return values, basis
 
 
@@ -139,13 +139,13 @@ def _explicit_spectrum(model: Model, gauge: int, taper: Array | None, vectors: b
     if taper is not None:
         matrix = matrix - (matrix @ taper) @ taper.conj().T
     if rows > count:
-        matrix = qr(matrix, mode="r", check_finite=False)[0][:count]
+        matrix = scipy.linalg.qr(matrix, mode="r", check_finite=False)[0][:count]
     basis: Array | None = None
     if vectors:
-        _, values, rotation = svd(matrix, full_matrices=True, check_finite=False)
+        _, values, rotation = scipy.linalg.svd(matrix, full_matrices=True, check_finite=False)
         basis = rotation.conj().T[:, : count - gauge]
     else:
-        values = svd(matrix, compute_uv=False, check_finite=False)
+        values = scipy.linalg.svd(matrix, compute_uv=False, check_finite=False)
     floor = max(rows, count) * _EPS * values[0]
     values = np.where(values > floor, values, 0.0)
     # A wide J has count - rows null vectors that the decomposition does not list.
@@ -208,7 +208,7 @@ def outside_spectrum(compressed: Compressed, k: int) -> Spectrum:
     width = small.matrices[k].shape[1]
     if not compressed.outside(k):
         return Spectrum(np.zeros(0), np.zeros((width, 0)))
-    squares, basis = eigh(small.gram(k), check_finite=False)
+    squares, basis = scipy.linalg.eigh(small.gram(k), check_finite=False)
     squares, basis = squares[::-1], basis[:, ::-1]
     top = float(squares[0])
     if squares[-1] > _TRUSTED * top:
@@ -216,6 +216,6 @@ def outside_spectrum(compressed: Compressed, k: int) -> Spectrum:
     if math.prod(small.shape) * width > _EXPLICIT:
         return Spectrum(np.sqrt(np.where(squares > width * _EPS * top, squares, 0.0)), basis)
     matrix = design(small, k).reshape(-1, width)
-    _, values, rotation = svd(matrix, full_matrices=len(matrix) < width, check_finite=False)
+    _, values, rotation = scipy.linalg.svd(matrix, full_matrices=len(matrix) < width, check_finite=False)
     values = np.where(values > width * _EPS * values[0], values, 0.0)
     return Spectrum(np.concatenate([values, np.zeros(width - len(values))]), rotation.conj().T)

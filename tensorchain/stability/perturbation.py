@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import eigh
+import scipy
 
 from tensorchain.kernels import Array
 from tensorchain.models import Model
@@ -180,7 +180,9 @@ def _leading_vector(unit: Model, tol: float) -> tuple[Array, float]:
         first[0] = 1.0
         return first, 0.0
     if count <= _DENSE or (count <= _DENSE_WIDE and 2 * max(unit.network.widths) > count):
-        values, vectors = eigh(unit.gauss_newton(), subset_by_index=(count - 1, count - 1), check_finite=False)
+        values, vectors = scipy.linalg.eigh(
+            unit.gauss_newton(), subset_by_index=(count - 1, count - 1), check_finite=False
+        )
         return vectors[:, 0], math.sqrt(max(float(values[0]), 0.0))
 
     def matvec(flat: Array) -> Array:
