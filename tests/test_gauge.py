@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import tensorchain as tc
 from tensorchain.models import CP, TensorChain, Tucker
+from tensorchain.stability.gauge import _best_relaxation, _Search
 from tests.cases import (
     SMALL,
     THREE,
@@ -113,6 +114,46 @@ class TestSingle:
         assert relative(best.full(), model.full()) < 1e-5
         assert best.sensitivity() <= model.sensitivity()
         assert best.sensitivity() == pytest.approx(tc.optimal_gauge(double(model)).sensitivity(), rel=1e-5)
+
+
+class TestRelaxation:
+    """Bonds that lean on each other: each goes beyond its best."""
+
+    def test_it_needs_a_fraction_of_the_cycles_on_a_chain_near_degeneracy(self) -> None:
+        tensor = np.random.default_rng(0).standard_normal((5, 5, 5))
+        fit = tc.decompose(tensor, "tc", rank=3, rng=2, solver=tc.LM(max_iter=100, tol=0.0, exact=0.0))
+        bad = random_gauge(fit.model, np.random.default_rng(0), condition=10.0)
+        plain = _Search(bad)
+        values = [plain.cycle() for _ in range(600)]
+        near = values[-1] * (1.0 + 1e-7)
+        assert next(n for n, value in enumerate(values) if value < near) > 100
+        assert tc.optimal_gauge(bad, max_cycles=50).sensitivity() < near
+
+    @pytest.mark.parametrize("relaxation", [1.2, 1.5, 1.9])
+    @pytest.mark.parametrize("case", SMALL, ids=str)
+    def test_sensitivity_falls_however_far_a_bond_goes(self, case: Case, relaxation: float) -> None:
+        search = _Search(random_gauge(double(case.model()), np.random.default_rng(0), condition=10.0))
+        last = search.cycle()
+        search.relaxation = relaxation
+        for _ in range(4):
+            last, before = search.cycle(), last
+            assert last <= before * (1.0 + 1e-12)
+
+    @pytest.mark.parametrize("radius", [0.85, 0.9, 0.99])
+    def test_the_best_relaxation_is_that_of_a_linear_system(self, radius: float) -> None:
+        # Two unknowns that lean on each other by the root of `radius`: the matrix of a relaxed step and its radius.
+        def speed(w: float) -> float:
+            lean = np.sqrt(radius)
+            lower, upper = np.array([[1.0, 0.0], [-w * lean, 1.0]]), np.array([[1.0 - w, w * lean], [0.0, 1.0 - w]])
+            return float(np.abs(np.linalg.eigvals(np.linalg.solve(lower, upper))).max())
+
+        best = _best_relaxation(radius**2, 1.0)
+        assert speed(best) < speed(1.0)
+        if best < 1.85:
+            assert all(speed(best) <= speed(best + change) for change in (-0.02, 0.02))
+            # From the speed under a smaller one follows the same.
+            less = 1.0 + 0.5 * (best - 1.0)
+            assert _best_relaxation(speed(less) ** 2, less) == pytest.approx(best, rel=1e-6)
 
 
 class TestClosedForms:

@@ -54,9 +54,15 @@ class FixedBlocks:
         """Write J_k^H J_m, (I_k, *bonds, I_m, *bonds)."""
         bonds = self.term.bonds
         labels, operands = self._pairs(moments, (k, m))
-        labels += [ROW + bonds[k].upper(), COLUMN + bonds[m]]
-        operands += [self.operands[k], self.conjugated[m]]
-        return program.contract(",".join(labels) + "->" + ROW + bonds[k] + COLUMN + bonds[m].upper(), *operands)
+        labels.append(ROW + bonds[k].upper())
+        operands.append(self.operands[k])
+        target = ROW + bonds[k] + COLUMN + bonds[m].upper()
+        # Block m comes last: its bonds then lie side by side in what is copied into J^H J.
+        inner = [letter for letter in bonds[m] if letter not in target]
+        outer = [letter for letter in target if any(letter in label for label in labels)]
+        rest = "".join(inner + outer)
+        first = program.contract(",".join(labels) + "->" + rest, *operands)
+        return program.contract(f"{COLUMN}{bonds[m]},{rest}->{target}", self.conjugated[m], first)
 
     def _pairs(self, moments: Sequence[Array], without: tuple[int, ...]) -> tuple[list[str], list[Array]]:
         """Letters and moments of all blocks but some, with one axis for each bond."""

@@ -1,4 +1,4 @@
-"""Eigenvectors by three steps of LAPACK against NumPy's driver."""
+"""Eigenvectors by three steps of LAPACK, and Cholesky factors, against NumPy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.linalg import lapack
 
-from tensorchain.kernels import leading_eigenvectors
+from tensorchain.kernels import cholesky, cholesky_solve, leading_eigenvectors
 
 
 def hermitian(values: Any, dtype: str) -> Any:
@@ -52,3 +52,25 @@ def test_all_are_asked_for_where_some_are_not_found(monkeypatch: pytest.MonkeyPa
     matrix = hermitian(np.linspace(0.0, 1.0, 60), "float64")
     monkeypatch.setattr(lapack, "dstemr", lambda d, *rest: (0, d, np.zeros((len(d), len(d))), 7))
     check(matrix, 4)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("shape", [(30,), (30, 1), (30, 4)])
+def test_cholesky(shape: tuple[int, ...], dtype: str) -> None:
+    matrix = hermitian(np.linspace(0.5, 3.0, 30), dtype)
+    rhs: Any = np.random.default_rng(1).standard_normal(shape).astype(dtype)
+    if dtype == "complex128":
+        rhs = rhs * (1.0 + 2.0j)
+    given = matrix.copy(), rhs.copy()
+    factor = cholesky(np.triu(matrix))
+    assert factor is not None
+    solution = cholesky_solve(factor, rhs)
+    assert solution.shape == shape
+    assert np.allclose(solution, np.linalg.solve(matrix, rhs), rtol=1e-12, atol=1e-12)
+    assert np.array_equal(matrix, given[0])
+    assert np.array_equal(rhs, given[1])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_no_cholesky_factor_of_an_indefinite_matrix(dtype: str) -> None:
+    assert cholesky(hermitian(np.linspace(-0.1, 3.0, 30), dtype)) is None
