@@ -74,9 +74,26 @@ def test_leading_vectors(rows: int, columns: int, count: int, dtype: str) -> Non
 
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
-def test_a_joint_update_is_the_best_factor_and_core(dtype: str) -> None:
+@pytest.mark.parametrize("smallest", [1.0, 1e-1, 1e-3, 1e-6, 1e-10])
+def test_leading_vectors_over_a_wide_spectrum(smallest: float, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    values = np.geomspace(1.0, smallest, 5)
+    left, right = (np.linalg.qr(rng.standard_normal((n, 5)).astype(dtype))[0] for n in (40, 60))
+    U = leading_vectors((left * values) @ right.conj().T, 4)
+    assert np.allclose(U.conj().T @ U, np.eye(4), atol=1e-14)
+    if smallest < 1.0:
+        # Rounding of the matrix turns its singular vectors by eps over the smallest that is kept.
+        angle = np.linalg.norm(U - left[:, :4] @ (left[:, :4].conj().T @ U))
+        assert angle < 100 * np.finfo(float).eps / values[3]
+
+
+@pytest.mark.parametrize("orthonormal", [(), (1,), (1, 2, 3)])
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_a_joint_update_is_the_best_factor_and_core(dtype: str, orthonormal: tuple[int, ...]) -> None:
     case = tucker_case((6, 5, 7), (2, 3, 2)).as_type(dtype)
     T, model = case.tensor(), case.model()
+    for k in orthonormal:
+        model = model.with_matrix(k, 3.0 * np.linalg.qr(model.matrices[k])[0])
     for k in (1, 2, 3):
         absorbed = model.absorbed(k)
         assert absorbed is not None

@@ -1,7 +1,7 @@
 """Contractions on bare arrays: the only package that knows how to make them fast."""
 
 from tensorchain.kernels.contraction import contract
-from tensorchain.kernels.linalg import Array, cholesky, cholesky_solve, diagonal_blocks, leading_eigenvectors, norm
+from tensorchain.kernels.linalg import Array, cholesky, cholesky_solve, diagonal_blocks, leading_eigenpairs, norm
 from tensorchain.kernels.memory import recycling
 from tensorchain.kernels.systems import GramSystem, KroneckerSystem, System
 from tensorchain.kernels.threads import blas_threads
@@ -16,7 +16,7 @@ __all__ = [
     "cholesky_solve",
     "contract",
     "diagonal_blocks",
-    "leading_eigenvectors",
+    "leading_eigenpairs",
     "norm",
     "recycling",
 ]

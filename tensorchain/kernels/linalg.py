@@ -53,15 +53,15 @@ def cholesky_solve(factor: Array, rhs: Array) -> Array:
     return np.asarray(solution.conj() if complex_like else solution)
 
 
-def leading_eigenvectors(matrix: Array, count: int) -> Array:
-    """Eigenvectors of the `count` largest eigenvalues of a Hermitian matrix (n, n), in rising order: (n, count).
+def leading_eigenpairs(matrix: Array, count: int) -> tuple[Array, Array]:
+    """The `count` largest eigenvalues of a Hermitian matrix (n, n), in rising order, and their vectors (n, count).
 
     Tridiagonal form, its eigenvectors by relatively robust representations, and back.  LAPACK's own driver finds some
     of the eigenvectors by bisection and inverse iteration: twice as long in all (measured here).
     """
     size = len(matrix)
     if size < _BLOCK or 2 * count > size:
-        return np.asarray(np.linalg.eigh(matrix)[1][:, size - count :])
+        return _last_eigenpairs(matrix, count)
     kind = matrix.dtype.kind
     reduce, rotate = (
         lapack("hetrd" if kind == "c" else "sytrd", kind),
@@ -69,13 +69,18 @@ def leading_eigenvectors(matrix: Array, count: int) -> Array:
     )
     reflectors, diagonal, beside, scales, _ = reduce(matrix, lower=1, lwork=_BLOCK * size)
     some = lapack("stemr", "f")
-    found, _, vectors, failed = some(diagonal, np.append(beside, 0.0), 2, 0.0, 0.0, size - count + 1, size)
+    found, values, vectors, failed = some(diagonal, np.append(beside, 0.0), 2, 0.0, 0.0, size - count + 1, size)
     if failed or found != count:
-        return np.asarray(np.linalg.eigh(matrix)[1][:, size - count :])
+        return _last_eigenpairs(matrix, count)
     result = np.array(vectors[:, :count], dtype=matrix.dtype, order="F")
     # The reflectors leave the first row alone.
     result[1:] = rotate("L", "N", reflectors[1:, :-1], scales, result[1:], _BLOCK * count)[0]
-    return result
+    return values[:count], result
+
+
+def _last_eigenpairs(matrix: Array, count: int) -> tuple[Array, Array]:
+    values, vectors = np.linalg.eigh(matrix)
+    return values[len(values) - count :], vectors[:, len(values) - count :]
 
 
 def diagonal_blocks(matrix: Array, start: int, count: int, width: int) -> Array:

@@ -88,9 +88,9 @@ def solve_rows(gram: Array, rhs: Array) -> Array:
     if gram.ndim == 2:
         factor = cholesky(gram)
         if factor is not None:
-            pivots = np.abs(factor.diagonal())
+            pivots = factor.diagonal().real.tolist()
             # Below this the smallest eigenvalue is rounding: least norm instead.
-            if pivots.min() > SMALLEST_PIVOT * pivots.max():
+            if min(pivots) > SMALLEST_PIVOT * max(pivots):
                 return cholesky_solve(factor, rhs.T).T
         values, vectors = np.linalg.eigh(gram)
         keep = values > np.finfo(float).eps * len(values) * max(values[-1], 0.0)

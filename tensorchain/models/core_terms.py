@@ -25,13 +25,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from tensorchain.kernels import Array, KroneckerSystem, System, contract, leading_eigenvectors, memory
+from tensorchain.kernels import Array, KroneckerSystem, System, contract, leading_eigenpairs, memory
 from tensorchain.kernels.linalg import lapack
 from tensorchain.kernels.systems import SMALLEST_PIVOT, mode_product
 from tensorchain.models.base import Model
 from tensorchain.models.network import Network
 
 Self = TypeVar("Self", bound="CoreTerms")
+
+_WIDE_SPECTRUM = 1e-4
+"""Eigenvalue of a Gram over its largest, below which singular vectors from it need another step."""
+_ORTHONORMAL = 1e-14
+"""Departure of U^H U from a multiple of the identity that is rounding."""
 
 Jet = tuple[Array, Array | None]
 """A value and its derivative; None for zero."""
@@ -205,19 +210,22 @@ class CoreTerms(Model):
         # leading singular vectors (HOOI), and the best core is what they project out.
         mode, ranks = k - 1, self._padding.ranks
         roots = [_inverse_root(stack[0, 0]) for n, stack in enumerate(self._stacks) if n != mode]
-        value = rhs.reshape(-1, *ranks[:mode], *ranks[k:])
+        value, number = rhs.reshape(-1, *ranks[:mode], *ranks[k:]), 1.0
         for n, root in enumerate(roots, start=1):
             if root is None:
                 return None
-            value = mode_product(value, root, n)
+            if isinstance(root, float):
+                number *= root
+            else:
+                value = mode_product(value, root, n)
         unfolded = value.reshape(len(rhs), -1)
         factor = leading_vectors(unfolded, ranks[mode])
-        core = factor.conj().T @ unfolded
+        core = number * (factor.conj().T @ unfolded)
         explained = float(np.vdot(core, core).real)
-        core = core.reshape(-1, *value.shape[1:])
+        core = number * core.reshape(-1, *value.shape[1:])
         for n, root in enumerate(roots, start=1):
-            assert root is not None
-            core = mode_product(core, root.conj().T, n)
+            if isinstance(root, np.ndarray):
+                core = mode_product(core, root.conj().T, n)
         # About as large as the old factor: blocks that are balanced stay so.
         size = np.linalg.norm(self.matrices[k]) / math.sqrt(ranks[mode])
         scale = 2.0 ** round(math.log2(size)) if 0.0 < size < math.inf else 1.0
@@ -276,13 +284,16 @@ class CoreTerms(Model):
 def leading_vectors(matrix: Array, count: int) -> Array:
     """Orthonormal basis of the leading left singular vectors of a matrix (I, P): (I, count).
 
-    From the eigenvectors of the smaller Gram, then one step of iteration on both sides, since the Gram has lost
-    the digits of singular values below 1e-8 of the largest.
+    From the eigenvectors of the smaller Gram.  The Gram has lost the digits of singular values below 1e-8 of the
+    largest; where some are far smaller than that one, a step of iteration on both sides follows.
     """
     rows, columns = matrix.shape
     small = matrix @ matrix.conj().T if rows <= columns else matrix.conj().T @ matrix
     found = min(count, len(small))
-    vectors = leading_eigenvectors(small, found)
+    values, vectors = leading_eigenpairs(small, found)
+    if rows <= columns and values[0] > _WIDE_SPECTRUM * values[-1]:
+        # Orthonormal to the last digit: what LAPACK returns is so to two or three digits less.
+        return np.asarray(1.5 * vectors - vectors @ (0.5 * (vectors.conj().T @ vectors)))
     right = matrix.conj().T @ vectors if rows <= columns else vectors
     left: Array = np.linalg.qr(matrix @ np.linalg.qr(right)[0])[0]
     if found < count:
@@ -292,10 +303,16 @@ def leading_vectors(matrix: Array, count: int) -> Array:
     return left
 
 
-def _inverse_root(gram: Array) -> Array | None:
-    """L^-1 with L L^H = gram; None where it is singular to rounding."""
+def _inverse_root(gram: Array) -> Array | float | None:
+    """L^-1 with L L^H = gram; a number where it is a multiple of the identity; None where gram is singular to rounding.
+
+    The last is so for factors that such an update has made.
+    """
+    size = float(gram[0, 0].real)
+    if size > 0.0 and np.abs(gram - size * np.eye(len(gram))).max() < _ORTHONORMAL * size:
+        return 1.0 / math.sqrt(size)
     factor, failed = lapack("potrf", gram.dtype.kind)(gram, lower=1, clean=1)
-    pivots = np.abs(np.diagonal(factor))
+    pivots = np.diagonal(factor).real
     if failed or not pivots.min() > SMALLEST_PIVOT * pivots.max():
         return None
     inverse, _ = lapack("trtri", gram.dtype.kind)(factor, lower=1)

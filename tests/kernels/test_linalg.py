@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.linalg import lapack
 
-from tensorchain.kernels import cholesky, cholesky_solve, leading_eigenvectors
+from tensorchain.kernels import cholesky, cholesky_solve, leading_eigenpairs
 
 
 def hermitian(values: Any, dtype: str) -> Any:
@@ -22,19 +22,21 @@ def hermitian(values: Any, dtype: str) -> Any:
 
 
 def check(matrix: Any, count: int) -> None:
-    vectors = leading_eigenvectors(matrix, count)
+    values, vectors = leading_eigenpairs(matrix, count)
     assert vectors.shape == (len(matrix), count)
     assert vectors.dtype == matrix.dtype
     expected = np.linalg.eigvalsh(matrix)
+    assert values.shape == (count,)
     largest = max(abs(expected[0]), abs(expected[-1]), 1e-300)
     assert np.allclose(vectors.conj().T @ vectors, np.eye(count), atol=1e-12)
+    assert np.allclose(values, expected[len(matrix) - count :], rtol=0.0, atol=1e-13 * largest * len(matrix))
     difference = matrix @ vectors - vectors * expected[len(matrix) - count :]
     assert np.linalg.norm(difference) <= 1e-12 * largest * len(matrix)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 @pytest.mark.parametrize(("size", "count"), [(1, 1), (5, 2), (40, 3), (40, 39), (90, 1), (150, 15)])
-def test_leading_eigenvectors(size: int, count: int, dtype: str) -> None:
+def test_leading_eigenpairs(size: int, count: int, dtype: str) -> None:
     check(hermitian(np.linspace(-1.0, 3.0, size), dtype), count)
 
 
