@@ -201,7 +201,7 @@ class Form(Blocks):
 
     def block_sensitivities(self) -> Array:
         """||dX/dblock_k||_F^2 = I_k tr M_k for each block; their sum is SS."""
-        traces = [float(gram.trace().real) for gram in self.grams] if self._has_grams else self.gram_traces()
+        traces = [sum(gram.diagonal().real.tolist()) for gram in self.grams] if self._has_grams else self.gram_traces()
         return np.array([len(matrix) * trace for matrix, trace in zip(self._matrices, traces, strict=True)])
 
     def sensitivity(self, relative: bool = False) -> float:

@@ -211,11 +211,12 @@ class _Search:
                 return
             beyond = z ** (self.relaxation - 1.0)
             gauge, inverse = (gauge @ vh.conj().T) * beyond, (vh @ inverse) / beyond[:, None]
-        metric, dual = inverse.conj().T @ inverse, gauge.conj() @ gauge.T
-        spread = float(np.abs(metric.trace() * dual.trace()))
+        # tr(S^-1) tr(S)
+        spread = float(np.vdot(inverse, inverse).real) * float(np.vdot(gauge, gauge).real)
         if not math.isfinite(spread):
             return
         self.far |= spread > _FAR
+        metric, dual = inverse.conj().T @ inverse, gauge.conj() @ gauge.T
         self.metrics[t][k][here], self.metrics[t][m][there] = metric.ravel(), dual.ravel()
         # B_k[.., b] G[b, c] and G^-1[c, b] B_m[.., b]
         self.gauges[t, letter, k], self.gauges[t, letter, m] = gauge.T, inverse
@@ -261,7 +262,7 @@ def _traced(gram: Array | list[Array], metrics: list[Array], place: int) -> Arra
 
 def _factor(gram: Array) -> Array | None:
     """B with gram = B B^H: by Cholesky, or after a relative ridge that keeps the gauge finite on a deficient bond."""
-    size = float(np.trace(gram).real)
+    size = sum(gram.diagonal().real.tolist())
     if not 0.0 < size < np.inf:
         return None
     potrf = lapack("potrf", gram.dtype.kind)

@@ -137,6 +137,8 @@ class Dense(Tensor):
 
     def _newton_of(self, model: Model) -> Newton | None:
         """Programs for models of this wiring, where there are some."""
+        if self._newton is not None and self._newton.serves(model):
+            return self._newton
         if not Newton.fits(self.array, model):
             return None
         if self._newton is None or self._newton.network != model.network:

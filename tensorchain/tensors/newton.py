@@ -54,6 +54,10 @@ class Newton:
         small = data.size <= _ENTRIES and model.n_parameters <= _PARAMETERS and 2 < data.ndim <= _ORDER
         return small and FixedBlocks.fit(model, data)
 
+    def serves(self, model: Model) -> bool:
+        """Whether the model is of the wiring and the dtype of these programs, without a look at what the wiring says."""
+        return self.network is model.network and all(matrix.dtype is self.data.dtype for matrix in model.matrices)
+
     def residual(self, model: Model) -> Residual:
         """T - X; the model is told its Grams."""
         self._load(model.matrices)
