@@ -112,19 +112,24 @@ class Progress:
 
     def report(self, iterate: Iterate) -> list[tuple[str, str]]:
         """(name, value) pairs: what is shown of an iterate."""
-        sensitivity, scale = iterate.sensitivity, " of T / ||T||"
-        if self._norm is not None:
-            # SS of T as given: each of the K blocks is larger by ||T||^(1/K).
-            blocks = len(iterate.model.matrices)
-            sensitivity, scale = sensitivity * self._norm ** (2.0 * (blocks - 1) / blocks), ""
+        scale = " of T / ||T||" if self._norm is None else ""
         started = [("start", f"{self._start} of {self._starts}")] if self._starts > 1 else []
         return [
             *started,
             ("iteration", str(iterate.iteration)),
             ("error", f"{iterate.error:.3e}"),
-            ("sensitivity", f"{sensitivity:.2e}{scale}"),
-            ("time", f"{time.monotonic() - self._began:.1f} s"),
+            ("sensitivity", f"{self._sensitivity(iterate):.2e}{scale}"),
+            ("time", f"{self._elapsed():.1f} s"),
         ]
+
+    def _sensitivity(self, iterate: Iterate) -> float:
+        """SS of T as given: each of the K blocks is larger by ||T||^(1/K)."""
+        blocks = len(iterate.model.matrices)
+        scale: float = (1.0 if self._norm is None else self._norm) ** (2.0 * (blocks - 1) / blocks)
+        return iterate.sensitivity * scale
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._began
 
 
 class _Terminal:

@@ -863,6 +863,15 @@ def test_progress_shows_the_figures_of_the_tensor_as_given() -> None:
     assert "error 2.50e-01" in stream.getvalue()
 
 
+def test_the_bar_is_full_when_the_time_is_up() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    model = tc.CP([np.ones((2, 1))] * 2)
+    with FitProgress(norm=1.0, max_seconds=1e-9, console=console) as progress:
+        progress(tc.Iterate(model, error=0.5, sensitivity=3.0))
+    (task,) = progress._bar.tasks
+    assert task.completed == task.total == 1e-9
+
+
 def test_progress_is_silent_elsewhere() -> None:
     stream = io.StringIO()
     with FitProgress(norm=1.0, console=Console(file=stream)) as progress:
