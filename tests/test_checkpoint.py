@@ -109,17 +109,27 @@ def test_a_limit_shorter_than_the_way_to_the_workers(tensor):
     assert fit.reason is tc.StopReason.TIME_LIMIT
 
 
+class Interrupted:
+    """joblib's Parallel, interrupted before the first result."""
+
+    def __init__(self, **options):
+        pass
+
+    def __call__(self, calls):
+        yield from ()
+        raise KeyboardInterrupt
+
+
 def test_an_interrupt_before_the_first_start_is_done(tensor, monkeypatch):
     """There is nothing to return: the interrupt goes on to the caller."""
-
-    class Interrupted:
-        def __init__(self, **options):
-            pass
-
-        def __call__(self, calls):
-            yield from ()
-            raise KeyboardInterrupt
-
     monkeypatch.setattr("joblib.Parallel", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         tc.decompose(tensor, "cp", 7, rng=3, starts=3, jobs=2)
+
+
+def test_an_interrupt_keeps_a_start_from_before_the_others_went_to_workers(tensor, monkeypatch):
+    alone = tc.decompose(tensor, "cp", 7, rng=3, starts=3, jobs=1)
+    monkeypatch.setattr("tensorchain.solvers.multistart._WORTHWHILE", 0.0)
+    monkeypatch.setattr("joblib.Parallel", Interrupted)
+    fit = tc.decompose(tensor, "cp", 7, rng=3, starts=3)
+    assert fit.error == alone.starts[0].error

@@ -653,7 +653,7 @@ def test_ctrl_c_stops_starts_in_other_processes(folder: Path, capsys: Any, monke
     def before_any(*arguments: Any, **options: Any) -> Any:
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        raise IndexError("no fit to choose from")
+        raise RuntimeError("a worker process was stopped")
 
     arguments = ["decompose", "data.npy", *PLAIN, "--starts", "4", "--jobs", "2", "--out", "fit.npz"]
     monkeypatch.setattr(command, "decompose", before_any)

@@ -163,7 +163,7 @@ def _fit(arguments: argparse.Namespace, array: Any, init: str | Model) -> Fit:
                 checkpoint=arguments.checkpoint,
             )
     except Exception as error:
-        # Workers that are stopped before the first result leave none to choose from.
+        # Workers that are stopped before the first result may fail in ways of their own.
         if progress is not None and progress.interrupted:
             raise KeyboardInterrupt from error
         if isinstance(error, (ValueError, TypeError, ImportError)):

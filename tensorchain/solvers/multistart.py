@@ -11,6 +11,7 @@ import importlib.util
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Protocol, TypeVar
 
 from tensorchain.fit import Fit, StopReason
@@ -53,7 +54,9 @@ def run_starts(job: Job, seeds: Sequence[int], jobs: int | None, max_seconds: fl
             if jobs is None and (now - began) * len(waiting) > _WORTHWHILE and can_run_parallel():
                 break
     if waiting:
-        yield from _in_parallel(job, waiting, -1 if jobs is None else jobs, deadline)
+        yield from _in_parallel(
+            job, waiting, -1 if jobs is None else jobs, deadline, finished=len(seeds) - len(waiting)
+        )
 
 
 def can_run_parallel() -> bool:
@@ -61,27 +64,25 @@ def can_run_parallel() -> bool:
     return (os.cpu_count() or 1) > 1 and importlib.util.find_spec("joblib") is not None
 
 
-def _in_parallel(job: Job, seeds: Sequence[int], jobs: int, deadline: float | None) -> Iterator[Fit]:
+def _in_parallel(job: Job, seeds: Sequence[int], jobs: int, deadline: float | None, finished: int) -> Iterator[Fit]:
     try:
         from joblib import Parallel, delayed
     except ImportError as error:
         raise ImportError("parallel starts need joblib: pip install tensorchain[parallel], or jobs=1") from error
     # Workers on other machines have clocks of their own: they are told a wall-clock time.
     wall = None if deadline is None else time.time() + deadline - time.monotonic()
-    results = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(_timed)(job, seed, wall) for seed in seeds)
-    finished = 0
+    calls = (delayed(_timed)(job, seed, wall) for seed in seeds)
     try:
-        for fit in results:
-            if fit is not None:
-                finished += 1
-                yield fit
+        with closing(Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)) as results:
+            for fit in results:
+                if fit is not None:
+                    finished += 1
+                    yield fit
     except KeyboardInterrupt:
         # What is finished is with the caller already.
         if not finished:
             raise
         return
-    finally:
-        results.close()
     if not finished:
         # The workers took longer to come up than the limit allows.
         yield job(seeds[0], 1e-3)

@@ -55,7 +55,7 @@ class Newton:
         return small and FixedBlocks.fit(model, data)
 
     def serves(self, model: Model) -> bool:
-        """Whether the model is of the wiring and the dtype of these programs, without a look at what the wiring says."""
+        """Whether these programs are for the wiring (the very same object) and the dtype of a model."""
         return self.network is model.network and all(matrix.dtype is self.data.dtype for matrix in model.matrices)
 
     def residual(self, model: Model) -> Residual:
