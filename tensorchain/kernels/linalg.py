@@ -19,6 +19,8 @@ from tensorchain.kernels import memory
 Array = NDArray[Any]
 
 _PIECE = 1 << 20
+_STRIP = 64
+"""Rows that are copied at once where only the upper triangle is read."""
 _BLOCK = 32
 """Columns that LAPACK treats at once, and the size below which all eigenvectors cost no more than some."""
 
@@ -34,7 +36,10 @@ def cholesky(matrix: Array) -> Array | None:
     Only the upper triangle of `matrix` (C order) is read.  To LAPACK, which counts along columns, that is
     the lower triangle of the conjugate, and no copy has to be transposed.
     """
-    factor, info = lapack("potrf", matrix.dtype.kind)(memory.copy(matrix).T, lower=1, clean=0, overwrite_a=1)
+    work = memory.empty(matrix.shape, matrix.dtype)
+    for start in range(0, len(matrix), _STRIP):
+        work[start : start + _STRIP, start:] = matrix[start : start + _STRIP, start:]
+    factor, info = lapack("potrf", matrix.dtype.kind)(work.T, lower=1, clean=0, overwrite_a=1)
     return None if info else factor
 
 

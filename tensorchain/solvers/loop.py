@@ -121,9 +121,7 @@ def run(
     `keep` is given the state at iterates from which the run can be resumed; `resume` is such a state.
     """
     began = time.perf_counter() - (0.0 if resume is None else resume.seconds)
-    tracker = _Tracker(problem.constraint)
-    if resume is not None:
-        tracker.rows, tracker.best = list(resume.rows), resume.best
+    tracker = _Tracker(problem.constraint, resume)
     reason = StopReason.INTERRUPTED
     with np.errstate(all="ignore"), recycling(), blas_threads(1 if math.prod(start.shape) <= _SMALL_TENSOR else None):
         steps = solver.steps(problem, start, *([] if resume is None else [resume.memory]))
@@ -135,7 +133,7 @@ def run(
                     reason = stop.value
                     break
                 seconds = time.perf_counter() - began
-                if not (np.isfinite(iterate.error) and np.isfinite(iterate.sensitivity)):
+                if not (math.isfinite(iterate.error) and math.isfinite(iterate.sensitivity)):
                     reason = StopReason.NON_FINITE
                     break
                 if iterate.memory is not None and keep is not None and tracker.best is not None:
@@ -167,19 +165,18 @@ def run(
 class _Tracker:
     """History and best iterate."""
 
-    def __init__(self, constraint: Constraint) -> None:
+    def __init__(self, constraint: Constraint, resume: RunState | None) -> None:
         self.constraint = constraint
-        self.rows: list[tuple[float, float, float, float]] = []
-        self.best: Iterate | None = None
+        self.rows = [] if resume is None else list(resume.rows)
+        self.best = None if resume is None else resume.best
+        self._merit = None if self.best is None else constraint.merit(self.best.error, self.best.sensitivity)
 
     def take(self, iterate: Iterate, seconds: float) -> None:
         """Count an iterate."""
         self.rows.append((iterate.error, iterate.sensitivity, iterate.penalty, seconds))
-        if self.best is None or self._merit(iterate) <= self._merit(self.best):
-            self.best = replace(iterate, memory=None)
-
-    def _merit(self, iterate: Iterate) -> tuple[float, float]:
-        return self.constraint.merit(iterate.error, iterate.sensitivity)
+        merit = self.constraint.merit(iterate.error, iterate.sensitivity)
+        if self._merit is None or merit <= self._merit:
+            self.best, self._merit = iterate, merit
 
     def history(self) -> History:
         """What was counted, as arrays."""
