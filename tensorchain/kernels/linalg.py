@@ -58,6 +58,16 @@ def cholesky_solve(factor: Array, rhs: Array) -> Array:
     return np.asarray(solution.conj() if complex_like else solution)
 
 
+def cholesky_solution(matrix: Array, rhs: Array) -> tuple[Array | None, Array]:
+    """Factor or None, as of `cholesky`, and solution for a matrix `rhs`, as of `cholesky_solve`: in one call."""
+    complex_like = matrix.dtype.kind == "c"
+    posv = lapack("posv", matrix.dtype.kind)
+    factor, solution, info = posv(
+        memory.copy(matrix).T, rhs.conj() if complex_like else rhs, lower=1, overwrite_a=1, overwrite_b=complex_like
+    )
+    return None if info else factor, solution.conj() if complex_like else solution
+
+
 def leading_eigenpairs(matrix: Array, count: int) -> tuple[Array, Array]:
     """The `count` largest eigenvalues of a Hermitian matrix (n, n), in rising order, and their vectors (n, count).
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tensorchain.kernels.linalg import Array, cholesky, cholesky_solve
+from tensorchain.kernels.linalg import Array, cholesky_solution
 
 SMALLEST_PIVOT = 1e-7
 """Of a Cholesky factor relative to the largest, below which its matrix counts as singular."""
@@ -86,12 +86,12 @@ def solve_rows(gram: Array, rhs: Array) -> Array:
     rhs : (I, P).
     """
     if gram.ndim == 2:
-        factor = cholesky(gram)
+        factor, solution = cholesky_solution(gram, rhs.T)
         if factor is not None:
             pivots = factor.diagonal().real.tolist()
             # Below this the smallest eigenvalue is rounding: least norm instead.
             if min(pivots) > SMALLEST_PIVOT * max(pivots):
-                return cholesky_solve(factor, rhs.T).T
+                return solution.T
         values, vectors = np.linalg.eigh(gram)
         keep = values > np.finfo(float).eps * len(values) * max(values[-1], 0.0)
         inverse = (vectors[:, keep] / values[keep]) @ vectors[:, keep].conj().T

@@ -216,7 +216,7 @@ def balanced(model: Model) -> Model:
     The factors are powers of two whose product is one: nothing is rounded, and blocks that are balanced already
     stay the very same arrays.
     """
-    norms = [float(np.linalg.norm(matrix)) for matrix in model.matrices]
+    norms = [math.sqrt(float(np.vdot(matrix, matrix).real)) for matrix in model.matrices]
     if min(norms) <= 0.0 or not all(map(math.isfinite, norms)):
         return model
     logs = [math.log2(norm) for norm in norms]

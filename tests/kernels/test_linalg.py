@@ -9,6 +9,7 @@ import pytest
 from scipy.linalg import lapack
 
 from tensorchain.kernels import cholesky, cholesky_solve, leading_eigenpairs
+from tensorchain.kernels.linalg import cholesky_solution
 
 
 def hermitian(values: Any, dtype: str) -> Any:
@@ -69,10 +70,17 @@ def test_cholesky(shape: tuple[int, ...], dtype: str) -> None:
     solution = cholesky_solve(factor, rhs)
     assert solution.shape == shape
     assert np.allclose(solution, np.linalg.solve(matrix, rhs), rtol=1e-12, atol=1e-12)
+    if rhs.ndim == 2:
+        again, together = cholesky_solution(np.triu(matrix), rhs)
+        assert again is not None
+        assert np.allclose(np.tril(again), np.tril(factor), rtol=1e-14, atol=1e-14)
+        assert np.allclose(together, solution, rtol=1e-14, atol=1e-14)
     assert np.array_equal(matrix, given[0])
     assert np.array_equal(rhs, given[1])
 
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_no_cholesky_factor_of_an_indefinite_matrix(dtype: str) -> None:
-    assert cholesky(hermitian(np.linspace(-0.1, 3.0, 30), dtype)) is None
+    matrix = hermitian(np.linspace(-0.1, 3.0, 30), dtype)
+    assert cholesky(matrix) is None
+    assert cholesky_solution(matrix, np.ones((30, 2), dtype))[0] is None
