@@ -139,6 +139,11 @@ class TestRelaxation:
             last, before = search.cycle(), last
             assert last <= before * (1.0 + 1e-12)
 
+    @pytest.mark.parametrize("relaxation", [1.0, 1.5, 1.9])
+    def test_the_relaxation_stays_below_two_where_cycles_stand_still(self, relaxation: float) -> None:
+        for ratio in (1.0, np.nextafter(1.0, 0.0), 1.0 - 1e-12, 1.0 + 1e-12, np.inf, np.nan):
+            assert relaxation <= _best_relaxation(float(ratio), relaxation) <= 1.9
+
     @pytest.mark.parametrize("radius", [0.85, 0.9, 0.99])
     def test_the_best_relaxation_is_that_of_a_linear_system(self, radius: float) -> None:
         # Two unknowns that lean on each other by the root of `radius`: the matrix of a relaxed step and its radius.

@@ -244,7 +244,7 @@ def _best_relaxation(ratio: float, relaxation: float) -> float:
         return relaxation
     z = math.sqrt(ratio)
     plain = (z + relaxation - 1.0) ** 2 / (z * relaxation**2)
-    return min(2.0 / (1.0 + math.sqrt(1.0 - plain)), _LARGEST_RELAXATION)
+    return min(2.0 / (1.0 + math.sqrt(max(1.0 - plain, 0.0))), _LARGEST_RELAXATION)
 
 
 def _traced(gram: Array | list[Array], metrics: list[Array], place: int) -> Array:
