@@ -2,7 +2,8 @@
 
 `explicit` is what one would write in an afternoon: the Jacobian as a matrix, J^T J by one matrix product, a Cholesky
 factor.  SciPy is `least_squares(method="lm")` (MINPACK) with the same Jacobian given to it.  Both are run for fewer
-iterations where they take long: the time of one iteration is what is compared.
+iterations where they take long: the time of one iteration is what is compared.  Ours counts the steps that were
+accepted, with the time of those that were not; the plain one counts all that it tries.
 
     python -m benchmarks.lm_steps [--quick]
 """
