@@ -100,9 +100,7 @@ def compress_in_steps(
         first = Request(method, keep_macs, keep_params, **options)
         shares = [first.share ** (t / steps) for t in range(1, steps + 1)]
     batches = calibrate if calibrate is None else list(calibrate)
-    state = [value.detach().cpu().numpy() for value in net.state_dict().values()]
-    problem = digest([*state, first, shares, max_drop, rng])
-    progress = Progress(checkpoint, problem)
+    progress = Progress(checkpoint, digest([*_weights(net), first, shares, max_drop, rng]))
     needed = None if max_drop is None or evaluate is None else _dense_score(net, evaluate, progress) - max_drop
     best, done = copy.deepcopy(net).eval(), list[StepReport]()
     for t, share in enumerate(shares):
@@ -171,8 +169,7 @@ def compress_to_score(
         raise ValueError(f"by is {by!r}; 'macs' or 'params' is needed")
     request = Request(method, *((1.0, None) if by == "macs" else (None, 1.0)), **options)
     measured = measured_of(net, example, request, None if calibrate is None else list(calibrate))
-    state = [value.detach().cpu().numpy() for value in net.state_dict().values()]
-    progress = Progress(checkpoint, digest([*state, measured.problem(request, rng), max_drop, by]))
+    progress = Progress(checkpoint, digest([*_weights(net), measured.problem(request, rng), max_drop, by]))
     needed = _dense_score(net, evaluate, progress) - max_drop
     low, high = measured.least_share(request, rng, progress), 1.0
     best, done = None, list[StepReport]()
@@ -195,6 +192,11 @@ def compress_to_score(
         raise ValueError(f"no budget held the score {needed:.4f} (share: score: {tried}); allow a larger max_drop")
     best.report = replace(best.report, steps=tuple(done))
     return best
+
+
+def _weights(net: Any) -> list[Any]:
+    """The arrays of a network, by which a checkpoint knows it."""
+    return [value.detach().cpu().numpy() for value in net.state_dict().values()]
 
 
 def _restored_step(
