@@ -120,10 +120,11 @@ def run(
 
     `keep` is given the state at iterates from which the run can be resumed; `resume` is such a state.
     """
-    began = time.perf_counter() - (0.0 if resume is None else resume.seconds)
     tracker = _Tracker(problem.constraint, resume)
     reason = StopReason.INTERRUPTED
     with np.errstate(all="ignore"), recycling(), blas_threads(1 if math.prod(start.shape) <= _SMALL_TENSOR else None):
+        # Here, since the first run of a process finds its BLAS libraries first.
+        began = time.perf_counter() - (0.0 if resume is None else resume.seconds)
         steps = solver.steps(problem, start, *([] if resume is None else [resume.memory]))
         try:
             while True:
