@@ -130,6 +130,7 @@ def test_an_interrupt_before_the_first_start_is_done(tensor, monkeypatch):
 def test_an_interrupt_keeps_a_start_from_before_the_others_went_to_workers(tensor, monkeypatch):
     alone = tc.decompose(tensor, "cp", 7, rng=3, starts=3, jobs=1)
     monkeypatch.setattr("tensorchain.solvers.multistart._WORTHWHILE", 0.0)
+    monkeypatch.setattr("tensorchain.solvers.multistart.can_run_parallel", lambda: True)
     monkeypatch.setattr("joblib.Parallel", Interrupted)
     fit = tc.decompose(tensor, "cp", 7, rng=3, starts=3)
     assert fit.error == alone.starts[0].error

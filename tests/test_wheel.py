@@ -50,7 +50,7 @@ def test_extras_are_named_in_the_metadata() -> None:
 
 
 def test_importing_it_brings_in_nothing_optional_and_nothing_slow() -> None:
-    # SciPy's parts and numba take half a second each: they wait until they are used.
+    # SciPy's parts and numba take as long as all the rest: they wait until they are used.
     optional = ("torch", "onnx", "dask", "sklearn", "pandas", "numba", "matplotlib", "scipy.linalg", "scipy.optimize")
     code = f"import sys, tensorchain; print([name for name in {optional} if name in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 
 from tensorchain import kernels
 from tensorchain.kernels import Array
@@ -214,9 +215,7 @@ def factor_match_score(model: Model, reference: Model, *, weights: bool = True) 
         larger = np.maximum(p, q)
         ratio = np.divide(np.minimum(p, q), larger, out=np.zeros_like(larger), where=larger > 0.0)
         scores = scores * ratio
-    from scipy.optimize import linear_sum_assignment
-
-    rows, columns = linear_sum_assignment(scores, maximize=True)
+    rows, columns = scipy.optimize.linear_sum_assignment(scores, maximize=True)
     matched = scores[rows, columns]
     return FactorMatch(
         score=float(matched.sum()) / max(scores.shape),

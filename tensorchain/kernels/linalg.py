@@ -19,15 +19,13 @@ from tensorchain.kernels import memory
 Array = NDArray[Any]
 
 _PIECE = 1 << 20
-_STRIP = 64
-"""Rows that are copied at once where only the upper triangle is read."""
 _BLOCK = 32
 """Columns that LAPACK treats at once, and the size below which all eigenvectors cost no more than some."""
 
 
-def lapack(name: str, kind: str) -> Callable[..., Any]:
-    """SciPy's function for LAPACK's routine of this name in double precision: complex if `kind` is "c"."""
-    return getattr(scipy.linalg.lapack, ("z" if kind == "c" else "d") + name)  # type: ignore[no-any-return]
+def lapack(name: str, array: Array) -> Callable[..., Any]:
+    """SciPy's function for LAPACK's routine of this name in double precision, for an array that is real or complex."""
+    return getattr(scipy.linalg.lapack, ("z" if array.dtype.kind == "c" else "d") + name)  # type: ignore[no-any-return]
 
 
 def cholesky(matrix: Array) -> Array | None:
@@ -36,10 +34,7 @@ def cholesky(matrix: Array) -> Array | None:
     Only the upper triangle of `matrix` (C order) is read.  To LAPACK, which counts along columns, that is
     the lower triangle of the conjugate, and no copy has to be transposed.
     """
-    work = memory.empty(matrix.shape, matrix.dtype)
-    for start in range(0, len(matrix), _STRIP):
-        work[start : start + _STRIP, start:] = matrix[start : start + _STRIP, start:]
-    factor, info = lapack("potrf", matrix.dtype.kind)(work.T, lower=1, clean=0, overwrite_a=1)
+    factor, info = lapack("potrf", matrix)(memory.copy(matrix).T, lower=1, clean=0, overwrite_a=1)
     return None if info else factor
 
 
@@ -54,15 +49,14 @@ def cholesky_solve(factor: Array, rhs: Array) -> Array:
         half = trsv(factor, rhs, lower=1)
         solution = trsv(factor, half, lower=1, trans=2, overwrite_x=1)
     else:
-        solution, _ = lapack("potrs", factor.dtype.kind)(factor, rhs, lower=1)
+        solution, _ = lapack("potrs", factor)(factor, rhs, lower=1)
     return np.asarray(solution.conj() if complex_like else solution)
 
 
 def cholesky_solution(matrix: Array, rhs: Array) -> tuple[Array | None, Array]:
     """Factor or None, as of `cholesky`, and solution for a matrix `rhs`, as of `cholesky_solve`: in one call."""
     complex_like = matrix.dtype.kind == "c"
-    posv = lapack("posv", matrix.dtype.kind)
-    factor, solution, info = posv(
+    factor, solution, info = lapack("posv", matrix)(
         memory.copy(matrix).T, rhs.conj() if complex_like else rhs, lower=1, overwrite_a=1, overwrite_b=complex_like
     )
     return None if info else factor, solution.conj() if complex_like else solution
@@ -77,19 +71,16 @@ def leading_eigenpairs(matrix: Array, count: int) -> tuple[Array, Array]:
     size = len(matrix)
     if size < _BLOCK or 2 * count > size:
         return _last_eigenpairs(matrix, count)
-    kind = matrix.dtype.kind
-    reduce, rotate = (
-        lapack("hetrd" if kind == "c" else "sytrd", kind),
-        lapack("unmqr" if kind == "c" else "ormqr", kind),
+    reduce, rotate = ("hetrd", "unmqr") if matrix.dtype.kind == "c" else ("sytrd", "ormqr")
+    reflectors, diagonal, beside, scales, _ = lapack(reduce, matrix)(matrix, lower=1, lwork=_BLOCK * size)
+    found, values, vectors, failed = lapack("stemr", diagonal)(
+        diagonal, np.append(beside, 0.0), 2, 0.0, 0.0, size - count + 1, size
     )
-    reflectors, diagonal, beside, scales, _ = reduce(matrix, lower=1, lwork=_BLOCK * size)
-    some = lapack("stemr", "f")
-    found, values, vectors, failed = some(diagonal, np.append(beside, 0.0), 2, 0.0, 0.0, size - count + 1, size)
     if failed or found != count:
         return _last_eigenpairs(matrix, count)
     result = np.array(vectors[:, :count], dtype=matrix.dtype, order="F")
     # The reflectors leave the first row alone.
-    result[1:] = rotate("L", "N", reflectors[1:, :-1], scales, result[1:], _BLOCK * count)[0]
+    result[1:] = lapack(rotate, matrix)("L", "N", reflectors[1:, :-1], scales, result[1:], _BLOCK * count)[0]
     return values[:count], result
 
 
@@ -103,6 +94,11 @@ def diagonal_blocks(matrix: Array, start: int, count: int, width: int) -> Array:
     stop = start + count * width
     view = matrix[start:stop, start:stop].reshape(count, width, count, width)
     return np.asarray(np.einsum("ipiq->ipq", view))
+
+
+def trace(matrix: Array) -> float:
+    """The trace of a Hermitian matrix; for a small one NumPy's takes three times as long."""
+    return float(sum(matrix.diagonal().real.tolist()))
 
 
 def norm(array: Array) -> float:

@@ -311,11 +311,11 @@ def _inverse_root(gram: Array) -> Array | float | None:
     size = float(gram[0, 0].real)
     if size > 0.0 and np.abs(gram - size * np.eye(len(gram))).max() < _ORTHONORMAL * size:
         return 1.0 / math.sqrt(size)
-    factor, failed = lapack("potrf", gram.dtype.kind)(gram, lower=1, clean=1)
+    factor, failed = lapack("potrf", gram)(gram, lower=1, clean=1)
     pivots = np.diagonal(factor).real
     if failed or not pivots.min() > SMALLEST_PIVOT * pivots.max():
         return None
-    inverse, _ = lapack("trtri", gram.dtype.kind)(factor, lower=1)
+    inverse, _ = lapack("trtri", factor)(factor, lower=1)
     return np.asarray(inverse)
 
 

@@ -134,11 +134,10 @@ def _couplings(moments: Sequence[Array]) -> dict[tuple[int, int], Array]:
 
 def _inverse_root(gram: Array) -> Array:
     """A with A A^H = gram^-1."""
-    potrf, trtri = lapack("potrf", gram.dtype.kind), lapack("trtri", gram.dtype.kind)
-    factor, failed = potrf(gram, lower=1, clean=1)
+    factor, failed = lapack("potrf", gram)(gram, lower=1, clean=1)
     if failed:
         raise ArithmeticError("a diagonal block is not positive definite")
-    inverse, failed = trtri(factor, lower=1)
+    inverse, failed = lapack("trtri", factor)(factor, lower=1)
     if failed:
         raise ArithmeticError("a diagonal block is singular")
     return np.asarray(inverse.conj().T)

@@ -38,6 +38,7 @@ from tensorchain.kernels import (
     memory,
     norm,
 )
+from tensorchain.kernels.linalg import trace
 from tensorchain.models.blocks import Blocks, Metrics
 from tensorchain.models.network import COLUMN, ROW
 
@@ -201,7 +202,7 @@ class Form(Blocks):
 
     def block_sensitivities(self) -> Array:
         """||dX/dblock_k||_F^2 = I_k tr M_k for each block; their sum is SS."""
-        traces = [sum(gram.diagonal().real.tolist()) for gram in self.grams] if self._has_grams else self.gram_traces()
+        traces = [trace(gram) for gram in self.grams] if self._has_grams else self.gram_traces()
         return np.array([len(matrix) * trace for matrix, trace in zip(self._matrices, traces, strict=True)])
 
     def sensitivity(self, relative: bool = False) -> float:

@@ -196,9 +196,6 @@ class PenaltyFamily:
 
 def _root(decreasing: object, scale: float) -> float:
     """Zero in nu > 0 of a decreasing function that is positive at 0, found in log nu."""
-    # Imported here: it takes longer than the rest of the package.
-    from scipy.optimize import brentq
-
     assert callable(decreasing)
     low, high = 1e-14 * scale, scale
     while decreasing(high) > 0.0 and high < 1e18 * scale:
@@ -207,7 +204,8 @@ def _root(decreasing: object, scale: float) -> float:
         return low
     if decreasing(high) > 0.0:
         return high
-    return float(np.exp(brentq(lambda t: decreasing(np.exp(t)), np.log(low), np.log(high), xtol=1e-10, rtol=1e-12)))
+    root = scipy.optimize.brentq(lambda t: decreasing(np.exp(t)), np.log(low), np.log(high), xtol=1e-10, rtol=1e-12)
+    return float(np.exp(root))
 
 
 def balanced(model: Model) -> Model:

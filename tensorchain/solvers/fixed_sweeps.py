@@ -159,10 +159,7 @@ class FixedSweeps:
         """From the partial product to W, with the scale of the tensor."""
         program = Program()
         rhs = self._updates[k].rhs
-        if plan.final is None:
-            value = partial.reshape(plan.width, -1).T
-        else:
-            value = program.contract(plan.final, partial, *[self._blocks.conjugated[m] for m in plan.rest])
+        value = plan.finished(program.contract, partial, [self._blocks.conjugated[m] for m in plan.rest])
         program.call(np.multiply, value, self.tensor.scale, out=rhs.reshape(value.shape))
         return program
 

@@ -109,8 +109,7 @@ class LM:
                 if decrease > _LEAST_RATIO * predicted and decrease > 0.0:
                     ratio = decrease / predicted
                     damping = point.damping * max(1.0 / 3.0, 1.0 - (2.0 * ratio - 1.0) ** 3)
-                    damping = max(damping, _SMALLEST_DAMPING)
-                    point = Point(trial.model, trial.residual, trial.sensitivity, damping)
+                    point = replace(trial, damping=max(damping, _SMALLEST_DAMPING))
                     growth, system = 2.0, None
                     slow = slow + 1 if decrease < self.tol * (objective - decrease) else 0
                     yield point.iterate(penalty, _memory(point, slow, iteration + 1) if resumable else None)

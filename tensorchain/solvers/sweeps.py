@@ -105,5 +105,4 @@ def model_error(tensor: Tensor, model: Model, square: float) -> float:
 def sweep_steps(model: Model) -> list[list[int]]:
     """The factors in the order of their modes, each followed by the cores: partial products of the data are reused."""
     network = model.network
-    cores = [k for k, mode in enumerate(network.modes) if mode is None]
-    return [[factor, *cores] for factor in network.block_of_mode]
+    return [[factor, *network.update_order[network.order :]] for factor in network.block_of_mode]

@@ -38,7 +38,7 @@ import numpy as np
 import scipy
 
 from tensorchain.kernels import Array
-from tensorchain.kernels.linalg import lapack
+from tensorchain.kernels.linalg import lapack, trace
 from tensorchain.models import Model
 
 AnyModel = TypeVar("AnyModel", bound=Model)
@@ -197,7 +197,8 @@ class _Search:
         if lower is None or upper is None:
             return
         product = upper.conj().T @ lower
-        u, s, vh, info = lapack("gesdd", product.dtype.kind)(product)
+        gesdd = lapack("gesdd", product)
+        u, s, vh, info = gesdd(product)
         if info:
             return
         s = np.maximum(s, _TINY)
@@ -206,7 +207,7 @@ class _Search:
         inverse = root[:, None] * (u.conj().T @ upper.conj().T)
         if self.relaxation > 1.0 and (t, letter, m) in self.gauges:
             # The way from the old gauge is U z V^H in the new one.
-            _, z, vh, info = lapack("gesdd", product.dtype.kind)(self.gauges[t, letter, m] @ gauge)
+            _, z, vh, info = gesdd(self.gauges[t, letter, m] @ gauge)
             if info or not z[-1] > 0.0:
                 return
             beyond = z ** (self.relaxation - 1.0)
@@ -262,11 +263,10 @@ def _traced(gram: Array | list[Array], metrics: list[Array], place: int) -> Arra
 
 def _factor(gram: Array) -> Array | None:
     """B with gram = B B^H: by Cholesky, or after a relative ridge that keeps the gauge finite on a deficient bond."""
-    size = sum(gram.diagonal().real.tolist())
+    size = trace(gram)
     if not 0.0 < size < np.inf:
         return None
-    potrf = lapack("potrf", gram.dtype.kind)
-    factor, info = potrf(gram, lower=1, clean=1)
+    factor, info = lapack("potrf", gram)(gram, lower=1, clean=1)
     if info == 0 and min(factor.diagonal().real.tolist()) ** 2 > _RIDGE * size:
         return np.asarray(factor)
     values, vectors = scipy.linalg.eigh(gram, check_finite=False)

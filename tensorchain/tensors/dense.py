@@ -183,14 +183,10 @@ class Dense(Tensor):
                 break
         if partial is None:
             partial = self._renewed(model, t, plan)
-        if plan.final is None:
-            value = partial.reshape(plan.width, -1).T
-        else:
-            # From a small partial on double precision costs nothing.
-            small = partial.size <= _SMALL_PARTIAL
-            operands = [_conj(model.operands(t)[m]) if small else self._operand(model, t, m) for m in plan.rest]
-            value = contract(plan.final, partial, *operands)
-        return value.reshape(len(model.matrices[k]), -1)
+        # From a small partial on double precision costs nothing.
+        small = partial.size <= _SMALL_PARTIAL
+        operands = [_conj(model.operands(t)[m]) if small else self._operand(model, t, m) for m in plan.rest]
+        return plan.finished(contract, partial, operands).reshape(len(model.matrices[k]), -1)
 
     def _current(self, model: Model, t: int, plan: Plan) -> Array | None:
         """The partial product that is kept, if it is that of the plan and made from the blocks of the model."""

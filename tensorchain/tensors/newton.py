@@ -113,11 +113,8 @@ class Newton:
             plan = next((plan for plan in choice if plan.signature in made), choice[0])
             if plan.signature not in made:
                 made[plan.signature] = self._partial(plan)
-            first = made[plan.signature]
-            if plan.final is None:
-                value = first.reshape(plan.width, -1).T
-            else:
-                value = self._slope.contract(plan.final, first, *[self._blocks.conjugated[m] for m in plan.rest])
+            operands = [self._blocks.conjugated[m] for m in plan.rest]
+            value = plan.finished(self._slope.contract, made[plan.signature], operands)
             self._slope.call(np.copyto, gradient[k].reshape(value.shape), value)
         return gradient
 

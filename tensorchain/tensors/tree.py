@@ -20,10 +20,11 @@ perturbation and multi-sweep dimension tree" (2021), for partials that outlive a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from tensorchain.kernels import Array
 from tensorchain.models.network import Network, Term
 
 _HALF = 1 << 18
@@ -56,6 +57,15 @@ class Plan(NamedTuple):
     final: str | None
     """Subscripts of the rest, from the partial to (I_k, P_k); None when the partial is the result."""
     rest: tuple[int, ...]
+
+    def finished(self, contract: Callable[..., Array], partial: Array, blocks: Sequence[Array]) -> Array:
+        """From the partial and the conjugated blocks of `rest` to the product, (I_k, P_k) or (I_k, *bonds).
+
+        `contract` takes subscripts and arrays, as :func:`tensorchain.kernels.contract`.
+        """
+        if self.final is None:
+            return partial.reshape(self.width, -1).T
+        return contract(self.final, partial, *blocks)
 
 
 @lru_cache(maxsize=4096)
