@@ -26,7 +26,7 @@ NAMES = {
     "imports": "time of the import",
     "tables": "tables from the results of all of these",
     "starts": "how often and how fast random starts succeed, beside TensorLy",
-    "stability_speed": "sensitivity, gauge and expected error of a long chain",
+    "stability_speed": "sensitivity, gauge and expected error of a long chain; cycles of the gauge of fitted chains",
     "sparse_cp": "a CP sweep over sparse data, beside pyttb",
     "out_of_core": "a tensor larger than the memory allowed, from disk",
     "sampled_als": "sampled sweeps beside plain ones",
