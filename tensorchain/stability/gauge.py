@@ -23,7 +23,7 @@ bonds lean on each other.  There each bond goes beyond its best, by the same way
 the best SS is tr(s Y) + tr(s Y^-1), the same for Y and Y^-1: with 0 < w < 2 it falls however far the way is.  What w
 to take follows from the speed of the cycles so far, as in successive over-relaxation of linear systems.
 
-Reference for the choice of w: Young, "Iterative Solution of Large Linear Systems" (1971), chapter 6.
+Reference for the choice of w: Young, "Iterative Solution of Large Linear Systems" (1971).
 
 Cost of a cycle: P_k^2 operations for each bond of each block.  The Grams are computed anew when the gauge has
 moved far, since rounding of the first ones then counts, and once at the end, to check.
