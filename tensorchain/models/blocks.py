@@ -38,6 +38,7 @@ class Blocks:
     _matrices: tuple[Array, ...]
     _moments: list[Array | None]
     _known: tuple[list[Array], weakref.ref[Metrics]] | None = None
+    _row_counts: tuple[int, ...] | None = None
     network: Network
 
     # -- construction -------------------------------------------------------------------
@@ -64,7 +65,7 @@ class Blocks:
 
     def __reduce__(self) -> Any:
         # Caches stay behind, and blocks are frozen again on the other side.
-        return type(self).from_matrices, (self.network, [np.array(matrix) for matrix in self._matrices])
+        return _rebuilt, (type(self), self.network, [np.array(matrix) for matrix in self._matrices], self._row_counts)
 
     def with_matrices(self: Self, matrices: Sequence[Array], moments: Sequence[Array] | None = None) -> Self:
         """The same wiring with other blocks, in matrix form (I_k, P_k); sizes I_k may change.
@@ -75,6 +76,17 @@ class Blocks:
         twin._build(self.network, matrices)
         if moments is not None:
             twin._moments = list(moments)
+        if self._row_counts is not None and list(map(len, twin._matrices)) == list(map(len, self._matrices)):
+            twin._row_counts = self._row_counts
+        return twin
+
+    def with_row_counts(self: Self, counts: Sequence[int] | None) -> Self:
+        """The model as the core of one with I_k = counts[k] rows in block k, B_k = U_k B~_k with orthonormal U_k.
+
+        Its sensitivity is then that of the larger model; None for a model that stands for itself.
+        """
+        twin = self.with_matrices(self._matrices, self._moments)  # type: ignore[arg-type]
+        twin._row_counts = None if counts is None else tuple(counts)
         return twin
 
     def with_matrix(self: Self, k: int, matrix: Array) -> Self:
@@ -147,6 +159,11 @@ class Blocks:
     def shape(self) -> tuple[int, ...]:
         """(I_1, ..., I_N)."""
         return tuple(self._matrices[k].shape[0] for k in self.network.block_of_mode)
+
+    @property
+    def row_counts(self) -> tuple[int, ...]:
+        """I_k of each block as sensitivity counts them: rows of the block, or of the larger block it stands for."""
+        return tuple(map(len, self._matrices)) if self._row_counts is None else self._row_counts
 
     @property
     def order(self) -> int:
@@ -247,3 +264,10 @@ class Blocks:
         """X at the positions `indices` (Z, N)."""
         k = self.network.block_of_mode[0]
         return np.asarray(np.einsum("zp,zp->z", self._matrices[k][indices[:, 0]], self.design_rows(k, indices)))
+
+
+def _rebuilt(kind: type[Self], network: Network, matrices: list[Array], row_counts: tuple[int, ...] | None) -> Self:
+    """What a pickle holds, as a model."""
+    model = kind.from_matrices(network, matrices)
+    model._row_counts = row_counts
+    return model

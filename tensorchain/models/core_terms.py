@@ -148,7 +148,7 @@ class CoreTerms(Model):
     def _jets(self) -> tuple[list[Array], list[Array]]:
         """Grams, and their derivatives along the moments of unit noise."""
         pad, factors = self._padding, self._stacks
-        units = [len(matrix) * np.eye(matrix.shape[1]) for matrix in self.matrices[1:]]
+        units = [rows * np.eye(m.shape[1]) for rows, m in zip(self.row_counts[1:], self.matrices[1:], strict=True)]
         spread = [pad.pairs(k, unit) for k, unit in enumerate(units, start=1)]
         whole, change = kronecker_jet(factors, spread)
         grams, slopes, _ = core_jets(self._cores, (self._cores[None], None), factors, spread)
@@ -246,7 +246,7 @@ class CoreTerms(Model):
         values = [np.maximum(pair[0], 0.0) for pair in pairs]
         weights = outer(values) + damping
         if penalty:
-            for n, size in enumerate(self.shape):
+            for n, size in enumerate(self.row_counts[1:]):
                 ones = np.ones_like(values[n])
                 weights = weights + penalty * size * outer([ones if m == n else v for m, v in enumerate(values)])
         if not float(weights.min()) > 0.0:

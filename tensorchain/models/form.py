@@ -68,9 +68,7 @@ class Form(Blocks):
     @cached_property
     def identity_moments(self) -> tuple[Array, ...]:
         """I_k * identity: the second moment of unit noise on block k."""
-        return tuple(
-            matrix.shape[0] * unit for matrix, unit in zip(self._matrices, self.network.identities, strict=True)
-        )
+        return tuple(rows * unit for rows, unit in zip(self.row_counts, self.network.identities, strict=True))
 
     def gram_at(self, moments: Sequence[Array], k: int) -> Array:
         """M_k = dF/dC_k at any moments, (P_k, P_k); rows belong to the conjugated side."""
@@ -203,7 +201,7 @@ class Form(Blocks):
     def block_sensitivities(self) -> Array:
         """||dX/dblock_k||_F^2 = I_k tr M_k for each block; their sum is SS."""
         traces = [trace(gram) for gram in self.grams] if self._has_grams else self.gram_traces()
-        return np.array([len(matrix) * trace for matrix, trace in zip(self._matrices, traces, strict=True)])
+        return np.array([rows * trace for rows, trace in zip(self.row_counts, traces, strict=True)])
 
     def sensitivity(self, relative: bool = False) -> float:
         """SS = ||J||_F^2, the expected squared change of X per unit variance of noise on the blocks.

@@ -125,12 +125,12 @@ class _Search:
                 factors = model.gram_factors(len(self.grams) - 1, k)
                 if factors is not None:
                     first, *rest = (factor.ravel() for factor in factors)
-                    self.grams[-1].append([first * model.matrices[k].shape[0], *rest])
+                    self.grams[-1].append([first * model.row_counts[k], *rest])
                     continue
                 gram = model.gram(k)[part, part].reshape(shape + shape)
                 pairs = [axis for n in range(len(shape)) for axis in (n, n + len(shape))]
                 squares = [size * size for size in shape]
-                self.grams[-1].append(gram.transpose(pairs).reshape(squares) * model.matrices[k].shape[0])
+                self.grams[-1].append(gram.transpose(pairs).reshape(squares) * model.row_counts[k])
             self.metrics.append([[np.eye(size).ravel() for size in shape] for shape in term.shapes])
 
     def run(self, value: float, tol: float, max_cycles: int) -> tuple[float, int]:

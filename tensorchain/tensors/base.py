@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array, GramSystem, System
 from tensorchain.models import Model
 
@@ -70,6 +71,10 @@ class Tensor(ABC):
     @abstractmethod
     def norm(self) -> float:
         """||T||_F (over the observed entries, with their weights)."""
+
+    def evaluator(self, model: Model) -> Evaluator:
+        """What a run computes with, at `model` to begin with; it keeps buffers and partial products."""
+        return Evaluator(self, model)
 
     @property
     def in_memory(self) -> Array | None:

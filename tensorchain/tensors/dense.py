@@ -141,7 +141,7 @@ class Dense(Tensor):
             return self._newton
         if not Newton.fits(self.array, model):
             return None
-        if self._newton is None or self._newton.network != model.network:
+        if self._newton is None or not self._newton.serves(model):
             self._newton = Newton(np.ascontiguousarray(self.to_dense()), model)
         return self._newton
 

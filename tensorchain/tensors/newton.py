@@ -38,7 +38,7 @@ class Newton:
     """
 
     def __init__(self, data: Array, model: Model) -> None:
-        self.network, self.data = model.network, data
+        self.network, self.data, self.row_counts = model.network, data, model.row_counts
         self._blocks = FixedBlocks(model)
         self._held: list[Array | None] = [None] * len(model.matrices)
         self._error = np.zeros(data.shape, data.dtype)
@@ -56,7 +56,11 @@ class Newton:
 
     def serves(self, model: Model) -> bool:
         """Whether these programs are for the wiring (the very same object) and the dtype of a model."""
-        return self.network is model.network and all(matrix.dtype is self.data.dtype for matrix in model.matrices)
+        return (
+            self.network is model.network
+            and self.row_counts == model.row_counts
+            and all(matrix.dtype is self.data.dtype for matrix in model.matrices)
+        )
 
     def residual(self, model: Model) -> Residual:
         """T - X; the model is told its Grams."""
@@ -124,7 +128,8 @@ class Newton:
 
     def _write_metrics(self) -> list[Array]:
         """Q_k, the derivative of M_k along I_n * identity in the place of each moment."""
-        noise = [len(m) * np.eye(m.shape[1], dtype=m.dtype) for m in self._blocks.matrices]
+        rows = zip(self.row_counts, self._blocks.matrices, strict=True)
+        noise = [count * np.eye(m.shape[1], dtype=m.dtype) for count, m in rows]
         metrics = [np.zeros_like(gram) for gram in self._grams]
         for k, metric in enumerate(metrics):
             self._metric.call(np.copyto, metric, 0.0)
