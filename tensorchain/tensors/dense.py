@@ -141,7 +141,8 @@ class Dense(Tensor):
             return self._newton
         if not Newton.fits(self.array, model):
             return None
-        if self._newton is None or not self._newton.serves(model):
+        newton = self._newton
+        if newton is None or newton.network != model.network or newton.row_counts != model.row_counts:
             self._newton = Newton(np.ascontiguousarray(self.to_dense()), model)
         return self._newton
 
