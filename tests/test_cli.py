@@ -379,7 +379,7 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes] | bytes]] = {
     "vector": ("f.npy", lambda: npy_bytes(np.ones(5))),
     "scalar": ("f.npy", lambda: npy_bytes(np.float64(3.0))),
     "no entries": ("f.npy", lambda: npy_bytes(np.ones((3, 0)))),
-    "order 11": ("f.npy", lambda: npy_bytes(np.ones((1,) * 11))),
+    "order 51": ("f.npy", lambda: npy_bytes(np.ones((1,) * 51))),
     "strings": ("f.npy", lambda: npy_bytes(np.array([["a", "b"], ["c", "d"]]))),
     "records": ("f.npy", lambda: npy_bytes(np.zeros((2, 2), dtype=[("x", float), ("y", int)]))),
     "dates": ("f.npy", lambda: npy_bytes(np.zeros((2, 2), dtype="datetime64[s]"))),

@@ -91,7 +91,7 @@ def test_nothing_overflows_or_vanishes() -> None:
     tiny = model.with_matrices([matrix * 1e-60 for matrix in model.matrices])
     door = Dense(tiny.full() * (1.0 + 1e-3))
     assert door.residual(tiny).norm == pytest.approx(
-        1e-3 * float(np.linalg.norm(door.array / 1e-180)) * 1e-180, rel=1e-6
+        1e-3 * float(np.linalg.norm(door.to_dense() / 1e-180)) * 1e-180, rel=1e-6
     )
 
 
