@@ -35,7 +35,8 @@ DESCRIPTION = """\
 Decompose the tensor in a file and save the model.
 
 The file may be .npy, .npz, .mat (up to version 7.2) or a picture.  On a terminal a bar shows error,
-sensitivity and time.  Ctrl-C stops after the iteration in progress and saves the best model so far.
+sensitivity and time.  Ctrl-C, or SIGTERM, stops after the iteration in progress and saves the best
+model so far.
 """
 
 EPILOG = f"""\

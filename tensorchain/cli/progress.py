@@ -1,10 +1,10 @@
-"""What is seen while a fit runs: a bar on stderr, and Ctrl-C that saves.
+"""What is seen while a fit runs: a bar on stderr, and Ctrl-C (or SIGTERM) that saves.
 
 `FitProgress` is the callback of `decompose`: the `Progress` of the library, shown as a bar, and only on a terminal.  It
-turns the first Ctrl-C into a request to stop after the iteration in progress, so that an interrupt never falls between
-two starts, where the best of them would be lost.  A second Ctrl-C interrupts at once.  Iterates of other processes are
-not seen: then only the time is shown, and the first Ctrl-C interrupts, upon which `decompose` returns the best of the
-starts that are finished.
+turns the first Ctrl-C, or the SIGTERM of a batch system, into a request to stop after the iteration in progress, so
+that an interrupt never falls between two starts, where the best of them would be lost.  A second one interrupts at
+once.  Iterates of other processes are not seen: then only the time is shown, and the first Ctrl-C interrupts, upon which
+`decompose` returns the best of the starts that are finished.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from rich.console import Console
 from tensorchain.progress import Progress
 from tensorchain.solvers import Iterate
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _REFRESH = 0.1
 """Seconds between two updates; an iteration may take far less."""
 
@@ -38,7 +39,7 @@ class FitProgress(Progress):
 
     Attributes
     ----------
-    interrupted : whether Ctrl-C was pressed.
+    interrupted : whether Ctrl-C was pressed, or the process was asked to end.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class FitProgress(Progress):
         console = Console(stderr=True) if console is None else console
         self.interrupted = False
         self._follows, self._max_seconds = follows, max_seconds
-        self._handler: Any = None
+        self._handlers: dict[int, Any] = {}
         self._bar = bar.Progress(
             bar.SpinnerColumn(),
             bar.TextColumn("{task.description}"),
@@ -75,7 +76,7 @@ class FitProgress(Progress):
         super().__enter__()
         # Handlers can only be set in the main thread.
         if threading.current_thread() is threading.main_thread():
-            self._handler = signal.signal(signal.SIGINT, self._interrupt)
+            self._handlers = {number: signal.signal(number, self._interrupt) for number in _SIGNALS}
         self._bar.start()
         return self
 
@@ -84,8 +85,8 @@ class FitProgress(Progress):
     ) -> None:
         super().__exit__(kind, error, trace)
         self._bar.stop()
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def __call__(self, iterate: Iterate) -> bool:
         """Show `iterate`; whether to stop."""

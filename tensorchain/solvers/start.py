@@ -80,6 +80,7 @@ class Start:
             ),
             solver=getattr(outcome, "way", "") or repr(self.solver),
             dimension_names=self.tensor.dimension_names,
+            labels=self.tensor.labels,
             gap=result.merit[0],
             objective=result.merit[1],
             standard_error=outcome.best.standard_error if result.at is None else None,
