@@ -15,6 +15,7 @@ A door carries a scale: solvers work on T / ||T||, and no copy of the data is ma
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -87,6 +88,11 @@ class Tensor(ABC):
     @property
     def order(self) -> int:
         return len(self.shape)
+
+    @property
+    def n_observed(self) -> int:
+        """Entries that count: all of them, or those that are observed."""
+        return math.prod(self.shape)
 
     @property
     def rounding(self) -> float:

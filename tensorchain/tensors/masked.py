@@ -127,6 +127,10 @@ class Masked(Tensor):
         return np.asarray(self._weight > 0)
 
     @property
+    def n_observed(self) -> int:
+        return int(np.count_nonzero(self._weight))
+
+    @property
     def complete(self) -> bool:
         return self._complete
 

@@ -169,6 +169,10 @@ class Observed(Listed):
         return [*super()._described(), *([] if self._weights is None else ["weighted"])]
 
     @property
+    def n_observed(self) -> int:
+        return len(self.values)
+
+    @property
     def complete(self) -> bool:
         return self._complete
 
