@@ -136,8 +136,23 @@ def iterate_at(
     )
 
 
-Steps = Generator[Iterate, None, StopReason]
-"""A solver's run: iterates as they come, and why it stopped."""
+@dataclass(frozen=True)
+class Ended:
+    """How a solver's run ended.
+
+    Attributes
+    ----------
+    reason : why, in the solver's view.
+    optimality : what single blocks could still take off the objective of the last iterate, relative to it, where the
+        solver has measured that.
+    """
+
+    reason: StopReason
+    optimality: float | None = None
+
+
+Steps = Generator[Iterate, None, Ended]
+"""A solver's run: iterates as they come, and how it ended."""
 
 T_co = TypeVar("T_co", covariant=True)
 Stage = Generator[Iterate, None, T_co]

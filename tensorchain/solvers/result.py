@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 
 from tensorchain.evaluation import Evaluator
-from tensorchain.fit import History, StopReason
+from tensorchain.fit import StopReason
 from tensorchain.models import Model
 from tensorchain.solvers.als import balanced, constrained_sweep
 from tensorchain.solvers.constraints import Lagrangian, Penalty
-from tensorchain.solvers.problem import Iterate, Problem
+from tensorchain.solvers.loop import Run
+from tensorchain.solvers.problem import Ended, Iterate, Problem, Solver
 from tensorchain.solvers.reasons import EXACT, judged
 from tensorchain.stability.gauge import optimal_gauge
 
@@ -47,12 +48,14 @@ class Result:
     error : ||T - X|| / ||T|| of that model.
     merit : (gap, objective) of that model in the scale ||T|| = 1.
     at : holds that model, scaled to ||T|| = 1; None where the data were not read again.
+    as_iterated : whether it is as good as the best iterate, up to rounding.
     """
 
     model: Model
     error: float
     merit: tuple[float, float]
     at: Evaluator | None
+    as_iterated: bool = False
 
 
 def finished(
@@ -73,19 +76,22 @@ def finished(
     found: Result | None = None
     for candidate in _candidates(problem, best, start, dtype):
         result = _measured(problem, candidate, norm, dtype, best.error if estimate else None)
+        good = _as_good(result.merit, best.merit or (0.0, best.error**2))
         if found is None or result.merit < found.merit:
-            found = result
-        if estimate or _as_good(result.merit, best.merit or (0.0, best.error**2)):
+            found = replace(result, as_iterated=good)
+        if estimate or good:
             break
     assert found is not None
     return found
 
 
-def reason_of(proposed: StopReason, problem: Problem, result: Result, history: History, exact: float) -> StopReason:
-    """Why the run ended, as its model bears it out."""
+def reason_of(outcome: Run, problem: Problem, result: Result, solver: Solver) -> StopReason:
+    """Why the run ended, as the model that is returned bears it out."""
     if result.at is None:
-        return proposed
-    return judged(proposed, result.at, problem.constraint, history, exact=max(exact, EXACT))
+        return outcome.reason
+    ended = Ended(outcome.reason, outcome.optimality if result.as_iterated else None)
+    exact, tol = max(getattr(solver, "exact", 0.0), EXACT), getattr(solver, "tol", 0.0)
+    return judged(ended, result.at, problem.constraint, outcome.history, exact=exact, tol=tol)
 
 
 def _candidates(problem: Problem, best: Iterate, start: Model, dtype: np.dtype[Any]) -> Iterator[Model]:

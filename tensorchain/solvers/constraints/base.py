@@ -120,7 +120,7 @@ class Constraint:
 
     @property
     def error_alone(self) -> bool:
-        """Whether the error is all that is minimised, so that a model without error that meets the bounds is optimal."""
+        """Whether the error is all that is minimised: a model without error that meets the bounds is then optimal."""
         parts = [part.quantity for part in self.objective if part.weight > 0.0]
         return parts == [SquaredError()]
 
