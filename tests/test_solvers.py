@@ -259,7 +259,7 @@ class TestKrylov:
             matrix[here, here] += penalty * np.kron(np.eye(len(m)), model.sensitivity_metric(k))
             at += m.size
         truth = np.linalg.solve(matrix, np.concatenate([block.ravel() for block in rhs]))
-        found = conjugate_gradients(door, model, rhs, penalty, damping, tol=1e-12, max_iter=500)
+        found = conjugate_gradients(door.evaluator(model), rhs, penalty, damping, tol=1e-12, max_iter=500)
         assert found is not None
         assert relative(np.concatenate([block.ravel() for block in found]), truth) < 1e-8
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import weakref
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TypeVar
@@ -39,7 +38,7 @@ from tensorchain.kernels import (
     norm,
 )
 from tensorchain.kernels.linalg import trace
-from tensorchain.models.blocks import Blocks, Metrics
+from tensorchain.models.blocks import Blocks
 from tensorchain.models.network import COLUMN, ROW
 
 Self = TypeVar("Self", bound="Form")
@@ -129,23 +128,11 @@ class Form(Blocks):
 
     @cached_property
     def _jets(self) -> tuple[list[Array], list[Array]]:
-        source = None if self._known is None else self._known[1]()
-        if self._known is None or source is None:
-            return self.gram_jets(self.moments, self.identity_moments)
-        return self._known[0], source.metrics(self._matrices)
-
-    def know(self, grams: list[Array], source: Metrics) -> None:
-        """Take over all M_k from who has made them of these blocks, and all Q_k when they are asked for.
-
-        The source is held weakly: a model does not keep the data of a door in memory.
-        """
-        self._known = grams, weakref.ref(source)
+        return self.gram_jets(self.moments, self.identity_moments)
 
     @cached_property
     def grams(self) -> list[Array]:
         """All M_k; without their derivatives where no one asked for these."""
-        if self._known is not None:
-            return self._known[0]
         if "_jets" in self.__dict__:
             return self._jets[0]
         if self.network.has_cores:
@@ -154,7 +141,7 @@ class Form(Blocks):
 
     @property
     def _has_grams(self) -> bool:
-        return self._known is not None or "_jets" in self.__dict__ or "grams" in self.__dict__
+        return "_jets" in self.__dict__ or "grams" in self.__dict__
 
     def all_grams(self, moments: Sequence[Array]) -> list[Array]:
         """M_k at any moments, for every k."""

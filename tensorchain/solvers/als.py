@@ -28,16 +28,15 @@ from dataclasses import dataclass
 import numpy as np
 import scipy
 
+from tensorchain.evaluation import Evaluator
 from tensorchain.fit import StopReason
-from tensorchain.kernels import Array, GramSystem
+from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.solvers.constraints import Constraint, ErrorBound, Penalty, SensitivityBound
-from tensorchain.solvers.fixed_sweeps import FixedSweeps
 from tensorchain.solvers.lm import check_options
 from tensorchain.solvers.loop import Iterate, Memory, Problem, Steps
-from tensorchain.solvers.sweeps import Sweeper, Sweeps, model_error, sweep_steps
+from tensorchain.solvers.sweeps import starting_error, sweep, sweep_steps
 from tensorchain.stability.gauge import gauge_cycle
-from tensorchain.tensors import Tensor
 
 
 @dataclass(frozen=True)
@@ -62,19 +61,19 @@ class ALS:
         """Iterate from `start`, or go on from the memory of an iterate."""
         tensor, constraint = problem.tensor, problem.constraint
         free = type(constraint) is Constraint
-        sweeper: Sweeper = (FixedSweeps.of(tensor, start) if free else None) or Sweeps(tensor)
+        evaluator = tensor.evaluator(start if memory is None else memory.models["point"])
         previous: tuple[float, float] | None = None
         if memory is None:
             model, penalty, used = start, 0.0, 0
-            error = sweeper.error(model)
+            error = starting_error(evaluator)
         else:
             figures = memory.figures
             model, error, penalty, used = memory.models["point"], figures["error"], figures["penalty"], figures["used"]
             previous = None if figures["previous"] is None else (figures["previous"][0], figures["previous"][1])
-            sweeper.keep(model, figures["kept"])
+            evaluator.restore(figures["evaluator"])
         while True:
             figures = {"error": error, "penalty": penalty, "used": used, "previous": previous}
-            figures["kept"] = sweeper.kept(model)
+            figures["evaluator"] = evaluator.state()
             sensitivity = _total(model)
             yield Iterate(model, error, sensitivity, penalty, memory=Memory(figures, {"point": model}))
             merit = constraint.merit(error, sensitivity)
@@ -85,13 +84,15 @@ class ALS:
                 return StopReason.ITERATION_LIMIT
             previous, used = merit, used + 1
             if not free:
-                swept, error, penalty = self._sweep(tensor, model, constraint)
-                model = gauge_cycle(swept)
+                error, penalty = self._sweep(evaluator, constraint)
+                model = gauge_cycle(evaluator.model)
+                evaluator.hold(model)
                 continue
-            swept, swept_error = sweeper.sweep(model, error)
+            swept_error = sweep(evaluator, error)
             if swept_error > error:
                 return StopReason.CONVERGED
-            model, error = balanced(swept), swept_error
+            model, error = balanced(evaluator.model), swept_error
+            evaluator.hold(model)
 
     def _reason(
         self, merit: tuple[float, float], previous: tuple[float, float] | None, error: float, rounding: float
@@ -107,18 +108,16 @@ class ALS:
             return StopReason.CONVERGED
         return None
 
-    def _sweep(self, tensor: Tensor, model: Model, constraint: Constraint) -> tuple[Model, float, float]:
-        """Update every block once under the constraint; the model, its error, and the last penalty."""
-        penalty, norm, square = 0.0, tensor.norm(), 0.0
-        for step in sweep_steps(model):
+    def _sweep(self, evaluator: Evaluator, constraint: Constraint) -> tuple[float, float]:
+        """Update every block once under the constraint; the error, and the last penalty."""
+        penalty, norm = 0.0, evaluator.norm
+        for step in sweep_steps(evaluator.network):
             for k in step:
-                rhs, gram = tensor.contract_all_but(model, k), tensor.gram(model, k)
-                metric, offset = model.sensitivity_metric(k), model.block_sensitivities()[k]
-                matrix = model.matrices[k]
-                updated, penalty = constrained_update(constraint, gram, metric, rhs, offset, norm, matrix)
-                square = norm**2 - float(np.vdot(updated, 2.0 * rhs - GramSystem(gram).apply(updated)).real)
-                model = model.with_matrix(k, updated)
-        return model, model_error(tensor, model, square), penalty
+                rhs, gram = evaluator.rhs(k), evaluator.gram(k)
+                metric, offset = evaluator.metric(k), evaluator.model.block_sensitivities()[k]
+                updated, penalty = constrained_update(constraint, gram, metric, rhs, offset, norm, evaluator.matrix(k))
+                evaluator.replace(k, updated)
+        return evaluator.error(), penalty
 
 
 def constrained_update(

@@ -12,10 +12,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tensorchain.evaluation import Evaluator
 from tensorchain.fit import StopReason
 from tensorchain.solvers.constraints import Constraint, ErrorBound, SensitivityBound
-from tensorchain.solvers.loop import Problem, Stage, Steps
-from tensorchain.tensors import Tensor
+from tensorchain.solvers.loop import Stage, Steps
 
 if TYPE_CHECKING:
     from tensorchain.solvers.lm import LM, Point
@@ -43,32 +43,33 @@ def gap(constraint: Constraint, point: Point) -> float:
     raise TypeError(f"{constraint!r} is not a bound; SensitivityBound and ErrorBound are")
 
 
-def meet_bound(solver: LM, problem: Problem, point: Point) -> Steps:
+def meet_bound(solver: LM, evaluator: Evaluator, constraint: Constraint, point: Point) -> Steps:
     """From any point to the bound."""
-    tensor, constraint = problem.tensor, problem.constraint
     penalty = max(point.error**2, 1e-12) / max(point.sensitivity, 1e-300)
-    here = yield from _evaluate(solver, tensor, constraint, point, penalty)
-    yield from bracket(solver, tensor, constraint, here)
+    here = yield from _evaluate(solver, evaluator, constraint, point, penalty)
+    yield from bracket(solver, evaluator, constraint, here)
     return StopReason.CONVERGED
 
 
-def bracket(solver: LM, tensor: Tensor, constraint: Constraint, here: Anchor) -> Stage[Point]:
+def bracket(solver: LM, evaluator: Evaluator, constraint: Constraint, here: Anchor) -> Stage[Point]:
     """Move nu by decades until the bound is crossed, then close in on it."""
     rising = here.gap > 0.0
     for _ in range(_MAX_BRACKET):
-        there = yield from _evaluate(solver, tensor, constraint, here.point, here.penalty * (10.0 if rising else 0.1))
+        there = yield from _evaluate(
+            solver, evaluator, constraint, here.point, here.penalty * (10.0 if rising else 0.1)
+        )
         if (there.gap > 0.0) != rising:
             low, high = (here, there) if rising else (there, here)
-            return (yield from close_in(solver, tensor, constraint, low, high))
+            return (yield from close_in(solver, evaluator, constraint, low, high))
         here = there
     if rising:
         return here.point
     # The bound never binds: what is left is the problem without it.
-    point, _ = yield from solver.stage(tensor, here.point, 0.0)
+    point, _ = yield from solver.stage(evaluator, here.point, 0.0)
     return point
 
 
-def close_in(solver: LM, tensor: Tensor, constraint: Constraint, low: Anchor, high: Anchor) -> Stage[Point]:
+def close_in(solver: LM, evaluator: Evaluator, constraint: Constraint, low: Anchor, high: Anchor) -> Stage[Point]:
     """Root search between anchors with gap(low) > 0 >= gap(high) and low.penalty < high.penalty."""
     previous = math.inf
     for _ in range(_MAX_EVALUATIONS):
@@ -81,7 +82,7 @@ def close_in(solver: LM, tensor: Tensor, constraint: Constraint, low: Anchor, hi
         previous = width
         penalty = low.penalty * math.exp(share * width)
         # The tamer side is the safer start: it cannot have run off along a divergent branch.
-        middle = yield from _evaluate(solver, tensor, constraint, high.point, penalty)
+        middle = yield from _evaluate(solver, evaluator, constraint, high.point, penalty)
         if middle.gap > 0.0:
             low = middle
         else:
@@ -97,6 +98,6 @@ def anchor(constraint: Constraint, point: Point, penalty: float) -> Anchor:
     return Anchor(penalty, point, gap(constraint, point))
 
 
-def _evaluate(solver: LM, tensor: Tensor, constraint: Constraint, point: Point, penalty: float) -> Stage[Anchor]:
-    minimiser, _ = yield from solver.stage(tensor, point, penalty)
+def _evaluate(solver: LM, evaluator: Evaluator, constraint: Constraint, point: Point, penalty: float) -> Stage[Anchor]:
+    minimiser, _ = yield from solver.stage(evaluator, point, penalty)
     return anchor(constraint, minimiser, penalty)

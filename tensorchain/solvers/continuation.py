@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tensorchain.evaluation import Evaluator
 from tensorchain.fit import StopReason
 from tensorchain.models import Model
 from tensorchain.solvers.bounds import Anchor, anchor, bracket, close_in
@@ -36,7 +37,6 @@ from tensorchain.solvers.constraints import Constraint, ErrorBound, Penalty, Sen
 from tensorchain.solvers.lm import LM, Point, check_options
 from tensorchain.solvers.loop import Memory, Problem, Stage, Steps, children
 from tensorchain.stability.gauge import optimal_gauge
-from tensorchain.tensors import Tensor
 
 _RUNGS = (0, 4, 6)
 _JUMP_ITERATIONS = 15
@@ -91,15 +91,15 @@ class Continuation:
 
     def steps(self, problem: Problem, start: Model, memory: Memory | None = None) -> Steps:
         """Iterate from `start`, or go on from the memory of an iterate."""
-        tensor, constraint = problem.tensor, problem.constraint
+        evaluator, constraint = problem.tensor.evaluator(start), problem.constraint
         floor = constraint.weight if isinstance(constraint, Penalty) else 0.0
-        state = _Search() if memory is None else _Search.recall(memory, tensor)
+        state = _Search() if memory is None else _Search.recall(memory, evaluator)
         generators = children(problem.rng, max(self.cycles, 1))
         while state.path is not None or state.cycle < self._cycles(problem):
             if state.path is None:
-                departure, penalty = self._depart(problem, start, state, generators)
+                departure, penalty = self._depart(problem, evaluator, start, state, generators)
                 state = replace(state, path=_Path(departure, max(penalty, floor)))
-            point, ending = yield from self._path(tensor, constraint, state, floor)
+            point, ending = yield from self._path(evaluator, constraint, state, floor)
             state = self._arrived(constraint, state, point, ending)
             if state.ending is Ending.EXACT or self._settled(constraint, state):
                 break
@@ -107,7 +107,7 @@ class Continuation:
                 break
         assert state.best is not None
         if state.ending is Ending.PLATEAU:
-            _, reason = yield from self._last(self.tol).stage(tensor, state.best, floor)
+            _, reason = yield from self._last(self.tol).stage(evaluator, state.best, floor)
             return reason
         return _REASONS[state.ending]
 
@@ -118,26 +118,31 @@ class Continuation:
         return 1 + len(_RUNGS) if bounded else 1
 
     def _depart(
-        self, problem: Problem, start: Model, state: _Search, generators: Sequence[np.random.Generator]
+        self,
+        problem: Problem,
+        evaluator: Evaluator,
+        start: Model,
+        state: _Search,
+        generators: Sequence[np.random.Generator],
     ) -> tuple[Point, float]:
         """Where the next path begins, and with which penalty."""
-        tensor, cycle = problem.tensor, state.cycle
+        cycle = state.cycle
         if problem.warm:
-            point = Point.at(tensor, start, LM.damping)
+            point = Point.at(evaluator, start, LM.damping)
             if cycle == 0:
                 return point, max(point.error**2, self.exact**2) / max(point.sensitivity, 1e-300)
             # A start in a swamp cannot be tamed along its own branch: leave it by a stronger penalty.
-            unit = self._unit(tensor, start.random_like(generators[0]))[1]
+            unit = self._unit(evaluator, start.random_like(generators[0]))[1]
             return point, self.share * self.factor ** -_RUNGS[-cycle] * unit
         model = start if cycle == 0 else start.random_like(generators[cycle])
-        scaled, unit = self._unit(tensor, model)
+        scaled, unit = self._unit(evaluator, model)
         if cycle > 0:
             # One unit for all cycles: their paths pass through the same penalties and can be compared.
-            unit = self._unit(tensor, start)[1]
-        return Point.at(tensor, scaled, LM.damping), self.share * self.factor ** -_RUNGS[cycle % len(_RUNGS)] * unit
+            unit = self._unit(evaluator, start)[1]
+        return Point.at(evaluator, scaled, LM.damping), self.share * self.factor ** -_RUNGS[cycle % len(_RUNGS)] * unit
 
     @staticmethod
-    def _unit(tensor: Tensor, model: Model) -> tuple[Model, float]:
+    def _unit(evaluator: Evaluator, model: Model) -> tuple[Model, float]:
         """A random start scaled by <X, T> / <X, X>, and the unit of nu: 1 / SS of the same start at norm 1."""
         size = model.norm()
         if not size > 0.0:
@@ -145,7 +150,7 @@ class Continuation:
         unit = optimal_gauge(model.scaled(1.0 / size), tol=1e-4)
         sensitivity = float(unit.block_sensitivities().sum())
         # With ||X|| = 1 the best factor is <X, T>.
-        factor = complex(np.vdot(unit.matrices[0], tensor.contract_all_but(unit, 0)))
+        factor = complex(np.vdot(unit.matrices[0], evaluator.tensor.contract_all_but(unit, 0)))
         best = factor if unit.dtype.kind == "c" else factor.real
         if abs(best) < 1e-12:
             return unit, 1.0 / sensitivity
@@ -156,7 +161,7 @@ class Continuation:
         return LM(max_iter=max_iter or self.max_iter, tol=tol, exact=self.exact)
 
     def _path(
-        self, tensor: Tensor, constraint: Constraint, state: _Search, floor: float
+        self, evaluator: Evaluator, constraint: Constraint, state: _Search, floor: float
     ) -> Stage[tuple[Point, Ending]]:
         """Lower the penalty stage by stage."""
         assert state.path is not None
@@ -166,17 +171,17 @@ class Continuation:
         while True:
             # Stages are short: an interrupted run goes on from the beginning of one.
             yield replace(path.point.iterate(path.penalty), memory=replace(state, path=path).memory())
-            point, reason, count = yield from _counted(inner.stage(tensor, path.point, path.penalty))
+            point, reason, count = yield from _counted(inner.stage(evaluator, path.point, path.penalty))
             if bounded:
                 here = anchor(constraint, point, path.penalty)
                 if here.gap > 0.0:
-                    met = yield from self._meet(tensor, constraint, here, path)
+                    met = yield from self._meet(evaluator, constraint, here, path)
                     return met, Ending.BOUND
             if reason is StopReason.EXACT:
                 return point, Ending.EXACT
             ending = self._ending(path, point, count, floor, bounded)
             if ending is not None:
-                return (yield from self._finish(tensor, point, ending, floor))
+                return (yield from self._finish(evaluator, point, ending, floor))
             path = _Path(
                 point=point,
                 penalty=max(path.penalty / self.factor, floor),
@@ -201,25 +206,25 @@ class Continuation:
             return Ending.ATTAINED
         return None
 
-    def _finish(self, tensor: Tensor, point: Point, ending: Ending, floor: float) -> Stage[tuple[Point, Ending]]:
+    def _finish(self, evaluator: Evaluator, point: Point, ending: Ending, floor: float) -> Stage[tuple[Point, Ending]]:
         """The last stage of a path: long where it pays, short on a plateau, none where blocks would diverge."""
         if ending is Ending.ATTAINED or (ending is Ending.FLOOR and floor > 0.0):
-            point, reason = yield from self._last(self.tol).stage(tensor, point, floor)
+            point, reason = yield from self._last(self.tol).stage(evaluator, point, floor)
             if reason is StopReason.EXACT:
                 ending = Ending.EXACT
             elif reason is StopReason.ITERATION_LIMIT:
                 ending = Ending.UNFINISHED
         elif ending is Ending.PLATEAU:
-            point, _ = yield from self._last(1e-6, 15).stage(tensor, point, floor)
+            point, _ = yield from self._last(1e-6, 15).stage(evaluator, point, floor)
         return point, ending
 
-    def _meet(self, tensor: Tensor, constraint: Constraint, here: Anchor, path: _Path) -> Stage[Point]:
+    def _meet(self, evaluator: Evaluator, constraint: Constraint, here: Anchor, path: _Path) -> Stage[Point]:
         """The bound was crossed in this stage: close in between it and the stage before."""
         solver = LM(max_iter=self.stage_iter, tol=1e-5, exact=0.0)
         if path.tame is None or path.previous is None:
-            return (yield from bracket(solver, tensor, constraint, here))
-        tame = anchor(constraint, Point.at(tensor, path.tame, LM.damping), path.previous[0])
-        return (yield from close_in(solver, tensor, constraint, here, tame))
+            return (yield from bracket(solver, evaluator, constraint, here))
+        tame = anchor(constraint, Point.at(evaluator, path.tame, LM.damping), path.previous[0])
+        return (yield from close_in(solver, evaluator, constraint, here, tame))
 
     def _arrived(self, constraint: Constraint, state: _Search, point: Point, ending: Ending) -> _Search:
         """Compare a finished path with the best one."""
@@ -288,17 +293,17 @@ class _Search:
         return Memory(figures, models)
 
     @classmethod
-    def recall(cls, memory: Memory, tensor: Tensor) -> _Search:
+    def recall(cls, memory: Memory, evaluator: Evaluator) -> _Search:
         """The search that `memory` describes."""
         figures, models = memory.figures, memory.models
         previous = figures["previous"]
         path = _Path(
-            point=Point.at(tensor, models["point"], figures["damping"]),
+            point=Point.at(evaluator, models["point"], figures["damping"]),
             penalty=figures["penalty"],
             previous=None if previous is None else (previous[0], previous[1]),
             tame=models.get("tame"),
         )
-        best = Point.at(tensor, models["best"], figures["best_damping"]) if "best" in models else None
+        best = Point.at(evaluator, models["best"], figures["best_damping"]) if "best" in models else None
         return cls(figures["cycle"], best, Ending[figures["ending"]], figures["hits"], path)
 
 

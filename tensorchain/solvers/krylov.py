@@ -15,16 +15,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array
-from tensorchain.models import Model
-from tensorchain.tensors import Tensor
 
 Operator = Callable[[Sequence[Array]], list[Array]]
 
 
 def conjugate_gradients(
-    tensor: Tensor,
-    model: Model,
+    evaluator: Evaluator,
     rhs: Sequence[Array],
     penalty: float,
     damping: float,
@@ -36,11 +34,11 @@ def conjugate_gradients(
 
     The relative tolerance is loose on purpose: an inexact step costs little and steers around swamps.
     """
-    precondition = preconditioner(tensor, model, penalty, damping)
+    precondition = preconditioner(evaluator, penalty, damping)
     if precondition is None:
         return None
     sizes = [block.shape for block in rhs]
-    metrics = [model.sensitivity_metric(k).T for k in range(len(rhs))] if penalty else []
+    metrics = [evaluator.metric(k).T for k in range(len(rhs))] if penalty else []
     residual, direction, image = (
         np.empty(sum(block.size for block in rhs), dtype=np.result_type(*rhs)) for _ in range(3)
     )
@@ -56,7 +54,7 @@ def conjugate_gradients(
     energy = np.vdot(residual, direction).real
     target = tol**2 * energy
     for _ in range(max_iter):
-        fill(images, tensor.gauss_newton_matvec(model, directions))
+        fill(images, evaluator.gauss_newton_matvec(directions))
         for vector, block, metric in zip(images, directions, metrics, strict=False):
             vector += penalty * (block @ metric)
         image += damping * direction
@@ -85,25 +83,24 @@ def split(vector: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
     return blocks
 
 
-def preconditioner(tensor: Tensor, model: Model, penalty: float, damping: float) -> Operator | None:
+def preconditioner(evaluator: Evaluator, penalty: float, damping: float) -> Operator | None:
     """The best inverse that is cheap; None where the matrix is not positive definite."""
-    if tensor.complete and model.has_damped_inverse:
+    model = evaluator.model
+    if evaluator.complete and model.has_damped_inverse:
         return model.damped_inverse(penalty, damping)
-    solvers = [_block_solver(tensor, model, k, penalty, damping) for k in range(len(model.matrices))]
+    solvers = [_block_solver(evaluator, k, penalty, damping) for k in range(len(model.matrices))]
     if any(solver is None for solver in solvers):
         return None
     return lambda blocks: [solver(b) for solver, b in zip(solvers, blocks, strict=True) if solver is not None]
 
 
-def _block_solver(
-    tensor: Tensor, model: Model, k: int, penalty: float, damping: float
-) -> Callable[[Array], Array] | None:
+def _block_solver(evaluator: Evaluator, k: int, penalty: float, damping: float) -> Callable[[Array], Array] | None:
     """Inverse of one block of the diagonal."""
-    if tensor.complete:
-        return model.damped_solver(k, penalty, damping)
-    system = tensor.gram(model, k) + damping * np.eye(model.network.widths[k])
+    if evaluator.complete:
+        return evaluator.model.damped_solver(k, penalty, damping)
+    system = evaluator.gram(k) + damping * np.eye(evaluator.network.widths[k])
     if penalty:
-        system = system + penalty * model.sensitivity_metric(k)
+        system = system + penalty * evaluator.metric(k)
     try:
         # Only to see whether it is positive definite: rows are solved by the inverses, all at once.
         np.linalg.cholesky(system)

@@ -21,13 +21,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tensorchain.evaluation import Evaluator
 from tensorchain.fit import StopReason
 from tensorchain.kernels import Array, cholesky, cholesky_solve, diagonal_blocks
 from tensorchain.models import Model
 from tensorchain.solvers.constraints import Constraint, Penalty
 from tensorchain.solvers.krylov import conjugate_gradients, split
 from tensorchain.solvers.loop import Iterate, Memory, Problem, Stage, Steps
-from tensorchain.tensors import Residual, Tensor
 
 _SMALLEST_DAMPING = 1e-15
 _LARGEST_DAMPING = 1e12
@@ -64,24 +64,24 @@ class LM:
         """Iterate from `start`, or go on from the memory of an iterate."""
         from tensorchain.solvers.bounds import meet_bound
 
-        tensor, constraint = problem.tensor, problem.constraint
+        evaluator, constraint = problem.tensor.evaluator(start), problem.constraint
         bounded = not (isinstance(constraint, Penalty) or type(constraint) is Constraint)
         weight = constraint.weight if isinstance(constraint, Penalty) else 0.0
         slow = used = 0
         if memory is None:
-            point = Point.at(tensor, start, damping=self.damping)
+            point = Point.at(evaluator, start, damping=self.damping)
         else:
-            point = Point.at(tensor, memory.models["point"], damping=memory.figures["damping"])
+            point = Point.at(evaluator, memory.models["point"], damping=memory.figures["damping"])
             slow, used = memory.figures["slow"], memory.figures["used"]
         yield point.iterate(weight, None if bounded else _memory(point, slow, used))
         if bounded:
-            return (yield from meet_bound(self, problem, point))
-        _, reason = yield from self.stage(tensor, point, weight, resumable=True, slow=slow, used=used)
+            return (yield from meet_bound(self, evaluator, constraint, point))
+        _, reason = yield from self.stage(evaluator, point, weight, resumable=True, slow=slow, used=used)
         return reason
 
     def stage(
         self,
-        tensor: Tensor,
+        evaluator: Evaluator,
         point: Point,
         penalty: float,
         *,
@@ -92,19 +92,19 @@ class LM:
         """Minimise f at one penalty nu; `slow` steps in a row and `used` iterations lie behind."""
         growth = 2.0
         system: NormalEquations | None = None
-        exact = max(self.exact, tensor.rounding) if self.exact else 0.0
+        exact = max(self.exact, evaluator.rounding) if self.exact else 0.0
         if point.error <= exact:
             return point, StopReason.EXACT
         if slow >= _SLOW_STEPS:
             return point, StopReason.CONVERGED
         for iteration in range(used, self.max_iter):
             if system is None:
-                system = NormalEquations(tensor, point, penalty, self.dense_limit)
+                system = NormalEquations(evaluator, point, penalty, self.dense_limit)
             objective = point.objective(penalty)
             step = system.solve(point.damping)
             if step is not None:
                 delta, predicted = step
-                trial = point.moved(tensor, delta)
+                trial = point.moved(evaluator, delta)
                 decrease = objective - trial.objective(penalty)
                 if decrease > _LEAST_RATIO * predicted and decrease > 0.0:
                     ratio = decrease / predicted
@@ -129,30 +129,27 @@ class LM:
 
 @dataclass(frozen=True)
 class Point:
-    """A model with what the next step needs: its residual, sensitivity and damping."""
+    """A model with its error, sensitivity and damping."""
 
     model: Model
-    residual: Residual
+    error: float
     sensitivity: float
     damping: float
 
     @classmethod
-    def at(cls, tensor: Tensor, model: Model, damping: float) -> Point:
+    def at(cls, evaluator: Evaluator, model: Model, damping: float) -> Point:
         """Evaluate `model`."""
-        return cls(model, tensor.residual(model), float(model.block_sensitivities().sum()), damping)
-
-    @property
-    def error(self) -> float:
-        return self.residual.norm
+        evaluator.hold(model)
+        return cls(model, evaluator.error(), evaluator.sensitivity(), damping)
 
     def objective(self, penalty: float) -> float:
         """||T - X||^2 + nu SS."""
         return self.error**2 + penalty * self.sensitivity
 
-    def moved(self, tensor: Tensor, delta: Sequence[Array]) -> Point:
+    def moved(self, evaluator: Evaluator, delta: Sequence[Array]) -> Point:
         """The point at theta + delta."""
         matrices = [matrix + change for matrix, change in zip(self.model.matrices, delta, strict=True)]
-        return Point.at(tensor, self.model.with_matrices(matrices), self.damping)
+        return Point.at(evaluator, self.model.with_matrices(matrices), self.damping)
 
     def iterate(self, penalty: float, memory: Memory | None = None) -> Iterate:
         """The point as the loop takes it."""
@@ -167,21 +164,22 @@ def _memory(point: Point, slow: int, used: int) -> Memory:
 class NormalEquations:
     """(J^H J + nu Q + mu I) d = J^H e - nu Q theta at one point, for several mu."""
 
-    def __init__(self, tensor: Tensor, point: Point, penalty: float, dense_limit: int) -> None:
+    def __init__(self, evaluator: Evaluator, point: Point, penalty: float, dense_limit: int) -> None:
         model = point.model
-        self.tensor, self.model, self.penalty = tensor, model, penalty
+        self.evaluator, self.model, self.penalty = evaluator, model, penalty
+        evaluator.hold(model)
         self.sizes = [matrix.size for matrix in model.matrices]
         self.shapes = [matrix.shape for matrix in model.matrices]
-        blocks = point.residual.gradient
+        blocks = evaluator.gradient()
         if penalty:
             blocks = [
-                block - penalty * (matrix @ model.sensitivity_metric(k).T)
+                block - penalty * (matrix @ evaluator.metric(k).T)
                 for k, (block, matrix) in enumerate(zip(blocks, model.matrices, strict=True))
             ]
         self.rhs = blocks
-        self.dense = sum(self.sizes) <= dense_limit and not (tensor.complete and model.has_damped_inverse)
+        self.dense = sum(self.sizes) <= dense_limit and not (evaluator.complete and model.has_damped_inverse)
         if self.dense:
-            self.matrix = tensor.gauss_newton(model)
+            self.matrix = evaluator.gauss_newton()
             if penalty:
                 self._add_metric()
             self.diagonal = np.einsum("ii->i", self.matrix)
@@ -191,13 +189,14 @@ class NormalEquations:
     def _add_metric(self) -> None:
         start = 0
         for k, (rows, width) in enumerate(self.shapes):
-            diagonal_blocks(self.matrix, start, rows, width)[...] += self.penalty * self.model.sensitivity_metric(k)
+            diagonal_blocks(self.matrix, start, rows, width)[...] += self.penalty * self.evaluator.metric(k)
             start += rows * width
 
     def solve(self, damping: float) -> tuple[list[Array], float] | None:
         """Step and predicted decrease of f, or None when the matrix is not positive definite."""
         if not self.dense:
-            delta = conjugate_gradients(self.tensor, self.model, self.rhs, self.penalty, damping)
+            self.evaluator.hold(self.model)
+            delta = conjugate_gradients(self.evaluator, self.rhs, self.penalty, damping)
             if delta is None:
                 return None
             return delta, self.predicted(delta, damping)

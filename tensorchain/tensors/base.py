@@ -85,15 +85,6 @@ class Tensor(ABC):
     def contract_all_but(self, model: Model, k: int) -> Array:
         """L_k^H vec(T): MTTKRP for CP, TTM chain for Tucker, T times subchain for TC; (I_k, P_k)."""
 
-    def kept(self, model: Model) -> list[list[int]]:
-        """What is at hand of products with `model`, in plain numbers: nothing by default."""
-        return []
-
-    def keep(self, model: Model, kept: Sequence[Sequence[int]]) -> None:
-        """Have at hand what `kept` said: a run that is resumed goes on with the same products, to the last bit."""
-        if kept:
-            raise TypeError(f"{type(self).__name__} keeps no products")
-
     def residual_norm(self, model: Model) -> float:
         """||T - X||_F.
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain import kernels
+from tensorchain.evaluation import DenseEvaluator, Evaluator
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.tensors.base import Residual, Tensor
@@ -108,11 +109,8 @@ class Masked(Tensor):
     def contract_all_but(self, model: Model, k: int) -> Array:
         return self._data.contract_all_but(model, k)
 
-    def kept(self, model: Model) -> list[list[int]]:
-        return self._data.kept(model)
-
-    def keep(self, model: Model, kept: Sequence[Sequence[int]]) -> None:
-        self._data.keep(model, kept)
+    def evaluator(self, model: Model) -> Evaluator:
+        return DenseEvaluator(self, model, self._data.array, scale=self._data.scale)
 
     def residual_norm(self, model: Model) -> float:
         return float(np.linalg.norm([self._size(self._error(model, box), box) for box in boxes(self.shape)]))
