@@ -6,7 +6,6 @@ missing entries belong in a contract of their own).  Answers are held against th
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Evaluator:
     """Answers about one tensor at one model, asked of both.
 
-    Arrays that are returned belong to the caller, but for `gauss_newton()`.
+    What `rhs` and `gradient` return belongs to the caller; Grams and metrics may be those that a model has at hand.
 
     Parameters
     ----------
@@ -148,6 +148,10 @@ class Evaluator:
     def metric(self, k: int) -> Array:
         """Q_k, (P_k, P_k), with SS = <B_k, B_k Q_k^T> + I_k tr M_k."""
         return self.model.sensitivity_metric(k)
+
+    def apply_metric(self, k: int, block: Array) -> Array:
+        """B Q_k^T for a block in matrix form; Q_k of a core is not formed."""
+        return self.model.apply_metric(k, block)
 
     def _at_model(self) -> Residual:
         if self._residual is None:

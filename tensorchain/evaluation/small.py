@@ -154,6 +154,9 @@ class SmallEvaluator(Evaluator):
         newton = self._fixed_newton()
         return super().metric(k) if newton is None else newton.metric(k, self._changes)
 
+    def apply_metric(self, k: int, block: Array) -> Array:
+        return np.asarray(block @ self.metric(k).T)
+
     # -- inside -------------------------------------------------------------------------
 
     def _put(self, k: int, matrix: Array) -> None:

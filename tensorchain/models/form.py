@@ -165,6 +165,10 @@ class Form(Blocks):
         factor = cholesky(system)
         return None if factor is None else lambda block: cholesky_solve(factor, np.ascontiguousarray(block.T)).T
 
+    def penalised_solver(self, k: int, penalty: float) -> Callable[[Array], Array] | None:
+        """The inverse of M_k + penalty Q_k, applied to a block; None where it is not positive definite."""
+        return self.damped_solver(k, penalty, 0.0)
+
     def gram_traces(self) -> list[float]:
         """tr M_k of each block, without the Grams."""
         traces = []
@@ -184,6 +188,10 @@ class Form(Blocks):
     def sensitivity_metric(self, k: int) -> Array:
         """Q_k with SS = <B_k, B_k Q_k^T> + I_k tr M_k; the gradient of SS in B_k is 2 B_k Q_k^T."""
         return self._jets[1][k]
+
+    def apply_metric(self, k: int, block: Array) -> Array:
+        """B Q_k^T for a block in matrix form; Q_k of a core is not formed."""
+        return np.asarray(block @ self.sensitivity_metric(k).T)
 
     def block_sensitivities(self) -> Array:
         """||dX/dblock_k||_F^2 = I_k tr M_k for each block; their sum is SS."""

@@ -111,7 +111,7 @@ class ALS:
     def _sweep(self, evaluator: Evaluator, constraint: Constraint) -> tuple[float, float]:
         """Update every block once under the constraint; the error, and the last penalty."""
         penalty, norm = 0.0, evaluator.norm
-        for step in sweep_steps(evaluator.network):
+        for step in sweep_steps(evaluator.model):
             for k in step:
                 rhs, gram = evaluator.rhs(k), evaluator.gram(k)
                 metric, offset = evaluator.metric(k), evaluator.model.block_sensitivities()[k]

@@ -38,7 +38,6 @@ def conjugate_gradients(
     if precondition is None:
         return None
     sizes = [block.shape for block in rhs]
-    metrics = [evaluator.metric(k).T for k in range(len(rhs))] if penalty else []
     residual, direction, image = (
         np.empty(sum(block.size for block in rhs), dtype=np.result_type(*rhs)) for _ in range(3)
     )
@@ -55,8 +54,9 @@ def conjugate_gradients(
     target = tol**2 * energy
     for _ in range(max_iter):
         fill(images, evaluator.gauss_newton_matvec(directions))
-        for vector, block, metric in zip(images, directions, metrics, strict=False):
-            vector += penalty * (block @ metric)
+        if penalty:
+            for k, (vector, block) in enumerate(zip(images, directions, strict=True)):
+                vector += penalty * evaluator.apply_metric(k, block)
         image += damping * direction
         curvature = np.vdot(direction, image).real
         if not curvature > 0.0:

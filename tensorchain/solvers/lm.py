@@ -173,7 +173,7 @@ class NormalEquations:
         blocks = evaluator.gradient()
         if penalty:
             blocks = [
-                block - penalty * (matrix @ evaluator.metric(k).T)
+                block - penalty * evaluator.apply_metric(k, matrix)
                 for k, (block, matrix) in enumerate(zip(blocks, model.matrices, strict=True))
             ]
         self.rhs = blocks

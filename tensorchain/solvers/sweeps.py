@@ -24,7 +24,7 @@ import numpy as np
 
 from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array, System
-from tensorchain.models import Network
+from tensorchain.models import Model
 
 _DIGITS = 1e5
 """How far ||T - X||^2 must be above its rounding errors to be taken from the short formula."""
@@ -70,7 +70,7 @@ def sweep(evaluator: Evaluator, error: float) -> float:
         ||T - X|| of the updated model.
     """
     last: Square | Update | None = None
-    for step in sweep_steps(evaluator.network):
+    for step in sweep_steps(evaluator.model):
         joint = _joint_update(evaluator, step[0]) if len(step) > 1 else None
         if joint is not None:
             last = joint
@@ -90,8 +90,9 @@ def starting_error(evaluator: Evaluator) -> float:
     return _error(evaluator, Update(matrix, rhs, rhs, image, system).square(evaluator.norm))
 
 
-def sweep_steps(network: Network) -> list[list[int]]:
+def sweep_steps(model: Model) -> list[list[int]]:
     """The factors in the order of their modes, each followed by the cores: partial products of the data are reused."""
+    network = model.network
     return [[factor, *network.update_order[network.order :]] for factor in network.block_of_mode]
 
 

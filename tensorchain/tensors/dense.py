@@ -19,7 +19,7 @@ from tensorchain.evaluation import DenseEvaluator, Evaluator, Partials, SmallEva
 from tensorchain.kernels import Array, memory
 from tensorchain.models import Model
 from tensorchain.tensors.base import Residual, Tensor
-from tensorchain.tensors.boxes import BOX_ENTRIES, Box, boxes, empty_blocks, part, rows_of
+from tensorchain.tensors.boxes import BOX_ENTRIES, Box, boxes, empty_blocks, in_double, part, rows_of
 
 _WHOLE = 1 << 21
 """Most entries of T - X that are made at once, and held for the gradient (16 MB in double); of more, box by box."""
@@ -76,6 +76,7 @@ class Dense(Tensor):
         return np.asarray(gram * self.scale**2)
 
     def residual_norm(self, model: Model) -> float:
+        model = in_double(model)
         return float(
             np.linalg.norm([kernels.norm(self._residual(model, box)) for box in boxes(self.shape, BOX_ENTRIES)])
         )
@@ -90,6 +91,7 @@ class Dense(Tensor):
         return DenseEvaluator(self, model, self.array, scale=self.scale)
 
     def residual(self, model: Model) -> Residual:
+        model = in_double(model)
         if self.array.size <= _WHOLE:
             whole = tuple(slice(0, size) for size in self.shape)
             error = self._residual(model, whole)

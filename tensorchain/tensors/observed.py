@@ -28,7 +28,7 @@ from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.tensors.base import Residual
-from tensorchain.tensors.boxes import empty_blocks
+from tensorchain.tensors.boxes import empty_blocks, in_double
 from tensorchain.tensors.coordinates import (
     Listed,
     checked_entries,
@@ -117,6 +117,10 @@ class Observed(Listed):
 
         return Residual(self._size(difference), gradient)
 
+    @property
+    def _visited(self) -> int:
+        return len(self.values)
+
     def gram(self, model: Model, k: int) -> Array:
         """L_k^H W L_k, one Gram for each row: (I_k, P_k, P_k)."""
         from tensorchain.kernels import entries
@@ -153,14 +157,15 @@ class Observed(Listed):
         """T - X at the entries, (Z,)."""
         from tensorchain.kernels import entries
 
+        model = in_double(model)
         dtype = double_of(self.values, *model.matrices)
         result = np.empty(len(self.values), dtype=dtype)
-        if is_product(model):
+        if is_product(model) and dtype in (np.float64, np.complex128):
             entries.set_products(result, self.indices, ordered_factors(model, dtype))
         else:
             for chunk in chunks(slice(0, len(result)), _CHUNK // max(model.network.widths)):
                 result[chunk] = model.entries(self.indices[chunk])
-        return np.subtract(self.values * self.scale, result, out=result)
+        return np.subtract(np.multiply(self.values, self.scale, dtype=dtype), result, out=result)
 
     def _gauss_newton(self, model: Model, designs: Iterable[tuple[slice, Array]]) -> Array:
         from tensorchain.kernels import entries
