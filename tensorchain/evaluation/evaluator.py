@@ -84,7 +84,8 @@ class Evaluator:
             raise ValueError(f"{type(self).__name__} has no partial products, {state!r} was given; pass []")
 
     def _check(self, model: Model) -> None:
-        if model.network is not self.network and model.network != self.network:
+        same = model.network is self.network or model.network == self.network
+        if not same or model.shape != self._model.shape:
             raise ValueError(f"the evaluator is for models such as {self._model!r}, not {model!r}; make another one")
 
     # -- the data -----------------------------------------------------------------------

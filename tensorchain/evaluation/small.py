@@ -160,6 +160,8 @@ class SmallEvaluator(Evaluator):
     # -- inside -------------------------------------------------------------------------
 
     def _put(self, k: int, matrix: Array) -> None:
+        if matrix.shape != self._blocks.matrices[k].shape:
+            raise ValueError(f"block {k} has shape {self._blocks.matrices[k].shape}; {matrix.shape} was given")
         self._held[k] = None
         self._changes += 1
         self._versions[k] = self._changes

@@ -166,7 +166,29 @@ class Form(Blocks):
         return None if factor is None else lambda block: cholesky_solve(factor, np.ascontiguousarray(block.T)).T
 
     def penalised_solver(self, k: int, penalty: float) -> Callable[[Array], Array] | None:
-        """The inverse of M_k + penalty Q_k, applied to a block; None where it is not positive definite."""
+        """The inverse of M_k + penalty Q_k, applied to a block, where M_k + penalty Q_k may be too large to be formed.
+
+        Parameters
+        ----------
+        k : int
+            The block.
+        penalty : float
+            Weight nu of the sensitivity.
+
+        Returns
+        -------
+        callable or None
+            From W, (I_k, P_k), to B with B (M_k + nu Q_k)^T = W; None where the matrix is not positive definite.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> model = tc.Tucker.random((4, 5, 6), 2, rng=0)
+        >>> core = model.matrices[0]
+        >>> solved = model.penalised_solver(0, 0.1)(core)
+        >>> bool(np.allclose(model.system(0).apply(solved) + 0.1 * model.apply_metric(0, solved), core))
+        True
+        """
         return self.damped_solver(k, penalty, 0.0)
 
     def gram_traces(self) -> list[float]:
@@ -190,7 +212,28 @@ class Form(Blocks):
         return self._jets[1][k]
 
     def apply_metric(self, k: int, block: Array) -> Array:
-        """B Q_k^T for a block in matrix form; Q_k of a core is not formed."""
+        """B Q_k^T; half the gradient of SS where B is block k.  Q_k of a core is not formed.
+
+        Parameters
+        ----------
+        k : int
+            The block.
+        block : array
+            B, (I_k, P_k).
+
+        Returns
+        -------
+        array
+            (I_k, P_k).
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> model = tc.CP([np.ones((2, 1)), np.ones((3, 1))])  # SS = 3 |a|^2 + 2 |b|^2
+        >>> model.apply_metric(0, model.matrices[0])
+        array([[3.],
+               [3.]])
+        """
         return np.asarray(block @ self.sensitivity_metric(k).T)
 
     def block_sensitivities(self) -> Array:

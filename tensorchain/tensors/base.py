@@ -79,7 +79,29 @@ class Tensor(ABC):
         """||T||_F (over the observed entries, with their weights)."""
 
     def evaluator(self, model: Model) -> Evaluator:
-        """What a run computes with, at `model` to begin with; it keeps buffers and partial products."""
+        """What a run computes with: buffers and partial products belong to it, nothing of them to the tensor.
+
+        Parameters
+        ----------
+        model : Model
+            The model to begin with; the evaluator is for models of its wiring, shape and dtype.
+
+        Returns
+        -------
+        Evaluator
+            For one thread.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> model = tc.CP.random((4, 5, 6), 2, rng=0)
+        >>> evaluator = tc.Dense(2.0 * model.full()).evaluator(model)
+        >>> bool(np.isclose(evaluator.error(), model.norm()))
+        True
+        >>> evaluator.replace(0, 2.0 * model.matrices[0])
+        >>> evaluator.error() < 1e-12
+        True
+        """
         return Evaluator(self, model)
 
     @property
@@ -106,6 +128,25 @@ class Tensor(ABC):
         In double precision X has an error of 1e-16 times the size of its terms.  Where the residual is not far above
         that, it is formed again in extended precision, if the machine has one and it does not take too long: then
         errors of 1e-12 ||T|| have six digits.
+
+        Parameters
+        ----------
+        model : Model
+            X, of the shape of T.
+
+        Returns
+        -------
+        float
+            ||T - X||_F, over the observed entries, with their weights.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> model = tc.CP.random((4, 5, 6), 2, rng=0)
+        >>> T = model.full()
+        >>> T[0, 0, 0] += 1.0
+        >>> round(tc.Dense(T).exact_error(model), 12)
+        1.0
         """
         error, wide = self.residual_norm(model), np.result_type(model.dtype, self.dtype, np.longdouble)
         if np.finfo(wide).eps >= np.finfo(np.float64).eps or self._visited * max(model.network.widths) > _EXTENDED:

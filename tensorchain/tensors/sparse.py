@@ -36,7 +36,7 @@ _DIGITS = 1e6
 """How far ||T - X||^2 must be above its rounding error to be taken from the short formula."""
 _ENUMERATED = 1 << 20
 """Most entries of a tensor whose small errors are computed one by one."""
-_RARELY, _ONCE = 1e9, 1e12
+_RARELY, _ONCE = 3e8, 1e12
 """Most multiplications for a small error: in each step of a run, and at the end of one."""
 
 

@@ -222,6 +222,14 @@ def test_models_of_another_wiring_are_refused(kind: str) -> None:
         evaluator.hold(tc.CP.random((9, 8, 7), 3, 0))
     with pytest.raises(ValueError, match="make another one"):
         evaluator.hold(tc.TensorChain.random((9, 8, 7), (2, 1, 1), 0))
+    with pytest.raises(ValueError, match="make another one"):
+        evaluator.hold(tc.CP.random((1, 8, 7), 2, 0))
+    if kind == "fixed memory":
+        with pytest.raises(ValueError, match="shape"):
+            evaluator.replace(0, np.ones((1, 2)))
+    assert (
+        relative(evaluator.rhs(1), Evaluator(tensor, model).rhs(1) / (1.0 if kind == "fixed memory" else 0.03)) < 1e-12
+    )
 
 
 @pytest.mark.parametrize("kind", ["any memory", "fixed memory"])
