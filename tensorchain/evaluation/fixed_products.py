@@ -8,7 +8,6 @@ sweeps take three quarters of the time.  All partial products share one room, so
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from tensorchain.kernels import Array
 from tensorchain.kernels.program import Program
 from tensorchain.models import Network
 
-Key = tuple[Any, ...]
+Key = tuple[int, ...]
 
 
 class FixedProducts:
@@ -38,9 +37,14 @@ class FixedProducts:
         self._plans = [plans(network, 0, k, array.shape) for k in range(len(blocks.matrices))]
         self._finish: dict[tuple[int, int], Program] = {}
         """From a partial product to W, for each block and plan; written when it is first asked for."""
-        self._partials: dict[Key, tuple[Array, Program]] = {}
+        names = {plan.signature: number for number, plan in enumerate(p for choice in self._plans for p in choice)}
+        self._names = [[names[plan.signature] for plan in choice] for choice in self._plans]
+        """A number for each partial product, the same for plans that share one."""
+        self._partials: dict[int, tuple[Array, Program]] = {}
         self._current: Key | None = None
-        """Signature and versions of the partial product in the room."""
+        """Number and versions of the partial product in the room."""
+        self._made = (0, 0)
+        """The block and plan for which it was made."""
         every = [plan for choice in self._plans for plan in choice]
         self._room = np.zeros(max(filled(p.width) * p.matrices[0] * p.matrices[2] for p in every), array.dtype)
 
@@ -56,27 +60,24 @@ class FixedProducts:
 
     def rhs(self, k: int, versions: Sequence[int]) -> Array:
         """W_k, (I_k, P_k): the caller's until it is asked for again."""
-        choice, current = self._plans[k], self._current
-        n = next((n for n, plan in enumerate(choice) if _key(plan, versions) == current), 0)
-        partial = self._contract(choice[n], versions)
+        current = self._current
+        n = next((n for n in range(len(self._plans[k])) if self._key(k, n, versions) == current), 0)
+        partial = self._contract(k, n, versions)
         program = self._finish.get((k, n))
         if program is None:
-            program = self._finish[k, n] = self._finishing(k, choice[n], partial)
+            program = self._finish[k, n] = self._finishing(k, self._plans[k][n], partial)
         program.run()
         return self._rhs[k]
 
     def state(self, versions: Sequence[int]) -> list[list[int]]:
         """As of :meth:`tensorchain.evaluation.partials.Partials.state`."""
-        for k, choice in enumerate(self._plans):
-            for n, plan in enumerate(choice):
-                if _key(plan, versions) == self._current:
-                    return [[0, k, n]]
-        return []
+        good = self._current is not None and self._key(*self._made, versions) == self._current
+        return [[0, *self._made]] if good else []
 
     def restore(self, versions: Sequence[int], state: Sequence[Sequence[int]]) -> None:
         """Make the partial product that `state` said."""
         for _, k, n in state:
-            self._contract(self._plans[k][n], versions)
+            self._contract(k, n, versions)
 
     # -- inside -------------------------------------------------------------------------
 
@@ -87,18 +88,21 @@ class FixedProducts:
         program.call(np.multiply, value, self._scale, out=rhs.reshape(value.shape))
         return program
 
-    def _contract(self, plan: Plan, versions: Sequence[int]) -> Array:
+    def _contract(self, k: int, n: int, versions: Sequence[int]) -> Array:
         """The partial product of a plan, made where it is not at hand."""
-        found = self._partials.get(plan.signature)
+        key = self._key(k, n, versions)
+        found = self._partials.get(key[0])
         if found is None:
-            found = self._partials[plan.signature] = self._written(plan)
-        key = _key(plan, versions)
+            found = self._partials[key[0]] = self._written(self._plans[k][n])
         if key != self._current:
             # An interrupt leaves nothing that could be taken for what was there.
             self._current = None
             found[1].run()
-            self._current = key
+            self._current, self._made = key, (k, n)
         return found[0]
+
+    def _key(self, k: int, n: int, versions: Sequence[int]) -> Key:
+        return (self._names[k][n], *[versions[m] for m in self._plans[k][n].used])
 
     def _written(self, plan: Plan) -> tuple[Array, Program]:
         """A partial product in the room that all of them share, and its program."""
@@ -122,7 +126,3 @@ class FixedProducts:
         else:
             program.product(half, data[0] if before == 1 else data[:, :, 0].T, out=room.reshape(width, -1))
         return room[: plan.width * before * behind].reshape(plan.shape), program
-
-
-def _key(plan: Plan, versions: Sequence[int]) -> Key:
-    return (plan.signature, *[versions[m] for m in plan.used])

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _LARGEST = 1 << 21
 """Entries of T beyond which the arithmetic takes nearly all of the time."""
 
+_NARROW = 25
+"""Columns of blocks up to which all Grams take less time than their traces alone, which a model has formulas for."""
+
 
 class SmallEvaluator(Evaluator):
     """Answers about a small array at models of one term without cores.
@@ -145,7 +148,7 @@ class SmallEvaluator(Evaluator):
         return newton.gauss_newton()
 
     def sensitivity(self) -> float:
-        if not self._newton_fits:
+        if max(self.network.widths) > _NARROW:
             return super().sensitivity()
         counts = self._model.row_counts
         return sum(rows * trace(self.gram(k)) for k, rows in enumerate(counts))

@@ -74,7 +74,7 @@ class ALS:
         while True:
             figures = {"error": error, "penalty": penalty, "used": used, "previous": previous}
             figures["evaluator"] = evaluator.state()
-            sensitivity = _total(model)
+            sensitivity = evaluator.sensitivity()
             yield Iterate(model, error, sensitivity, penalty, memory=Memory(figures, {"point": model}))
             merit = constraint.merit(error, sensitivity)
             reason = self._reason(merit, previous, error, tensor.rounding)
@@ -225,7 +225,3 @@ def balanced(model: Model) -> Model:
     for k in sorted(range(len(logs)), key=lambda k: step * (wanted[k] - exponents[k]))[: abs(surplus)]:
         exponents[k] -= step
     return model.rescaled([2.0**exponent for exponent in exponents]) if any(exponents) else model
-
-
-def _total(model: Model) -> float:
-    return float(model.block_sensitivities().sum())

@@ -47,10 +47,10 @@ def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> A
         made.append(plan)
         return partial(self, model, t, plan)
 
-    def watched(self: FixedProducts, plan: Any, versions: Any) -> Any:
+    def watched(self: FixedProducts, k: int, n: int, versions: Any) -> Any:
         before = self._current
-        result = contract(self, plan, versions)
-        made.extend([plan] if self._current != before else [])
+        result = contract(self, k, n, versions)
+        made.extend([(k, n)] if self._current != before else [])
         return result
 
     monkeypatch.setattr(Partials, "_made", counted)
