@@ -132,7 +132,7 @@ def test_errors_of_single_precision_matrices_are_true() -> None:
     assert checked == 600
 
 
-@pytest.mark.parametrize("solver", [tc.LM(max_iter=40), tc.Continuation(max_iter=40)], ids=["lm", "path"])
+@pytest.mark.parametrize("solver", [tc.LM(max_iter=40), tc.Path(max_iter=40)], ids=["lm", "path"])
 @pytest.mark.parametrize("constraint", [None, tc.Penalty(1e-3), tc.ErrorBound(0.9)], ids=["free", "penalty", "bound"])
 def test_solvers_take_the_same_way(solver: Any, constraint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     T = tc.datasets.border_chain((6, 6, 6), (2, 2, 2), np.random.default_rng(0)).tensor
