@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tensorchain as tc
+from tensorchain.evaluation import Evaluator
 from tensorchain.fit import StopReason
 from tests.cases import SOLVED, Case, chain_case, relative
 from tests.solver_contract import SOLVERS, fit_of, near, noisy
@@ -159,6 +160,9 @@ class TestTrouble:
         class Wrong(tc.Dense):
             def scaled(self, factor: float) -> Any:
                 return Wrong(self.array * factor)
+
+            def evaluator(self, model: Any) -> Evaluator:
+                return Evaluator(self, model)
 
             def residual(self, model: Any) -> Any:
                 honest = super().residual(model)

@@ -25,10 +25,11 @@ from tensorchain.fit import StopReason
 from tensorchain.models import Model
 from tensorchain.solvers.blocks import BlockProblem, best_change
 from tensorchain.solvers.constraints import Lagrangian, Quantity, SquaredError
-from tensorchain.solvers.fixed_sweeps import FixedSweeps
 from tensorchain.solvers.lm import check_options
-from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Steps, iterate_at
-from tensorchain.solvers.sweeps import Sweeper, Sweeps, sweep_steps
+            error = sweep(at, error)
+            if error > previous:
+                return Ended(StopReason.CONVERGED)
+            at.hold(balanced(at.model))
 from tensorchain.stability.gauge import gauge_cycle
 
 _LOST = 1e-6
@@ -82,26 +83,19 @@ class ALS:
 
     def _free_steps(self, problem: Problem, start: Model, memory: Memory | None) -> Steps:
         """Plain sweeps."""
-        tensor = problem.tensor
-        sweeper: Sweeper = FixedSweeps.of(tensor, start) or Sweeps(tensor)
+        at = problem.evaluator(start if memory is None else memory.models["point"])
         previous: float | None = None
         if memory is None:
-            model, used = start, 0
-            error = sweeper.error(model)
+            error, used = starting_error(at), 0
         else:
             figures = memory.figures
-            model, error, used, previous = (
-                memory.models["point"],
-                figures["error"],
-                figures["used"],
-                figures["previous"],
-            )
-            sweeper.keep(model, figures["kept"])
-        exact = max(self.exact, tensor.rounding)
+            error, used, previous = figures["error"], figures["used"], figures["previous"]
+            at.restore(figures["evaluator"])
+        exact = max(self.exact, at.rounding)
         while True:
-            figures = {"error": error, "used": used, "previous": previous, "kept": sweeper.kept(model)}
-            total = float(model.block_sensitivities().sum())
-            yield Iterate(model, error, total, memory=Memory(figures, {"point": model}))
+            model = at.model
+            figures = {"error": error, "used": used, "previous": previous, "evaluator": at.state()}
+            yield Iterate(model, error, at.sensitivity(), memory=Memory(figures, {"point": model}))
             if error <= exact:
                 return Ended(StopReason.EXACT)
             if previous is not None and previous - error <= self.tol * previous:
@@ -110,10 +104,17 @@ class ALS:
             if used >= self.max_iter:
                 return Ended(StopReason.ITERATION_LIMIT)
             previous, used = error, used + 1
+<<<<<<< HEAD
             swept, swept_error = sweeper.sweep(model, error)
             if swept_error > error:
                 return Ended(StopReason.CONVERGED)
             model, error = balanced(swept), swept_error
+=======
+            error = sweep(at, error)
+            if error > previous:
+                return StopReason.CONVERGED
+            at.hold(balanced(at.model))
+>>>>>>> evaluation
 
     def _constrained_steps(self, problem: Problem, start: Model, memory: Memory | None) -> Steps:
         """Sweeps over the augmented Lagrangian."""

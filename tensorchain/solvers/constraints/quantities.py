@@ -93,7 +93,7 @@ class Sensitivity:
 
     def block_gradient(self, at: Evaluator, k: int) -> Array | None:
         """B_k Q_k^T."""
-        return at.model.matrices[k] @ at.metric(k).T
+        return at.apply_metric(k, at.model.matrices[k])
 
     def curvature(self, at: Evaluator, k: int) -> Array | None:
         """Q_k."""
