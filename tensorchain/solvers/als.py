@@ -26,10 +26,8 @@ from tensorchain.models import Model
 from tensorchain.solvers.blocks import BlockProblem, best_change
 from tensorchain.solvers.constraints import Lagrangian, Quantity, SquaredError
 from tensorchain.solvers.lm import check_options
-            error = sweep(at, error)
-            if error > previous:
-                return Ended(StopReason.CONVERGED)
-            at.hold(balanced(at.model))
+from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Steps, iterate_at
+from tensorchain.solvers.sweeps import starting_error, sweep, sweep_steps
 from tensorchain.stability.gauge import gauge_cycle
 
 _LOST = 1e-6
@@ -104,17 +102,10 @@ class ALS:
             if used >= self.max_iter:
                 return Ended(StopReason.ITERATION_LIMIT)
             previous, used = error, used + 1
-<<<<<<< HEAD
-            swept, swept_error = sweeper.sweep(model, error)
-            if swept_error > error:
-                return Ended(StopReason.CONVERGED)
-            model, error = balanced(swept), swept_error
-=======
             error = sweep(at, error)
             if error > previous:
-                return StopReason.CONVERGED
+                return Ended(StopReason.CONVERGED)
             at.hold(balanced(at.model))
->>>>>>> evaluation
 
     def _constrained_steps(self, problem: Problem, start: Model, memory: Memory | None) -> Steps:
         """Sweeps over the augmented Lagrangian."""

@@ -306,16 +306,12 @@ class NormalEquations:
             if quantity == SquaredError():
                 images: Sequence[Array | None] = self.at.gauss_newton_matvec(blocks)
             else:
-                images = [_times(block, quantity.curvature(self.at, k)) for k, block in enumerate(blocks)]
+                images = [quantity.apply(self.at, k, block) for k, block in enumerate(blocks)]
             result = [r if image is None else r + weight * image for r, image in zip(result, images, strict=True)]
         for bend, vectors in self.ranks:
             share = bend * sum(np.vdot(v, b) for v, b in zip(vectors, blocks, strict=True))
             result = [r + share * v for r, v in zip(result, vectors, strict=True)]
         return result
-
-
-def _times(block: Array, curvature: Array | None) -> Array | None:
-    return None if curvature is None else block @ curvature.T
 
 
 def _filled(gradient: Sequence[Array | None], model: Model) -> list[Array]:

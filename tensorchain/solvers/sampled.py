@@ -38,10 +38,10 @@ import scipy
 
 from tensorchain.evaluation import Evaluator
 from tensorchain.fit import StopReason
-from tensorchain.kernels import Array, GramSystem
+from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.solvers.als import balanced
-from tensorchain.solvers.blocks import BlockProblem, best_change, dense_solver
+from tensorchain.solvers.blocks import BlockProblem, best_change
 from tensorchain.solvers.constraints import Lagrangian, Quantity, SquaredError
 from tensorchain.solvers.lm import check_options
 from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Steps
@@ -192,8 +192,7 @@ def _sampled_problem(at: Evaluator, k: int, lagrangian: Lagrangian, design: Arra
         gradient, curvature = quantity.block_gradient(at, k), quantity.curvature(at, k)
         if gradient is not None and curvature is not None:
             gradients[quantity], curvatures[quantity] = gradient, curvature
-    systems = {quantity: GramSystem(curvature) for quantity, curvature in curvatures.items()}
-    return BlockProblem(values, gradients, systems, dense_solver(curvatures))
+    return BlockProblem.from_matrices(values, gradients, curvatures)
 
 
 def draw(model: Model, k: int, count: int, rng: np.random.Generator) -> tuple[Array, Array]:

@@ -95,10 +95,11 @@ class Constraint:
         bounds = (b if b.quantity == error else replace(b, limit=b.limit * unit(b.quantity, 0.0)) for b in self.bounds)
         return Normalised(objective, tuple(bounds), self)
 
-    def measured(self, at: Evaluator) -> Values:
-        """All quantities at the model that the evaluator holds."""
+    def measured(self, at: Evaluator, error: float | None = None) -> Values:
+        """All quantities at the model that the evaluator holds; `error` is ||T - X|| there, where it is at hand."""
         quantities = dict.fromkeys(part.quantity for part in (*self.objective, *self.bounds))
-        return {quantity: quantity.value(at) for quantity in quantities}
+        known = {} if error is None else {SquaredError(): error**2}
+        return {quantity: known[quantity] if quantity in known else quantity.value(at) for quantity in quantities}
 
     def gap(self, values: Values) -> float:
         """Largest relative violation of a bound; 0 where all are met."""
