@@ -121,9 +121,9 @@ def iterate_at(
 ) -> Iterate:
     """The model that an evaluator holds, with its figures; `values` are quantities that are at hand."""
     measured = {} if values is None else dict(values)
-    for part in (*constraint.objective, *constraint.bounds):
-        if part.quantity not in measured:
-            measured[part.quantity] = part.quantity.value(at)
+    for quantity in constraint.quantities:
+        if quantity not in measured:
+            measured[quantity] = quantity.value(at)
     squared, sensitivity = measured.get(SquaredError()), measured.get(Sensitivity())
     return Iterate(
         at.model,

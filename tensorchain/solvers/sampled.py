@@ -146,9 +146,7 @@ class SampledALS:
     @staticmethod
     def _values(problem: Problem, at: Evaluator, error: float) -> dict[Quantity, float]:
         """The quantities of the constraint, with an estimate of the error."""
-        constraint = problem.constraint
-        parts = [part.quantity for part in (*constraint.objective, *constraint.bounds)]
-        return {q: error**2 if q == SquaredError() else q.value(at) for q in parts}
+        return dict(problem.constraint.measured(at, error))
 
     def _reason(self, run: dict[str, Any], error: float) -> StopReason | None:
         if error <= self.exact:

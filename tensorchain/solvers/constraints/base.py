@@ -77,6 +77,12 @@ class Constraint:
 
     # -- what follows -------------------------------------------------------------------
 
+    @property
+    def quantities(self) -> list[Quantity]:
+        """All quantities of objective and bounds, each once."""
+        minimised, bounded = [part.quantity for part in self.objective], [bound.quantity for bound in self.bounds]
+        return list(dict.fromkeys([*minimised, *bounded]))
+
     def normalised(self, scale: Scale) -> Constraint:
         """The same constraint for T / ||T||."""
         error = SquaredError()
@@ -97,9 +103,8 @@ class Constraint:
 
     def measured(self, at: Evaluator, error: float | None = None) -> Values:
         """All quantities at the model that the evaluator holds; `error` is ||T - X|| there, where it is at hand."""
-        quantities = dict.fromkeys(part.quantity for part in (*self.objective, *self.bounds))
-        known = {} if error is None else {SquaredError(): error**2}
-        return {quantity: known[quantity] if quantity in known else quantity.value(at) for quantity in quantities}
+        known: dict[Quantity, float] = {} if error is None else {SquaredError(): error**2}
+        return {quantity: known[quantity] if quantity in known else quantity.value(at) for quantity in self.quantities}
 
     def gap(self, values: Values) -> float:
         """Largest relative violation of a bound; 0 where all are met."""
@@ -160,7 +165,7 @@ class Constraint:
     @property
     def allows_gauge(self) -> bool:
         """Whether the gauge of least sensitivity is at least as good as any other."""
-        return all(part.quantity.falls_with_sensitivity for part in (*self.objective, *self.bounds))
+        return all(quantity.falls_with_sensitivity for quantity in self.quantities)
 
     @property
     def free(self) -> bool:
