@@ -3,8 +3,8 @@
 `FitProgress` is the callback of `decompose`: the `Progress` of the library, shown as a bar, and only on a terminal.  It
 turns the first Ctrl-C, or the SIGTERM of a batch system, into a request to stop after the iteration in progress, so
 that an interrupt never falls between two starts, where the best of them would be lost.  A second one interrupts at
-once.  Iterates of other processes are not seen: then only the time is shown, and the first Ctrl-C interrupts, upon which
-`decompose` returns the best of the starts that are finished.
+once.  Iterates of other processes are not seen: then only the time is shown, and the first Ctrl-C interrupts, upon
+which `decompose` returns the best of the starts that are finished.
 """
 
 from __future__ import annotations

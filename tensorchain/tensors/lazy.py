@@ -28,7 +28,7 @@ from tensorchain import kernels
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.tensors.base import Residual, Tensor
-from tensorchain.tensors.boxes import Box, boxes, part, rows_of
+from tensorchain.tensors.boxes import Box, boxes, in_double, part, rows_of
 from tensorchain.tensors.dense import Dense, add_gradient
 from tensorchain.tensors.dtypes import double_of, kept_dtype
 from tensorchain.tensors.intake import MODERATE, check_shape, entry_sums, ldexp
@@ -160,10 +160,12 @@ class Lazy(Tensor):
         return _assembled(model, sums.blocks, self.dtype)[k] * self._unit
 
     def residual_norm(self, model: Model) -> float:
+        model = in_double(model)
         return kernels.norm(np.array(self._source.total(_residual, self._shift, model, self._unit, False).norms))
 
     def residual(self, model: Model) -> Residual:
         # One pass for both: reading costs more than the products of a step that is then refused.
+        model = in_double(model)
         sums = self._source.total(_residual, self._shift, model, self._unit, True)
         return Residual(kernels.norm(np.array(sums.norms)), lambda: _assembled(model, sums.blocks, self.dtype))
 
