@@ -37,6 +37,7 @@ import numpy as np
 import tensorchain as tc
 from tensorchain import datasets as ds
 from tensorchain.diagnosis import Diagnosis, Thresholds, Verdict, diagnose
+from tensorchain.diagnosis.support import without_parts
 from tensorchain.models import Model
 
 TUNING = (0, 1, 2, 3)
@@ -121,17 +122,41 @@ def _exact(planter: Planter) -> Builder:
     return build
 
 
+_DROWNED = 10.0
+"""F of the weakest part of the truth below which noise may hide it, so that no verdict is the right one."""
+
+
+def _stands_out(planted: Any, noise: float) -> bool:
+    """Whether every part of the truth is above the noise: F from what the clean tensor loses without it."""
+    if noise == 0.0:
+        return True
+    truth, clean = planted.model, tc.Dense(planted.model.full())
+    parameters = truth.n_parameters - truth.gauge_dimension
+    for smaller, _ in without_parts(tc.optimal_gauge(truth)):
+        fewer = parameters - (smaller.n_parameters - smaller.gauge_dimension)
+        lost = tc.decompose(clean, init=smaller, solver=tc.LM(max_iter=50)).error
+        if fewer > 0 and lost**2 / fewer < _DROWNED * noise**2 / clean.n_observed:
+            return False
+    return True
+
+
 def _noisy(planter: Planter) -> Builder:
-    def build(rng: np.random.Generator) -> Pair:
-        planted = planter(rng, noise=float(rng.choice([0.01, 0.1, 0.3])))
+    def build(rng: np.random.Generator) -> Pair | None:
+        noise = float(rng.choice([0.01, 0.1, 0.3]))
+        planted = planter(rng, noise=noise)
+        if not _stands_out(planted, noise):
+            return None
         return planted.tensor, tc.decompose(planted.tensor, init=planted.model, solver=tc.LM()).model
 
     return build
 
 
 def _gauge(planter: Planter) -> Builder:
-    def build(rng: np.random.Generator) -> Pair:
-        planted = planter(rng, noise=float(rng.choice([0.0, 0.05])))
+    def build(rng: np.random.Generator) -> Pair | None:
+        noise = float(rng.choice([0.0, 0.05]))
+        planted = planter(rng, noise=noise)
+        if not _stands_out(planted, noise):
+            return None
         model = tc.decompose(planted.tensor, init=planted.model, solver=tc.LM()).model
         return planted.tensor, ds.bad_gauge(model, float(rng.choice([10.0, 100.0, 1000.0])), rng)
 
@@ -186,9 +211,11 @@ def _swamp(planter: Planter) -> Builder:
 
 
 def _noisy_over_ranked(planter: Planter, rank: Any) -> Builder:
-    def build(rng: np.random.Generator) -> Pair:
+    def build(rng: np.random.Generator) -> Pair | None:
         planted = planter(rng, noise=float(rng.choice([0.01, 0.1])))
-        return planted.tensor, tc.decompose(planted.tensor, type(planted.model), rank, rng=rng, starts=2)
+        fit = tc.decompose(planted.tensor, type(planted.model), rank, rng=rng, starts=2)
+        # What fits noise may have no best approximation either; then both verdicts are right.
+        return None if fit.reason is tc.StopReason.DIVERGING else (planted.tensor, fit)
 
     return build
 
@@ -204,8 +231,11 @@ def _mask(shape: tuple[int, ...], share: float, rng: np.random.Generator) -> Any
 
 
 def _masked(planter: Planter) -> Builder:
-    def build(rng: np.random.Generator) -> Pair:
-        planted = planter(rng, noise=float(rng.choice([0.0, 0.05])))
+    def build(rng: np.random.Generator) -> Pair | None:
+        noise = float(rng.choice([0.0, 0.05]))
+        planted = planter(rng, noise=noise)
+        if not _stands_out(planted, noise):
+            return None
         seen = _mask(planted.tensor.shape, float(rng.choice([0.6, 0.8])), rng)
         data: Any = tc.Masked(planted.tensor, seen)
         if rng.random() < 0.5:

@@ -5,8 +5,7 @@ With the tensor:
 1.  Are there fewer observed entries than free parameters, or null directions of J at the observed entries that J has
     not at all of them?  UNDETERMINED.
 2.  Does SS grow along the sensitivity path, p >= `slope`?  Then no best approximation of this rank exists on the
-    branch of the model: DIVERGING; unless a path from another start is tame and has less error: STUCK; or a part of
-    the model explains noise: OVER_RANKED.
+    branch of the model: DIVERGING; unless a path from another start is tame and has less error: STUCK.
 3.  Is the end of the path clearly better than the model, at no more sensitivity?  STUCK.
 4.  Is it better by more than the tolerance of a solver, and was the model not held back by a bound?  UNFINISHED.
 5.  Does the model explain no more of the data than a fit of noise would, or less than `explained`?  EXPLAINS_LITTLE.
@@ -144,11 +143,7 @@ def judge(
             and not grows(other, limits)
             and is_better(float(other.error[-1]), float(path.error[-1]), limits)
         )
-        if tamer:
-            return Verdict.STUCK
-        # Where what grows explains noise, a lower rank is the cure.
-        needed = support is None or not support.least_evidence < limits.needed
-        return Verdict.DIVERGING if needed else Verdict.OVER_RANKED
+        return Verdict.STUCK if tamer else Verdict.DIVERGING
     elif is_stuck(figures, error, path, limits):
         return Verdict.STUCK
     elif not bounded and is_unfinished(figures, error, path, support, limits, stopped=stopped, fitted=fitted):
