@@ -18,15 +18,15 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from tensorchain.kernels import Array
+from tensorchain.models.arrays import ArrayLike
 from tensorchain.models.files import FORMAT, read_model, write_model
-from tensorchain.models.form import Form
 from tensorchain.models.network import Network
 from tensorchain.models.validation import checked_wiring
 
 Self = TypeVar("Self", bound="Model")
 
 
-class Model(Form):
+class Model(ArrayLike):
     """A tensor written as a contraction of blocks.
 
     Subclasses call `_build` once and give `blocks` (natural shapes) and `_state`
@@ -39,8 +39,44 @@ class Model(Form):
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        if cls.name:
-            Model.registry[cls.name] = cls
+        # A subclass that states no name of its own is saved under that of its base, and takes no one's place.
+        if cls.__dict__.get("name"):
+            cls.register()
+
+    @classmethod
+    def register(cls, *, replace: bool = False) -> None:
+        """Enter the class under its `name`, for `decompose` and files; a class that states a `name` does it by itself.
+
+        Parameters
+        ----------
+        replace : bool
+            Whether to take the place of another class of this name.
+
+        Raises
+        ------
+        ValueError
+            When the class has no name, or another class has it.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> class Shifted(tc.CP):
+        ...     "Is saved and loaded as a CP."
+        >>> tc.Model.registry["cp"] is tc.CP
+        True
+        """
+        if not cls.name:
+            raise ValueError(f"{cls.__name__} has no `name` to be registered under; give the class one")
+        taken = Model.registry.get(cls.name)
+        # A class statement that is run again, as in a notebook, defines the same class anew.
+        same = taken is None or (taken.__module__, taken.__qualname__) == (cls.__module__, cls.__qualname__)
+        if not same and not replace:
+            assert taken is not None
+            raise ValueError(
+                f"the name {cls.name!r} of {cls.__name__} is that of {taken.__module__}.{taken.__qualname__}; choose "
+                "another, or leave out `name` and call register(replace=True) to take its place"
+            )
+        Model.registry[cls.name] = cls
 
     # -- starts -------------------------------------------------------------------------
 

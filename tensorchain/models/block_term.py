@@ -20,10 +20,18 @@ from typing import Any
 import numpy as np
 
 from tensorchain.kernels import Array
+from tensorchain.models.arithmetic import Arithmetic
 from tensorchain.models.chain import TensorChain
 from tensorchain.models.core_terms import CoreTerms
 from tensorchain.models.network import Network
-from tensorchain.models.tucker import Tucker, check_multilinear_rank, check_tucker, tucker_network
+from tensorchain.models.tucker import (
+    Tucker,
+    check_multilinear_rank,
+    check_tucker,
+    closed_terms,
+    reordered_terms,
+    tucker_network,
+)
 from tensorchain.models.validation import check_blocks, check_ranks
 
 
@@ -107,6 +115,15 @@ class BlockTerm(CoreTerms):
         first, core, last = chain.cores
         identity = np.eye(core.shape[1], dtype=core.dtype)
         return cls([(core, [first[r], identity, last[:, :, r].T]) for r in range(chain.bonds[0])])
+
+    def _without_mode(self, mode: int, row: Array) -> BlockTerm:
+        return type(self).from_matrices(*closed_terms(self, mode, row))
+
+    def _reordered(self, order: tuple[int, ...]) -> BlockTerm:
+        return type(self).from_matrices(*reordered_terms(self, order))
+
+    def _joined(self, other: Arithmetic) -> tuple[Network, list[Array]]:
+        return self._terms_of_both(other)
 
     def _state(self) -> dict[str, Any]:
         return {"ranks": self.rank}

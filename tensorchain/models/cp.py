@@ -118,6 +118,13 @@ class CP(Model):
         """R (N - 1): the scales of the columns."""
         return self.rank * (self.order - 1) if self.order > 2 else super().gauge_dimension
 
+    def _without_mode(self, mode: int, row: Array) -> CP:
+        first, *rest = [matrix for n, matrix in enumerate(self.matrices) if n != mode]
+        return type(self).from_matrices(cp_network(self.order - 1, self.rank), [first * row, *rest])
+
+    def _reordered(self, order: tuple[int, ...]) -> CP:
+        return type(self).from_matrices(self.network, [self.matrices[n] for n in order])
+
 
 def cp_network(order: int, rank: int) -> Network:
     """The wiring of a CPD."""

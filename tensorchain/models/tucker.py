@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tensorchain.kernels import Array
 from tensorchain.models.core_terms import CoreTerms
 from tensorchain.models.network import Network, Term
@@ -80,9 +82,33 @@ class Tucker(CoreTerms):
     def _to_matrix(self, k: int, block: Array) -> Array:
         return block.reshape(1, -1) if k == 0 else block
 
+    def _without_mode(self, mode: int, row: Array) -> Tucker:
+        return type(self).from_matrices(*closed_terms(self, mode, row))
+
+    def _reordered(self, order: tuple[int, ...]) -> Tucker:
+        return type(self).from_matrices(*reordered_terms(self, order))
+
     @classmethod
     def from_state(cls, blocks: list[Array], state: dict[str, Any]) -> Tucker:
         return cls(blocks[0], blocks[1:])
+
+
+def closed_terms(model: CoreTerms, mode: int, row: Array) -> tuple[Network, list[Array]]:
+    """A sum of Tucker terms whose factor of a mode has become one row, multiplied into the cores."""
+    network, cores, ranks = model.network, [], []
+    for t, columns in enumerate(network.columns):
+        core = np.tensordot(model.operands(t)[0][0], row[columns[mode + 1]], axes=(mode, 0))
+        cores.append(core.reshape(1, -1))
+        ranks.append(core.shape)
+    factors = [matrix for k, matrix in enumerate(model.matrices) if k not in (0, mode + 1)]
+    return tucker_network(ranks), [np.concatenate(cores, axis=1), *factors]
+
+
+def reordered_terms(model: CoreTerms, order: tuple[int, ...]) -> tuple[Network, list[Array]]:
+    """A sum of Tucker terms with its modes in another order."""
+    cores = [model.operands(t)[0][0].transpose(order) for t in range(len(model.network.terms))]
+    stacked = np.concatenate([core.reshape(1, -1) for core in cores], axis=1)
+    return tucker_network([core.shape for core in cores]), [stacked, *(model.matrices[n + 1] for n in order)]
 
 
 def check_tucker(kind: str, core: Array, factors: Sequence[Array]) -> None:
