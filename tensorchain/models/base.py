@@ -21,6 +21,8 @@ from tensorchain.kernels import Array
 from tensorchain.models.arrays import ArrayLike
 from tensorchain.models.files import FORMAT, read_model, write_model
 from tensorchain.models.network import Network
+from tensorchain.models.refit import refitted
+from tensorchain.models.rounding import Rounded, checked_error
 from tensorchain.models.validation import checked_wiring
 
 Self = TypeVar("Self", bound="Model")
@@ -127,6 +129,50 @@ class Model(ArrayLike):
             _, vectors = np.linalg.eigh(tensor.mode_gram(mode))
             matrices.append(pad_columns(vectors[:, ::-1], width, rng))
         return matrices
+
+    # -- fewer parameters ---------------------------------------------------------------
+
+    def rounded(self, error: float = 1e-3) -> Rounded:
+        """A model of the same kind with fewer parameters, within a relative error; the tensor is never formed.
+
+        Tucker models and trains (chains with a bond of 1) are truncated in orthogonal form: the result is the best
+        truncation of the HOSVD of a Tucker model, and within sqrt(N - 1) of the best train.  CP, block terms and loops
+        lose one index of a bond at a time and are fitted again by alternating least squares: a local search, which
+        need not find the smallest model within the error, and may raise the sensitivity.
+
+        Parameters
+        ----------
+        error : float
+            The largest ||X - Y|| / ||X||, from 0 to below 1.  With 0 only what does not change X goes, to rounding.
+
+        Returns
+        -------
+        Rounded
+            `model` and `error`, its true relative error.  The same model where nothing can go.
+
+        Raises
+        ------
+        ValueError
+            When `error` is out of range.
+
+        References
+        ----------
+        L. De Lathauwer, B. De Moor, J. Vandewalle, "A multilinear singular value decomposition", 2000;
+        I. Oseledets, "Tensor-train decomposition", 2011.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> cp = tc.CP.random((20, 20, 20), 3, rng=0)
+        >>> doubled = cp + 2 * cp
+        >>> small, error = doubled.rounded(error=1e-6)
+        >>> doubled.rank, small.rank, error < 1e-6
+        (6, 3, True)
+        """
+        return self._rounded(checked_error(error))
+
+    def _rounded(self, error: float) -> Rounded:
+        return Rounded(*refitted(self, error))
 
     # -- how it shows itself ------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorchain.kernels import Array
+from tensorchain.kernels import Array, norm
 from tensorchain.models.arithmetic import Arithmetic
 from tensorchain.models.chain import TensorChain
 from tensorchain.models.core_terms import CoreTerms
@@ -115,6 +115,23 @@ class BlockTerm(CoreTerms):
         first, core, last = chain.cores
         identity = np.eye(core.shape[1], dtype=core.dtype)
         return cls([(core, [first[r], identity, last[:, :, r].T]) for r in range(chain.bonds[0])])
+
+    def orthogonalized(self) -> BlockTerm:
+        """The same tensor with each term as its HOSVD (`Tucker.orthogonalized`), terms of larger norm first.
+
+        Returns
+        -------
+        BlockTerm
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> btd = tc.BlockTerm.random((6, 7, 8), [(2, 2, 2), (1, 2, 2)], rng=0)
+        >>> bool(np.allclose(btd.orthogonalized(), btd))
+        True
+        """
+        terms = [term.orthogonalized() for term in self.terms]
+        return type(self)(sorted(terms, key=lambda term: -norm(term.core)))
 
     def _without_mode(self, mode: int, row: Array) -> BlockTerm:
         return type(self).from_matrices(*closed_terms(self, mode, row))

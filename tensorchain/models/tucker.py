@@ -16,6 +16,8 @@ import numpy as np
 from tensorchain.kernels import Array
 from tensorchain.models.core_terms import CoreTerms
 from tensorchain.models.network import Network, Term
+from tensorchain.models.normal_forms import orthogonal_tucker
+from tensorchain.models.rounding import Rounded, rounded_tucker
 from tensorchain.models.validation import bond_letters, check_blocks, check_order, check_ranks
 
 
@@ -81,6 +83,35 @@ class Tucker(CoreTerms):
 
     def _to_matrix(self, k: int, block: Array) -> Array:
         return block.reshape(1, -1) if k == 0 else block
+
+    def orthogonalized(self) -> Tucker:
+        """The same tensor with orthonormal factors and an all-orthogonal core: its HOSVD.
+
+        The slices of the core along each mode are orthogonal and their norms, the singular values of the unfolding,
+        fall.  In each column the leading entry is positive.  Ranks beyond what the shape can hold fall.
+
+        Returns
+        -------
+        Tucker
+
+        References
+        ----------
+        L. De Lathauwer, B. De Moor, J. Vandewalle, "A multilinear singular value decomposition", 2000.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> tucker = tc.Tucker.random((6, 7, 8), (2, 3, 2), rng=0)
+        >>> form = tucker.orthogonalized()
+        >>> bool(np.allclose(form, tucker)), bool(np.allclose(form.factors[1].T @ form.factors[1], np.eye(3)))
+        (True, True)
+        """
+        return type(self)(*orthogonal_tucker(self.core, self.factors))
+
+    def _rounded(self, error: float) -> Rounded:
+        core, factors, reached = rounded_tucker(self.core, self.factors, error)
+        small = type(self)(core, factors)
+        return Rounded(small, reached) if small.n_parameters < self.n_parameters else Rounded(self, 0.0)
 
     def _without_mode(self, mode: int, row: Array) -> Tucker:
         return type(self).from_matrices(*closed_terms(self, mode, row))
