@@ -18,17 +18,17 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from tensorchain.kernels import Array
-from tensorchain.models.arrays import ArrayLike
 from tensorchain.models.files import FORMAT, read_model, write_model
 from tensorchain.models.network import Network
 from tensorchain.models.refit import refitted
 from tensorchain.models.rounding import Rounded, checked_error
+from tensorchain.models.tables import Tabular
 from tensorchain.models.validation import checked_wiring
 
 Self = TypeVar("Self", bound="Model")
 
 
-class Model(ArrayLike):
+class Model(Tabular):
     """A tensor written as a contraction of blocks.
 
     Subclasses call `_build` once and give `blocks` (natural shapes) and `_state`

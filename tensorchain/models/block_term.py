@@ -21,6 +21,7 @@ import numpy as np
 
 from tensorchain.kernels import Array, norm
 from tensorchain.models.arithmetic import Arithmetic
+from tensorchain.models.arrays import ArrayLike
 from tensorchain.models.chain import TensorChain
 from tensorchain.models.core_terms import CoreTerms
 from tensorchain.models.network import Network
@@ -115,6 +116,9 @@ class BlockTerm(CoreTerms):
         first, core, last = chain.cores
         identity = np.eye(core.shape[1], dtype=core.dtype)
         return cls([(core, [first[r], identity, last[:, :, r].T]) for r in range(chain.bonds[0])])
+
+    def _parts(self) -> list[ArrayLike]:
+        return list(self.terms)
 
     def orthogonalized(self) -> BlockTerm:
         """The same tensor with each term as its HOSVD (`Tucker.orthogonalized`), terms of larger norm first.

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain.kernels import Array
+from tensorchain.models.arrays import ArrayLike
 from tensorchain.models.base import Model
 from tensorchain.models.cp_newton import DampedInverse
 from tensorchain.models.network import Network
@@ -142,6 +143,10 @@ class CP(Model):
                [ 0.8, -0.8]]))
         """
         return weighted_factors(self.factors)
+
+    def _parts(self) -> list[ArrayLike]:
+        single = cp_network(self.order, 1)
+        return [type(self).from_matrices(single, [m[:, r : r + 1] for m in self.matrices]) for r in range(self.rank)]
 
     @classmethod
     def from_weights(cls, weights: Any, factors: Sequence[Any]) -> CP:
