@@ -1,10 +1,10 @@
 """Do two models say the same?  Factor match of components, and of subspaces.
 
 - **Two CPs**: their components are unique.  The score of a pair is the product over the modes of |cos(a_r, a'_s)|.
-- **Two block-term models**: their terms are unique, the factors of these are not.  The score of a pair is |cos(X_r, X'_s)|
-  of the tensors of the terms; where not all modes are asked for, the product of what follows over these modes.
-- **All else**: factors turn within their column spaces.  With orthonormal bases U and V (r and r' columns) of the column
-  spaces of the unfoldings, the score of a mode is ||U^H V||_F / sqrt(max(r, r')), and that of the models the product.
+- **Two block-term models**: their terms are unique, the factors of these are not.  The score of a pair is
+  |cos(X_r, X'_s)| of the tensors of the terms; where not all modes are asked for, the product of what follows.
+- **All else**: factors turn within their column spaces.  With orthonormal bases U and V (r and r' columns) of the
+  column spaces of the unfoldings, the score of a mode is ||U^H V||_F / sqrt(max(r, r')), that of all modes the product.
 
 Pairs are matched one to one so that the sum is largest, and the score of two models is the mean over the larger number
 of components.  Of models of one component all three are the same figure.
