@@ -270,6 +270,29 @@ def _bond_index(pandas: Any, network: Network, k: int) -> Any:
     return pandas.MultiIndex.from_tuples(levels, names=names)
 
 
+def column_names(network: Network, k: int) -> list[str]:
+    """A name for each column of block k in matrix form: "component 2", or "bond 1 = 2, bond 3 = 1".
+
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> from tensorchain.models.tables import column_names
+    >>> column_names(tc.Tucker.random((3, 4), 2, rng=0).network, 1)
+    ['bond 1 = 1', 'bond 1 = 2']
+    """
+    names = []
+    for t, term in enumerate(network.terms):
+        called = _bond_names(network, t)
+        first = [f"term {t + 1}"] if len(network.terms) > 1 else []
+        for place in np.ndindex(*term.shapes[k]):
+            parts = [
+                f"component {index + 1}" if called[letter] == "component" else f"{called[letter]} = {index + 1}"
+                for letter, index in zip(term.bonds[k], place, strict=True)
+            ]
+            names.append(", ".join([*first, *parts]))
+    return names
+
+
 def _pandas() -> Any:
     return _imported("pandas", "tables")
 

@@ -17,6 +17,7 @@ from tensorchain.kernels import Array
 from tensorchain.labels import Labels, labels_of
 from tensorchain.models import CP, Model, Tucker
 from tensorchain.models.dimensions import Dimension
+from tensorchain.models.tables import column_names
 from tensorchain.plotting.style import BLACK, DASHES, PALETTE, finish, open_axes
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _draw(
     values = np.abs(table) if table.dtype.kind == "c" else table
     lines = kind == "line" if kind is not None else _is_line(dimension, len(table))
     places = _places(dimension, len(table))
-    names = _column_names(form, k)
+    names = column_names(form.network, k)
     for position, column in enumerate(chosen):
         colour = PALETTE[position]
         if lines:
@@ -220,17 +221,3 @@ def _name_places(axes: Axes, dimension: Dimension, size: int) -> None:
     texts = [str(coordinate) for coordinate in dimension.coordinates]
     slanted = sum(map(len, texts)) > _NAMES
     axes.set_xticks(np.arange(size), texts, rotation=45 if slanted else 0, ha="right" if slanted else "center")
-
-
-def _column_names(model: Model, k: int) -> list[str]:
-    """A name for each column of block k."""
-    terms = model.network.terms
-    if isinstance(model, CP):
-        return [f"component {r + 1}" for r in range(model.rank)]
-    names = []
-    for t, term in enumerate(terms):
-        prefix = f"term {t + 1}, " if len(terms) > 1 else ""
-        for place in np.ndindex(*term.shapes[k]):
-            index = ", ".join(str(number + 1) for number in place)
-            names.append(f"{prefix}{'bond' if len(place) == 1 else 'bonds'} {index}")
-    return names
