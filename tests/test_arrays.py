@@ -434,3 +434,23 @@ def test_any_part_of_any_model(kind: str, shape: list[int], seed: int, data: Any
             model[key]
     else:
         assert relative(np.asarray(model[key]), truth) < 1e-11
+
+
+@pytest.mark.parametrize("case", four_models(3), ids=str)
+def test_dir_shows_what_users_call(case: Case) -> None:
+    model = case.model()
+    shown = {name for name in dir(model) if not name.startswith("_")}
+    assert {"full", "entries", "contract", "rounded", "sensitivity", "to_pandas", "blocks", "shape"} <= shown
+    assert len(shown) <= 45
+    for hook in ("gram_at", "gram_jets", "system", "design_rows", "with_matrices", "gauss_newton_matvec"):
+        assert hook not in shown
+        assert callable(getattr(model, hook))
+
+
+def test_dir_shows_what_a_subclass_adds() -> None:
+    class Special(tc.CP):
+        """Adds a method."""
+
+        def spectra(self) -> None: ...
+
+    assert "spectra" in dir(Special([np.ones((3, 2)), np.ones((4, 2))]))

@@ -18,7 +18,9 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from tensorchain.kernels import Array
+from tensorchain.models.blocks import Blocks
 from tensorchain.models.files import FORMAT, read_model, write_model
+from tensorchain.models.form import Form
 from tensorchain.models.network import Network
 from tensorchain.models.refit import refitted
 from tensorchain.models.rounding import Rounded, checked_error
@@ -26,6 +28,32 @@ from tensorchain.models.tables import Tabular
 from tensorchain.models.validation import checked_wiring
 
 Self = TypeVar("Self", bound="Model")
+
+_FOR_USERS = frozenset(
+    [
+        "astype",
+        "block_names",
+        "block_sensitivities",
+        "blocks",
+        "dtype",
+        "full",
+        "gauge_dimension",
+        "inner",
+        "n_parameters",
+        "name",
+        "network",
+        "norm",
+        "order",
+        "random",
+        "rank",
+        "restrict",
+        "rounded",
+        "save",
+        "sensitivity",
+        "shape",
+    ]
+)
+"""Of the names of the bases, those that `dir` shows."""
 
 
 class Model(Tabular):
@@ -175,6 +203,11 @@ class Model(Tabular):
         return Rounded(*refitted(self, error))
 
     # -- how it shows itself ------------------------------------------------------------
+
+    def __dir__(self) -> list[str]:
+        # What users call, and what a subclass adds; solvers' hooks stay reachable, and are not offered.
+        hooks = {name for kind in (Blocks, Form, Model) for name in vars(kind) if not name.startswith("_")}
+        return [name for name in super().__dir__() if name not in hooks or name in _FOR_USERS]
 
     def __repr__(self) -> str:
         sizes = " x ".join(map(str, self.shape))
