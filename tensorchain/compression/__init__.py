@@ -16,6 +16,8 @@ from tensorchain.compression.patches import PatchCovariance
 from tensorchain.compression.plans import kernel_tensor, plan_of, tensor_kernel
 from tensorchain.compression.quantize import Quantizer, from_range, quantizer
 from tensorchain.compression.ranks import VariationalRank, energy_rank, evbmf, multilinear_rank
+from tensorchain.compression.refit import Moments, refit_last
+from tensorchain.compression.refit_factors import refit_factors
 from tensorchain.compression.report import LayerReport, Report, StepReport
 from tensorchain.compression.request import Request, Site
 from tensorchain.compression.sandwich import Sandwich
@@ -35,6 +37,7 @@ __all__ = [
     "LayerBits",
     "LayerPlan",
     "LayerReport",
+    "Moments",
     "PatchCovariance",
     "Quantizer",
     "Report",
@@ -65,6 +68,8 @@ __all__ = [
     "quantize_onnx",
     "quantizer",
     "recalibrate",
+    "refit_factors",
+    "refit_last",
     "restore",
     "tensor_kernel",
 ]

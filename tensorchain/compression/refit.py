@@ -41,7 +41,7 @@ from tensorchain.kernels import Array
 RIDGE = 1e-3
 """Weight of the change of the weights, relative to the mean variance of an input."""
 _FLOOR = 1e-9
-"""Least ridge: where the matrix is singular, rounding errors of 1e-16 in the right side stay below 1e-7 in the result."""
+"""Least ridge: where the matrix is singular, rounding of 1e-16 in the right side stays below 1e-7 in the result."""
 _BLOCK = 1 << 21
 """Most numbers that are converted to double precision at once."""
 
