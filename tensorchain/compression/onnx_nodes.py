@@ -211,17 +211,19 @@ def time_plans(
     return time_sessions(sessions, {"x": values}, runs=runs)
 
 
-def time_sessions(sessions: Sequence[OnnxSession], feed: Mapping[str, Any], *, runs: int = _RUNS) -> list[float]:
+def time_sessions(
+    sessions: Sequence[OnnxSession], feed: Mapping[str, Any], *, runs: int = _RUNS, warm: int = _WARM
+) -> list[float]:
     """Median seconds of a run of each session on one input, taken in turn.
 
     Parameters
     ----------
     sessions : with the same inputs.
     feed : the inputs.
-    runs : of each session.
+    runs, warm : runs of each session that the clock counts, and those before.
     """
     seconds = np.empty((runs, len(sessions)))
-    for run in range(-_WARM, runs):
+    for run in range(-warm, runs):
         for n, session in enumerate(sessions):
             start = time.perf_counter()
             session.run(feed)

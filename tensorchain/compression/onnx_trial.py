@@ -10,6 +10,7 @@ and for outputs that are integers, texts or truth values the share of entries th
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from tensorchain.compression.onnx_session import OnnxSession
 from tensorchain.kernels import Array
 
 _RUNS = 9
+_SECONDS = 3.0
+"""About so long the original runs for the time."""
 _MOST_ENTRIES = 1 << 26
 
 
@@ -77,7 +80,7 @@ def try_models(
     feeds : calibration inputs.  Without them the models run once on random inputs, where the sizes are given, and no
         error is reported.
     sizes : shapes of inputs that the file leaves open, by name.
-    runs : of each model, for the time.
+    runs : of each model, for the time; fewer where they are long.
 
     Returns
     -------
@@ -122,7 +125,10 @@ def try_models(
     broken = [name for name in names if sums[name].broken]
     if broken:
         raise ValueError(f"output {broken[0]!r} of the compressed model is not finite where that of the original is")
-    before_seconds, after_seconds = time_sessions(sessions, first, runs=runs)
+    start = time.perf_counter()
+    sessions[0].run(first)
+    most = max(1, int(_SECONDS / (time.perf_counter() - start)))
+    before_seconds, after_seconds = time_sessions(sessions, first, runs=min(runs, most), warm=min(2, most))
     if calibrated:
         outputs = tuple(sums[name].result(name) for name in names)
     else:
