@@ -23,7 +23,9 @@ from tensorchain.compression.report import LayerReport, Report, StepReport
 from tensorchain.compression.request import Request, Site
 from tensorchain.compression.sandwich import Sandwich
 from tensorchain.compression.steps import compress_in_steps, compress_to_score
-from tensorchain.compression.torch_layers import compress, module_of
+from tensorchain.compression.torch_layers import module_of
+from tensorchain.compression.torch_network import compress
+from tensorchain.compression.torch_refit import refit_network
 from tensorchain.compression.training import Epoch, quantize, recalibrate, restore
 
 __all__ = [
@@ -73,6 +75,7 @@ __all__ = [
     "recalibrate",
     "refit_factors",
     "refit_last",
+    "refit_network",
     "restore",
     "tensor_kernel",
     "try_models",

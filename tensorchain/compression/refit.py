@@ -112,14 +112,24 @@ class Moments:
                 "inputs or targets hold NaN or infinity; give calibration inputs that the network can take"
             )
         x, y = x - x_mean, y - y_mean
-        x_step, y_step = x_mean - self.input_mean, y_mean - self.target_mean
-        total = self.count + len(x)
-        weight = self.count * len(x) / total
-        self.square += x.T @ x + weight * np.outer(x_step, x_step)
-        self.cross += x.T @ y + weight * np.outer(x_step, y_step)
-        self.energy += float(np.vdot(y, y)) + weight * float(y_step @ y_step)
-        self.input_mean += x_step * (len(x) / total)
-        self.target_mean += y_step * (len(x) / total)
+        self.merge(len(x), x_mean, y_mean, square=x.T @ x, cross=x.T @ y, energy=float(np.vdot(y, y)))
+
+    def merge(
+        self, count: int, input_mean: Array, target_mean: Array, *, square: Array, cross: Array, energy: float
+    ) -> None:
+        """Take in the moments of further rows, one or more, made elsewhere; the parameters are as the attributes."""
+        if not (np.isfinite(input_mean).all() and np.isfinite(target_mean).all()):
+            raise ValueError(
+                "inputs or targets hold NaN or infinity; give calibration inputs that the network can take"
+            )
+        x_step, y_step = input_mean - self.input_mean, target_mean - self.target_mean
+        total = self.count + count
+        weight = self.count * count / total
+        self.square += square + weight * np.outer(x_step, x_step)
+        self.cross += cross + weight * np.outer(x_step, y_step)
+        self.energy += energy + weight * float(y_step @ y_step)
+        self.input_mean += x_step * (count / total)
+        self.target_mean += y_step * (count / total)
         self.count = total
 
     @property

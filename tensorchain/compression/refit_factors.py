@@ -47,6 +47,7 @@ def refit_factors(
     sweeps: int = 8,
     ridge: float = RIDGE,
     tol: float = 1e-3,
+    with_bias: bool = True,
 ) -> LayerPlan:
     """The plan with all its weights and its bias fitted to the outputs of the original layer.
 
@@ -65,6 +66,8 @@ def refit_factors(
         Weight of ||X - W||^2, relative to the mean variance of an entry of a patch.
     tol : float
         A sweep that lowers the squared error by less than this share of it is the last.
+    with_bias : bool
+        Whether the last convolution gets the best bias, or none.
 
     Returns
     -------
@@ -98,13 +101,15 @@ def refit_factors(
             f"{rows.T.shape}, and one row or more, are needed"
         )
     # A layer whose inputs never vary is fitted to its kernel alone.
-    mean = float(np.trace(moments.covariance)) / rows.shape[1] or 1.0
-    metric = moments.covariance + max(ridge, 1e-9) * mean * np.eye(rows.shape[1])
-    goal = moments.cross_covariance.T + max(ridge, 1e-9) * mean * rows
-    start = _value(plan.kernel.reshape(rows.shape), metric, goal)
+    damping = max(ridge, 1e-9) * (float(np.trace(moments.covariance)) / rows.shape[1] or 1.0)
+    shift = 0.0 if with_bias else 1.0
+    metric = moments.covariance + shift * np.outer(moments.input_mean, moments.input_mean)
+    goal = moments.cross_covariance.T + shift * np.outer(moments.target_mean, moments.input_mean)
+    metric, goal = metric + damping * np.eye(len(metric)), goal + damping * rows
     weights = [step.weight.astype(np.float64) for step in plan.convolutions]
-    energy = moments.energy / moments.count + max(ridge, 1e-9) * mean * float(np.sum(rows * rows))
-    value = start
+    energy = moments.energy / moments.count + shift * float(moments.target_mean @ moments.target_mean)
+    energy += damping * float(np.sum(rows * rows))
+    value = _value(plan.kernel.reshape(rows.shape), metric, goal)
     for _ in range(sweeps):
         before = value
         for k in range(len(weights) - 1, -1, -1):
@@ -115,7 +120,7 @@ def refit_factors(
             break
     fitted = _with(plan, weights)
     last = fitted.convolutions[-1]
-    bias = moments.best_bias(fitted.kernel.reshape(rows.shape))
+    bias = moments.best_bias(fitted.kernel.reshape(rows.shape)) if with_bias else None
     steps = [replace(step, bias=bias) if step is last else step for step in fitted.steps]
     cast = [_cast(step, old) for step, old in zip(steps, plan.steps, strict=True)]
     return replace(plan, steps=tuple(cast))

@@ -87,6 +87,7 @@ class Request:
     form : "grouped" or "fold", for chains; "auto" times both on the layer's input and takes the faster.
     allocation : "global" for the least sum of squared errors, "one-step" for the least largest one.
     rungs : ranks measured on each ladder.
+    refit : whether layers that are replaced are refitted afterwards; each then has a bias.
     """
 
     method: str
@@ -103,6 +104,7 @@ class Request:
     max_seconds: float | None = 30.0
     weight_bits: int | None = None
     share_bits: bool = False
+    refit: bool = False
 
     def __post_init__(self) -> None:
         known = [method for method in METHODS if method != "svd"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tensorchain.compression import fit_kernel
+from tensorchain.compression import Convolution, LayerPlan, fit_kernel
 from tensorchain.compression.refit import Moments
 from tensorchain.compression.refit_factors import _Block, refit_factors
 
@@ -124,6 +124,15 @@ def test_inputs_that_never_vary_leave_the_fit_to_the_kernel():
     error = np.linalg.norm(better.kernel - kernel), np.linalg.norm(plan.kernel - kernel)
     assert error[0] == pytest.approx(error[1], rel=1e-3)
     np.testing.assert_allclose(better.kernel.reshape(6, -1).sum(1) + better.convolutions[-1].bias, 2.0)
+
+
+def test_without_a_bias_the_means_are_fitted_too():
+    kernel, _, moments, patches, targets = made("svd")
+    free = LayerPlan("dense", None, (Convolution(kernel),))
+    better = refit_factors(free, kernel, moments, ridge=0.0, with_bias=False)
+    assert better.convolutions[0].bias is None
+    best = np.linalg.lstsq(patches, targets, rcond=None)[0]
+    np.testing.assert_allclose(better.kernel[:, :, 0, 0], best.T, atol=1e-6)
 
 
 def test_moments_of_another_layer_are_refused():
