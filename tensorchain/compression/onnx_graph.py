@@ -24,7 +24,7 @@ import numpy as np
 
 from tensorchain.compression.conv import LayerPlan
 from tensorchain.compression.network import Measured
-from tensorchain.compression.onnx_calibration import Feeds, checked_feeds, covariances_of
+from tensorchain.compression.onnx_calibration import Feeds, checked_feeds, covariances_of, patch_size
 from tensorchain.compression.onnx_layers import NO_SIZE, OnnxLayer, layers_of
 from tensorchain.compression.onnx_nodes import plan_nodes, time_plans
 from tensorchain.compression.onnx_reading import (
@@ -38,7 +38,7 @@ from tensorchain.compression.onnx_reading import (
     opset_of,
     stored_sizes,
 )
-from tensorchain.compression.onnx_refit import biased, refit_onnx
+from tensorchain.compression.onnx_refit import MOST_INPUTS, behind, dense_plan, refit_onnx
 from tensorchain.compression.onnx_session import OnnxSession, onnx_package
 from tensorchain.compression.report import Report
 from tensorchain.compression.request import Request
@@ -67,8 +67,9 @@ def compress_onnx(
         chain are timed in ONNX Runtime on the layer's input.
     calibrate : feeds for ONNX Runtime, one dictionary of inputs by name for each batch.  Errors are then those of the
         layers' outputs.
-    refit : whether the new layers are then fitted, in the order of execution, to what the original gives on the
-        calibration inputs; nothing without these.
+    refit : whether layers are then fitted, in the order of execution, to what the original gives on the calibration
+        inputs: those that were replaced, which have a bias afterwards, and those behind them.  Nothing without such
+        inputs or with `weight_bits`.
     input_shapes : shapes of inputs by name, where the file leaves sizes open and there are no calibration inputs.  They
         serve to count and to choose; the file that comes out takes the sizes that the original took.
     time_int8 : time the forms after ONNX Runtime's quantizer, for a model that goes through it.
@@ -98,7 +99,9 @@ def compress_onnx(
     For files: `small, report = compress_onnx("model.onnx", keep_macs=0.3)`, then `onnx.save(small, "small.onnx")`.
     """
     onnx = onnx_package()
-    request = Request(method, keep_macs, keep_params, **options)
+    # Weights on a grid stay on it.
+    refit = refit and calibrate is not None and options.get("weight_bits") is None
+    request = Request(method, keep_macs, keep_params, refit=refit, **options)
     if request.fit_output and calibrate is None:
         raise ValueError("fit_output needs calibrate=, feeds for the model")
     original = load_model(model)
@@ -134,18 +137,23 @@ def compress_onnx(
         request, rng, progress, lambda forms, image: time_plans(forms, image, batch=batch or 1, int8=time_int8)
     )
     changed = [layer for layer in layers if layer.site.name in plans]
-    again = feeds is not None and refit
-    if again and request.budget == "keep_macs":
-        plans = {name: biased(plan) for name, plan in plans.items()}
     small = onnx.ModelProto()
     small.CopyFrom(original)
-    weights = _rewrite(small, changed, plans)
-    errors: dict[str, float] = {}
-    if again and feeds is not None and changed:
-        plans, errors = refit_onnx(original, small, changed, plans, weights, feeds)
-    if changed:
+    if not changed:
+        return small, report
+    if not refit or feeds is None:
+        _rewrite(small, changed, plans)
         _check_runs(small)
-    return small, _told(report, plans, errors)
+        return small, report
+    stayed = [layer for layer in wanted if layer.site.name not in plans]
+    fitted = [*changed, *behind(original.graph, changed, stayed)]
+    fitted = [layer for layer in fitted if patch_size(layer.site) <= MOST_INPUTS or layer.site.name in plans]
+    everything = {layer.site.name: plans.get(layer.site.name) or dense_plan(layer) for layer in fitted}
+    weights = _rewrite(small, fitted, everything)
+    small_enough = [layer for layer in fitted if patch_size(layer.site) <= MOST_INPUTS]
+    better, errors = refit_onnx(original, small, small_enough, everything, weights, feeds)
+    _check_runs(small)
+    return small, _told(report, layers, better, errors)
 
 
 def _checked_sizes(given: Mapping[str, Sequence[int]], names: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -186,17 +194,19 @@ def _check_runs(proto: Any) -> None:
         return
 
 
-def _told(report: Report, plans: Mapping[str, LayerPlan], errors: Mapping[str, float]) -> Report:
-    """The report with the parameters of the plans as they are written, and the errors after the refit."""
-    layers = []
-    for layer in report.layers:
-        plan = plans.get(layer.name)
-        if plan is not None:
-            error = errors.get(layer.name, layer.output_error)
-            layer = replace(layer, parameters=(layer.parameters[0], plan.parameters), output_error=error)
-        layers.append(layer)
-    saved = sum(layer.parameters[0] - layer.parameters[1] for layer in layers)
-    return replace(report, layers=tuple(layers), parameters=(report.parameters[0], report.parameters[0] - saved))
+def _told(
+    report: Report, layers: Sequence[OnnxLayer], plans: Mapping[str, LayerPlan], errors: Mapping[str, float]
+) -> Report:
+    """The report with the figures of the refitted plans."""
+    told = []
+    for layer, entry in zip(layers, report.layers, strict=True):
+        if entry.method != "dense" and entry.name in errors:
+            plan, kernel = plans[entry.name], layer.site.kernel
+            error = float(np.linalg.norm(plan.kernel - kernel) / np.linalg.norm(kernel))
+            figures = error, errors[entry.name], plan.sensitivity(relative=True)
+            entry = replace(entry, error=figures[0], output_error=figures[1], sensitivity=figures[2])
+        told.append(entry)
+    return replace(report, layers=tuple(told))
 
 
 def _rewrite(

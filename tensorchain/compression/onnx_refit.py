@@ -2,7 +2,8 @@
 
 Each layer is fitted from the values that reach it in the *compressed* network to the outputs that the original layer
 gave on the same calibration inputs (:mod:`tensorchain.compression.refit`), so that it repairs what the layers before it
-have changed.  Layers that do not depend on each other are fitted in one pass over the inputs.
+have changed; layers that were not replaced too, where one before them was.  Layers that do not depend on each other are
+fitted in one pass over the inputs.
 
 Two sessions of ONNX Runtime serve all passes: the original's, and the compressed one's, whose weights are fed anew.
 Memory: the second moments of the layers of one pass.  Cost: a pass through both networks for each level of layers, but
@@ -12,12 +13,11 @@ only of the part up to that level.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from tensorchain.compression.conv import LayerPlan
+from tensorchain.compression.conv import Convolution, LayerPlan
 from tensorchain.compression.onnx_calibration import Feeds, patch_size, sampled
 from tensorchain.compression.onnx_layers import OnnxLayer
 from tensorchain.compression.onnx_nodes import stored_arrays
@@ -27,14 +27,24 @@ from tensorchain.compression.refit import Moments
 from tensorchain.compression.refit_factors import refit_factors
 from tensorchain.kernels import Array
 
+MOST_INPUTS = 6000
+"""Longest patch whose layer is refitted: its moments take 8 p^2 bytes, 290 MB."""
 
-def biased(plan: LayerPlan) -> LayerPlan:
-    """The plan with a bias in its last convolution, zero where there was none: what a refit can set."""
-    last = plan.convolutions[-1]
-    if last.bias is not None:
-        return plan
-    zero = replace(last, bias=np.zeros(last.outputs, last.weight.dtype))
-    return replace(plan, steps=tuple(zero if step is last else step for step in plan.steps))
+
+def behind(graph: Any, changed: Sequence[OnnxLayer], others: Sequence[OnnxLayer]) -> list[OnnxLayer]:
+    """Those of the other layers whose input depends on a layer that was changed."""
+    nodes = {layer.node for layer in changed}
+    touched: set[str] = set()
+    for index, node in enumerate(graph.node):
+        if index in nodes or any(name in touched for name in node_reads(node)):
+            touched.update(node.output)
+    return [layer for layer in others if layer.source in touched]
+
+
+def dense_plan(layer: OnnxLayer) -> LayerPlan:
+    """A layer that was not replaced as a plan of one convolution."""
+    site = layer.site
+    return LayerPlan("dense", None, (Convolution(site.kernel, site.geometry, bias=site.bias),))
 
 
 def levels_of(graph: Any, layers: Sequence[OnnxLayer]) -> list[list[OnnxLayer]]:
@@ -64,8 +74,8 @@ def refit_onnx(
     Parameters
     ----------
     original, small : the models before and after; `small` gets the new weights.
-    layers : those that were replaced.
-    plans : by name of the layer.
+    layers : those that are fitted.
+    plans : by name of the layer; a bias stays where there is one, and only there.
     weights : by name, for each convolution of the plan the names of its weight and bias in `small`.
     feeds : calibration inputs.
     """
@@ -84,10 +94,12 @@ def refit_onnx(
             for layer in level:
                 moments[layer.site.name].add(*sampled(layer, rng, count, given[layer.source], goals[layer.output]))
         for layer in level:
-            name = layer.site.name
-            new[name] = refit_factors(plans[name], layer.site.kernel, moments[name])
-            last = new[name].convolutions[-1]
-            errors[name] = moments[name].relative_error(new[name].kernel.reshape(len(layer.site.kernel), -1), last.bias)
+            name, sums = layer.site.name, moments[layer.site.name]
+            old = plans[name].convolutions[-1].bias
+            new[name] = refit_factors(plans[name], layer.site.kernel, sums, with_bias=old is not None)
+            rows = new[name].kernel.reshape(len(layer.site.kernel), -1)
+            bias = new[name].convolutions[-1].bias
+            errors[name] = sums.relative_error(rows, np.zeros(len(rows)) if bias is None else bias)
             fed.update(_arrays(layer, new[name], weights[name]))
     _store(small, fed)
     return new, errors
