@@ -139,7 +139,8 @@ def inputs_of(proto: Any) -> list[InputInfo]:
             dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)) if kind.elem_type else None
         except KeyError:
             dtype = None
-        shape = tuple(int(dim.dim_value) for dim in kind.shape.dim) if kind.HasField("shape") else None
+        # Some converters write -1 for an axis that is free.
+        shape = tuple(max(int(dim.dim_value), 0) for dim in kind.shape.dim) if kind.HasField("shape") else None
         found.append(InputInfo(value.name, dtype, shape))
     return found
 

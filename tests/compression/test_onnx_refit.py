@@ -36,8 +36,8 @@ def network():
         helper.make_node("Gemm", ["h", "w5", "b5"], ["y"], name="head", transB=1),
     ]
     weights = [
-        weight("w1", (16, 3, 3, 3), 1), weight("w2", (16, 16, 3, 3), 2), weight("w3", (16, 16, 3, 3), 3),
-        weight("b3", (16, 1), 4), weight("w4", (24, 16, 3, 3), 5), weight("w5", (10, 24), 6), weight("b5", (10, 1), 7),
+        weight("w1", (12, 3, 3, 3), 1), weight("w2", (12, 12, 3, 3), 2), weight("w3", (12, 12, 3, 3), 3),
+        weight("b3", (12, 1), 4), weight("w4", (16, 12, 3, 3), 5), weight("w5", (10, 16), 6), weight("b5", (10, 1), 7),
     ]  # fmt: skip
     for tensor in weights:
         if len(tensor.dims) == 2 and tensor.dims[1] == 1:
@@ -66,7 +66,7 @@ def change(proto, small, x):
 
 def compressed(proto, method="tucker2", **options):
     share = 0.5 if "keep" not in options else 0.8
-    return compress_onnx(proto, method, keep_macs=share, rungs=4, stabilise=False, **options)
+    return compress_onnx(proto, method, keep_macs=share, rungs=3, stabilise=False, **options)
 
 
 CALIBRATION = smooth(48, 0)
@@ -143,9 +143,9 @@ def test_memory_is_that_of_a_sample(monkeypatch):
     monkeypatch.setattr(onnx_calibration, "_FOR_EACH", 1)
     proto = load_model(network())
     layer = layers_of(proto)[1]
-    values = np.random.default_rng(0).standard_normal((10, 16, 12, 12))
-    patches, _ = sampled(layer, np.random.default_rng(0), 4, values, np.zeros((10, 16, 12, 12)))
-    assert len(patches) == 36
+    values = np.random.default_rng(0).standard_normal((10, 12, 12, 12))
+    patches, _ = sampled(layer, np.random.default_rng(0), 4, values, np.zeros((10, 12, 12, 12)))
+    assert len(patches) == 27
     feeds = checked_feeds(iter(FEEDS), inputs_of(proto))
     rough = covariances_of(proto, [layer], feeds)["left"].matrix
     monkeypatch.undo()

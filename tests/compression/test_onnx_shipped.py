@@ -118,8 +118,10 @@ def test_weights_behind_nodes_without_inputs_are_weights():
     assert run(small, x=X)[0].shape == (3, 16)
 
 
-def test_open_sizes_come_from_calibration_or_are_given():
-    proto = two_convolutions(inputs={"x": ("n", 8, "h", "w")})
+@pytest.mark.parametrize("free", [("n", 8, "h", "w"), (-1, 8, -1, -1), (None, 8, None, None)])
+def test_open_sizes_come_from_calibration_or_are_given(free):
+    proto = two_convolutions()
+    proto.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", FLOAT, free))
     with pytest.raises(ValueError, match=r"2 x the size of its input is not known.*--input-shape x="):
         compressed(proto)
     given, report = compressed(proto, input_shapes={"x": (1, 8, 12, 12)})
