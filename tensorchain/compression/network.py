@@ -169,11 +169,12 @@ def _curve(
     if found is not None:
         return [Candidate(**{**row, "rank": rank_of_record(row["rank"])}) for row in found[0]]
     bias = 0 if site.bias is None else site.bias.size
+    new_bias = len(site.kernel) if request.refit else bias
     points = curve(
         site.kernel, request.method_of(site), geometry=site.geometry, image=site.image, covariance=covariance,
         rungs=request.rungs, grouped=request.form != "fold", below=(parameters - bias, macs // site.uses), rng=seed,
     )  # fmt: skip
-    points = [Candidate(p.rank, p.parameters + bias, p.macs * site.uses, p.error) for p in points]
+    points = [Candidate(p.rank, p.parameters + new_bias, p.macs * site.uses, p.error) for p in points]
     progress.put(f"curve/{site.name}", [asdict(point) for point in [*points, same]])
     return [*points, same]
 
@@ -188,9 +189,10 @@ def _fit(
         figures, arrays = found
         bits = None if figures["bits"] is None else tuple(figures["bits"])
         return KernelFit(**{**figures, "plan": plan_of_record(figures["plan"], arrays), "bits": bits})
+    bias = np.zeros(len(site.kernel), site.kernel.dtype) if request.refit and site.bias is None else site.bias
     fit = fit_kernel(
         site.kernel, request.method_of(site), rank, stabilise=request.stabilise, slack=request.slack,
-        geometry=site.geometry, bias=site.bias, covariance=covariance, fit_output=request.fit_output,
+        geometry=site.geometry, bias=bias, covariance=covariance, fit_output=request.fit_output,
         weight_bits=request.weight_bits, share_bits=request.share_bits, rng=seed, max_seconds=request.max_seconds,
     )  # fmt: skip
     record, arrays = plan_record(fit.plan)

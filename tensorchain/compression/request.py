@@ -30,6 +30,7 @@ class Site:
     uses : how often it is applied in one pass.
     refusal : why it must stay as it is; empty where it need not.
     plan : the small convolutions that stand for the layer already, or None.
+    counts : parameters and multiplications of a layer that is no convolution, and stays; None for all others.
     parameters, macs : of the dense layer.
     """
 
@@ -41,15 +42,20 @@ class Site:
     uses: int = 1
     refusal: str = ""
     plan: LayerPlan | None = None
+    counts: Pair | None = None
 
     @property
     def parameters(self) -> int:
         """Numbers that the dense layer stores."""
+        if self.counts is not None:
+            return self.counts[0]
         return self.kernel.size + (0 if self.bias is None else self.bias.size)
 
     @property
     def macs(self) -> int:
         """Multiplications of the dense layer in one pass."""
+        if self.counts is not None:
+            return self.counts[1]
         window = int(self.kernel.shape[2]), int(self.kernel.shape[3])
         height, width = self.geometry.output_size(window, self.image)
         return int(self.kernel.size) * height * width * self.uses
@@ -81,6 +87,7 @@ class Request:
     form : "grouped" or "fold", for chains; "auto" times both on the layer's input and takes the faster.
     allocation : "global" for the least sum of squared errors, "one-step" for the least largest one.
     rungs : ranks measured on each ladder.
+    refit : whether layers that are replaced are refitted afterwards; each then has a bias.
     """
 
     method: str
@@ -97,6 +104,7 @@ class Request:
     max_seconds: float | None = 30.0
     weight_bits: int | None = None
     share_bits: bool = False
+    refit: bool = False
 
     def __post_init__(self) -> None:
         known = [method for method in METHODS if method != "svd"]
