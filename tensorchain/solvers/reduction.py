@@ -56,7 +56,7 @@ _SPARE = 8
 _SHORT = 1e6
 """Multiple of the rounding below which ||T||^2 - ||G||^2, as a share of ||T||^2, has lost too many digits."""
 _WIDE_SPECTRUM = (1e-4, 1e-1)
-"""Ratio of the least to the largest eigenvalue below which a basis is improved, for sums in double and single precision.
+"""Ratio of the least to the largest eigenvalue below which a basis is improved: sums in double and in single precision.
 
 The basis of a direction with singular value s is off by eps s_1^2 / s^2, and T on it by eps s_1^2 / s."""
 _LEAST_SAVING = 2.0
@@ -237,7 +237,7 @@ def _projected(array: Array, mode: int, size: int) -> tuple[Array, Array]:
 
 
 def _left_vectors(matrix: Array, size: int) -> Array:
-    """Leading left singular vectors of a matrix (I, P) with P <= I, from its Gram or, where it is too coarse, its SVD."""
+    """Leading left singular vectors of a matrix (I, P), P <= I, from its Gram or, where that is too coarse, its SVD."""
     values, right = leading_eigenpairs(matrix.conj().T @ matrix, size)
     if values[0] > _WIDE_SPECTRUM[0] * values[-1]:
         return np.linalg.qr(matrix @ right)[0]
