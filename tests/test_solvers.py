@@ -148,7 +148,7 @@ def slope(T: Any, model: Any, weight: float, seed: int) -> float:
 class TestStationarity:
     """Penalised and bounded solutions meet their first-order conditions."""
 
-    SHARP: tuple[Any, ...] = (tc.ALS(max_iter=3000, tol=1e-13), tc.LM(max_iter=500, tol=1e-13), tc.Continuation())
+    SHARP: tuple[Any, ...] = (tc.ALS(max_iter=3000, tol=1e-13), tc.LM(max_iter=500, tol=1e-13), tc.Path())
 
     @pytest.mark.parametrize("solver", SHARP, ids=SOLVERS)
     @pytest.mark.parametrize("case", [*SOLVED, *COMPLEX], ids=str)

@@ -69,7 +69,7 @@ def test_answers_stay_with_their_model() -> None:
     assert twin.residual(first).norm == pytest.approx(float(np.linalg.norm(twin.to_dense() - first.full())), rel=1e-12)
 
 
-@pytest.mark.parametrize("solver", [tc.LM(max_iter=40), tc.Continuation(max_iter=40)], ids=["lm", "path"])
+@pytest.mark.parametrize("solver", [tc.LM(max_iter=40), tc.Path(max_iter=40)], ids=["lm", "path"])
 @pytest.mark.parametrize("constraint", [None, tc.Penalty(1e-3), tc.ErrorBound(0.9)], ids=["free", "penalty", "bound"])
 def test_solvers_take_the_same_way(solver: Any, constraint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     T = tc.datasets.border_chain((6, 6, 6), (2, 2, 2), np.random.default_rng(0)).tensor
