@@ -5,7 +5,7 @@ A solver is a generator of iterates: it holds the algorithm and nothing else.  I
 1. asks the solver for the next iterate, with floating-point warnings off and few BLAS threads;
 2. ends the run where its figures are not finite;
 3. hands the state of the run to who keeps it (a checkpoint), where the solver says that it can go on from here;
-4. counts it, and remembers it if no earlier one was better in the order of the constraint;
+4. counts it, and remembers it if no earlier one was better in the order of the constraint, or if it is the answer;
 5. shows it to the callback, and looks at the clock.
 
 Whatever ends the run, the best iterate is returned, so that a run is never worse than its start.  Why it ended is
@@ -40,12 +40,14 @@ class Run:
     reason : why the solver stopped, in its own words.
     history : figures of every iterate.
     seconds : of this and of earlier parts of the run.
+    way : which way the solver took, where it chose among several.
     """
 
     best: Iterate
     reason: StopReason
     history: History
     seconds: float
+    way: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def run(
         finally:
             steps.close()
     best = tracker.best or Iterate(start, math.inf, math.inf, (math.inf, math.inf))
-    return Run(best, reason, tracker.history(), time.perf_counter() - began)
+    return Run(best, reason, tracker.history(), time.perf_counter() - began, tracker.way)
 
 
 class _Tracker:
@@ -122,12 +124,15 @@ class _Tracker:
     def __init__(self, resume: RunState | None) -> None:
         self.rows = [] if resume is None else list(resume.rows)
         self.best = None if resume is None else resume.best
+        self.way = ""
 
     def take(self, iterate: Iterate, seconds: float) -> None:
         """Count an iterate."""
         self.rows.append((iterate.error, iterate.sensitivity, iterate.penalty, seconds))
-        if self.best is None or _merit(iterate) <= _merit(self.best):
+        if self.best is None or iterate.answer or (not self.best.answer and _merit(iterate) <= _merit(self.best)):
             self.best = iterate
+        if iterate.way:
+            self.way = iterate.way
 
     def history(self) -> History:
         """What was counted, as arrays."""

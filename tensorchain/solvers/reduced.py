@@ -7,14 +7,13 @@ that a bound e on the error of T is the bound e^2 - remainder on the squared err
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
 from dataclasses import replace
 
 import numpy as np
 
 from tensorchain.fit import StopReason
 from tensorchain.models import Model
-from tensorchain.solvers.constraints import Constraint, Sensitivity, SquaredError
+from tensorchain.solvers.constraints import Constraint, Quantity, Sensitivity, SquaredError
 from tensorchain.solvers.constraints.base import Normalised
 from tensorchain.solvers.problem import Iterate, Memory, Problem, Solver, Stage
 from tensorchain.solvers.reduction import Reduction
@@ -59,23 +58,29 @@ class Reduced:
         if self.reduction is None:
             return iterate
         error = self.error(iterate.error)
-        values = {SquaredError(): error**2, Sensitivity(): iterate.sensitivity}
+        values: dict[Quantity, float] = {SquaredError(): error**2, Sensitivity(): iterate.sensitivity}
         merit = self.whole.constraint.merit(values)
         return replace(iterate, model=self.lift(iterate.model), error=error, merit=merit, memory=None)
 
-    def drive(self, solver: Solver, start: Model, *, problem: Problem | None = None, memory: Memory | None = None,
-              label: Memory | None = None) -> Stage[tuple[Iterate, StopReason]]:  # fmt: skip
+    def drive(
+        self,
+        solver: Solver,
+        start: Model,
+        *,
+        problem: Problem | None = None,
+        stages: list[Iterate] | None = None,
+        quiet: bool = False,
+    ) -> Stage[tuple[Iterate, StopReason]]:
         """Run a solver on the core; iterates of T come out, and in the end the best iterate of the core.
 
         Parameters
         ----------
         solver, start : what runs, and from where.
         problem : that of the core with another constraint.
-        memory : of the solver, to go on from.
-        label : what is remembered beside the solver's own memory; without it no iterate can be resumed from.
+        stages : minimisers of a sensitivity path are added to it.
+        quiet : whether iterates are no candidates for the result, so that only their figures come out.
         """
-        small = self.problem if problem is None else problem
-        steps: Generator[Iterate, None, StopReason] = solver.steps(small, start, *([] if memory is None else [memory]))
+        steps = solver.steps(self.problem if problem is None else problem, start)
         best: Iterate | None = None
         while True:
             try:
@@ -84,15 +89,12 @@ class Reduced:
                 assert best is not None
                 return best, stop.value
             if not (math.isfinite(iterate.error) and math.isfinite(iterate.sensitivity)):
-                if best is None:
-                    best = replace(iterate, merit=(math.inf, math.inf))
-                return best, StopReason.NON_FINITE
+                return best or replace(iterate, merit=(math.inf, math.inf)), StopReason.NON_FINITE
             if best is None or _order(iterate) <= _order(best):
                 best = iterate
-            shown = self.lifted(iterate)
-            if label is not None and iterate.memory is not None:
-                shown = replace(shown, memory=self.joined(label, iterate.memory))
-            yield shown
+            if stages is not None and iterate.stage_of is not None:
+                stages.append(iterate)
+            yield replace(self.lifted(iterate), merit=(math.inf, math.inf)) if quiet else self.lifted(iterate)
 
     # -- to go on later -----------------------------------------------------------------
 
@@ -124,8 +126,9 @@ class Reduced:
 
 def shifted(constraint: Constraint, remainder: float) -> Constraint | None:
     """The constraint for the core; None where it is about more than error and sensitivity, or cannot be met there."""
-    known = {SquaredError(), Sensitivity()}
-    if any(part.quantity not in known for part in (*constraint.objective, *constraint.bounds)):
+    known: set[Quantity] = {SquaredError(), Sensitivity()}
+    named = {part.quantity for part in constraint.objective} | {bound.quantity for bound in constraint.bounds}
+    if not named <= known:
         return None
     bounds = []
     for bound in constraint.bounds:
