@@ -27,7 +27,7 @@ from tensorchain.models import BlockTerm, Model
 from tensorchain.solvers.als import ALS
 from tensorchain.solvers.lm import LM, check_options
 from tensorchain.solvers.path import Path
-from tensorchain.solvers.problem import Iterate, Memory, Problem, Stage, Steps
+from tensorchain.solvers.problem import Iterate, Memory, Problem, Stage, Steps, iterate_at
 from tensorchain.solvers.reduced import Reduced, shifted
 from tensorchain.solvers.reduction import reduce, reduced_shape, worthwhile
 from tensorchain.solvers.stabilise import stabilised
@@ -95,6 +95,8 @@ class _Search:
         problem, start = self.problem, self.start
         if problem.tensor.complete:
             self._reduce()
+        if problem.warm:
+            yield iterate_at(problem.evaluator(start), problem.constraint)
         if problem.warm or not problem.constraint.free or not problem.tensor.complete:
             found = yield from self._along_path(self.reduced.lower(start), self.path)
         else:
