@@ -32,8 +32,8 @@ class StopReason(enum.Enum):
     CALLBACK = "the callback asked to stop; the best model so far is returned"
     STALLED = "no step lowers the objective; try another start (starts=10) or the default solver"
     DIVERGING = (
-        "the sensitivity grows without bound as the error falls: a best approximation "
-        "probably does not exist; bound it with constraint=SensitivityBound(...) or Penalty(...)"
+        "the sensitivity grows without bound as the error falls: from here no best approximation is in reach; "
+        "bound it with constraint=SensitivityBound(...) or Penalty(...), or try other starts (starts=10)"
     )
     INFEASIBLE = (
         "the bound could not be met; the model nearest to it is returned: loosen it, raise the rank or the starts"

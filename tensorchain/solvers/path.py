@@ -40,12 +40,15 @@ from tensorchain.solvers.constraints import Lagrangian
 from tensorchain.solvers.lm import LM, State, check_options
 from tensorchain.solvers.loop import children
 from tensorchain.solvers.problem import Memory, Problem, Stage, Steps, iterate_at
+from tensorchain.solvers.revive import revived, spare_parts
 from tensorchain.stability.gauge import optimal_gauge
 
 _RUNGS = (0, 4, 6)
 """Powers of `factor` by which the first penalties of successive paths are lower."""
 _JUMP_ITERATIONS = 15
 _BOUND_TOL = 1e-8
+_REVIVALS = 3
+"""How often dead components are set anew on a path, at most."""
 
 
 class Outcome(enum.Enum):
@@ -129,8 +132,7 @@ class Path:
         generators = children(problem.rng, first + max(self.cycles, 1))
         while search.path is not None or search.cycle < first + self._cycles(problem):
             if search.path is None:
-                departure, penalty = walk.departure(search, generators)
-                search = replace(search, path=_Path(departure, LM.damping, max(penalty, walk.floor)))
+                search = replace(search, path=walk.departure(search, generators))
             point, outcome = yield from walk.along(search)
             search = walk.arrived(search, point, outcome)
             if search.outcome is Outcome.EXACT or walk.settled(search):
@@ -171,24 +173,27 @@ class _Walk:
 
     # -- departure ----------------------------------------------------------------------
 
-    def departure(self, search: Search, generators: Sequence[np.random.Generator]) -> tuple[Model, float]:
-        """Where the next path begins, and with which penalty."""
+    def departure(self, search: Search, generators: Sequence[np.random.Generator]) -> _Path:
+        """The beginning of the next path."""
         options, cycle, start = self.options, search.cycle, self.start
         if self.problem.warm:
             if cycle == 0:
                 self.at.hold(start)
                 # The limit of an error bound is error that need not be lowered.
                 misfit = max(self.at.error() ** 2, options.exact**2, self.problem.constraint.squared_error_limit)
-                return start, misfit / max(self.at.sensitivity(), 1e-300)
+                return self._path(start, misfit / max(self.at.sensitivity(), 1e-300))
             # A start in a swamp cannot be tamed along its own branch: leave it by a stronger penalty.
             unit = self._scaled(start.random_like(generators[0]))[1]
-            return start, options.share * options.factor ** -_RUNGS[-cycle] * unit
+            return self._path(start, options.share * options.factor ** -_RUNGS[-cycle] * unit)
         model = start if cycle == 0 else start.random_like(generators[cycle])
         scaled, unit = self._scaled(model)
         if cycle > 0:
             # One unit for all cycles: their paths pass through the same penalties and can be compared.
             unit = self._scaled(start)[1]
-        return scaled, options.share * options.factor ** -_RUNGS[cycle % len(_RUNGS)] * unit
+        return self._path(scaled, options.share * options.factor ** -_RUNGS[cycle % len(_RUNGS)] * unit)
+
+    def _path(self, model: Model, penalty: float) -> _Path:
+        return _Path(model, LM.damping, max(penalty, self.floor))
 
     def _scaled(self, model: Model) -> tuple[Model, float]:
         """A random start scaled by <X, T> / <X, X>, and the unit of nu: 1 / SS of the same start at norm 1."""
@@ -228,14 +233,27 @@ class _Walk:
             if end.reason is StopReason.EXACT:
                 return point, Outcome.EXACT
             outcome = self._outcome(path, point, end.used)
-            if outcome is not None:
+            fresh = None if outcome is None else self._revived(path, point)
+            if fresh is not None and outcome is not Outcome.ATTAINED:
+                # What a strong penalty has removed sees what is missing again, at this penalty.
+                path = _Path(fresh, LM.damping, path.penalty, revivals=path.revivals + 1)
+                continue
+            if outcome is not None and fresh is None:
                 return (yield from self._arrive(point, outcome))
             path = _Path(
                 model=point.model,
                 damping=end.damping,
                 penalty=max(path.penalty / options.factor, self.floor),
                 previous=(path.penalty, point.error),
+                revivals=path.revivals,
             )
+
+    def _revived(self, path: _Path, point: Point) -> Model | None:
+        """The model with spare parts set anew; None where there are none, or they were often enough."""
+        if path.revivals >= _REVIVALS or not self.problem.constraint.allows_gauge:
+            return None
+        model, parts = spare_parts(optimal_gauge(point.model, tol=1e-3), point.error)
+        return revived(model, parts, np.random.default_rng(path.revivals)) if parts else None
 
     def _lagrangian(self, penalty: float) -> Lagrangian:
         """That of the constraint without what ends the path, at a penalty that is at least its own."""
@@ -339,6 +357,8 @@ class _Path:
     penalty: float
     previous: tuple[float, float] | None = None
     """Penalty and error of the stage before, whose minimiser the model is."""
+    revivals: int = 0
+    """How often components that had died were set anew."""
 
 
 @dataclass(frozen=True)
@@ -362,6 +382,7 @@ class Search:
             "penalty": self.path.penalty,
             "damping": self.path.damping,
             "previous": self.path.previous,
+            "revivals": self.path.revivals,
             "best": None if best is None else [best.error, best.sensitivity, *best.merit, best.damping],
         }
         models = {"point": self.path.model}
@@ -379,6 +400,7 @@ class Search:
             damping=figures["damping"],
             penalty=figures["penalty"],
             previous=None if previous is None else (previous[0], previous[1]),
+            revivals=figures["revivals"],
         )
         best = None if row is None else Point(models["best"], row[0], row[1], (row[2], row[3]), row[4])
         return cls(figures["cycle"], best, Outcome[figures["outcome"]], figures["hits"], path)

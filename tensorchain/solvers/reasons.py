@@ -11,6 +11,8 @@ A solver proposes a reason; it holds only if the model bears it out, whatever th
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from tensorchain.evaluation import Evaluator
@@ -21,11 +23,11 @@ from tensorchain.solvers.optimality import STATIONARY, attainable_decrease
 EXACT = 1e-13
 """Relative error at rounding level, for data in double precision."""
 _OPEN = (StopReason.CONVERGED, StopReason.ITERATION_LIMIT, StopReason.STALLED, StopReason.DIVERGING)
-_GROWTH = 10.0
-"""Growth of SS over the second half of the steps without a penalty, from which a run diverges ..."""
-_STEADY = 1.2
-"""... or over their last quarter, where the error no longer falls by a tenth of it."""
-_LEAST = 12
+_GROWTH = 1.02
+"""Growth of SS in each of the last two quarters of the steps without a penalty, from which a run diverges ..."""
+_POWER = 0.2
+"""... if it also is at least this power of the fall of the error."""
+_LEAST = 16
 """Steps without a penalty from which growth is told."""
 
 
@@ -69,17 +71,18 @@ def stationary(at: Evaluator, constraint: Constraint) -> bool:
 def diverges(history: History) -> bool:
     """Whether SS grows without end in the steps that no penalty holds back.
 
-    Towards a best approximation SS has a limit.  Where there is none the error falls as a power of 1 / SS, so that SS
-    grows as long as the run goes on.
+    Towards a best approximation SS has a limit.  Where there is none SS grows as a power of 1 / error, or while the
+    error stalls, as long as the run goes on: from quarter to quarter of its steps.
     """
-    free = np.flatnonzero(history.penalty > 0.0)
-    first = int(free[-1]) + 1 if free.size else 0
-    sensitivity, error = history.sensitivity[first:], history.error[first:]
+    held = np.flatnonzero(history.penalty > 0.0)
+    first = int(held[-1]) + 1 if held.size else 0
+    sensitivity, error = history.sensitivity[first:], np.maximum(history.error[first:], np.finfo(float).tiny)
     count = len(sensitivity)
     if count < _LEAST:
         return False
-    middle, late = count // 2, count - max(count // 4, 5)
-    if sensitivity[-1] > _GROWTH * sensitivity[middle]:
-        return True
-    grown = sensitivity[-1] / sensitivity[late]
-    return bool(grown > _STEADY and error[-1] > 0.98 * error[late])
+    marks = (count // 2, count - count // 4, count - 1)
+    for early, late in itertools.pairwise(marks):
+        grown, fallen = sensitivity[late] / sensitivity[early], max(error[early] / error[late], 1.0)
+        if not grown > max(_GROWTH, fallen**_POWER):
+            return False
+    return True

@@ -1,11 +1,15 @@
-"""Components that contribute nothing, and how to bring them back to life.
+"""Parts of a model that contribute nothing, and how to put them to use.
 
 A bond of value r that carries nothing, such as a column of zeros in one factor of a CPD, is a trap: with the matching
 parts of the other blocks at zero too, every gradient in them vanishes, and a solver takes a saddle for a solution.
 Here such parts are found and set anew: zero in one block and random in all others.  X does not change, and the gradient
 of the one block is that of a least-squares problem, which sees what is missing.
 
-Strong penalties on a sensitivity path produce such components, and so do warm starts of a higher rank.
+Two components of a CPD that are collinear are the same trap in disguise: one of them could do the work of both.  They
+are merged, component r taking c = <X_r, X_r + X_s> / ||X_r||^2 times its weight, where that costs little, and the other
+one is spare.
+
+Strong penalties on a sensitivity path produce such parts, and so do warm starts of a higher rank.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from tensorchain.kernels import Array
 from tensorchain.models import Model
 
 AnyModel = TypeVar("AnyModel", bound=Model)
@@ -49,6 +54,67 @@ def dead_parts(model: Model, missing: float) -> list[tuple[int, str, int]]:
             else:
                 rest *= float(np.linalg.norm(operand))
         found += [(t, letter, int(r)) for r in np.flatnonzero(sizes * rest < DEAD * missing)]
+    return found
+
+
+def spare_parts(model: AnyModel, missing: float) -> tuple[AnyModel, list[tuple[int, str, int]]]:
+    """The model with collinear components merged, and its parts that contribute next to nothing.
+
+    Parameters
+    ----------
+    model : in a gauge of little sensitivity, in which what can be small is small.
+    missing : ||T - X||; what changes X by a hundredth of that is next to nothing.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> from tensorchain.solvers.revive import spare_parts
+    >>> column = np.array([[1.0], [2.0]])
+    >>> twice = tc.CP([np.hstack([column, 3 * column]), np.ones((2, 2)), np.ones((2, 2))])
+    >>> once, parts = spare_parts(twice, missing=0.1)
+    >>> bool(np.allclose(once.full(), twice.full())), parts
+    (True, [(0, 'a', 0)])
+    """
+    merged = _merged(model, DEAD * missing)
+    return merged, dead_parts(merged, missing)
+
+
+def _merged(model: AnyModel, most: float) -> AnyModel:
+    """The model with collinear components merged where a term is a sum of components, X changing by less than `most`."""
+    matrices, merged = list(model.matrices), False
+    for t, letter, owners in _bonds(model):
+        if len(owners) < len(matrices) or any(len(model.network.terms[t].bonds[k]) > 1 for k in owners):
+            continue
+        if model.network.terms[t].size_of[letter] < 2:
+            continue
+        columns = [model.network.columns[t][k] for k in owners]
+        gram = np.prod([np.conj(m[:, c]).T @ m[:, c] for m, c in zip(matrices, columns, strict=True)], axis=0)
+        for r, s, factor in _collinear(gram, most):
+            merged = True
+            for k, part in zip(owners, columns, strict=True):
+                block = np.array(matrices[k])
+                block[:, part.start + s] = 0.0
+                if k == owners[0]:
+                    block[:, part.start + r] *= factor
+                matrices[k] = block
+    return model.with_matrices(matrices) if merged else model
+
+
+def _collinear(gram: Array, most: float) -> list[tuple[int, int, complex]]:
+    """(r, s, c): component s may go if r is multiplied by c, for ||X_r + X_s - c X_r|| < most."""
+    found: list[tuple[int, int, complex]] = []
+    taken: set[int] = set()
+    sizes = gram.diagonal().real
+    for s in np.argsort(sizes, kind="stable"):
+        for r in np.argsort(-sizes, kind="stable"):
+            if r == s or {int(r), int(s)} & taken or not sizes[r] > 0.0 or not sizes[s] > 0.0:
+                continue
+            share = gram[r, s] / sizes[r]
+            if sizes[s] - abs(share) ** 2 * sizes[r] < most**2:
+                factor = 1.0 + share
+                found.append((int(r), int(s), factor if gram.dtype.kind == "c" else float(factor.real)))
+                taken |= {int(r), int(s)}
+                break
     return found
 
 

@@ -19,7 +19,7 @@ from tensorchain.solvers.constraints import Constraint
 from tensorchain.solvers.loop import run
 from tensorchain.solvers.problem import Clock, Iterate, Problem, Solver
 from tensorchain.solvers.result import finished, reason_of
-from tensorchain.solvers.revive import dead_parts, revived
+from tensorchain.solvers.revive import revived, spare_parts
 from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.tensors import Tensor
 
@@ -114,8 +114,8 @@ class Start:
         if not problem.warm:
             return model
         at = problem.evaluator(model)
-        parts = dead_parts(model, at.error())
-        return revived(model, parts, rng) if parts else model
+        merged, parts = spare_parts(model, at.error())
+        return revived(merged, parts, rng) if parts else model
 
 
 def _with_best_cores(at: Evaluator) -> Model:
