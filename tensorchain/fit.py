@@ -22,6 +22,10 @@ class StopReason(enum.Enum):
 
     EXACT = "the error is at rounding level"
     CONVERGED = "the objective no longer decreases by more than the tolerance, and no block alone can lower it"
+    STABILISED = (
+        "the least error that was found goes with a sensitivity more than ten times as large: returned is the model of "
+        "least sensitivity within the slack on the error; solver=Auto(slack=0) returns the least error"
+    )
     ITERATION_LIMIT = "the iteration limit was reached; raise max_iter, or warm-start with init=fit.model"
     TIME_LIMIT = "max_seconds was reached; the best model so far is returned"
     INTERRUPTED = "interrupted from the keyboard; the best model so far is returned"
@@ -39,7 +43,7 @@ class StopReason(enum.Enum):
     @property
     def success(self) -> bool:
         """Whether the solver reached a solution."""
-        return self in (StopReason.EXACT, StopReason.CONVERGED)
+        return self in (StopReason.EXACT, StopReason.CONVERGED, StopReason.STABILISED)
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,8 @@ class Fit:
     objective : what was minimised, for the tensor of norm 1: the squared error, with a price on the sensitivity if one
         was asked for, or the sensitivity under a bound on the error.
     standard_error : of `error` where that is an estimate from a sample of entries, None where it was measured.
+    least_error : least relative error that was found, where a model of far less sensitivity at a slightly larger error
+        is returned in its place (`StopReason.STABILISED`); None else.
 
     Fits are compared and hashed by identity.
     """
@@ -117,6 +123,7 @@ class Fit:
     gap: float = 0.0
     objective: float = float("nan")
     standard_error: float | None = None
+    least_error: float | None = None
 
     @property
     def converged(self) -> bool:
@@ -139,6 +146,7 @@ class Fit:
             ("parameters", f"{model.n_parameters} ({model.n_parameters / dense:.3g} of the tensor's entries)"),
             ("error", self._error_text()),
             ("sensitivity", f"{self.sensitivity:.4g} (relative {relative})"),
+            *([("least error", f"{self.least_error:.4g} was found")] if self.least_error is not None else []),
             ("stopped", f"{self.reason.name}: {self.reason.value}"),
             ("iterations", f"{self.iterations} in {self.seconds:.3g} s"),
             ("solver", self.solver),

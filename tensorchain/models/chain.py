@@ -26,6 +26,7 @@ import numpy as np
 from tensorchain.kernels import Array
 from tensorchain.models.arithmetic import Arithmetic, direct_sum
 from tensorchain.models.base import Model, pad_columns
+from tensorchain.models.hooi import leading_vectors
 from tensorchain.models.indexing import checked_mode
 from tensorchain.models.network import Network
 from tensorchain.models.normal_forms import orthogonal_train
@@ -75,7 +76,9 @@ class TensorChain(Model):
     def svd_matrices(cls, network: Network, tensor: Any, rng: np.random.Generator) -> list[Array]:
         """Ring SVD: the first unfolding splits into R_1 R_2 singular vectors, a tensor-train SVD does the rest."""
         bonds = tuple(network.terms[0].shapes[n][0] for n in range(network.order))
-        return [_to_rows(core) for core in ring_svd(tensor.to_dense(), bonds, rng)]
+        array = tensor.to_dense()
+        array = array.astype(np.result_type(array, np.float64), copy=False)
+        return [_to_rows(core) for core in ring_svd(array, bonds, rng)]
 
     @property
     def cores(self) -> tuple[Array, ...]:
@@ -369,9 +372,11 @@ def ring_svd(array: Array, bonds: tuple[int, ...], rng: np.random.Generator) -> 
 
 def _split(matrix: Array, rank: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """Truncated SVD as (U s^1/2, s^1/2 V^H), filled up to `rank`."""
-    u, s, vh = np.linalg.svd(matrix, full_matrices=False)
-    root = np.sqrt(s)
-    return pad_columns(u * root, rank, rng), pad_columns((root[:, None] * vh).T, rank, rng).T
+    u = leading_vectors(matrix, min(rank, *matrix.shape))
+    rest = u.conj().T @ matrix
+    root = np.sqrt(np.linalg.norm(rest, axis=1))
+    inverse = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0.0)
+    return pad_columns(u * root, rank, rng), pad_columns((inverse[:, None] * rest).T, rank, rng).T
 
 
 def _to_rows(core: Array) -> Array:

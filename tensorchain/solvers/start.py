@@ -77,11 +77,13 @@ class Start:
             history=History(
                 history.error, scale.sensitivity(history.sensitivity), scale.penalty(history.penalty), history.seconds
             ),
-            solver=getattr(outcome, "way", "") or repr(self.solver),
+            solver=f"{self.solver!r}: {outcome.way}" if outcome.way else repr(self.solver),
             dimension_names=self.tensor.dimension_names,
             gap=result.merit[0],
-            objective=result.merit[1],
+            # Starts are compared by what they found.
+            objective=result.merit[1] if outcome.best.least_error is None else outcome.best.least_error**2,
             standard_error=outcome.best.standard_error if result.at is None else None,
+            least_error=outcome.best.least_error,
         )
 
     def first_model(self, unit: Tensor, rng: np.random.Generator, number: int = 0) -> Model:
