@@ -28,7 +28,7 @@ from tensorchain.solvers.als import ALS
 from tensorchain.solvers.constraints import Penalty, Sensitivity, SquaredError
 from tensorchain.solvers.constraints.base import Bounded, Normalised, Weighted
 from tensorchain.solvers.lm import LM
-from tensorchain.solvers.problem import Iterate, Stage
+from tensorchain.solvers.problem import Iterate
 from tensorchain.solvers.reduced import Reduced
 from tensorchain.stability.gauge import optimal_gauge
 
@@ -43,7 +43,7 @@ _HEALTHY = 1.5
 _BOUNDED = LM(max_iter=100, tol=1e-6, exact=0.0)
 
 
-def stabilised(reduced: Reduced, best: Iterate, stages: Sequence[Iterate], slack: float) -> Stage[Iterate | None]:
+def stabilised(reduced: Reduced, best: Iterate, stages: Sequence[Iterate], slack: float) -> Iterate | None:
     """The model of least sensitivity within the slack, or None where the fit is healthy.
 
     Parameters
@@ -55,22 +55,17 @@ def stabilised(reduced: Reduced, best: Iterate, stages: Sequence[Iterate], slack
     """
     model = reduced.lower(optimal_gauge(best.model))
     sensitivity = model.sensitivity()
-    problem = reduced.problem
-    price = Penalty(2.5 * slack * best.error**2 / sensitivity)
-    probe, _ = yield from reduced.drive(
-        _PROBE if model.n_parameters <= _LARGE else _SWEEPS,
-        model,
-        problem=replace(problem, constraint=price),
-        quiet=True,
-    )
-    if probe.sensitivity * _HEALTHY > sensitivity:
-        return None
-    limit = ((1.0 + slack) * best.error) ** 2
-    bound = Bounded(SquaredError(), limit - reduced.remainder, tightens=False)
-    asked = Normalised((Weighted(Sensitivity(), 1.0),), (bound,), problem.constraint)
-    within = [stage for stage in stages if stage.error**2 <= bound.limit]
-    first = min([probe, *within], key=lambda it: (it.error**2 > bound.limit, it.sensitivity))
-    found, _ = yield from reduced.drive(_BOUNDED, first.model, problem=replace(problem, constraint=asked), quiet=True)
+    limit = ((1.0 + slack) * best.error) ** 2 - reduced.remainder
+    passed = [stage for stage in stages if stage.error**2 <= limit]
+    first = min(passed, key=lambda stage: stage.sensitivity, default=None)
+    if first is None or first.sensitivity * _HEALTHY > sensitivity:
+        price = Penalty(2.5 * slack * best.error**2 / sensitivity)
+        first = reduced.aside(_PROBE if model.n_parameters <= _LARGE else _SWEEPS, model, price)
+        if first.sensitivity * _HEALTHY > sensitivity:
+            return None
+    bound = Bounded(SquaredError(), limit, tightens=False)
+    asked = Normalised((Weighted(Sensitivity(), 1.0),), (bound,), reduced.problem.constraint)
+    found = reduced.aside(_BOUNDED, first.model, asked)
     if found.merit is None or found.merit[0] > 0.0 or found.sensitivity * _FALL > sensitivity:
         return None
     answer = reduced.lifted(found)
