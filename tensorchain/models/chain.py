@@ -24,7 +24,7 @@ import numpy as np
 
 from tensorchain.kernels import Array
 from tensorchain.models.base import Model, pad_columns
-from tensorchain.models.core_terms import leading_vectors
+from tensorchain.models.hooi import leading_vectors
 from tensorchain.models.network import Network
 from tensorchain.models.validation import bond_letters, check_blocks, check_order, check_ranks
 

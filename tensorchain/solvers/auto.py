@@ -27,7 +27,7 @@ from tensorchain.models import BlockTerm, Model
 from tensorchain.solvers.als import ALS
 from tensorchain.solvers.lm import LM, check_options
 from tensorchain.solvers.path import Path
-from tensorchain.solvers.problem import Iterate, Memory, Problem, Stage, Steps, iterate_at
+from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Stage, Steps, iterate_at
 from tensorchain.solvers.reduced import Reduced, shifted
 from tensorchain.solvers.reduction import reduce, reduced_shape, worthwhile
 from tensorchain.solvers.stabilise import stabilised
@@ -105,12 +105,12 @@ class _Search:
         yield replace(best, way=", ".join(self.way))
         healthy = reason is StopReason.EXACT or is_tree(start)
         if healthy or not problem.constraint.free or not self.options.slack:
-            return reason
+            return Ended(reason)
         answer = stabilised(self.reduced, best, self.stages, self.options.slack)
         if answer is None:
-            return reason
+            return Ended(reason)
         yield answer
-        return StopReason.STABILISED
+        return Ended(StopReason.STABILISED)
 
     def _reduce(self) -> None:
         problem, network = self.problem, self.start.network

@@ -16,7 +16,7 @@ from tensorchain.models import Model
 from tensorchain.solvers.constraints import Constraint, Quantity, Sensitivity, SquaredError
 from tensorchain.solvers.constraints.base import Normalised
 from tensorchain.solvers.problem import Iterate, Memory, Problem, Solver, Stage
-from tensorchain.solvers.reduction import Reduction
+from tensorchain.solvers.reduction import Reduction, widened
 
 
 class Reduced:
@@ -53,6 +53,12 @@ class Reduced:
         """||T - X|| from ||G - X~||."""
         return math.sqrt(self.remainder + core_error**2)
 
+    def widened(self, model: Model) -> Reduced:
+        """The same problem on a core in whose span a model of T lies."""
+        if self.reduction is None:
+            return self
+        return Reduced(self.whole, widened(self.reduction, self.whole.tensor, model))
+
     def lifted(self, iterate: Iterate) -> Iterate:
         """An iterate of the core as one of T."""
         if self.reduction is None:
@@ -83,7 +89,7 @@ class Reduced:
                 iterate = next(steps)
             except StopIteration as stop:
                 assert best is not None
-                return best, stop.value
+                return best, stop.value.reason
             if not (math.isfinite(iterate.error) and math.isfinite(iterate.sensitivity)):
                 return best or replace(iterate, merit=(math.inf, math.inf)), StopReason.NON_FINITE
             if best is None or _order(iterate) <= _order(best):

@@ -33,7 +33,7 @@ import numpy as np
 from tensorchain.kernels import Array
 from tensorchain.models import CP, Model, TensorChain, Tucker
 from tensorchain.models.chain import ring_svd
-from tensorchain.models.core_terms import leading_vectors
+from tensorchain.models.hooi import leading_vectors
 from tensorchain.solvers.reduction import reduce
 from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.tensors import Tensor
