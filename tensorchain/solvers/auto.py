@@ -107,7 +107,7 @@ class _Search:
         healthy = reason is StopReason.EXACT or is_tree(start) or problem.warm
         if healthy or not problem.constraint.free or not self.options.slack:
             return Ended(reason)
-        answer = yield from stabilised(self.reduced, best, self.stages, self.options.slack)
+        answer = stabilised(self.reduced, best, self.stages, self.options.slack)
         if answer is None:
             return Ended(reason)
         yield answer

@@ -16,7 +16,7 @@ from tensorchain.models import Model
 from tensorchain.solvers.constraints import Constraint, Quantity, Sensitivity, SquaredError
 from tensorchain.solvers.constraints.base import Normalised
 from tensorchain.solvers.problem import Iterate, Memory, Problem, Solver, Stage
-from tensorchain.solvers.reduction import Reduction
+from tensorchain.solvers.reduction import Reduction, widened
 
 
 class Reduced:
@@ -53,6 +53,12 @@ class Reduced:
         """||T - X|| from ||G - X~||."""
         return math.sqrt(self.remainder + core_error**2)
 
+    def widened(self, model: Model) -> Reduced:
+        """The same problem on a core in whose span a model of T lies."""
+        if self.reduction is None:
+            return self
+        return Reduced(self.whole, widened(self.reduction, self.whole.tensor, model))
+
     def lifted(self, iterate: Iterate) -> Iterate:
         """An iterate of the core as one of T."""
         if self.reduction is None:
@@ -67,20 +73,16 @@ class Reduced:
         solver: Solver,
         start: Model,
         *,
-        problem: Problem | None = None,
         stages: list[Iterate] | None = None,
-        quiet: bool = False,
     ) -> Stage[tuple[Iterate, StopReason]]:
         """Run a solver on the core; iterates of T come out, and in the end the best iterate of the core.
 
         Parameters
         ----------
         solver, start : what runs, and from where.
-        problem : that of the core with another constraint.
         stages : minimisers of a sensitivity path are added to it.
-        quiet : whether iterates are no candidates for the result, so that only their figures come out.
         """
-        steps = solver.steps(self.problem if problem is None else problem, start)
+        steps = solver.steps(self.problem, start)
         best: Iterate | None = None
         while True:
             try:
@@ -94,7 +96,21 @@ class Reduced:
                 best = iterate
             if stages is not None and iterate.stage_of is not None:
                 stages.append(iterate)
-            yield replace(self.lifted(iterate), merit=(math.inf, math.inf)) if quiet else self.lifted(iterate)
+            yield self.lifted(iterate)
+
+    def aside(self, solver: Solver, start: Model, constraint: Constraint) -> Iterate:
+        """The best iterate of a run on the core with another constraint, of which no iterate comes out."""
+        problem = replace(self.problem, constraint=constraint, warm=True)
+        best: Iterate | None = None
+        for iterate in solver.steps(problem, start):
+            if not (math.isfinite(iterate.error) and math.isfinite(iterate.sensitivity)):
+                break
+            if best is None or _order(iterate) <= _order(best):
+                best = iterate
+            if problem.clock.expired:
+                break
+        assert best is not None
+        return best
 
     # -- to go on later -----------------------------------------------------------------
 

@@ -59,6 +59,8 @@ _WIDE_SPECTRUM = (1e-4, 1e-1)
 """Ratio of the least to the largest eigenvalue below which a basis is improved: sums in double and in single precision.
 
 The basis of a direction with singular value s is off by eps s_1^2 / s^2, and T on it by eps s_1^2 / s."""
+_SPANNED = 1e-12
+"""Share of a block outside of a basis that is rounding."""
 _LEAST_SAVING = 2.0
 """How many times smaller than the tensor a core has to be."""
 
@@ -200,6 +202,30 @@ def reduce(tensor: Tensor, sizes: Sequence[int], rng: np.random.Generator | None
 
 def _wiring(sizes: Sequence[int]) -> Network:
     return Tucker.wiring(tuple(sizes), tuple(sizes))
+
+
+def widened(reduction: Reduction, tensor: Tensor, model: Model) -> Reduction:
+    """A reduction in whose span a model lies as well: its bases, and the directions that the model adds to them.
+
+    One pass over the data.
+    """
+    bases = []
+    for n, basis in enumerate(reduction.bases):
+        block = model.matrices[model.network.block_of_mode[n]]
+        rest = block - basis @ (basis.conj().T @ block)
+        room = min(len(basis) - basis.shape[1], block.shape[1])
+        if room <= 0 or np.linalg.norm(rest) <= _SPANNED * np.linalg.norm(block):
+            bases.append(basis)
+            continue
+        fresh = leading_vectors(rest, min(room, rest.shape[1]))
+        bases.append(np.linalg.qr(np.concatenate([basis, fresh], axis=1))[0])
+    sizes = [basis.shape[1] for basis in bases]
+    longest = max(range(tensor.order), key=lambda n: tensor.shape[n])
+    rest = bases[longest].conj().T @ _all_but(tensor, bases, longest)
+    left = [size for n, size in enumerate(sizes) if n != longest]
+    core = np.ascontiguousarray(np.moveaxis(rest.reshape(-1, *left), 0, longest))
+    remainder = max(reduction.norm**2 - kernels.norm(core) ** 2, 0.0)
+    return Reduction(core, tuple(bases), reduction.norm, remainder)
 
 
 # -- arrays in memory -------------------------------------------------------------------------

@@ -21,6 +21,7 @@ where these steps led.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -28,7 +29,7 @@ from tensorchain.solvers.als import ALS
 from tensorchain.solvers.constraints import Penalty, Sensitivity, SquaredError
 from tensorchain.solvers.constraints.base import Bounded, Normalised, Weighted
 from tensorchain.solvers.lm import LM
-from tensorchain.solvers.problem import Iterate, Stage
+from tensorchain.solvers.problem import Iterate
 from tensorchain.solvers.reduced import Reduced
 from tensorchain.stability.gauge import optimal_gauge
 
@@ -40,10 +41,15 @@ _LARGE = 2000
 """Unknowns beyond which sweeps ask the question."""
 _HEALTHY = 1.5
 """Fall of SS over these steps up to which a fit is healthy."""
+_MET = 1e-3
+"""Relative violation of the slack that is let pass."""
+_SMALL = 1 << 18
+"""Entries up to which steps are made on the tensor itself."""
+_LAST = LM(max_iter=60, tol=1e-6, exact=0.0)
 _BOUNDED = LM(max_iter=100, tol=1e-6, exact=0.0)
 
 
-def stabilised(reduced: Reduced, best: Iterate, stages: Sequence[Iterate], slack: float) -> Stage[Iterate | None]:
+def stabilised(reduced: Reduced, best: Iterate, stages: Sequence[Iterate], slack: float) -> Iterate | None:
     """The model of least sensitivity within the slack, or None where the fit is healthy.
 
     Parameters
@@ -53,25 +59,36 @@ def stabilised(reduced: Reduced, best: Iterate, stages: Sequence[Iterate], slack
     stages : minimisers of a sensitivity path, on the core.
     slack : relative rise of the error that is allowed.
     """
-    model = reduced.lower(optimal_gauge(best.model))
+    allowed = ((1.0 + slack) * best.error) ** 2
+    model = optimal_gauge(best.model)
     sensitivity = model.sensitivity()
-    problem = reduced.problem
-    price = Penalty(2.5 * slack * best.error**2 / sensitivity)
-    probe, _ = yield from reduced.drive(
-        _PROBE if model.n_parameters <= _LARGE else _SWEEPS,
-        model,
-        problem=replace(problem, constraint=price),
-        quiet=True,
-    )
-    if probe.sensitivity * _HEALTHY > sensitivity:
+    passed = min(stages, key=lambda it: _order(reduced.error(it.error) ** 2, it.sensitivity, allowed), default=None)
+    first = None if passed is None else reduced.lift(passed.model)
+    wide = reduced.widened(model)
+    lower = wide.lower(model)
+    if passed is None or passed.sensitivity * _HEALTHY > sensitivity:
+        price = Penalty(2.5 * slack * best.error**2 / sensitivity)
+        probe = wide.aside(_PROBE if lower.n_parameters <= _LARGE else _SWEEPS, lower, price)
+        if probe.sensitivity * _HEALTHY > sensitivity:
+            return None
+        first = wide.lift(probe.model)
+    assert first is not None
+    bound = Bounded(SquaredError(), allowed - wide.remainder, tightens=False)
+    asked = Normalised((Weighted(Sensitivity(), 1.0),), (bound,), wide.problem.constraint)
+    found = wide.aside(_BOUNDED, wide.lower(first), asked)
+    if found.merit is None or found.merit[0] > _MET or found.sensitivity * _FALL > sensitivity:
         return None
-    limit = ((1.0 + slack) * best.error) ** 2
-    bound = Bounded(SquaredError(), limit - reduced.remainder, tightens=False)
-    asked = Normalised((Weighted(Sensitivity(), 1.0),), (bound,), problem.constraint)
-    within = [stage for stage in stages if stage.error**2 <= bound.limit]
-    first = min([probe, *within], key=lambda it: (it.error**2 > bound.limit, it.sensitivity))
-    found, _ = yield from reduced.drive(_BOUNDED, first.model, problem=replace(problem, constraint=asked), quiet=True)
-    if found.merit is None or found.merit[0] > 0.0 or found.sensitivity * _FALL > sensitivity:
-        return None
-    answer = reduced.lifted(found)
+    answer = wide.lifted(found)
+    if wide.reduction is not None and math.prod(best.model.shape) <= _SMALL and model.n_parameters <= 2 * _LARGE:
+        # The best directions may lie outside of the core: some steps on the tensor find them.
+        whole = Reduced(wide.whole, None)
+        asked = replace(asked, limits=(replace(bound, limit=allowed),))
+        moved = whole.aside(_LAST, answer.model, asked)
+        if moved.merit is not None and moved.merit[0] <= _MET and moved.sensitivity < answer.sensitivity:
+            answer = moved
     return replace(answer, merit=(0.0, answer.error**2), answer=True, least_error=best.error)
+
+
+def _order(square: float, sensitivity: float, allowed: float) -> tuple[bool, float]:
+    """Of models within the bound the one of least sensitivity, of others the one of least error."""
+    return square > allowed, square if square > allowed else sensitivity
