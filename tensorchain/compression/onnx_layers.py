@@ -121,7 +121,7 @@ class _Finder:
     def layer(self, node: Any, index: int) -> OnnxLayer | None:
         """The layer of a node, or None for a node that is none."""
         name = node.name or f"{node.op_type} output {node.output[0] if node.output else index}"
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain not in ("", "ai.onnx") or node.op_type == "Einsum":
             return self._foreign(node, name)
         if node.op_type not in _WEIGHT_AT or len(node.input) <= _WEIGHT_AT[node.op_type]:
             return None
@@ -138,7 +138,8 @@ class _Finder:
             arrays = [part for part in parts if part is not None]
             steps = source[self._attributes(node).get("layout", 0)] if source else 0
             each = sum(array.size for array in arrays[:2])
-            return self._left(name, f"{node.op_type} layer", sum(array.size for array in arrays), each * steps)
+            parameters = sum(array.size for array in arrays)
+            return self._left(name, f"{node.op_type} layer", parameters, each * steps or None)
         reason = {"ConvTranspose": "transposed convolution"}.get(node.op_type, f"{node.op_type} layer")
         if weight is None:
             return self._left(name, "its weight is no constant", 0, None)
@@ -197,8 +198,8 @@ class _Finder:
         sized = len(source) >= 2 and all(source[1:])
         if weight is None:
             depth = other[-1 if attributes.get("transB") else -2] if len(other) > 1 else 0
-            rest = output[1:] if output and output[0] != 1 else output
-            count = math.prod(rest) * depth if output and depth and all(rest) else None
+            rows = self._rows(output) if len(output) > 1 and all(output[1:]) else 0
+            count = rows * output[-1] * depth or None if rows else None
             if left is not None:
                 return self._left(name, "its constant is on the left", left.size, count)
             stored = self._unread(node.input[1], source[1:-1])
@@ -230,12 +231,13 @@ class _Finder:
         return OnnxLayer(site, index, "rows", node.input[0], node.output[0], tuple(node.input[1:]), weight.dtype)
 
     def _foreign(self, node: Any, name: str) -> OnnxLayer | None:
-        """An operator of another domain that holds weights: nothing is known of what it does with them."""
+        """An operator that may do anything with the weights that it holds: Einsum, and those of other domains."""
         arrays = [array for n in node.input if n and (array := self.constants.array(n)) is not None]
         weights = [array for array in arrays if array.ndim >= 2]
         if not weights:
             return None
-        return self._left(name, f"operator {node.domain}.{node.op_type}", sum(array.size for array in arrays), None)
+        kind = ".".join(part for part in (node.domain, node.op_type) if part)
+        return self._left(name, f"operator {kind}", sum(array.size for array in arrays), None)
 
     def inside(self) -> Iterator[OnnxLayer]:
         """The layers inside branches and loops."""

@@ -274,6 +274,8 @@ def test_all_layers_are_counted_as_they_multiply():
     assert steps == [(240 + 144 + 48, 11 * (240 + 144), "LSTM layer")]
     squared = counted("MatMul", ["x", "x"], [], (3, 2, 5, 5))
     assert squared == [(0, 2 * 125, "both factors are computed")]
+    summed = counted("Einsum", x, [tensor("w", (20, 30))], (7, 20), equation="ij,jk->ik")
+    assert summed == [(600, 0, "operator Einsum; multiplications not counted")]
 
 
 def test_layers_that_see_an_image_in_pieces_count_every_piece():
@@ -282,9 +284,10 @@ def test_layers_that_see_an_image_in_pieces_count_every_piece():
         helper.make_node("Reshape", ["x", "pieces"], ["p"]),
         helper.make_node("Conv", ["p", "w"], ["y"], name="conv", pads=[1, 1, 1, 1]),
     ]
-    proto = model(nodes, [tensor("w", (12, 8, 3, 3)), whole([-1, 8, 4, 4], "pieces")], {"x": (2, 8, 8, 12)})
-    (layer,) = layers_of(load_model(proto))
-    assert layer.site.macs == 12 * 8 * 9 * 16 * 6
+    for batch in (2, "n"):
+        proto = model(nodes, [tensor("w", (12, 8, 3, 3)), whole([-1, 8, 4, 4], "pieces")], {"x": (batch, 8, 8, 12)})
+        (layer,) = layers_of(load_model(proto))
+        assert layer.site.macs == 12 * 8 * 9 * 16 * 6
 
 
 def branching():
