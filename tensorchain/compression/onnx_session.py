@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from tensorchain.kernels import Array
-
 _SILENT = 4
 
 
@@ -79,11 +77,6 @@ def _reason(error: Exception) -> str:
     for mark in (" : FAIL : ", " : INVALID_ARGUMENT : ", " : INVALID_GRAPH : ", " : RUNTIME_EXCEPTION : "):
         text = text.split(mark)[-1]
     return text[:400]
-
-
-def as_double(array: Array) -> Array:
-    """Values for sums, in double precision."""
-    return np.asarray(array, dtype=np.float64)
 
 
 def onnx_package() -> Any:
