@@ -53,8 +53,9 @@ class OnnxSession:
         self.partial.only_execute_path_to_fetches = True
         self.partial.log_severity_level = _SILENT
         try:
+            # Where it cannot open a model the package prints, and tries the same once more.
             self.session = runtime.InferenceSession(
-                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                proto.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
         except Exception as error:
             raise ValueError(f"ONNX Runtime does not open the model: {_reason(error)}") from error
