@@ -225,6 +225,15 @@ class LayerPlan:
             raise ValueError("the relative sensitivity of a zero kernel is undefined; use relative=False")
         return float(total / size ** (2 * (count - 1) / count))
 
+    def balanced(self) -> LayerPlan:
+        """The same layer with every convolution scaled so that SS is least, which makes all its terms equal."""
+        terms = np.array(self.layer_sensitivities())
+        if not terms.all():
+            return self
+        scales = iter(np.exp(0.5 * (np.log(terms) - np.log(terms).mean())))
+        steps = [replace(s, weight=s.weight * next(scales)) if isinstance(s, Convolution) else s for s in self.steps]
+        return replace(self, steps=tuple(steps))
+
     def layer_sensitivities(self) -> list[float]:
         """||dX/dW_k||_F^2 of each convolution."""
         found = []

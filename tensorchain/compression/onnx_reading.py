@@ -280,21 +280,24 @@ def value_shapes(
             found = OnnxSession(proto, missing).run(feed, missing)
         except (ImportError, ValueError):
             return shapes
-        shapes.update({name: value.shape for name, value in found.items()})
+        shapes.update({name: value.shape for name, value in (*feed.items(), *found.items())})
     return shapes
 
 
 def _zeros(inputs: Sequence[InputInfo]) -> dict[str, Array] | None:
-    """Zeros for all inputs, or None where a size is open."""
+    """Zeros for all inputs, a batch of 1 where it is open.
+
+    None where another size is open, and where an input is no real number: whole numbers may themselves be sizes.
+    """
+    feed = {}
     for one in inputs:
-        if (
-            one.shape is None
-            or one.dtype is None
-            or min(one.shape, default=1) < 1
-            or math.prod(one.shape) > _MOST_ZEROS
-        ):
+        if one.shape is None or one.dtype is None or one.dtype.kind != "f":
             return None
-    return {one.name: np.zeros(one.shape or (), one.dtype) for one in inputs}
+        shape = tuple(n or (1 if axis == 0 else 0) for axis, n in enumerate(one.shape))
+        if min(shape, default=1) < 1 or math.prod(shape) > _MOST_ZEROS:
+            return None
+        feed[one.name] = np.zeros(shape, one.dtype)
+    return feed
 
 
 def _sort(graph: Any) -> None:

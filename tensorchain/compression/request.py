@@ -12,6 +12,8 @@ from tensorchain.compression.quantize import check_bits
 from tensorchain.kernels import Array
 from tensorchain.solvers import Constraint
 
+SPATIAL = tuple(method for method in METHODS if method != "svd")
+"""Methods for kernels of several taps."""
 FORMS = ("grouped", "fold", "auto")
 ALLOCATIONS = ("global", "one-step")
 
@@ -79,7 +81,8 @@ class Request:
 
     Attributes
     ----------
-    method : for kernels of several taps, one of `METHODS` but "svd", which serves matrices.
+    method : for kernels of several taps, one of `METHODS` but "svd", which serves matrices; "auto" takes for each layer
+        the one that serves the budget best.
     keep_macs, keep_params : the budget, as a share of the dense network; one of them.
     stabilise, slack, fit_output, weight_bits, share_bits, max_seconds : as in `fit_kernel`.
     pointwise : whether 1 x 1 and linear layers are compressed, by SVD.
@@ -87,6 +90,7 @@ class Request:
     form : "grouped" or "fold", for chains; "auto" times both on the layer's input and takes the faster.
     allocation : "global" for the least sum of squared errors, "one-step" for the least largest one.
     rungs : ranks measured on each ladder.
+    jobs : processes in which layers are measured and fitted side by side; -1 for one a processor.
     refit : whether layers that are replaced are refitted afterwards; each then has a bias.
     """
 
@@ -105,11 +109,11 @@ class Request:
     weight_bits: int | None = None
     share_bits: bool = False
     refit: bool = False
+    jobs: int = 1
 
     def __post_init__(self) -> None:
-        known = [method for method in METHODS if method != "svd"]
-        if self.method not in known:
-            raise ValueError(f"method is {self.method!r}; one of {', '.join(known)} is needed")
+        if self.method not in (*SPATIAL, "auto"):
+            raise ValueError(f"method is {self.method!r}; one of auto, {', '.join(SPATIAL)} is needed")
         if (self.keep_macs is None) == (self.keep_params is None):
             raise ValueError("give one of keep_macs and keep_params, a share of the dense network such as 0.3")
         share = self.share
@@ -136,9 +140,11 @@ class Request:
         """The same with another share to keep."""
         return replace(self, keep_macs=share) if self.keep_params is None else replace(self, keep_params=share)
 
-    def method_of(self, site: Site) -> str:
-        """The method for one layer."""
-        return "svd" if site.pointwise else self.method
+    def methods_of(self, site: Site) -> tuple[str, ...]:
+        """The methods from which one is chosen for a layer."""
+        if site.pointwise:
+            return ("svd",)
+        return SPATIAL if self.method == "auto" else (self.method,)
 
     def refusal(self, site: Site) -> str:
         """Why a layer stays as it is, or nothing."""

@@ -60,7 +60,7 @@ def compress(
         is given it again goes on to the same result, and another budget starts from the same curves.
     rng : seed or generator.
     options : fields of `Request`: stabilise, slack, fit_output, pointwise, keep, form, allocation, rungs, max_seconds,
-        weight_bits, share_bits.
+        weight_bits, share_bits, jobs.
 
     Returns
     -------

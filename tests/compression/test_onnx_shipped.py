@@ -241,7 +241,7 @@ def test_matrices_become_two(product):
     proto = model(
         [helper.make_node(product.split()[-1], names, ["y"], name="matrix", **options)], weights, {"x": shape}
     )
-    small, report = compress_onnx(proto, "tc", keep_macs=0.3, rungs=6)
+    small, report = compress_onnx(proto, "tc", keep_macs=0.3, rungs=12)
     x = images(5, *shape[1:])
     before, after = run(proto, x=x)[0], run(small, x=x)[0]
     assert report.layers[0].method == "svd"
@@ -274,6 +274,8 @@ def test_all_layers_are_counted_as_they_multiply():
     assert steps == [(240 + 144 + 48, 11 * (240 + 144), "LSTM layer")]
     squared = counted("MatMul", ["x", "x"], [], (3, 2, 5, 5))
     assert squared == [(0, 2 * 125, "both factors are computed")]
+    summed = counted("Einsum", x, [tensor("w", (20, 30))], (7, 20), equation="ij,jk->ik")
+    assert summed == [(600, 0, "operator Einsum; multiplications not counted")]
 
 
 def test_layers_that_see_an_image_in_pieces_count_every_piece():
@@ -282,9 +284,10 @@ def test_layers_that_see_an_image_in_pieces_count_every_piece():
         helper.make_node("Reshape", ["x", "pieces"], ["p"]),
         helper.make_node("Conv", ["p", "w"], ["y"], name="conv", pads=[1, 1, 1, 1]),
     ]
-    proto = model(nodes, [tensor("w", (12, 8, 3, 3)), whole([-1, 8, 4, 4], "pieces")], {"x": (2, 8, 8, 12)})
-    (layer,) = layers_of(load_model(proto))
-    assert layer.site.macs == 12 * 8 * 9 * 16 * 6
+    for batch in (2, "n"):
+        proto = model(nodes, [tensor("w", (12, 8, 3, 3)), whole([-1, 8, 4, 4], "pieces")], {"x": (batch, 8, 8, 12)})
+        (layer,) = layers_of(load_model(proto))
+        assert layer.site.macs == 12 * 8 * 9 * 16 * 6
 
 
 def branching():
@@ -412,6 +415,16 @@ def test_a_trial_compares_numbers_and_labels():
     weight.CopyFrom(numpy_helper.from_array(np.full(tuple(weight.dims), np.inf, np.float32), weight.name))
     with pytest.raises(ValueError, match="'m' of the compressed model is not finite"):
         try_models(proto, small, [{"x": x}])
+
+
+def test_every_layer_gets_the_method_that_serves_it():
+    proto = two_convolutions()
+    _, one = compressed(proto, 0.5, "tucker2")
+    small, best = compressed(proto, 0.5, "auto")
+    assert {layer.method for layer in best.layers} <= {"dense", "tc", "btd", "cp3", "cp4", "tucker2", "tucker-cp"}
+    assert best.macs[1] <= 0.5 * best.macs[0]
+    assert best.allocation.error <= one.allocation.error
+    assert run(small, x=X)[0].shape == (3, 16, 6, 6)
 
 
 def test_a_budget_that_is_not_used_is_said_with_the_reason():
