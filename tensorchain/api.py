@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from tensorchain.fit import Fit, StopReason, starts_table
 from tensorchain.models import Model
 from tensorchain.models.validation import checked_wiring
 from tensorchain.progress import Progress
-from tensorchain.solvers import ALS, LM, Auto, Constraint, Free, Iterate, Path, Solver
+from tensorchain.solvers import ALS, LM, Auto, Constraint, ErrorBound, Free, Iterate, Path, SensitivityBound, Solver
 from tensorchain.solvers.checkpoint import Checkpoint
 from tensorchain.solvers.loop import draw_seeds
 from tensorchain.solvers.multistart import run_starts
@@ -99,9 +101,19 @@ def decompose(
     job = Start(door, norm, kind, rank, init, solver, constraint, callback)
     seeds = draw_seeds(np.random.default_rng(rng), starts)
     if checkpoint is not None:
-        return _best(_with_checkpoint(job, seeds, checkpoint, clock))
-    workers = 1 if callback is not None or starts == 1 else jobs
-    return _best(run_starts(job, seeds, workers, clock))
+        best = _best(_with_checkpoint(job, seeds, checkpoint, clock))
+    else:
+        workers = 1 if callback is not None or starts == 1 else jobs
+        best = _best(run_starts(job, seeds, workers, clock))
+    return replace(best, again=partial(_traded, door))
+
+
+def _traded(door: Tensor, start: Model, error: float | None, sensitivity: float | None) -> Fit:
+    """The same data from a model, at an error or a sensitivity."""
+    bound = (
+        ErrorBound(error) if error is not None else SensitivityBound(math.nan if sensitivity is None else sensitivity)
+    )
+    return decompose(door, init=start, solver=LM(), constraint=bound)
 
 
 def solver_of(solver: str | Solver | None) -> Solver:

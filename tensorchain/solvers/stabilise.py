@@ -73,6 +73,9 @@ def stabilised(reduced: Reduced, best: Iterate, stages: Sequence[Iterate], slack
             return None
         first = wide.lift(probe.model)
     assert first is not None
+    if not allowed > wide.remainder:
+        # Of the error all that is left lies outside of the core, to rounding.
+        wide = Reduced(reduced.whole, None)
     bound = Bounded(SquaredError(), allowed - wide.remainder, tightens=False)
     asked = Normalised((Weighted(Sensitivity(), 1.0),), (bound,), wide.problem.constraint)
     found = wide.aside(_BOUNDED, wide.lower(first), asked)
