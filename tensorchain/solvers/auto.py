@@ -113,7 +113,8 @@ class _Search:
             found = yield from self._incomplete()
         best, reason = yield from self._finish(found)
         yield replace(best, way=", ".join(self.way))
-        healthy = reason is StopReason.EXACT or is_tree(start)
+        # A run is never worse than a start that was given.
+        healthy = reason is StopReason.EXACT or is_tree(start) or problem.warm
         if healthy or not problem.constraint.free or not self.options.slack:
             return Ended(reason)
         answer = stabilised(self.reduced, best, self.stages, self.options.slack)

@@ -40,8 +40,8 @@ class Run:
     reason : why the solver stopped, in its own words.
     history : figures of every iterate.
     seconds : of this and of earlier parts of the run.
-    way : which way the solver took, where it chose among several.
     optimality : of the best iterate, where the solver has measured it.
+    way : which way the solver took, where it chose among several.
     """
 
     best: Iterate
@@ -128,8 +128,8 @@ class _Tracker:
     def __init__(self, resume: RunState | None) -> None:
         self.rows = [] if resume is None else list(resume.rows)
         self.best = None if resume is None else resume.best
-        self.way = ""
         self.last: Model | None = None
+        self.way = ""
 
     def take(self, iterate: Iterate, seconds: float) -> None:
         """Count an iterate."""

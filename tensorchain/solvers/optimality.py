@@ -14,7 +14,7 @@ import numpy as np
 
 from tensorchain.evaluation import Evaluator
 from tensorchain.solvers.blocks import BlockProblem
-from tensorchain.solvers.constraints import Lagrangian, SquaredError
+from tensorchain.solvers.constraints import Lagrangian
 from tensorchain.solvers.constraints.base import Values
 
 STATIONARY = 1e-6
@@ -29,12 +29,6 @@ def attainable_decrease(at: Evaluator, lagrangian: Lagrangian, values: Values) -
     total = 0.0
     gradients = {quantity: quantity.half_gradient(at) for quantity in values}
     for k in range(len(at.model.matrices)):
-        if set(values) == {SquaredError()}:
-            # By the structure of the system, where it has some.
-            gradient = gradients[SquaredError()][k]
-            if gradient is not None:
-                total += float(np.vdot(gradient, at.system(k).solve(gradient)).real)
-            continue
         problem = BlockProblem.of(at, k, values, {quantity: parts[k] for quantity, parts in gradients.items()})
         change = problem.change(weights)
         slopes = [weights.get(q, 0.0) * float(np.vdot(change, v).real) for q, v in problem.gradients.items()]

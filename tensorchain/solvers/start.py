@@ -18,7 +18,7 @@ from tensorchain.solvers.checkpoint import Checkpoint
 from tensorchain.solvers.constraints import Constraint
 from tensorchain.solvers.loop import run
 from tensorchain.solvers.problem import Clock, Iterate, Problem, Solver
-from tensorchain.solvers.result import finished, reason_of
+from tensorchain.solvers.result import Given, finished, reason_of
 from tensorchain.solvers.revive import revived, spare_parts
 from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.tensors import Tensor
@@ -60,12 +60,12 @@ class Start:
         scale = Scale(self.norm, len(given.matrices))
         problem = Problem(unit, self.constraint.normalised(scale), rng, self.init != "random", clock)
         keep, resume = (None, None) if checkpoint is None else (checkpoint.offer, checkpoint.current)
-        begun = self._alive(problem, given, rng)
+        begun, merit = self._alive(problem, given, rng)
         outcome = run(self.solver, problem, begun, callback=self.callback, keep=keep, resume=resume)
         # A complex start of a real tensor stays complex: its error is that of the complex model.
         dtype = np.dtype(np.complex128) if outcome.best.model.dtype.kind == "c" else self.tensor.dtype
         measure = getattr(self.solver, "final_pass", True)
-        result = finished(problem, outcome.best, given, norm=self.norm, dtype=dtype, measure=measure)
+        result = finished(problem, outcome.best, Given(given, merit), norm=self.norm, dtype=dtype, measure=measure)
         history = outcome.history
         return Fit(
             model=result.model,
@@ -108,13 +108,19 @@ class Start:
     def _gauged(self, model: Model) -> Model:
         return optimal_gauge(model) if self.constraint.allows_gauge else model
 
-    def _alive(self, problem: Problem, model: Model, rng: np.random.Generator) -> Model:
-        """A start whose dead components see what is missing."""
-        if not problem.warm:
-            return model
+    def _alive(
+        self, problem: Problem, model: Model, rng: np.random.Generator
+    ) -> tuple[Model, tuple[float, float] | None]:
+        """A start whose spare parts see what is missing, and the merit of the start as it was where it is another."""
+        if not problem.warm or not spare_parts(model, 1.0)[1]:
+            # Nothing is small beside T: what is missing need not be known, which takes a pass over the data.
+            return model, None
         at = problem.evaluator(model)
+        values = problem.constraint.measured(at)
         merged, parts = spare_parts(model, at.error())
-        return revived(merged, parts, rng) if parts else model
+        if not parts:
+            return model, None
+        return revived(merged, parts, rng), problem.constraint.merit(values)
 
 
 def _with_best_cores(at: Evaluator) -> Model:

@@ -12,8 +12,11 @@ NEEDS = {
     "test_networks.py": ("torch", "safetensors", "PIL", "sklearn"),
     "test_onnx.py": ("onnx", "onnxruntime"),
     "test_onnx_command.py": ("onnx", "onnxruntime"),
+    "test_onnx_refit.py": ("onnx", "onnxruntime"),
+    "test_onnx_shipped.py": ("onnx", "onnxruntime"),
     "test_steps.py": ("torch", "safetensors"),
     "test_torch.py": ("torch",),
+    "test_torch_refit.py": ("torch",),
 }
 
 collect_ignore = [name for name, modules in NEEDS.items() if any(find_spec(module) is None for module in modules)]
