@@ -18,6 +18,7 @@ A start that is given is not thrown away, and constraints are met along the path
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,14 +26,15 @@ import numpy as np
 from tensorchain.fit import StopReason
 from tensorchain.models import BlockTerm, Model
 from tensorchain.solvers.als import ALS
+from tensorchain.solvers.constraints import Free, Penalty
 from tensorchain.solvers.lm import LM, check_options
 from tensorchain.solvers.path import Path
 from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Stage, Steps, iterate_at
-from tensorchain.solvers.reduced import Reduced, shifted
-from tensorchain.solvers.reduction import reduce, reduced_shape, worthwhile
+from tensorchain.solvers.reduced import Reduced, order_of, shifted
+from tensorchain.solvers.reduction import estimated, reduce, reduced_shape, worthwhile
 from tensorchain.solvers.stabilise import stabilised
-from tensorchain.solvers.starts import STARTS, is_tree
-from tensorchain.tensors import Sparse
+from tensorchain.solvers.starts import STARTS, fitted_multiple, is_tree
+from tensorchain.tensors import Device, Sparse
 
 _SWEEPS = ALS(max_iter=30, tol=1e-6)
 """From a cheap start."""
@@ -46,6 +48,10 @@ _LARGE = 2000
 _AGREE = 0.05
 """Distance of two models, relative to their error, within which they are one minimiser."""
 _LARGE_STEPS = LM(max_iter=60, tol=1e-4)
+_PRICE, _PENALISED = 0.1, ALS(max_iter=5, tol=1e-4)
+"""Of data with gaps: nu SS over the squared error in the first sweeps."""
+_FORMED = 1 << 20
+"""Entries up to which models are compared entry by entry."""
 _FINISH = ALS(max_iter=8, tol=1e-7)
 
 
@@ -97,10 +103,14 @@ class _Search:
             self._reduce()
         if problem.warm:
             yield iterate_at(problem.evaluator(start), problem.constraint)
-        if problem.warm or not problem.constraint.free or not problem.tensor.complete:
+        if problem.warm:
             found = yield from self._along_path(self.reduced.lower(start), self.path)
-        else:
+        elif not problem.constraint.free:
+            found = yield from self._constrained()
+        elif problem.tensor.complete:
             found = yield from self._cheap_starts()
+        else:
+            found = yield from self._incomplete()
         best, reason = yield from self._finish(found)
         yield replace(best, way=", ".join(self.way))
         # A run is never worse than a start that was given.
@@ -152,6 +162,65 @@ class _Search:
         again = yield from self._along_path(like.random_like(self.problem.rng), rest)
         return min(point, again, best_point, key=_error)
 
+    def _incomplete(self) -> Stage[_Point]:
+        """Sweeps from an estimate of the core without gaps; the path, or joint steps, where they do not converge."""
+        like, tensor = self.start, self.problem.tensor
+        first = self._from_estimate()
+        if first is not None:
+            at = tensor.evaluator(first)
+            price = _PRICE * at.error() ** 2 / first.sensitivity()
+            first = self.reduced.aside(_PENALISED, first, Penalty(price)).model
+            best, reason = yield from self.reduced.drive(_SWEEPS, first)
+            point = _Point("an estimated core", best, reason)
+            if reason is StopReason.EXACT or (reason is StopReason.CONVERGED and like.n_parameters > _LARGE):
+                return self._taken(point, "sweeps from an estimated core")
+            if like.n_parameters > _LARGE:
+                best, reason = yield from self.reduced.drive(_LARGE_STEPS, best.model)
+                return self._taken(_Point("an estimated core", best, reason), "joint steps from an estimated core")
+            found = yield from self._along_path(like, replace(self.path, cycles=1))
+            if self._agree(point, found):
+                return found
+            rest = replace(self.path, cycles=self.path.cycles - 1, first_cycle=1)
+            again = yield from self._along_path(like.random_like(self.problem.rng), rest)
+            return min(point, found, again, key=_error)
+        return (yield from self._along_path(like, self.path))
+
+    def _from_estimate(self) -> Model | None:
+        """A fit to an estimate of the core, as a start for the data with their gaps."""
+        like, problem = self.start, self.problem
+        try:
+            reduction = estimated(problem.tensor, reduced_shape(like.network, problem.tensor.shape), problem.rng)
+        except TypeError:
+            return None
+        size = reduction.core_norm
+        if not 0.0 < size < np.inf:
+            return None
+        small = reduction.lower(like)
+        core = reduction.tensor.scaled(1.0 / size)
+        within = Reduced(replace(problem, tensor=core, constraint=Free()), None)
+        found: list[Iterate] = []
+        for name in _starts_of(small):
+            first = STARTS[name](small, core, problem.rng)
+            if first is not None and len(found) < 2:
+                found.append(within.aside(_SWEEPS, first, Free()))
+        best = min(found, key=lambda it: it.error)
+        return fitted_multiple(reduction.lift(best.model), problem.tensor)
+
+    def _constrained(self) -> Stage[_Point]:
+        """The path, and joint steps from singular vectors, which see at once what a path may miss."""
+        like = self.reduced.lower(self.start)
+        found = yield from self._along_path(like, self.path)
+        if not self.problem.tensor.complete or like.n_parameters > _LARGE:
+            return found
+        first = STARTS["svd"](like, self.reduced.problem.tensor, self.problem.rng)
+        assert first is not None
+        free = self.reduced.aside(_STEPS, first, Free()).model
+        best, reason = yield from self.reduced.drive(LM(max_iter=200, tol=1e-8, exact=self.options.exact), free)
+        point = _Point("svd", best, reason)
+        if order_of(best) < order_of(found.best):
+            return self._taken(point, "joint steps from svd")
+        return found
+
     def _cheap(self, name: str, first: Model) -> Stage[_Point]:
         small = first.n_parameters <= _FAST
         if not (small and isinstance(first, BlockTerm)):
@@ -168,7 +237,7 @@ class _Search:
         ended = (StopReason.CONVERGED, StopReason.EXACT)
         if one.reason not in ended or two.reason not in ended:
             return False
-        apart = float(np.linalg.norm(one.best.model.full() - two.best.model.full()))
+        apart = distance(one.best.model, two.best.model)
         return apart <= _AGREE * min(_error(one), _error(two))
 
     def _along_path(self, start: Model, path: Path) -> Stage[_Point]:
@@ -187,6 +256,10 @@ class _Search:
             return point.best, point.reason
         model = self.reduced.lift(point.best.model)
         whole = Reduced(replace(self.problem, warm=True), None)
+        tensor = self.problem.tensor
+        if tensor.in_memory is None and not isinstance(tensor, Device):
+            # A step reads the data once, a sweep once for each block.
+            return (yield from whole.drive(LM(max_iter=1, damping=1e-6, exact=self.options.exact), model))
         if not self.problem.constraint.free:
             return (yield from whole.drive(LM(max_iter=50, tol=1e-7, exact=self.options.exact), model))
         best, reason = yield from whole.drive(_FINISH, model)
@@ -200,6 +273,14 @@ class _Search:
 def _starts_of(model: Model) -> tuple[str, ...]:
     """Names of the cheap starts, in the order in which they are tried."""
     return ("svd",) if is_tree(model) else ("algebraic", "svd", "random")
+
+
+def distance(one: Model, two: Model) -> float:
+    """||X - Y||, from the entries where there are few, and from inner products else."""
+    if math.prod(one.shape) <= _FORMED:
+        return float(np.linalg.norm(one.full() - two.full()))
+    square = one.norm() ** 2 - 2.0 * complex(one.inner(two)).real + two.norm() ** 2
+    return math.sqrt(max(square, 0.0))
 
 
 def _error(point: _Point) -> float:

@@ -92,7 +92,7 @@ class Reduced:
                 return best, stop.value.reason
             if not (math.isfinite(iterate.error) and math.isfinite(iterate.sensitivity)):
                 return best or replace(iterate, merit=(math.inf, math.inf)), StopReason.NON_FINITE
-            if best is None or _order(iterate) <= _order(best):
+            if best is None or order_of(iterate) <= order_of(best):
                 best = iterate
             if stages is not None and iterate.stage_of is not None:
                 stages.append(iterate)
@@ -105,7 +105,7 @@ class Reduced:
         for iterate in solver.steps(problem, start):
             if not (math.isfinite(iterate.error) and math.isfinite(iterate.sensitivity)):
                 break
-            if best is None or _order(iterate) <= _order(best):
+            if best is None or order_of(iterate) <= order_of(best):
                 best = iterate
             if problem.clock.expired:
                 break
@@ -156,5 +156,6 @@ def shifted(constraint: Constraint, remainder: float) -> Constraint | None:
     return Normalised(constraint.objective, tuple(bounds), constraint)
 
 
-def _order(iterate: Iterate) -> tuple[float, float]:
+def order_of(iterate: Iterate) -> tuple[float, float]:
+    """By which iterates of one problem are compared."""
     return (0.0, iterate.error**2) if iterate.merit is None else iterate.merit

@@ -91,7 +91,11 @@ def fitted_multiple(model: Model, tensor: Tensor) -> Model:
     if not 0.0 < size < math.inf:
         return model
     unit = optimal_gauge(model.scaled(1.0 / size), tol=_GAUGE_TOL)
-    factor = complex(np.vdot(unit.matrices[0], tensor.contract_all_but(unit, 0)))
+    at = tensor.evaluator(unit)
+    factor = complex(np.vdot(unit.matrices[0], at.rhs(0)))
+    if not tensor.complete:
+        # ||X||^2 over the observed entries.
+        factor /= float(np.vdot(unit.matrices[0], at.system(0).apply(unit.matrices[0])).real)
     best = factor if unit.dtype.kind == "c" else factor.real
     if abs(best) < 1e-12 * tensor.norm():
         return unit.scaled(tensor.norm())
