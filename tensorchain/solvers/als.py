@@ -25,10 +25,9 @@ from tensorchain.fit import StopReason
 from tensorchain.models import Model
 from tensorchain.solvers.blocks import BlockProblem, best_change
 from tensorchain.solvers.constraints import Lagrangian, Quantity, SquaredError
-from tensorchain.solvers.fixed_sweeps import FixedSweeps
 from tensorchain.solvers.lm import check_options
-from tensorchain.solvers.problem import Iterate, Memory, Problem, Steps, iterate_at
-from tensorchain.solvers.sweeps import Sweeper, Sweeps, sweep_steps
+from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Steps, iterate_at
+from tensorchain.solvers.sweeps import starting_error, sweep, sweep_steps
 from tensorchain.stability.gauge import gauge_cycle
 
 _LOST = 1e-6
@@ -82,37 +81,31 @@ class ALS:
 
     def _free_steps(self, problem: Problem, start: Model, memory: Memory | None) -> Steps:
         """Plain sweeps."""
-        tensor = problem.tensor
-        sweeper: Sweeper = FixedSweeps.of(tensor, start) or Sweeps(tensor)
+        at = problem.evaluator(start if memory is None else memory.models["point"])
         previous: float | None = None
         if memory is None:
-            model, used = start, 0
-            error = sweeper.error(model)
+            error, used = starting_error(at), 0
         else:
             figures = memory.figures
-            model, error, used, previous = (
-                memory.models["point"],
-                figures["error"],
-                figures["used"],
-                figures["previous"],
-            )
-            sweeper.keep(model, figures["kept"])
-        exact = max(self.exact, tensor.rounding)
+            error, used, previous = figures["error"], figures["used"], figures["previous"]
+            at.restore(figures["evaluator"])
+        exact = max(self.exact, at.rounding)
         while True:
-            figures = {"error": error, "used": used, "previous": previous, "kept": sweeper.kept(model)}
-            total = float(model.block_sensitivities().sum())
-            yield Iterate(model, error, total, memory=Memory(figures, {"point": model}))
+            model = at.model
+            figures = {"error": error, "used": used, "previous": previous, "evaluator": at.state()}
+            yield Iterate(model, error, at.sensitivity(), memory=Memory(figures, {"point": model}))
             if error <= exact:
-                return StopReason.EXACT
+                return Ended(StopReason.EXACT)
             if previous is not None and previous - error <= self.tol * previous:
-                return StopReason.CONVERGED
+                # What the last sweep took off is what another one would at most.
+                return Ended(StopReason.CONVERGED, 2.0 * (previous - error) / error)
             if used >= self.max_iter:
-                return StopReason.ITERATION_LIMIT
+                return Ended(StopReason.ITERATION_LIMIT)
             previous, used = error, used + 1
-            swept, swept_error = sweeper.sweep(model, error)
-            if swept_error > error:
-                return StopReason.CONVERGED
-            model, error = balanced(swept), swept_error
+            error = sweep(at, error)
+            if error > previous:
+                return Ended(StopReason.CONVERGED)
+            at.hold(balanced(at.model))
 
     def _constrained_steps(self, problem: Problem, start: Model, memory: Memory | None) -> Steps:
         """Sweeps over the augmented Lagrangian."""
@@ -125,19 +118,22 @@ class ALS:
             used, fruitless = memory.figures["used"], memory.figures["fruitless"]
             converged = memory.figures["converged"]
         values = lagrangian.values(at)
+        if memory is not None:
+            # The squared error is followed from block to block: to the last bit it is where it came from.
+            values = dict(zip(lagrangian.quantities, memory.figures["values"], strict=True))
         exact = max(self.exact, at.rounding) if constraint.error_alone else -1.0
         while True:
             figures = {"lagrangian": lagrangian.figures(), "used": used, "fruitless": fruitless}
-            figures["converged"] = converged
+            figures |= {"converged": converged, "values": [values[quantity] for quantity in lagrangian.quantities]}
             memory = Memory(figures, {"point": at.model})
             iterate = iterate_at(at, constraint, lagrangian, values=values, memory=memory)
             yield iterate
             if iterate.error <= exact and iterate.merit is not None and iterate.merit[0] <= 0.0:
-                return StopReason.EXACT
+                return Ended(StopReason.EXACT)
             if converged:
-                return StopReason.CONVERGED
+                return Ended(StopReason.CONVERGED)
             if used >= self.max_iter:
-                return StopReason.ITERATION_LIMIT
+                return Ended(StopReason.ITERATION_LIMIT)
             used += 1
             phi = lagrangian.value(values)
             values = constrained_sweep(problem, at, lagrangian, values)
@@ -157,7 +153,7 @@ def constrained_sweep(
 ) -> dict[Quantity, float]:
     """Every block at its best once, and a cycle of the gauge; the quantities afterwards."""
     values = dict(values)
-    evaluated = values[SquaredError()] if SquaredError() in values else 0.0
+    evaluated = values.get(SquaredError(), 0.0)
     for step in sweep_steps(at.model):
         for k in step:
             found = best_change(BlockProblem.of(at, k, values), lagrangian)

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tensorchain.evaluation import Evaluator
-from tensorchain.kernels import Array, GramSystem, System
-from tensorchain.solvers.constraints import Lagrangian, Quantity
+from tensorchain.kernels import Array, GramSystem
+from tensorchain.solvers.constraints import Lagrangian, Quantity, Sensitivity, SquaredError
 from tensorchain.solvers.constraints.lagrangian import Term
 
 _ACCURACY = 1e-6
@@ -40,15 +40,15 @@ class BlockProblem:
     Attributes
     ----------
     values : r_j at the block as it is.
-    gradients : v_j, (I_k, P_k).
-    systems : A_j, to apply to a block.
-    solver : from weights w_j to the system sum_j w_j A_j.
+    gradients : v_j, (I_k, P_k), of the quantities that the block counts in.
+    apply : from a quantity and D to D A_j^T.
+    solve : from weights w_j and a right-hand side W to D with D (sum_j w_j A_j)^T = W.
     """
 
     values: Mapping[Quantity, float]
     gradients: Mapping[Quantity, Array]
-    systems: Mapping[Quantity, System]
-    solver: Callable[[Mapping[Quantity, float]], System]
+    apply: Callable[[Quantity, Array], Array]
+    solve: Callable[[Mapping[Quantity, float], Array], Array]
 
     @classmethod
     def of(
@@ -59,36 +59,67 @@ class BlockProblem:
         gradients: Mapping[Quantity, Array | None] | None = None,
     ) -> BlockProblem:
         """Block k of the model that the evaluator holds, whose quantities (and gradients) are given."""
-        found, curvatures = {}, {}
+        found = {}
         for quantity in values:
             gradient = quantity.block_gradient(at, k) if gradients is None else gradients[quantity]
-            curvature = quantity.curvature(at, k)
-            if gradient is not None and curvature is not None:
-                found[quantity], curvatures[quantity] = gradient, curvature
-        return cls(values, found, {q: GramSystem(c) for q, c in curvatures.items()}, dense_solver(curvatures))
+            if gradient is not None:
+                found[quantity] = gradient
+
+        def apply(quantity: Quantity, change: Array) -> Array:
+            image = quantity.apply(at, k, change)
+            assert image is not None
+            return image
+
+        return cls(values, found, apply, lambda weights, rhs: solved(at, k, weights, rhs))
+
+    @classmethod
+    def from_matrices(
+        cls, values: Mapping[Quantity, float], gradients: Mapping[Quantity, Array], curvatures: Mapping[Quantity, Array]
+    ) -> BlockProblem:
+        """From the matrices A_j themselves."""
+        return cls(
+            values,
+            gradients,
+            lambda quantity, change: GramSystem(curvatures[quantity]).apply(change),
+            lambda weights, rhs: _summed(curvatures, weights).solve(rhs),
+        )
 
     def change(self, weights: Mapping[Quantity, float]) -> Array:
         """D at given weights."""
         parts = [weights.get(quantity, 0.0) * gradient for quantity, gradient in self.gradients.items()]
-        return self.solver(weights).solve(-sum(parts[1:], start=parts[0]))
+        return self.solve(weights, -sum(parts[1:], start=parts[0]))
 
     def after(self, change: Array) -> dict[Quantity, float]:
         """All quantities at B + D."""
         found = dict(self.values)
         for quantity, gradient in self.gradients.items():
-            image = self.systems[quantity].apply(change)
+            image = self.apply(quantity, change)
             found[quantity] = max(found[quantity] + float(np.vdot(change, 2.0 * gradient + image).real), 0.0)
         return found
 
 
-def dense_solver(curvatures: Mapping[Quantity, Array]) -> Callable[[Mapping[Quantity, float]], System]:
-    """The sum of the matrices A_j, formed."""
+def solved(at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Array) -> Array:
+    """D with D (sum_j w_j A_j)^T = rhs, of least norm, through the structure of the model where it has one."""
+    positive = {quantity: weight for quantity, weight in weights.items() if weight > 0.0}
+    error = positive.get(SquaredError(), 0.0)
+    if error > 0.0 and set(positive) <= {SquaredError(), Sensitivity()}:
+        penalty = positive.get(Sensitivity(), 0.0) / error
+        if not penalty:
+            return at.system(k).solve(rhs / error)
+        inverse = at.model.penalised_solver(k, penalty) if at.complete else None
+        if inverse is not None:
+            return inverse(rhs / error)
+    curvatures = {}
+    for quantity in positive:
+        curvature = quantity.curvature(at, k)
+        if curvature is not None:
+            curvatures[quantity] = curvature
+    return _summed(curvatures, positive).solve(rhs) if curvatures else np.zeros_like(rhs)
 
-    def solver(weights: Mapping[Quantity, float]) -> System:
-        parts = [weights.get(quantity, 0.0) * curvature for quantity, curvature in curvatures.items()]
-        return GramSystem(sum(parts[1:], start=parts[0]))
 
-    return solver
+def _summed(curvatures: Mapping[Quantity, Array], weights: Mapping[Quantity, float]) -> GramSystem:
+    parts = [weights.get(quantity, 0.0) * curvature for quantity, curvature in curvatures.items()]
+    return GramSystem(sum(parts[1:], start=parts[0]))
 
 
 def best_change(problem: BlockProblem, lagrangian: Lagrangian) -> tuple[Array, dict[Quantity, float]] | None:

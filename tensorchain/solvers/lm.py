@@ -37,7 +37,7 @@ from tensorchain.solvers.constraints import Constraint, Lagrangian, Quantity, Se
 from tensorchain.solvers.constraints.lagrangian import half_gradient
 from tensorchain.solvers.krylov import conjugate_gradients, preconditioner, split
 from tensorchain.solvers.optimality import STATIONARY, attainable_decrease
-from tensorchain.solvers.problem import Memory, Problem, Stage, Steps, iterate_at
+from tensorchain.solvers.problem import Ended, Memory, Problem, Stage, Steps, iterate_at
 
 _SMALLEST_DAMPING = 1e-15
 _LARGEST_DAMPING = 1e12
@@ -98,13 +98,10 @@ class LM:
         at = problem.evaluator(start if memory is None else memory.models["point"])
         constraint = problem.constraint
         lagrangian = Lagrangian.of(constraint, constraint.measured(at))
-        if memory is None:
-            state = State(lagrangian, self.damping)
-            yield iterate_at(at, constraint, lagrangian, damping=self.damping, memory=state.memory(at))
-        else:
-            state = State.recalled(memory.figures, lagrangian)
+        state = State(lagrangian, self.damping) if memory is None else State.recalled(memory.figures, lagrangian)
+        yield iterate_at(at, constraint, state.lagrangian, damping=state.damping, memory=state.memory(at))
         end = yield from self.stage(problem, at, state, resumable=True)
-        return end.reason
+        return Ended(end.reason, end.optimality)
 
     def stage(
         self, problem: Problem, at: Evaluator, state: State, *, resumable: bool = False, asked: Constraint | None = None
@@ -131,8 +128,9 @@ class LM:
             phi, size = lagrangian.value(values), lagrangian.size(values)
             if slow >= _SLOW_STEPS or (slow and not lagrangian.settled(values)):
                 if lagrangian.settled(values):
-                    if self._at_end(at, lagrangian, values):
-                        return End(StopReason.CONVERGED, lagrangian, damping, used)
+                    left = attainable_decrease(at, lagrangian, values)
+                    if left <= max(STATIONARY, self.tol):
+                        return End(StopReason.CONVERGED, lagrangian, damping, used, left)
                     slow = 0
                 else:
                     before = lagrangian.violation
@@ -226,6 +224,7 @@ class End:
     lagrangian: Lagrangian
     damping: float
     used: int
+    optimality: float | None = None
 
 
 class NormalEquations:
@@ -307,16 +306,12 @@ class NormalEquations:
             if quantity == SquaredError():
                 images: Sequence[Array | None] = self.at.gauss_newton_matvec(blocks)
             else:
-                images = [_times(block, quantity.curvature(self.at, k)) for k, block in enumerate(blocks)]
+                images = [quantity.apply(self.at, k, block) for k, block in enumerate(blocks)]
             result = [r if image is None else r + weight * image for r, image in zip(result, images, strict=True)]
         for bend, vectors in self.ranks:
             share = bend * sum(np.vdot(v, b) for v, b in zip(vectors, blocks, strict=True))
             result = [r + share * v for r, v in zip(result, vectors, strict=True)]
         return result
-
-
-def _times(block: Array, curvature: Array | None) -> Array | None:
-    return None if curvature is None else block @ curvature.T
 
 
 def _filled(gradient: Sequence[Array | None], model: Model) -> list[Array]:

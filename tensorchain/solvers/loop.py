@@ -40,12 +40,14 @@ class Run:
     reason : why the solver stopped, in its own words.
     history : figures of every iterate.
     seconds : of this and of earlier parts of the run.
+    optimality : of the best iterate, where the solver has measured it.
     """
 
     best: Iterate
     reason: StopReason
     history: History
     seconds: float
+    optimality: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def run(
     resume : such a state, to go on from.
     """
     tracker = _Tracker(resume)
-    reason = StopReason.INTERRUPTED
+    reason, optimality = StopReason.INTERRUPTED, None
     with np.errstate(all="ignore"), recycling(), blas_threads(1 if math.prod(start.shape) <= _SMALL_TENSOR else None):
         # Here, since the first run of a process finds its BLAS libraries first.
         began = time.perf_counter() - (0.0 if resume is None else resume.seconds)
@@ -89,7 +91,7 @@ def run(
                 try:
                     iterate = next(steps)
                 except StopIteration as stop:
-                    reason = stop.value
+                    reason, optimality = stop.value.reason, stop.value.optimality
                     break
                 seconds = time.perf_counter() - began
                 if not (math.isfinite(iterate.error) and math.isfinite(iterate.sensitivity)):
@@ -113,7 +115,9 @@ def run(
         finally:
             steps.close()
     best = tracker.best or Iterate(start, math.inf, math.inf, (math.inf, math.inf))
-    return Run(best, reason, tracker.history(), time.perf_counter() - began)
+    if best.model is not tracker.last:
+        optimality = None
+    return Run(best, reason, tracker.history(), time.perf_counter() - began, optimality)
 
 
 class _Tracker:
@@ -122,10 +126,12 @@ class _Tracker:
     def __init__(self, resume: RunState | None) -> None:
         self.rows = [] if resume is None else list(resume.rows)
         self.best = None if resume is None else resume.best
+        self.last: Model | None = None
 
     def take(self, iterate: Iterate, seconds: float) -> None:
         """Count an iterate."""
         self.rows.append((iterate.error, iterate.sensitivity, iterate.penalty, seconds))
+        self.last = iterate.model
         if self.best is None or _merit(iterate) <= _merit(self.best):
             self.best = iterate
 

@@ -39,7 +39,7 @@ from tensorchain.models import Model
 from tensorchain.solvers.constraints import Lagrangian
 from tensorchain.solvers.lm import LM, State, check_options
 from tensorchain.solvers.loop import children
-from tensorchain.solvers.problem import Memory, Problem, Stage, Steps, iterate_at
+from tensorchain.solvers.problem import Ended, Memory, Problem, Stage, Steps, iterate_at
 from tensorchain.solvers.revive import revived, spare_parts
 from tensorchain.stability.gauge import optimal_gauge
 
@@ -138,7 +138,7 @@ class Path:
         assert search.best is not None
         if search.outcome is Outcome.PLATEAU:
             return (yield from walk.finish(search.best))
-        return _REASONS[search.outcome]
+        return Ended(_REASONS[search.outcome])
 
     def _cycles(self, problem: Problem) -> int:
         if not problem.warm:
@@ -311,7 +311,7 @@ class _Walk:
         solver = LM(max_iter=options.max_iter, tol=options.tol, exact=options.exact)
         state = State(self._lagrangian(0.0), point.damping)
         end = yield from solver.stage(self.problem, self.at, state, asked=self.asked)
-        return end.reason
+        return Ended(end.reason, end.optimality)
 
     # -- between paths ------------------------------------------------------------------
 

@@ -121,9 +121,9 @@ def iterate_at(
 ) -> Iterate:
     """The model that an evaluator holds, with its figures; `values` are quantities that are at hand."""
     measured = {} if values is None else dict(values)
-    for part in (*constraint.objective, *constraint.bounds):
-        if part.quantity not in measured:
-            measured[part.quantity] = part.quantity.value(at)
+    for quantity in constraint.quantities:
+        if quantity not in measured:
+            measured[quantity] = quantity.value(at)
     squared, sensitivity = measured.get(SquaredError()), measured.get(Sensitivity())
     return Iterate(
         at.model,
@@ -136,8 +136,23 @@ def iterate_at(
     )
 
 
-Steps = Generator[Iterate, None, StopReason]
-"""A solver's run: iterates as they come, and why it stopped."""
+@dataclass(frozen=True)
+class Ended:
+    """How a solver's run ended.
+
+    Attributes
+    ----------
+    reason : why, in the solver's view.
+    optimality : what single blocks could still take off the objective of the last iterate, relative to it, where the
+        solver has measured that.
+    """
+
+    reason: StopReason
+    optimality: float | None = None
+
+
+Steps = Generator[Iterate, None, Ended]
+"""A solver's run: iterates as they come, and how it ended."""
 
 T_co = TypeVar("T_co", covariant=True)
 Stage = Generator[Iterate, None, T_co]

@@ -12,13 +12,16 @@ A solver proposes a reason; it holds only if the model bears it out, whatever th
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 
 from tensorchain.evaluation import Evaluator
 from tensorchain.fit import History, StopReason
 from tensorchain.solvers.constraints import Constraint, Lagrangian
+from tensorchain.solvers.constraints.base import Values
 from tensorchain.solvers.optimality import STATIONARY, attainable_decrease
+from tensorchain.solvers.problem import Ended
 
 EXACT = 1e-13
 """Relative error at rounding level, for data in double precision."""
@@ -31,41 +34,58 @@ _LEAST = 16
 """Steps without a penalty from which growth is told."""
 
 
-def judged(
-    proposed: StopReason, at: Evaluator, constraint: Constraint, history: History, *, exact: float = EXACT
-) -> StopReason:
+@dataclass(frozen=True)
+class Measured:
+    """The model that is returned, with its figures.
+
+    Attributes
+    ----------
+    at : holds it, scaled to ||T|| = 1.
+    constraint : in that scale.
+    values : the quantities of the constraint.
+    error : ||T - X||.
+    """
+
+    at: Evaluator
+    constraint: Constraint
+    values: Values
+    error: float
+
+
+def judged(proposed: Ended, of: Measured, history: History, *, exact: float = EXACT, tol: float = 0.0) -> StopReason:
     """The reason that the model bears out.
 
     Parameters
     ----------
-    proposed : what the solver says.
-    at : holds the model that is returned, of the tensor of norm 1.
-    constraint : in that scale.
+    proposed : what the solver says, and what it has measured.
+    of : the model.
     history : of the run, in any scale.
     exact : relative error that counts as zero.
+    tol : relative decrease that counts as none, where it is above a millionth.
     """
-    if proposed in (StopReason.INTERRUPTED, StopReason.TIME_LIMIT, StopReason.CALLBACK, StopReason.NON_FINITE):
-        return proposed
-    values = constraint.measured(at)
-    met = constraint.gap(values) <= 0.0
-    if constraint.error_alone and met and at.error() <= max(exact, at.rounding):
+    constraint = of.constraint
+    reason = proposed.reason
+    if reason in (StopReason.INTERRUPTED, StopReason.TIME_LIMIT, StopReason.CALLBACK, StopReason.NON_FINITE):
+        return reason
+    met = constraint.gap(of.values) <= 0.0
+    if constraint.error_alone and met and of.error <= max(exact, of.at.rounding):
         return StopReason.EXACT
-    if constraint.free and proposed in _OPEN and diverges(history):
+    if constraint.free and reason in _OPEN and diverges(history):
         return StopReason.DIVERGING
-    if proposed is StopReason.ITERATION_LIMIT:
-        return proposed
+    if reason is StopReason.ITERATION_LIMIT:
+        return reason
     if not met:
         return StopReason.INFEASIBLE
-    if proposed in (StopReason.EXACT, StopReason.CONVERGED) and not stationary(at, constraint):
-        return StopReason.STALLED
-    return StopReason.CONVERGED if proposed is StopReason.EXACT else proposed
+    if reason not in (StopReason.EXACT, StopReason.CONVERGED):
+        return reason
+    measured = optimality(of) if proposed.optimality is None else proposed.optimality
+    return StopReason.CONVERGED if measured <= max(STATIONARY, tol) else StopReason.STALLED
 
 
-def stationary(at: Evaluator, constraint: Constraint) -> bool:
-    """Whether no block alone can lower the Lagrangian, at the best multipliers, by more than a millionth of it."""
-    values = constraint.measured(at)
-    lagrangian = Lagrangian.fitted(constraint, at, values)
-    return attainable_decrease(at, lagrangian, lagrangian.values(at)) <= STATIONARY
+def optimality(of: Measured) -> float:
+    """What single blocks can take off the Lagrangian at the best multipliers, relative to it."""
+    lagrangian = Lagrangian.fitted(of.constraint, of.at, of.values)
+    return attainable_decrease(of.at, lagrangian, {q: of.values[q] for q in lagrangian.quantities})
 
 
 def diverges(history: History) -> bool:

@@ -17,18 +17,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from tensorchain.evaluation import Evaluator
-from tensorchain.fit import History, StopReason
+from tensorchain.fit import StopReason
 from tensorchain.models import Model
 from tensorchain.solvers.als import balanced, constrained_sweep
 from tensorchain.solvers.constraints import Lagrangian, Penalty
-from tensorchain.solvers.problem import Iterate, Problem
-from tensorchain.solvers.reasons import EXACT, judged
+from tensorchain.solvers.constraints.base import Values
+from tensorchain.solvers.loop import Run
+from tensorchain.solvers.problem import Ended, Iterate, Problem, Solver
+from tensorchain.solvers.reasons import EXACT, Measured, judged
 from tensorchain.stability.gauge import optimal_gauge
 
 _TOLERANCE, _ROUNDING = 1e-6, 1e-13
@@ -47,12 +49,16 @@ class Result:
     error : ||T - X|| / ||T|| of that model.
     merit : (gap, objective) of that model in the scale ||T|| = 1.
     at : holds that model, scaled to ||T|| = 1; None where the data were not read again.
+    values : the quantities of the constraint there.
+    as_iterated : whether it is as good as the best iterate, up to rounding.
     """
 
     model: Model
     error: float
     merit: tuple[float, float]
     at: Evaluator | None
+    values: Values = field(default_factory=dict)
+    as_iterated: bool = False
 
 
 def finished(
@@ -73,19 +79,23 @@ def finished(
     found: Result | None = None
     for candidate in _candidates(problem, best, start, dtype):
         result = _measured(problem, candidate, norm, dtype, best.error if estimate else None)
+        good = _as_good(result.merit, best.merit or (0.0, best.error**2))
         if found is None or result.merit < found.merit:
-            found = result
-        if estimate or _as_good(result.merit, best.merit or (0.0, best.error**2)):
+            found = replace(result, as_iterated=good)
+        if estimate or good:
             break
     assert found is not None
     return found
 
 
-def reason_of(proposed: StopReason, problem: Problem, result: Result, history: History, exact: float) -> StopReason:
-    """Why the run ended, as its model bears it out."""
+def reason_of(outcome: Run, problem: Problem, result: Result, solver: Solver) -> StopReason:
+    """Why the run ended, as the model that is returned bears it out."""
     if result.at is None:
-        return proposed
-    return judged(proposed, result.at, problem.constraint, history, exact=max(exact, EXACT))
+        return outcome.reason
+    ended = Ended(outcome.reason, outcome.optimality if result.as_iterated else None)
+    measured = Measured(result.at, problem.constraint, result.values, result.error)
+    exact, tol = max(getattr(solver, "exact", 0.0), EXACT), getattr(solver, "tol", 0.0)
+    return judged(ended, measured, outcome.history, exact=exact, tol=tol)
 
 
 def _candidates(problem: Problem, best: Iterate, start: Model, dtype: np.dtype[Any]) -> Iterator[Model]:
@@ -125,9 +135,10 @@ def _measured(problem: Problem, model: Model, norm: float, dtype: np.dtype[Any],
             return Result(returned, estimate, (0.0, estimate**2), None)
         if not all(np.all(np.isfinite(matrix)) for matrix in unit.matrices):
             return Result(returned, math.inf, (math.inf, math.inf), None)
-        at = problem.evaluator(unit)
-        merit = problem.constraint.merit(problem.constraint.measured(at))
-        return Result(returned, at.error(), merit, at)
+        at, constraint = problem.evaluator(unit), problem.constraint
+        error = problem.tensor.exact_error(unit)
+        values = constraint.measured(at, error)
+        return Result(returned, error, constraint.merit(values), at, values)
 
 
 def _as_good(one: tuple[float, float], other: tuple[float, float]) -> bool:

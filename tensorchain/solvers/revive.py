@@ -80,7 +80,7 @@ def spare_parts(model: AnyModel, missing: float) -> tuple[AnyModel, list[tuple[i
 
 
 def _merged(model: AnyModel, most: float) -> AnyModel:
-    """The model with collinear components merged where a term is a sum of components, X changing by less than `most`."""
+    """The model with collinear components of a term merged, X changing by less than `most` each time."""
     matrices, merged = list(model.matrices), False
     for t, letter, owners in _bonds(model):
         if len(owners) < len(matrices) or any(len(model.network.terms[t].bonds[k]) > 1 for k in owners):

@@ -38,13 +38,13 @@ import scipy
 
 from tensorchain.evaluation import Evaluator
 from tensorchain.fit import StopReason
-from tensorchain.kernels import Array, GramSystem
+from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.solvers.als import balanced
-from tensorchain.solvers.blocks import BlockProblem, best_change, dense_solver
+from tensorchain.solvers.blocks import BlockProblem, best_change
 from tensorchain.solvers.constraints import Lagrangian, Quantity, SquaredError
 from tensorchain.solvers.lm import check_options
-from tensorchain.solvers.problem import Iterate, Memory, Problem, Steps, iterate_at
+from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Steps
 from tensorchain.stability.gauge import gauge_cycle
 from tensorchain.tensors import Tensor
 from tensorchain.tensors.dispatch import as_tensor
@@ -58,8 +58,9 @@ _UNIFORM = 0.1
 class SampledALS:
     """Alternating least squares on sampled fibers, for very large arrays.
 
-    `history.error` holds the estimate from the held-out entries plus two standard errors; the last entry, and the
-    error of the fit, are those of one pass over all data, unless `final_pass` is False.
+    `history.error` holds the estimate from the held-out entries plus two standard errors.  The error of the fit is
+    that of one pass over all data, or with ``final_pass=False`` the last estimate, whose standard error is then
+    `fit.standard_error`.
 
     Parameters
     ----------
@@ -89,7 +90,12 @@ class SampledALS:
         """Iterate from `start`, or go on from the memory of an iterate."""
         rng = np.random.default_rng()
         if memory is None:
-            run: dict[str, Any] = {"seed": int(problem.rng.integers(2**62)), "used": 0, "waited": 0, "lowest": math.inf}
+            run: dict[str, Any] = {
+                "seed": int(problem.rng.integers(2**62)),
+                "used": 0,
+                "waited": 0,
+                "lowest": [math.inf] * 2,
+            }
             model = best = start
             rng = np.random.default_rng(problem.rng.integers(2**62))
         else:
@@ -109,10 +115,12 @@ class SampledALS:
             else:
                 lagrangian = lagrangian.updated(values)
             if memory is None or run["used"] > memory.figures["used"]:
-                progress = estimate.value < (1.0 - self.tol) * run["lowest"]
+                merit, (gap, objective) = list(constraint.merit(values)), run["lowest"]
+                # An objective is a square, or nearly one.
+                progress = merit[0] < (1.0 - self.tol) * gap or merit[1] < (1.0 - self.tol) ** 2 * objective
                 run["waited"] = 0 if progress else run["waited"] + 1
-                if estimate.value < run["lowest"]:
-                    run["lowest"], best = estimate.value, model
+                if merit < run["lowest"]:
+                    run["lowest"], best = merit, model
             run["rng"], run["lagrangian"] = rng.bit_generator.state, lagrangian.figures()
             yield Iterate(
                 model,
@@ -123,7 +131,9 @@ class SampledALS:
                 memory=Memory(dict(run), {"point": model, "best": best}),
                 standard_error=estimate.standard_error,
             )
-            reason = self._reason(run, estimate.value)
+            reason = self._reason(
+                run, estimate.value if constraint.error_alone and not constraint.gap(values) else math.inf
+            )
             if reason is not None:
                 break
             for k in model.network.update_order:
@@ -131,17 +141,12 @@ class SampledALS:
                 model = self._updated(problem, at, k, None if constraint.free else lagrangian, rng)
             model = gauge_cycle(model) if constraint.allows_gauge and not constraint.free else balanced(model)
             run["used"] += 1
-        if self.final_pass:
-            at.hold(best)
-            yield iterate_at(at, constraint, lagrangian)
-        return reason
+        return Ended(reason, self.tol if reason is StopReason.CONVERGED else None)
 
     @staticmethod
     def _values(problem: Problem, at: Evaluator, error: float) -> dict[Quantity, float]:
         """The quantities of the constraint, with an estimate of the error."""
-        constraint = problem.constraint
-        parts = [part.quantity for part in (*constraint.objective, *constraint.bounds)]
-        return {q: error**2 if q == SquaredError() else q.value(at) for q in parts}
+        return dict(problem.constraint.measured(at, error))
 
     def _reason(self, run: dict[str, Any], error: float) -> StopReason | None:
         if error <= self.exact:
@@ -185,8 +190,7 @@ def _sampled_problem(at: Evaluator, k: int, lagrangian: Lagrangian, design: Arra
         gradient, curvature = quantity.block_gradient(at, k), quantity.curvature(at, k)
         if gradient is not None and curvature is not None:
             gradients[quantity], curvatures[quantity] = gradient, curvature
-    systems = {quantity: GramSystem(curvature) for quantity, curvature in curvatures.items()}
-    return BlockProblem(values, gradients, systems, dense_solver(curvatures))
+    return BlockProblem.from_matrices(values, gradients, curvatures)
 
 
 def draw(model: Model, k: int, count: int, rng: np.random.Generator) -> tuple[Array, Array]:

@@ -67,12 +67,11 @@ class Start:
         measure = getattr(self.solver, "final_pass", True)
         result = finished(problem, outcome.best, given, norm=self.norm, dtype=dtype, measure=measure)
         history = outcome.history
-        exact = getattr(self.solver, "exact", 0.0)
         return Fit(
             model=result.model,
             error=result.error,
             sensitivity=result.model.sensitivity(),
-            reason=reason_of(outcome.reason, problem, result, history, exact),
+            reason=reason_of(outcome, problem, result, self.solver),
             iterations=max(len(history) - 1, 0),
             seconds=outcome.seconds if resume is not None else clock.elapsed,
             history=History(

@@ -77,6 +77,12 @@ class Constraint:
 
     # -- what follows -------------------------------------------------------------------
 
+    @property
+    def quantities(self) -> list[Quantity]:
+        """All quantities of objective and bounds, each once."""
+        minimised, bounded = [part.quantity for part in self.objective], [bound.quantity for bound in self.bounds]
+        return list(dict.fromkeys([*minimised, *bounded]))
+
     def normalised(self, scale: Scale) -> Constraint:
         """The same constraint for T / ||T||."""
         error = SquaredError()
@@ -95,10 +101,10 @@ class Constraint:
         bounds = (b if b.quantity == error else replace(b, limit=b.limit * unit(b.quantity, 0.0)) for b in self.bounds)
         return Normalised(objective, tuple(bounds), self)
 
-    def measured(self, at: Evaluator) -> Values:
-        """All quantities at the model that the evaluator holds."""
-        quantities = dict.fromkeys(part.quantity for part in (*self.objective, *self.bounds))
-        return {quantity: quantity.value(at) for quantity in quantities}
+    def measured(self, at: Evaluator, error: float | None = None) -> Values:
+        """All quantities at the model that the evaluator holds; `error` is ||T - X|| there, where it is at hand."""
+        known: dict[Quantity, float] = {} if error is None else {SquaredError(): error**2}
+        return {quantity: known[quantity] if quantity in known else quantity.value(at) for quantity in self.quantities}
 
     def gap(self, values: Values) -> float:
         """Largest relative violation of a bound; 0 where all are met."""
@@ -120,7 +126,7 @@ class Constraint:
 
     @property
     def error_alone(self) -> bool:
-        """Whether the error is all that is minimised, so that a model without error that meets the bounds is optimal."""
+        """Whether the error is all that is minimised: a model without error that meets the bounds is then optimal."""
         parts = [part.quantity for part in self.objective if part.weight > 0.0]
         return parts == [SquaredError()]
 
@@ -159,7 +165,7 @@ class Constraint:
     @property
     def allows_gauge(self) -> bool:
         """Whether the gauge of least sensitivity is at least as good as any other."""
-        return all(part.quantity.falls_with_sensitivity for part in (*self.objective, *self.bounds))
+        return all(quantity.falls_with_sensitivity for quantity in self.quantities)
 
     @property
     def free(self) -> bool:

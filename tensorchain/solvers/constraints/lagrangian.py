@@ -140,12 +140,15 @@ class Lagrangian:
 
     # -- values -------------------------------------------------------------------------
 
+    @property
+    def quantities(self) -> list[Quantity]:
+        """All quantities, each once."""
+        found = [term.quantity for term in self.terms] + ([Sensitivity()] if self.extra else [])
+        return list(dict.fromkeys(found))
+
     def values(self, at: Evaluator) -> dict[Quantity, float]:
         """All quantities at the model that the evaluator holds."""
-        found = {term.quantity: 0.0 for term in self.terms}
-        if self.extra:
-            found[Sensitivity()] = 0.0
-        return {quantity: quantity.value(at) for quantity in found}
+        return {quantity: quantity.value(at) for quantity in self.quantities}
 
     def value(self, values: Values) -> float:
         """phi."""
