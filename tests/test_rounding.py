@@ -176,7 +176,7 @@ def test_projections_of_models_on_models(case: Case) -> None:
         assert relative(_projected(target, model, k), T.contract_all_but(model, k)) < 1e-11
 
 
-@pytest.mark.parametrize("wrong", [-0.1, 1.0, np.nan, 2])
-def test_errors_out_of_range_are_refused(wrong: float) -> None:
+@pytest.mark.parametrize("wrong", [-0.1, 1.0, np.nan, 2, None, "a"])
+def test_errors_out_of_range_are_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match="from 0 to below 1"):
         tc.CP.random((3, 4), 1, 0).rounded(wrong)
