@@ -123,6 +123,25 @@ def test_hdf5(folder: Path) -> None:
         read_array("bad.h5")
 
 
+def test_matlab_files_that_are_hdf5(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = np.zeros(TENSOR.T.shape, dtype=[("real", float), ("imag", float)])
+    pairs["real"], pairs["imag"] = TENSOR.T, 2 * TENSOR.T
+    with h5py.File("m.mat", "w", userblock_size=512) as file:
+        file["T"] = TENSOR.T
+        file["text"] = np.array([[72, 105]], dtype=np.uint16)
+        file["text"].attrs["MATLAB_class"] = np.bytes_("char")
+        file["#refs#/a"] = np.ones((2, 2))
+    with Path("m.mat").open("r+b") as stream:
+        stream.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
+    assert_array_equal(read_array("m.mat"), TENSOR)
+    with h5py.File("m.mat", "a") as file:
+        file["Z"] = pairs
+    assert_array_equal(read_array("m.mat", "Z"), (1 + 2j) * TENSOR)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(CommandError, match=r"-v7, or install h5py"):
+        read_array("m.mat")
+
+
 def test_without_h5py(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("d.h5").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "h5py", None)

@@ -31,26 +31,9 @@ Self = TypeVar("Self", bound="Model")
 
 _FOR_USERS = frozenset(
     [
-        "astype",
-        "block_names",
-        "block_sensitivities",
-        "blocks",
-        "dtype",
-        "full",
-        "gauge_dimension",
-        "inner",
-        "n_parameters",
-        "name",
-        "network",
-        "norm",
-        "order",
-        "random",
-        "rank",
-        "restrict",
-        "rounded",
-        "save",
-        "sensitivity",
-        "shape",
+        *("astype", "block_names", "block_sensitivities", "blocks", "dtype", "full", "gauge_dimension", "inner"),
+        *("n_parameters", "name", "network", "norm", "order", "random", "rank", "restrict", "rounded", "save"),
+        *("sensitivity", "shape"),
     ]
 )
 """Of the names of the bases, those that `dir` shows."""
