@@ -12,6 +12,7 @@ from tensorchain.compression.layer_bits import LayerBits, allocate_layer_bits
 from tensorchain.compression.network import plan_network
 from tensorchain.compression.onnx_graph import compress_onnx
 from tensorchain.compression.onnx_int8 import quantize_onnx
+from tensorchain.compression.onnx_trial import OutputError, Trial, try_models
 from tensorchain.compression.patches import PatchCovariance
 from tensorchain.compression.plans import kernel_tensor, plan_of, tensor_kernel
 from tensorchain.compression.quantize import Quantizer, from_range, quantizer
@@ -40,6 +41,7 @@ __all__ = [
     "LayerPlan",
     "LayerReport",
     "Moments",
+    "OutputError",
     "PatchCovariance",
     "Quantizer",
     "Report",
@@ -47,6 +49,7 @@ __all__ = [
     "Sandwich",
     "Site",
     "StepReport",
+    "Trial",
     "Unfold",
     "VariationalRank",
     "allocate",
@@ -75,4 +78,5 @@ __all__ = [
     "refit_network",
     "restore",
     "tensor_kernel",
+    "try_models",
 ]

@@ -32,6 +32,7 @@ class Site:
     uses : how often it is applied in one pass.
     refusal : why it must stay as it is; empty where it need not.
     plan : the small convolutions that stand for the layer already, or None.
+    counts : parameters and multiplications of a layer that is no convolution, and stays; None for all others.
     parameters, macs : of the dense layer.
     """
 
@@ -43,15 +44,20 @@ class Site:
     uses: int = 1
     refusal: str = ""
     plan: LayerPlan | None = None
+    counts: Pair | None = None
 
     @property
     def parameters(self) -> int:
         """Numbers that the dense layer stores."""
+        if self.counts is not None:
+            return self.counts[0]
         return self.kernel.size + (0 if self.bias is None else self.bias.size)
 
     @property
     def macs(self) -> int:
         """Multiplications of the dense layer in one pass."""
+        if self.counts is not None:
+            return self.counts[1]
         window = int(self.kernel.shape[2]), int(self.kernel.shape[3])
         height, width = self.geometry.output_size(window, self.image)
         return int(self.kernel.size) * height * width * self.uses

@@ -12,6 +12,8 @@ NEEDS = {
     "test_networks.py": ("torch", "safetensors", "PIL", "sklearn"),
     "test_onnx.py": ("onnx", "onnxruntime"),
     "test_onnx_command.py": ("onnx", "onnxruntime"),
+    "test_onnx_refit.py": ("onnx", "onnxruntime"),
+    "test_onnx_shipped.py": ("onnx", "onnxruntime"),
     "test_steps.py": ("torch", "safetensors"),
     "test_torch.py": ("torch",),
     "test_torch_refit.py": ("torch",),
