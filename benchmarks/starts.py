@@ -85,7 +85,7 @@ def exact_chain(console: Console, starts: int) -> None:
     tensors = [tc.TensorChain.random((7, 7, 7), 3, 100 + n).full() for n in range(max(1, starts // 5))]
     methods = {
         "path (default)": lambda T, seed: ours(T, "tc", 3, seed),
-        "path, one cycle": lambda T, seed: ours(T, "tc", 3, seed, solver=tc.Continuation(cycles=1)),
+        "path, one cycle": lambda T, seed: ours(T, "tc", 3, seed, solver=tc.Path(cycles=1)),
         "LM": lambda T, seed: ours(T, "tc", 3, seed, solver=tc.LM()),
         "ALS": lambda T, seed: ours(T, "tc", 3, seed, solver=tc.ALS()),
         "TensorLy tensor_ring_als": lambda T, seed: tensorly_ring(T, 3, seed),
@@ -104,7 +104,7 @@ def matrix_multiplication(console: Console, starts: int) -> None:
     rows = []
     for sizes, rank, share in (((2, 2, 2), 7, 1.0), ((2, 3, 3), 15, 1.0), ((3, 3, 3), 23, 0.5)):
         tensor = tc.datasets.matmul(*sizes)
-        for name, solver in (("path (default)", tc.Continuation()), ("LM", tc.LM())):
+        for name, solver in (("path (default)", tc.Path()), ("LM", tc.LM())):
             tally = Tally()
             for seed in range(max(2, int(share * starts))):
                 tally.add(lambda T=tensor, r=rank, s=seed, x=solver: ours(T, "cp", r, s, solver=x))

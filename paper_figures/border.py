@@ -33,7 +33,7 @@ BOUND, WEIGHT = 1e3, 1e-6
 FREE: dict[str, dict[str, Any]] = {
     "ALS": {"solver": tc.ALS(max_iter=2000)},
     "LM": {"solver": tc.LM()},
-    "path": {"solver": tc.Continuation()},
+    "path": {"solver": tc.Path()},
 }
 TAMED: dict[str, dict[str, Any]] = {
     f"path, SensitivityBound({BOUND:g})": {"constraint": tc.SensitivityBound(BOUND)},
@@ -49,7 +49,7 @@ def parameters(settings: Settings) -> dict[str, Any]:
         "shape": SHAPE,
         "bonds": BONDS,
         "methods": methods,
-        "default": repr(tc.Continuation()),
+        "default": repr(tc.Path()),
         "starts": 40 if settings.full else 5,
     }
 

@@ -37,12 +37,12 @@ ROWS = {
 }
 
 
-def solvers(full: bool) -> dict[str, tc.ALS | tc.LM | tc.Continuation]:
+def solvers(full: bool) -> dict[str, tc.ALS | tc.LM | tc.Path]:
     """The methods; iteration limits that let the blocks grow for a while."""
     return {
         "ALS": tc.ALS(max_iter=10000 if full else 1000),
         "LM": tc.LM(max_iter=2000 if full else 300),
-        "path": tc.Continuation(),
+        "path": tc.Path(),
     }
 
 

@@ -53,9 +53,9 @@ def parameters(settings: Settings) -> dict[str, Any]:
     }
 
 
-def solver(full: bool) -> tc.Continuation:
+def solver(full: bool) -> tc.Path:
     """The path, for all."""
-    return tc.Continuation() if full else tc.Continuation(cycles=2)
+    return tc.Path() if full else tc.Path(cycles=2)
 
 
 def jobs(settings: Settings) -> Iterator[Job]:

@@ -35,7 +35,7 @@ from tensorchain.plotting import PALETTE
 
 TIMED = True
 """Its seconds are shown: its jobs run one after the other."""
-SOLVERS = {"ALS": tc.ALS(), "LM": tc.LM(), "path": tc.Continuation()}
+SOLVERS = {"ALS": tc.ALS(), "LM": tc.LM(), "path": tc.Path()}
 SWEEPS, TOLERANCE = 500, 1e-9
 """Of the peers."""
 CHAINS = (((7, 7, 7), (3, 3, 3)), ((6, 6, 6, 6), (3, 3, 3, 3)), ((5,) * 5, (2,) * 5))

@@ -63,9 +63,9 @@ def parameters(settings: Settings) -> dict[str, Any]:
     }
 
 
-def path(full: bool) -> tc.Continuation:
+def path(full: bool) -> tc.Path:
     """The fit from which a trade-off curve is traced."""
-    return tc.Continuation() if full else tc.Continuation(cycles=2)
+    return tc.Path() if full else tc.Path(cycles=2)
 
 
 def solver(full: bool) -> tc.ALS:

@@ -27,7 +27,7 @@ from tensorchain.fit import Fit, History, StopReason
 from tensorchain.interop import Decomposition
 from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker, load
 from tensorchain.progress import Progress
-from tensorchain.solvers import ALS, LM, Continuation, ErrorBound, Iterate, Penalty, SensitivityBound
+from tensorchain.solvers import ALS, LM, ErrorBound, Iterate, Path, Penalty, SensitivityBound
 from tensorchain.solvers.sampled import SampledALS, estimate_error
 from tensorchain.stability import (
     BitAllocation,
@@ -58,7 +58,6 @@ __all__ = [
     "LM",
     "BitAllocation",
     "BlockTerm",
-    "Continuation",
     "CramerRaoBounds",
     "Decomposition",
     "DegeneracyProfile",
@@ -74,6 +73,7 @@ __all__ = [
     "Masked",
     "Model",
     "Observed",
+    "Path",
     "Penalty",
     "Progress",
     "SampledALS",

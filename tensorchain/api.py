@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from tensorchain.fit import Fit, History, StopReason, starts_table
+from tensorchain.fit import Fit, StopReason, starts_table
 from tensorchain.models import Model
 from tensorchain.models.validation import checked_wiring
 from tensorchain.progress import Progress
-from tensorchain.solvers import Constraint, Continuation, Iterate, Problem, Solver
-from tensorchain.solvers.als import balanced
+from tensorchain.solvers import ALS, LM, Constraint, Free, Iterate, Path, Solver
 from tensorchain.solvers.checkpoint import Checkpoint
-from tensorchain.solvers.loop import draw_seeds, run
+from tensorchain.solvers.loop import draw_seeds
 from tensorchain.solvers.multistart import run_starts
-from tensorchain.stability import optimal_gauge
+from tensorchain.solvers.problem import Clock
+from tensorchain.solvers.start import Start
 from tensorchain.tensors import Tensor, as_tensor
-
-_SUSPECT = 1e-6
-"""Share of the sensitivity that is left by a change of gauge, below which the model is checked against the data."""
 
 
 def decompose(
@@ -31,7 +27,7 @@ def decompose(
     model: str | type[Model] | None = None,
     rank: Any = None,
     *,
-    solver: Solver | None = None,
+    solver: str | Solver | None = None,
     constraint: Constraint | None = None,
     init: str | Model = "random",
     starts: int = 1,
@@ -51,13 +47,14 @@ def decompose(
     model : "cp", "tucker", "btd", "tc", or a subclass of `Model`; not needed when `init` is a model.
     rank : CP: R.  Tucker: (R_1, ..., R_N) or one number.  TC: bonds (R_1, ..., R_N), R_n in front of
         core n, or one number.  BTD: one multilinear rank per term, [(2, 2, 2), (3, 3, 3)].
-    solver : `Continuation()` (the default), `LM()` or `ALS()`.
-    constraint : `Penalty(nu)`, `SensitivityBound(s)` or `ErrorBound(e)`.
+    solver : `Path()` (the default), `LM()` or `ALS()`, or their names in small letters.
+    constraint : `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`, or several joined by `&`.
     init : "random", "svd" (HOSVD, or ring SVD for a chain), or a model to start from; it is not changed.
-    starts : number of starts; the best is returned, the others are kept in `fit.starts`.
+    starts : number of starts; the best is returned, all are listed in `fit.starts`.  Where `init` is a model or
+        "svd", the first start is just that, and the others have noise on it.
     rng : seed or generator; the same seed gives the same result.
     callback : called with each `Iterate`; a true return value stops the run.
-    max_seconds : time limit over all starts.
+    max_seconds : time limit over everything, starts and the last change of gauge included.
     jobs : workers for several starts, through joblib: -1 for all cores, 1 for this process alone; by default
         processes are used when much work is left after the first start and there is no callback.  Inside
         ``with joblib.parallel_config("dask"):`` (or ray) the starts run on that cluster.
@@ -82,6 +79,7 @@ def decompose(
     >>> fit.error < 1e-3, fit.model.shape
     (True, (8, 8, 8))
     """
+    clock = Clock(_checked_limit(max_seconds))
     door = as_tensor(tensor)
     norm = door.norm()
     if norm == 0.0:
@@ -89,112 +87,72 @@ def decompose(
     if not 1e-300 < norm < 1e300:
         raise ValueError(f"the tensor has norm {norm:.3g}; rescale it: norms between 1e-300 and 1e300 are supported")
     kind, rank = _model_of(model, rank, init, door)
-    solver = Continuation() if solver is None else solver
-    constraint = Constraint() if constraint is None else constraint
-    _check_arguments(solver, constraint, starts, callback, max_seconds, jobs)
+    solver = solver_of(solver)
+    constraint = Free() if constraint is None else constraint
+    _check_arguments(constraint, starts, callback, jobs)
     if progress:
         with Progress(norm=norm, starts=starts, callback=callback) as shown:
             return decompose(
                 door, kind, rank, solver=solver, constraint=constraint, init=init, starts=starts, rng=rng,
                 callback=shown, max_seconds=max_seconds, checkpoint=checkpoint,
             )  # fmt: skip
-    job = _Job(door, norm, kind, rank, init, solver, constraint, callback)
-    generator = np.random.default_rng(rng)
-    seeds = draw_seeds(generator, starts)
+    job = Start(door, norm, kind, rank, init, solver, constraint, callback)
+    seeds = draw_seeds(np.random.default_rng(rng), starts)
     if checkpoint is not None:
-        return _best(list(_with_checkpoint(job, seeds, checkpoint, max_seconds)), constraint, norm)
+        return _best(_with_checkpoint(job, seeds, checkpoint, clock))
     workers = 1 if callback is not None or starts == 1 else jobs
-    return _best(list(run_starts(job, seeds, workers, max_seconds)), constraint, norm)
+    return _best(run_starts(job, seeds, workers, clock))
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One start: what it needs beside its seed.  Picklable, to run in another process."""
+def solver_of(solver: str | Solver | None) -> Solver:
+    """The solver that is meant.
 
-    door: Tensor
-    norm: float
-    kind: type[Model]
-    rank: Any
-    init: str | Model
-    solver: Solver
-    constraint: Constraint
-    callback: Callable[[Iterate], object] | None
-
-    def __call__(self, seed: int, max_seconds: float | None, checkpoint: Checkpoint | None = None) -> Fit:
-        """Run the start, from the scale ||T|| = 1 back to that of T."""
-        rng = np.random.default_rng(seed)
-        unit = self.door.scaled(1.0 / self.norm)
-        start = _start(self.kind, self.rank, self.init, unit, self.norm, rng)
-        blocks = len(start.matrices)
-        problem = Problem(unit, self.constraint.normalised(self.norm, blocks), rng, warm=self.init != "random")
-        keep, resume = (None, None) if checkpoint is None else (checkpoint.offer, checkpoint.current)
-        outcome = run(
-            self.solver, problem, start, callback=self.callback, max_seconds=max_seconds, keep=keep, resume=resume
-        )
-        # A complex start of a real tensor stays complex: its error is that of the complex model.
-        dtype = np.complex128 if outcome.best.model.dtype.kind == "c" else self.door.dtype
-        gauged = _safely_gauged(unit, outcome.best)
-        model = gauged.scaled(self.norm).astype(dtype)
-        history = outcome.history
-        return Fit(
-            model=model,
-            error=outcome.best.error,
-            sensitivity=model.sensitivity(),
-            reason=outcome.reason,
-            iterations=max(len(history) - 1, 0),
-            seconds=outcome.seconds,
-            history=History(
-                history.error,
-                history.sensitivity * self.norm ** (2.0 * (blocks - 1) / blocks),
-                history.penalty * self.norm ** (2.0 / blocks),
-                history.seconds,
-            ),
-            solver=repr(self.solver),
-            dimension_names=self.door.dimension_names,
-        )
-
-
-def _safely_gauged(unit: Tensor, best: Iterate) -> Model:
-    """The best iterate in its optimal gauge, as long as the error that is reported holds there.
-
-    Blocks that nearly cancel may not survive a change of gauge.  One pass over the data tells; it is made only
-    where the gauge has taken away most of the sensitivity.
+    Raises
+    ------
+    TypeError
+        When it is neither a name nor a solver.
+    ValueError
+        When the name is unknown.
     """
-    gauged = optimal_gauge(best.model)
-    if gauged.sensitivity() > _SUSPECT * best.sensitivity or not np.isfinite(best.error):
-        return gauged
-    return gauged if unit.residual_norm(gauged) <= best.error * (1.0 + 1e-6) + 1e-12 else best.model
+    if solver is None:
+        return Path()
+    if isinstance(solver, str):
+        known: dict[str, type[Solver]] = {"als": ALS, "lm": LM, "path": Path}
+        if solver.lower() not in known:
+            raise ValueError(f"solver {solver!r} is unknown; known are {', '.join(map(repr, known))}")
+        return known[solver.lower()]()
+    if isinstance(solver, type) or not hasattr(solver, "steps"):
+        raise TypeError(f"solver is {solver!r}; a name ('als', 'lm', 'path') or an instance such as ALS() is needed")
+    return solver
 
 
 def _with_checkpoint(
-    job: _Job, seeds: list[int], path: str | os.PathLike[str], max_seconds: float | None
-) -> Iterator[Fit]:
+    job: Start, seeds: list[int], path: str | os.PathLike[str], clock: Clock
+) -> Iterator[tuple[int, Fit]]:
     """The starts one after the other, each saved as it goes."""
-    template = _start(job.kind, job.rank, job.init, job.door.scaled(1.0 / job.norm), job.norm, np.random.default_rng(0))
-    what = f"{job.kind.__name__} {template.shape} rank {template.rank} norm {job.norm!r} {job.door.dtype} "
+    template = job.first_model(job.tensor.scaled(1.0 / job.norm), np.random.default_rng(0))
+    what = f"{job.kind.__name__} {template.shape} rank {template.rank} norm {job.norm!r} {job.tensor.dtype} "
     state = Checkpoint(path, what + f"{job.solver!r} {job.constraint!r} starts {len(seeds)}", template, seeds)
     state.read()
-    yield from state.finished
-    deadline = None if max_seconds is None else time.monotonic() + max_seconds
-    for seed in state.seeds[len(state.finished) :]:
-        if deadline is not None and time.monotonic() >= deadline and state.finished:
+    yield from enumerate(state.finished)
+    for number in range(len(state.finished), len(state.seeds)):
+        if clock.expired and state.finished:
             return
-        fit = job(seed, None if deadline is None else max(deadline - time.monotonic(), 1e-3), state)
+        left = clock.left
+        fit = job(state.seeds[number], None if left is None else max(left, 1e-3), number, state)
         if fit.reason in (StopReason.INTERRUPTED, StopReason.TIME_LIMIT, StopReason.CALLBACK):
             if state.current is not None:
                 state.write()
-            yield fit
+            yield number, fit
             return
         state.close(fit)
-        yield fit
+        yield number, fit
 
 
-def _best(fits: list[Fit], constraint: Constraint, norm: float) -> Fit:
-    """The best start, compared in the scale ||T|| = 1 in which `constraint.merit` takes relative errors."""
-    blocks = len(fits[0].model.matrices)
-    unit = constraint.normalised(norm, blocks)
-    scale = norm ** (-2.0 * (blocks - 1) / blocks)
-    best = min(fits, key=lambda fit: unit.merit(fit.error, fit.sensitivity * scale))
+def _best(numbered: Iterable[tuple[int, Fit]]) -> Fit:
+    """The best start; all of them are in its table, in the order of their seeds."""
+    fits = [fit for _, fit in sorted(numbered, key=lambda pair: pair[0])]
+    best = min(fits, key=lambda fit: (fit.gap, fit.objective))
     return best if len(fits) == 1 else replace(best, starts=starts_table(fits))
 
 
@@ -225,9 +183,17 @@ def _model_of(model: Any, rank: Any, init: Any, door: Tensor) -> tuple[type[Mode
     return kind, rank
 
 
-def _check_arguments(solver: Any, constraint: Any, starts: Any, callback: Any, max_seconds: Any, jobs: Any) -> None:
-    if isinstance(solver, type) or not hasattr(solver, "steps"):
-        raise TypeError(f"solver is {solver!r}; an instance such as ALS(), LM() or Continuation() is needed")
+def _checked_limit(max_seconds: Any) -> float | None:
+    if max_seconds is None:
+        return None
+    if isinstance(max_seconds, bool) or not isinstance(max_seconds, (int, float, np.integer, np.floating)):
+        raise TypeError(f"max_seconds is {max_seconds!r}; a positive number, or None, is needed")
+    if not max_seconds > 0:
+        raise ValueError(f"max_seconds is {max_seconds!r}; a positive number, or None, is needed")
+    return float(max_seconds)
+
+
+def _check_arguments(constraint: Any, starts: Any, callback: Any, jobs: Any) -> None:
     if not isinstance(constraint, Constraint):
         raise TypeError(f"constraint is {constraint!r}; Penalty(nu), SensitivityBound(s) or ErrorBound(e) is needed")
     if isinstance(starts, bool) or not isinstance(starts, (int, np.integer)) or starts < 1:
@@ -236,26 +202,3 @@ def _check_arguments(solver: Any, constraint: Any, starts: Any, callback: Any, m
         raise TypeError(f"callback is {callback!r}; a function of one Iterate is needed")
     if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs == 0):
         raise ValueError(f"jobs is {jobs!r}; a number of workers, -1 for all cores, or None is needed")
-    if max_seconds is not None and not isinstance(max_seconds, (int, float, np.integer, np.floating)):
-        raise TypeError(f"max_seconds is {max_seconds!r}; a positive number, or None, is needed")
-    if max_seconds is not None and not max_seconds > 0:
-        raise ValueError(f"max_seconds is {max_seconds!r}; a positive number, or None, is needed")
-
-
-def _start(
-    kind: type[Model], rank: Any, init: str | Model, unit: Tensor, norm: float, rng: np.random.Generator
-) -> Model:
-    """A start in the scale ||T|| = 1, in double precision and balanced."""
-    double = np.dtype(np.complex128 if unit.dtype.kind == "c" else np.float64)
-    if isinstance(init, Model):
-        double = np.result_type(double, init.dtype)
-        if not np.isfinite(init.norm()):
-            raise ValueError("init overflows: the norm of its tensor is not finite; scale its blocks down")
-        return optimal_gauge(balanced(init.astype(double).scaled(1.0 / norm)))
-    if init == "random":
-        start = kind.random(unit.shape, rank, rng, dtype=double)
-    else:
-        network = checked_wiring(kind, unit.shape, rank)
-        start = kind.from_matrices(network, kind.svd_matrices(network, unit, rng))
-    size = start.norm()
-    return optimal_gauge(start.scaled(1.0 / size), tol=1e-2) if size > 0.0 else start

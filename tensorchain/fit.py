@@ -21,15 +21,15 @@ class StopReason(enum.Enum):
     """Why a solver stopped; the value says it in words, with the cure where one is needed."""
 
     EXACT = "the error is at rounding level"
-    CONVERGED = "the objective no longer decreases by more than the tolerance"
+    CONVERGED = "the objective no longer decreases by more than the tolerance, and no block alone can lower it"
     ITERATION_LIMIT = "the iteration limit was reached; raise max_iter, or warm-start with init=fit.model"
     TIME_LIMIT = "max_seconds was reached; the best model so far is returned"
     INTERRUPTED = "interrupted from the keyboard; the best model so far is returned"
     CALLBACK = "the callback asked to stop; the best model so far is returned"
     STALLED = "no step lowers the objective; try another start (starts=10) or the default solver"
     DIVERGING = (
-        "the error creeps down while the sensitivity grows without bound: a best approximation "
-        "probably does not exist; bound it with constraint=SensitivityBound(...) or Penalty(...)"
+        "the sensitivity grows without bound as the error falls: from here no best approximation is in reach; "
+        "bound it with constraint=SensitivityBound(...) or Penalty(...), or try other starts (starts=10)"
     )
     INFEASIBLE = (
         "the bound could not be met; the model nearest to it is returned: loosen it, raise the rank or the starts"
@@ -63,10 +63,17 @@ class History:
         return len(self.error)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Start:
-    """Outcome of one of several starts."""
+    """Outcome of one of several starts.
 
+    Attributes
+    ----------
+    model : its decomposition.
+    error, sensitivity, reason, iterations, seconds : as in `Fit`.
+    """
+
+    model: Model = field(repr=False)
     error: float
     sensitivity: float
     reason: StopReason
@@ -74,21 +81,27 @@ class Start:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fit:
     """Result of `decompose`.
 
     Attributes
     ----------
     model : the decomposition, in the gauge of least sensitivity.
-    error : ||T - X||_F / ||T||_F.
+    error : ||T - X||_F / ||T||_F of `model`, measured on the data at the end.
     sensitivity : SS = ||J||_F^2 of `model`, for T as given.
-    reason : why the solver stopped.
+    reason : why the run ended, judged on `model`.
     iterations, seconds : of the run that is returned.
     history : error, sensitivity and penalty of each iteration.
     solver : the solver and its options.
-    starts : outcome of every start, when there were several.
+    starts : outcome of every start, in the order of their seeds, when there were several.
     dimension_names : names of the modes, where the tensor had some.
+    gap : how far the bounds of the constraint are from met, relative to them; 0 where they are.
+    objective : what was minimised, for the tensor of norm 1: the squared error, with a price on the sensitivity if one
+        was asked for, or the sensitivity under a bound on the error.
+    standard_error : of `error` where that is an estimate from a sample of entries, None where it was measured.
+
+    Fits are compared and hashed by identity.
     """
 
     model: Model
@@ -101,6 +114,9 @@ class Fit:
     solver: str = ""
     starts: tuple[Start, ...] = field(default=(), repr=False)
     dimension_names: tuple[str, ...] | None = None
+    gap: float = 0.0
+    objective: float = float("nan")
+    standard_error: float | None = None
 
     @property
     def converged(self) -> bool:
@@ -121,7 +137,7 @@ class Fit:
         rows = [
             ("model", f"{type(model).__name__} {sizes}, rank {model.rank}, {model.dtype}"),
             ("parameters", f"{model.n_parameters} ({model.n_parameters / dense:.3g} of the tensor's entries)"),
-            ("error", f"{self.error:.4g}"),
+            ("error", self._error_text()),
             ("sensitivity", f"{self.sensitivity:.4g} (relative {relative})"),
             ("stopped", f"{self.reason.name}: {self.reason.value}"),
             ("iterations", f"{self.iterations} in {self.seconds:.3g} s"),
@@ -132,6 +148,11 @@ class Fit:
             spread = f"min {errors.min():.3g}, median {np.median(errors):.3g}, max {errors.max():.3g}"
             rows.append(("starts", f"{len(errors)}: error {spread}"))
         return rows
+
+    def _error_text(self) -> str:
+        if self.standard_error is None:
+            return f"{self.error:.4g}"
+        return f"{self.error:.4g}, an estimate with standard error {self.standard_error:.1g}"
 
     def _repr_html_(self) -> str:
         from tensorchain.html import report
@@ -151,4 +172,4 @@ class Fit:
 
 def starts_table(fits: Sequence[Fit]) -> tuple[Start, ...]:
     """The outcomes of several fits."""
-    return tuple(Start(f.error, f.sensitivity, f.reason, f.iterations, f.seconds) for f in fits)
+    return tuple(Start(f.model, f.error, f.sensitivity, f.reason, f.iterations, f.seconds) for f in fits)

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
+from tensorchain.models.scale import Scale
+
 if TYPE_CHECKING:
     from tensorchain.solvers import Iterate
 
@@ -124,9 +126,8 @@ class Progress:
 
     def _sensitivity(self, iterate: Iterate) -> float:
         """SS of T as given: each of the K blocks is larger by ||T||^(1/K)."""
-        blocks = len(iterate.model.matrices)
-        scale: float = (1.0 if self._norm is None else self._norm) ** (2.0 * (blocks - 1) / blocks)
-        return iterate.sensitivity * scale
+        scale = Scale(1.0 if self._norm is None else self._norm, len(iterate.model.matrices))
+        return float(scale.sensitivity(iterate.sensitivity))
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._began

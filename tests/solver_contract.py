@@ -18,7 +18,7 @@ from numpy.testing import assert_array_equal
 import tensorchain as tc
 from tests.cases import Case, gaussian, relative
 
-SOLVERS = {"als": tc.ALS(max_iter=60), "lm": tc.LM(max_iter=60), "path": tc.Continuation()}
+SOLVERS = {"als": tc.ALS(max_iter=60), "lm": tc.LM(max_iter=60), "path": tc.Path()}
 
 CONSTRAINTS = {
     "free": None,

@@ -44,8 +44,8 @@ def run_in_pieces(path, length, **arguments):
         (tc.ALS(max_iter=60), tc.Penalty(1e-3)),
         (tc.LM(max_iter=60), None),
         (tc.LM(max_iter=60), tc.Penalty(1e-3)),
-        (tc.Continuation(stage_iter=20), None),
-        (tc.Continuation(stage_iter=20), tc.SensitivityBound(400.0)),
+        (tc.Path(stage_iter=20), None),
+        (tc.Path(stage_iter=20), tc.SensitivityBound(400.0)),
     ],
 )
 @pytest.mark.parametrize("starts", [1, 3])
@@ -53,7 +53,7 @@ def test_the_same_result(tmp_path, tensor, solver, constraint, starts):
     arguments = {"tensor": tensor, "model": "cp", "rank": 7, "rng": 5, "starts": starts, "jobs": 1}
     arguments |= {"solver": solver, "constraint": constraint}
     whole = tc.decompose(**arguments)
-    longest = 60 if isinstance(solver, tc.Continuation) else 7
+    longest = 60 if isinstance(solver, tc.Path) else 7
     pieced, pieces = run_in_pieces(tmp_path / "run.ckpt", longest, **arguments)
     assert pieces > 1
     assert pieced.error == whole.error

@@ -146,7 +146,7 @@ def test_constraints_reach_the_library(folder: Path, capsys: Any, option: Any, c
     assert record["sensitivity"] == tc.decompose(TENSOR, "cp", 2, constraint=constraint, rng=0).sensitivity
 
 
-@pytest.mark.parametrize(("name", "solver"), [("als", tc.ALS(7)), ("lm", tc.LM(7)), ("path", tc.Continuation())])
+@pytest.mark.parametrize(("name", "solver"), [("als", tc.ALS(7)), ("lm", tc.LM(7)), ("path", tc.Path())])
 def test_solvers_reach_the_library(folder: Path, capsys: Any, name: str, solver: Any) -> None:
     limit = [] if name == "path" else ["--max-iter", "7"]
     main(["decompose", "data.npy", *PLAIN, "--solver", name, *limit, "--out", "fit.npz", "--json"])

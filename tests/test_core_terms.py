@@ -9,7 +9,7 @@ import pytest
 
 import tensorchain as tc
 from tensorchain.models.base import Model
-from tensorchain.models.core_terms import leading_vectors
+from tensorchain.models.hooi import leading_vectors
 from tests.cases import Case, block_term_case, relative, tucker_case
 
 CASES = [

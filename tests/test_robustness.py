@@ -20,7 +20,7 @@ from tests.cases import gaussian, relative
 SEEDS = range(50)
 SHAPE = (3, 2, 3)
 MODELS: dict[str, Any] = {"cp": 3, "tucker": (2, 2, 2), "btd": [(2, 1, 2), (1, 1, 1)], "tc": (2, 1, 2)}
-SOLVERS = {"als": tc.ALS(max_iter=10), "lm": tc.LM(max_iter=10), "path": tc.Continuation()}
+SOLVERS = {"als": tc.ALS(max_iter=10), "lm": tc.LM(max_iter=10), "path": tc.Path()}
 
 TENSORS: dict[str, Callable[[np.random.Generator], Any]] = {
     "random": lambda rng: rng.standard_normal(SHAPE),

@@ -164,7 +164,7 @@ def _border(make: Callable[[np.random.Generator], Any], kind: str, rank: Any) ->
         if way == 0 and kind != "btd":
             return border.tensor, border.approximant(float(10.0 ** rng.uniform(-4.0, -1.0)))
         plain = tc.LM(max_iter=200)
-        solver: Any = (plain, plain, tc.ALS(max_iter=300), tc.Continuation(), tc.Continuation())[way]
+        solver: Any = (plain, plain, tc.ALS(max_iter=300), tc.Path(), tc.Path())[way]
         bound = tc.SensitivityBound(300.0) if way == 4 else None
         fit = tc.decompose(border.tensor, kind, rank, solver=solver, constraint=bound, rng=rng)
         return border.tensor, fit.model

@@ -7,9 +7,9 @@ stop too early to be compared.
 
 | method | package | models | what runs |
 |---|---|---|---|
-| ALS, LM, path | tensorchain | all | `ALS()`, `LM()`, `Continuation()` |
+| ALS, LM, path | tensorchain | all | `ALS()`, `LM()`, `Path()` |
 | ... bounded | tensorchain | all | the same with `SensitivityBound`, ten times the SS of a tame random model |
-| path penalised | tensorchain | all | `Continuation()` with `Penalty`, 1e-6 ||T||^2 / SS of that model |
+| path penalised | tensorchain | all | `Path()` with `Penalty`, 1e-6 ||T||^2 / SS of that model |
 | parafac | TensorLy | CP | `parafac` |
 | ring ALS, ring SVD | TensorLy | chain | `tensor_ring_als`, `tensor_ring` (one pass, no start) |
 | HOOI | TensorLy | Tucker | `tucker` |
@@ -97,11 +97,11 @@ def methods() -> tuple[Method, ...]:
     table = (
         Method("ALS", "tensorchain", ALL, _ours(tc.ALS(max_iter=_ITERATIONS)), "tensorchain", quick=True),
         Method("LM", "tensorchain", ALL, _ours(tc.LM(max_iter=_ITERATIONS)), "tensorchain", quick=True),
-        Method("path", "tensorchain", ALL, _ours(tc.Continuation()), "tensorchain", quick=True),
+        Method("path", "tensorchain", ALL, _ours(tc.Path()), "tensorchain", quick=True),
         Method("ALS bounded", "tensorchain", ALL, _ours(tc.ALS(max_iter=_ITERATIONS), "bound"), "tensorchain"),
         Method("LM bounded", "tensorchain", ALL, _ours(tc.LM(), "bound"), "tensorchain"),
-        Method("path bounded", "tensorchain", ALL, _ours(tc.Continuation(), "bound"), "tensorchain", quick=True),
-        Method("path penalised", "tensorchain", ALL, _ours(tc.Continuation(), "penalty"), "tensorchain"),
+        Method("path bounded", "tensorchain", ALL, _ours(tc.Path(), "bound"), "tensorchain", quick=True),
+        Method("path penalised", "tensorchain", ALL, _ours(tc.Path(), "penalty"), "tensorchain"),
         Method("parafac", "TensorLy", ("cp",), _parafac, "tensorly.decomposition", quick=True),
         Method("ring ALS", "TensorLy", ("tc",), _ring_als, "tensorly.decomposition", quick=True),
         Method("ring SVD", "TensorLy", ("tc",), _ring_svd, "tensorly.decomposition", deterministic=True),

@@ -24,10 +24,10 @@ from benchmarks.timing import table
 from tensorchain.cli.errors import CommandError
 from tensorchain.cli.feeds import read_feeds
 from tensorchain.compression import Trial, compress_onnx, quantize_onnx, try_models
-from tensorchain.compression.fitting import METHODS
 from tensorchain.compression.onnx_calibration import checked_feeds
 from tensorchain.compression.onnx_layers import layers_of
 from tensorchain.compression.onnx_reading import inputs_of, load_model, stored_sizes
+from tensorchain.compression.request import SPATIAL
 
 HEADER = ("file", "what", "MACs, M", "MACs", "parameters", "bytes", "time", "error", "refitted", "seconds")
 
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--files", nargs="+", type=Path, required=True, metavar="FILE.onnx")
     parser.add_argument("--inputs", nargs="+", default=[], metavar="FILE.npz", help="one for each file, or -")
     parser.add_argument("--shares", nargs="+", type=float, default=[0.8, 0.5], help="of the MACs (0.8 0.5)")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["tucker2", "cp3"], help="tucker2 cp3")
+    parser.add_argument("--methods", nargs="+", choices=("auto", *SPATIAL), default=["auto"], help="default auto")
     parser.add_argument("--most-inputs", type=int, default=64, metavar="N", help="runs that are used of each file (64)")
     parser.add_argument("--stabilise", action="store_true", help="control the sensitivity; slower")
     parser.add_argument("--no-int8", action="store_true", help="leave the int8 copy out")

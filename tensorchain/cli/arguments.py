@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 
 from tensorchain.cli.errors import Status, one_line
 from tensorchain.models import Model
-from tensorchain.solvers import ALS, LM, Constraint, Continuation, ErrorBound, Penalty, SensitivityBound, Solver
+from tensorchain.solvers import ALS, LM, Constraint, ErrorBound, Path, Penalty, SensitivityBound, Solver
 
-SOLVERS: dict[str, Any] = {"path": Continuation, "als": ALS, "lm": LM}
+SOLVERS: dict[str, Any] = {"path": Path, "als": ALS, "lm": LM}
 
 
 class Parser(argparse.ArgumentParser):

@@ -7,21 +7,20 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from tensorchain.cli.arguments import positive_integer, positive_number, seed
+from tensorchain.cli.arguments import positive_integer, positive_number, seed, workers
 from tensorchain.cli.errors import CommandError, Status
 from tensorchain.cli.feeds import read_feeds
 from tensorchain.cli.output import print_columns, print_json, print_report
 from tensorchain.cli.reading import check_file
 from tensorchain.cli.writing import check_target, replace_file
 from tensorchain.compression.accounts import unused_budget
-from tensorchain.compression.fitting import METHODS
 from tensorchain.compression.onnx_calibration import checked_feeds
 from tensorchain.compression.onnx_graph import compress_onnx
 from tensorchain.compression.onnx_int8 import quantize_onnx
 from tensorchain.compression.onnx_reading import inputs_of, load_model
 from tensorchain.compression.onnx_trial import Trial, try_models
 from tensorchain.compression.report import Report
-from tensorchain.compression.request import ALLOCATIONS, FORMS
+from tensorchain.compression.request import ALLOCATIONS, FORMS, SPATIAL
 
 DESCRIPTION = """\
 Replace the convolutions and constant matrices of an ONNX file by decomposed ones; all else stays as it is.
@@ -63,7 +62,10 @@ def add_parser(commands: Any) -> None:
     budget.add_argument("--keep-macs", type=positive_number, metavar="SHARE", help="share of the multiplications kept")
     budget.add_argument("--keep-params", type=positive_number, metavar="SHARE", help="share of the parameters kept")
     how = parser.add_argument_group("how")
-    how.add_argument("--method", choices=[m for m in METHODS if m != "svd"], default="tc", help="default tc")
+    how.add_argument(
+        "--method", choices=("auto", *SPATIAL), default="tc",
+        help="of convolutions (default tc); auto takes for each layer the one that serves the budget best",
+    )  # fmt: skip
     how.add_argument(
         "--form", choices=FORMS, default="grouped",
         help="of the layers of chains (default grouped); auto times both in ONNX Runtime and takes the faster",
@@ -77,6 +79,9 @@ def add_parser(commands: Any) -> None:
     how.add_argument("--keep", action="append", default=[], metavar="NAME", help="a layer to leave alone; repeatable")
     how.add_argument(
         "--rungs", type=positive_integer, default=6, metavar="N", help="ranks measured per ladder (default 6)"
+    )
+    how.add_argument(
+        "--jobs", type=workers, default=1, metavar="N", help="processes that fit layers side by side; -1 for all cores"
     )
     how.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the fits (default 0)")
     data = parser.add_argument_group("inputs")
@@ -111,7 +116,7 @@ def run(arguments: argparse.Namespace) -> Status:
             original, arguments.method, keep_macs=arguments.keep_macs, keep_params=arguments.keep_params,
             calibrate=feeds, refit=not arguments.no_refit, input_shapes=sizes, stabilise=not arguments.plain,
             fit_output=arguments.fit_output, keep=tuple(arguments.keep), form=arguments.form,
-            allocation=arguments.allocation, rungs=arguments.rungs, rng=arguments.seed,
+            allocation=arguments.allocation, rungs=arguments.rungs, rng=arguments.seed, jobs=arguments.jobs,
             weight_bits=arguments.weight_bits, checkpoint=arguments.checkpoint, time_int8=arguments.int8,
         )  # fmt: skip
         if arguments.int8:

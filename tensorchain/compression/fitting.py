@@ -37,14 +37,14 @@ from tensorchain.compression.starts import leading_pairs, orthonormal_groups
 from tensorchain.fit import Fit, StopReason
 from tensorchain.kernels import Array
 from tensorchain.models import CP, Model, TensorChain
-from tensorchain.solvers import ALS, Constraint, Continuation, ErrorBound
+from tensorchain.solvers import ALS, Constraint, ErrorBound, Path
 from tensorchain.stability import allocate_bits, optimal_gauge
 
 METHODS = ("cp3", "cp4", "tucker2", "tucker-cp", "btd", "tc", "svd")
 """Ranks: cp3, cp4, svd: R.  tucker2: (a, b).  tucker-cp: (a, b, R).  btd: [(a, b), ...].  tc: (R1, R2, R3)."""
 
 _PLAIN = ALS(max_iter=200, tol=1e-5)
-_PATH = Continuation(cycles=1, stage_iter=30, max_iter=60, tol=1e-6)
+_PATH = Path(cycles=1, stage_iter=30, max_iter=60, tol=1e-6)
 _CORRECTION = ALS(max_iter=100, tol=1e-4)
 _SHORT_PLAIN = ALS(max_iter=40, tol=1e-4)
 _SHORT_CORRECTION = ALS(max_iter=30, tol=3e-3)

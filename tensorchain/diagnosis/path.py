@@ -31,7 +31,6 @@ de Silva and Lim, "Tensor rank and the ill-posedness of the best low-rank approx
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,8 +41,10 @@ from tensorchain.diagnosis.figures import cancellation, tensor_norm
 from tensorchain.fit import StopReason
 from tensorchain.kernels import Array
 from tensorchain.models import Model
+from tensorchain.models.scale import Scale
 from tensorchain.solvers import LM, Penalty, Problem
 from tensorchain.solvers.loop import run
+from tensorchain.solvers.problem import Clock
 from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.stability.scales import double_precision
 from tensorchain.tensors import Tensor, as_tensor
@@ -185,30 +186,15 @@ def trace_path(
 
 def assemble(points: Sequence[Point], norm: float, dtype: Any, complete: bool) -> SensitivityPath:
     """The path through points of a tensor of norm 1, for the tensor of this norm."""
-    blocks = len(points[0].model.matrices)
+    scale = Scale(norm, len(points[0].model.matrices))
     return SensitivityPath(
-        penalty=np.array([point.penalty for point in points]) * norm ** (2.0 / blocks),
+        penalty=scale.penalty(np.array([point.penalty for point in points])),
         error=np.array([point.error for point in points]),
-        sensitivity=np.array([point.sensitivity for point in points]) * norm ** (2.0 * (blocks - 1) / blocks),
+        sensitivity=scale.sensitivity(np.array([point.sensitivity for point in points])),
         iterations=np.array([point.iterations for point in points]),
         models=tuple(optimal_gauge(point.model).scaled(norm).astype(dtype) for point in points),
         complete=complete,
     )
-
-
-class Clock:
-    """Seconds that are left."""
-
-    def __init__(self, limit: float | None) -> None:
-        self.end = math.inf if limit is None else time.perf_counter() + limit
-
-    @property
-    def left(self) -> float | None:
-        return None if math.isinf(self.end) else max(self.end - time.perf_counter(), 1e-3)
-
-    @property
-    def expired(self) -> bool:
-        return time.perf_counter() >= self.end
 
 
 @dataclass(frozen=True)
@@ -242,8 +228,8 @@ class Stages:
             tol=min(max(_ACCURACY * weight, _TIGHTEST), _LOOSEST),
             damping=min(max(penalty, _LEAST_DAMPING), _MOST_DAMPING),
         )
-        problem = Problem(self.unit, Penalty(penalty), np.random.default_rng(0))
-        done = run(solver, problem, model, max_seconds=self.clock.left)
+        problem = Problem(self.unit, Penalty(penalty), np.random.default_rng(0), clock=self.clock)
+        done = run(solver, problem, model)
         best, cut = done.best, done.reason is StopReason.TIME_LIMIT
         return Point(penalty, best.model, best.error, best.sensitivity, len(done.history) - 1, cut)
 

@@ -25,9 +25,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensorchain.api import decompose
-from tensorchain.diagnosis.path import FIRST_SHARE, PER_DECADE, Clock, Point, SensitivityPath, Stages, trace_path
+from tensorchain.diagnosis.path import FIRST_SHARE, PER_DECADE, Point, SensitivityPath, Stages, trace_path
 from tensorchain.kernels import Array
 from tensorchain.models import Model
+from tensorchain.models.scale import Scale
+from tensorchain.solvers.problem import Clock
 from tensorchain.stability.scales import double_precision
 from tensorchain.tensors import Tensor, as_tensor
 
@@ -183,9 +185,9 @@ def _upward(door: Tensor, down: SensitivityPath, max_seconds: float | None) -> l
     """(model, penalty, error, sensitivity) of the stages above the first of `down`, the penalty falling."""
     norm = door.norm()
     model = double_precision(down.models[0]).scaled(1.0 / norm)
-    blocks = len(model.matrices)
+    scale = Scale(norm, len(model.matrices))
     stages = Stages(door.scaled(1.0 / norm), 100, Clock(max_seconds))
-    first = float(down.penalty[0]) * norm ** (-2.0 / blocks)
+    first = float(scale.unit_penalty(down.penalty[0]))
     point = Point(first, model, float(down.error[0]), model.sensitivity(), 0, False)
     rows: list[tuple[Model, float, float, float]] = []
     for _ in range(round(np.log10(TOP_SHARE / FIRST_SHARE) * PER_DECADE)):
@@ -194,6 +196,6 @@ def _upward(door: Tensor, down: SensitivityPath, max_seconds: float | None) -> l
         point = stages.after(point, 10.0 ** (1.0 / PER_DECADE))
         if point.error > _ALL_LOST:
             break
-        figures = point.penalty * norm ** (2.0 / blocks), point.error
-        rows.append((point.model.scaled(norm), *figures, point.sensitivity * norm ** (2.0 * (blocks - 1) / blocks)))
+        figures = scale.penalty(point.penalty), point.error, scale.sensitivity(point.sensitivity)
+        rows.append((point.model.scaled(norm), *figures))
     return rows[::-1]

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tensorchain.kernels.linalg import Array, cholesky_solution
+from tensorchain.kernels.linalg import Array, cholesky_solution, trace
 
 SMALLEST_PIVOT = 1e-7
 """Of a Cholesky factor relative to the largest, below which its matrix counts as singular."""
@@ -29,6 +29,10 @@ class System(Protocol):
 
     def solve(self, rhs: Array) -> Array:
         """B of least norm with B M^T = rhs."""
+        ...
+
+    def trace(self) -> float:
+        """tr M = ||L||_F^2; the largest of them where rows differ."""
         ...
 
 
@@ -47,6 +51,12 @@ class GramSystem:
     def solve(self, rhs: Array) -> Array:
         """B of least norm with B M^T = rhs."""
         return solve_rows(self.gram, rhs)
+
+    def trace(self) -> float:
+        """tr M; the largest of them where rows differ."""
+        if self.gram.ndim == 2:
+            return trace(self.gram)
+        return float(np.einsum("ipp->i", self.gram).real.max())
 
 
 class KroneckerSystem:
@@ -75,6 +85,10 @@ class KroneckerSystem:
             rows = np.moveaxis(value, n, -1)
             value = np.moveaxis(solve_rows(factor, rows.reshape(-1, len(factor))).reshape(rows.shape), -1, n)
         return value.reshape(rhs.shape)
+
+    def trace(self) -> float:
+        """tr M."""
+        return math.prod(trace(factor) for factor in self.factors)
 
 
 def solve_rows(gram: Array, rhs: Array) -> Array:

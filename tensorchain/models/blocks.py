@@ -11,10 +11,9 @@ changes), by contraction over the terms of the wiring (:mod:`tensorchain.models.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,20 +23,11 @@ from tensorchain.models.network import BATCH, Network
 Self = TypeVar("Self", bound="Blocks")
 
 
-class Metrics(Protocol):
-    """Who can make all Q_k of the blocks of a model."""
-
-    def metrics(self, matrices: Sequence[Array]) -> list[Array]:
-        """Q_k of each block."""
-        ...
-
-
 class Blocks:
     """Immutable blocks on a wiring: the base of `Model`."""
 
     _matrices: tuple[Array, ...]
     _moments: list[Array | None]
-    _known: tuple[list[Array], weakref.ref[Metrics]] | None = None
     _row_counts: tuple[int, ...] | None = None
     network: Network
 
@@ -51,7 +41,7 @@ class Blocks:
             if array.flags.writeable:
                 array = array.view()
                 array.flags.writeable = False
-            # A block that is frozen already keeps its identity: doors recognise what they have multiplied.
+            # A block that is frozen already stays the same array: evaluators see that it has not changed.
             frozen.append(array)
         self._matrices = tuple(frozen)
         self._moments = [None] * len(frozen)

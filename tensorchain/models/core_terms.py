@@ -10,7 +10,7 @@ The moment of a core has the square of its entries and is never formed: mode pro
 all of it, at R times the entries of the core each.  Derivatives follow by the product rule, carried along
 with the values.  All pairs of terms are done at once, as stacks (s, t, ...): terms of smaller rank are padded
 with zeros.  For one term the Gram of the core is a Kronecker product, so that equations in the core are solved
-mode by mode, however large it is.
+mode by mode, however large it is; for several see :mod:`tensorchain.models.core_system`.
 
 Reference: De Lathauwer, "Decompositions of a higher-order tensor in block terms" (2008).
 """
@@ -25,18 +25,19 @@ from typing import TypeVar
 
 import numpy as np
 
-from tensorchain.kernels import Array, KroneckerSystem, System, contract, leading_eigenpairs, memory
-from tensorchain.kernels.linalg import lapack
-from tensorchain.kernels.systems import SMALLEST_PIVOT, mode_product
+from tensorchain.kernels import Array, KroneckerSystem, System, contract, memory
+from tensorchain.kernels.systems import mode_product
 from tensorchain.models.base import Model
+from tensorchain.models.core_system import CoreSystem, conjugate_gradients, one_term_metric, one_term_solver
+from tensorchain.models.hooi import inverse_root, leading_vectors
 from tensorchain.models.network import Network
 
 Self = TypeVar("Self", bound="CoreTerms")
 
-_WIDE_SPECTRUM = 1e-4
-"""Eigenvalue of a Gram over its largest, below which singular vectors from it need another step."""
-_ORTHONORMAL = 1e-14
-"""Departure of U^H U from a multiple of the identity that is rounding."""
+_FORMED = 500
+"""Numbers in the cores of several terms up to which their Gram is formed (2 MB)."""
+_RIDGE = 1e-10
+"""Of the mean eigenvalue, in the preconditioner of a Gram that may be singular."""
 
 Jet = tuple[Array, Array | None]
 """A value and its derivative; None for zero."""
@@ -117,10 +118,7 @@ class CoreTerms(Model):
         return pad.matrix(k, close(self._cores[:, None], self._closed(k - 1), k - 1))
 
     def gram_factors(self, t: int, k: int) -> list[Array] | None:
-        if k:
-            return None
-        sizes = self.network.terms[t].shapes[0]
-        return [stack[t, t, :size, :size] for stack, size in zip(self._stacks, sizes, strict=True)]
+        return None if k else self._own_grams(t)
 
     def _closed(self, *open_modes: int) -> Array:
         """core_t with C_m^st multiplied into every mode but the open ones: (s, t, R_1, ..., R_N)."""
@@ -147,20 +145,49 @@ class CoreTerms(Model):
     @cached_property
     def _jets(self) -> tuple[list[Array], list[Array]]:
         """Grams, and their derivatives along the moments of unit noise."""
+        whole, change = kronecker_jet(self._stacks, self._spread)
+        grams, slopes = self._factor_jets
+        return [self._padding.matrix(0, whole), *grams], [self._padding.matrix(0, change), *slopes]
+
+    @cached_property
+    def _factor_jets(self) -> tuple[list[Array], list[Array]]:
+        """The same of the factors alone: those of the cores have the square of their entries."""
         pad, factors = self._padding, self._stacks
-        units = [rows * np.eye(m.shape[1]) for rows, m in zip(self.row_counts[1:], self.matrices[1:], strict=True)]
-        spread = [pad.pairs(k, unit) for k, unit in enumerate(units, start=1)]
-        whole, change = kronecker_jet(factors, spread)
-        grams, slopes, _ = core_jets(self._cores, (self._cores[None], None), factors, spread)
+        grams, slopes, _ = core_jets(self._cores, (self._cores[None], None), factors, self._spread)
         # Noise on the cores: its moment is the identity of each term, which closes every mode but one by a trace.
         traces = [np.einsum("ttaa->t", factor) for factor in factors]
         for n, slope in enumerate(slopes):
             rest = np.prod([trace for m, trace in enumerate(traces) if m != n], axis=0)
             np.einsum("ttaa->ta", slope)[...] += rest.reshape(-1, 1)
         return (
-            [pad.matrix(k, gram) for k, gram in enumerate([whole, *grams])],
-            [pad.matrix(k, slope) for k, slope in enumerate([change, *slopes])],
+            [pad.matrix(k, gram) for k, gram in enumerate(grams, start=1)],
+            [pad.matrix(k, slope) for k, slope in enumerate(slopes, start=1)],
         )
+
+    @property
+    def _spread(self) -> list[Array]:
+        """I_n * identity within each term, (s, t, R_n, R_n)."""
+        pairs = zip(self.row_counts[1:], self.matrices[1:], strict=True)
+        return [self._padding.pairs(k, rows * np.eye(m.shape[1])) for k, (rows, m) in enumerate(pairs, start=1)]
+
+    def sensitivity_metric(self, k: int) -> Array:
+        return self._jets[1][0] if k == 0 else self._factor_jets[1][k - 1]
+
+    def apply_metric(self, k: int, block: Array) -> Array:
+        if k:
+            return super().apply_metric(k, block)
+        counts = self.row_counts[1:]
+        pieces = []
+        for t, columns in enumerate(self.network.columns):
+            grams = self._own_grams(t)
+            core = block[:, columns[0]].reshape([len(gram) for gram in grams])
+            pieces.append(one_term_metric(grams, counts, core).reshape(1, -1))
+        return np.concatenate(pieces, axis=1)
+
+    @property
+    def _has_grams(self) -> bool:
+        # Grams are made one by one: that of the cores may be too large for anything.
+        return False
 
     def gauss_newton_matvec(self, delta: Sequence[Array]) -> list[Array]:
         pad, factors = self._padding, self._stacks
@@ -209,7 +236,7 @@ class CoreTerms(Model):
         # With L_m L_m^H = C_m the columns of U_m L_m^-H are orthonormal: in that basis the best factor holds the
         # leading singular vectors (HOOI), and the best core is what they project out.
         mode, ranks = k - 1, self._padding.ranks
-        roots = [_inverse_root(stack[0, 0]) for n, stack in enumerate(self._stacks) if n != mode]
+        roots = [inverse_root(stack[0, 0]) for n, stack in enumerate(self._stacks) if n != mode]
         value, number = rhs.reshape(-1, *ranks[:mode], *ranks[k:]), 1.0
         for n, root in enumerate(roots, start=1):
             if root is None:
@@ -234,34 +261,56 @@ class CoreTerms(Model):
         return self.with_matrices(matrices), explained
 
     def system(self, k: int) -> System:
-        if k or self._padding.count > 1:
+        if k:
             return super().system(k)
-        return KroneckerSystem([stack[0, 0] for stack in self._stacks])
+        if self._padding.count == 1:
+            return KroneckerSystem(self._own_grams(0))
+        if self.network.widths[0] <= _FORMED:
+            return super().system(k)
+        size = self.gram_traces()[0]
+        precondition = self._term_solvers(0.0, _RIDGE * size / self.network.widths[0])
+        assert precondition is not None
+        return CoreSystem(self._core_image, precondition, size=size)
 
     def damped_solver(self, k: int, penalty: float, damping: float) -> Callable[[Array], Array] | None:
-        if k or self._padding.count > 1:
+        if k or (self._padding.count > 1 and self.network.widths[0] <= _FORMED):
             return super().damped_solver(k, penalty, damping)
-        # All C_n are diagonal in one basis, and with them M_0, Q_0 = sum_n I_n (x)_{m != n} C_m and their sum.
-        pairs = [np.linalg.eigh(stack[0, 0]) for stack in self._stacks]
-        values = [np.maximum(pair[0], 0.0) for pair in pairs]
-        weights = outer(values) + damping
-        if penalty:
-            for n, size in enumerate(self.row_counts[1:]):
-                ones = np.ones_like(values[n])
-                weights = weights + penalty * size * outer([ones if m == n else v for m, v in enumerate(values)])
-        if not float(weights.min()) > 0.0:
+        solver = self._term_solvers(penalty, damping)
+        if solver is None or self._padding.count == 1:
+            return solver
+
+        def image(block: Array) -> Array:
+            result = self._core_image(block) + damping * block
+            return result + penalty * self.apply_metric(0, block) if penalty else result
+
+        return lambda block: conjugate_gradients(image, solver, block.astype(self._cores.dtype, copy=False))
+
+    def _term_solvers(self, penalty: float, damping: float) -> Callable[[Array], Array] | None:
+        """The inverse of M_0 + penalty Q_0 + damping within each term, the coupling of terms left out."""
+        places = [columns[0] for columns in self.network.columns]
+        found = [one_term_solver(self._own_grams(t), self.row_counts[1:], penalty, damping) for t in range(len(places))]
+        solvers = [solver for solver in found if solver is not None]
+        if len(solvers) < len(found):
             return None
+        if len(solvers) == 1:
+            return solvers[0]
+        return lambda block: np.concatenate(
+            [solver(block[:, here]) for solver, here in zip(solvers, places, strict=True)], axis=1
+        )
 
-        def solve(block: Array) -> Array:
-            value = block.reshape(weights.shape)
-            for n, (_, vectors) in enumerate(pairs):
-                value = mode_product(value, vectors.conj().T, n)
-            value = value / weights
-            for n, (_, vectors) in enumerate(pairs):
-                value = mode_product(value, vectors, n)
-            return value.reshape(block.shape)
+    def _core_image(self, block: Array) -> Array:
+        """B M_0^T for block 0, by mode products."""
+        pad = self._padding
+        value = pad.widen(0, block).reshape(1, *self._cores.shape)
+        for n, stack in enumerate(self._stacks):
+            value = mode_products(value, stack, n)
+        image = value.sum(axis=1).reshape(1, -1)
+        return np.asarray(image if pad.places[0] is None else image[:, pad.places[0]])
 
-        return solve
+    def _own_grams(self, t: int) -> list[Array]:
+        """C_n^tt of one term, (R_n, R_n)."""
+        sizes = self.network.terms[t].shapes[0]
+        return [stack[t, t, :size, :size] for stack, size in zip(self._stacks, sizes, strict=True)]
 
     # -- inside -------------------------------------------------------------------------
 
@@ -279,44 +328,6 @@ class CoreTerms(Model):
     def _stacks(self) -> list[Array]:
         """C_n^st of every mode: (s, t, R_n, R_n)."""
         return [self._padding.pairs(k, self.moment(k)) for k in range(1, self.order + 1)]
-
-
-def leading_vectors(matrix: Array, count: int) -> Array:
-    """Orthonormal basis of the leading left singular vectors of a matrix (I, P): (I, count).
-
-    From the eigenvectors of the smaller Gram.  The Gram has lost the digits of singular values below 1e-8 of the
-    largest; where some are far smaller than that one, a step of iteration on both sides follows.
-    """
-    rows, columns = matrix.shape
-    small = matrix @ matrix.conj().T if rows <= columns else matrix.conj().T @ matrix
-    found = min(count, len(small))
-    values, vectors = leading_eigenpairs(small, found)
-    if rows <= columns and values[0] > _WIDE_SPECTRUM * values[-1]:
-        # Orthonormal to the last digit: what LAPACK returns is so to two or three digits less.
-        return np.asarray(1.5 * vectors - vectors @ (0.5 * (vectors.conj().T @ vectors)))
-    right = matrix.conj().T @ vectors if rows <= columns else vectors
-    left: Array = np.linalg.qr(matrix @ np.linalg.qr(right)[0])[0]
-    if found < count:
-        # Fewer rows in the other modes than columns here: the rest is free, and orthogonal.
-        spare = np.eye(rows, count - found, dtype=left.dtype)
-        left = np.linalg.qr(np.concatenate([left, spare], axis=1))[0]
-    return left
-
-
-def _inverse_root(gram: Array) -> Array | float | None:
-    """L^-1 with L L^H = gram; a number where it is a multiple of the identity; None where gram is singular to rounding.
-
-    The last is so for factors that such an update has made.
-    """
-    size = float(gram[0, 0].real)
-    if size > 0.0 and np.abs(gram - size * np.eye(len(gram))).max() < _ORTHONORMAL * size:
-        return 1.0 / math.sqrt(size)
-    factor, failed = lapack("potrf", gram)(gram, lower=1, clean=1)
-    pivots = np.diagonal(factor).real
-    if failed or not pivots.min() > SMALLEST_PIVOT * pivots.max():
-        return None
-    inverse, _ = lapack("trtri", factor)(factor, lower=1)
-    return np.asarray(inverse)
 
 
 def core_jets(
@@ -396,11 +407,3 @@ def _kron(left: Array, right: Array) -> Array:
     np.multiply(one, two, out=product)
     rows, columns = left.shape[-2] * right.shape[-2], left.shape[-1] * right.shape[-1]
     return product.reshape(*product.shape[:-4], rows, columns)
-
-
-def outer(vectors: Sequence[Array]) -> Array:
-    """Outer product of several vectors."""
-    result = vectors[0]
-    for vector in vectors[1:]:
-        result = np.multiply.outer(result, vector)
-    return result

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import weakref
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TypeVar
@@ -39,7 +38,7 @@ from tensorchain.kernels import (
     norm,
 )
 from tensorchain.kernels.linalg import trace
-from tensorchain.models.blocks import Blocks, Metrics
+from tensorchain.models.blocks import Blocks
 from tensorchain.models.network import COLUMN, ROW
 
 Self = TypeVar("Self", bound="Form")
@@ -129,23 +128,11 @@ class Form(Blocks):
 
     @cached_property
     def _jets(self) -> tuple[list[Array], list[Array]]:
-        source = None if self._known is None else self._known[1]()
-        if self._known is None or source is None:
-            return self.gram_jets(self.moments, self.identity_moments)
-        return self._known[0], source.metrics(self._matrices)
-
-    def know(self, grams: list[Array], source: Metrics) -> None:
-        """Take over all M_k from who has made them of these blocks, and all Q_k when they are asked for.
-
-        The source is held weakly: a model does not keep the data of a door in memory.
-        """
-        self._known = grams, weakref.ref(source)
+        return self.gram_jets(self.moments, self.identity_moments)
 
     @cached_property
     def grams(self) -> list[Array]:
         """All M_k; without their derivatives where no one asked for these."""
-        if self._known is not None:
-            return self._known[0]
         if "_jets" in self.__dict__:
             return self._jets[0]
         if self.network.has_cores:
@@ -154,7 +141,7 @@ class Form(Blocks):
 
     @property
     def _has_grams(self) -> bool:
-        return self._known is not None or "_jets" in self.__dict__ or "grams" in self.__dict__
+        return "_jets" in self.__dict__ or "grams" in self.__dict__
 
     def all_grams(self, moments: Sequence[Array]) -> list[Array]:
         """M_k at any moments, for every k."""
@@ -178,6 +165,32 @@ class Form(Blocks):
         factor = cholesky(system)
         return None if factor is None else lambda block: cholesky_solve(factor, np.ascontiguousarray(block.T)).T
 
+    def penalised_solver(self, k: int, penalty: float) -> Callable[[Array], Array] | None:
+        """The inverse of M_k + penalty Q_k, applied to a block, where M_k + penalty Q_k may be too large to be formed.
+
+        Parameters
+        ----------
+        k : int
+            The block.
+        penalty : float
+            Weight nu of the sensitivity.
+
+        Returns
+        -------
+        callable or None
+            From W, (I_k, P_k), to B with B (M_k + nu Q_k)^T = W; None where the matrix is not positive definite.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> model = tc.Tucker.random((4, 5, 6), 2, rng=0)
+        >>> core = model.matrices[0]
+        >>> solved = model.penalised_solver(0, 0.1)(core)
+        >>> bool(np.allclose(model.system(0).apply(solved) + 0.1 * model.apply_metric(0, solved), core))
+        True
+        """
+        return self.damped_solver(k, penalty, 0.0)
+
     def gram_traces(self) -> list[float]:
         """tr M_k of each block, without the Grams."""
         traces = []
@@ -197,6 +210,31 @@ class Form(Blocks):
     def sensitivity_metric(self, k: int) -> Array:
         """Q_k with SS = <B_k, B_k Q_k^T> + I_k tr M_k; the gradient of SS in B_k is 2 B_k Q_k^T."""
         return self._jets[1][k]
+
+    def apply_metric(self, k: int, block: Array) -> Array:
+        """B Q_k^T; half the gradient of SS where B is block k.  Q_k of a core is not formed.
+
+        Parameters
+        ----------
+        k : int
+            The block.
+        block : array
+            B, (I_k, P_k).
+
+        Returns
+        -------
+        array
+            (I_k, P_k).
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> model = tc.CP([np.ones((2, 1)), np.ones((3, 1))])  # SS = 3 |a|^2 + 2 |b|^2
+        >>> model.apply_metric(0, model.matrices[0])
+        array([[3.],
+               [3.]])
+        """
+        return np.asarray(block @ self.sensitivity_metric(k).T)
 
     def block_sensitivities(self) -> Array:
         """||dX/dblock_k||_F^2 = I_k tr M_k for each block; their sum is SS."""

@@ -1,20 +1,13 @@
-"""Alternating least squares, with the sensitivity held down block by block.
+"""Alternating least squares: each block at its best, with the others as they are.
 
-With the other blocks fixed, f = ||T - L_k B_k||^2 + nu SS is quadratic in B_k, and so is SS:
-
-    (M_k + nu Q_k) b = w        for each row b of B_k, w of W_k = L_k^H vec(T).
-
-One generalised eigen-decomposition M_k V = Q_k V diag(lambda), V^H Q_k V = 1, gives the whole family in nu,
-
-    b(nu) = V (lambda + nu)^{-1} V^H w,
-    SS(nu)      = sum_j |w~_j|^2 / (lambda_j + nu)^2 + I_k tr M_k,             w~ = V^H w,
-    error(nu)^2 = error(0)^2 + sum_j |w~_j|^2 nu^2 / (lambda_j (lambda_j + nu)^2),
-
-both monotone, so a bound on either fixes nu by a root find in one dimension.  Without a constraint the sweeps are
-those of :mod:`tensorchain.solvers.sweeps`.
+Without a constraint the sweeps are those of :mod:`tensorchain.solvers.sweeps`.  With one, each block minimises the
+augmented Lagrangian of :mod:`tensorchain.solvers.constraints.lagrangian`, in which it is convex
+(:mod:`tensorchain.solvers.blocks`), so that phi falls with every block.  All blocks share one multiplier for each
+bound: blocks that meet a bound one by one, each with a multiplier of its own, come to rest where none of them can move
+although together they could.  Multipliers are updated as soon as phi falls slowly.
 
 Cost per sweep: one contraction of T with all blocks but one, for each block, with the partial products
-that the door reuses; P_k^3 for the small systems.
+that the evaluator reuses; P_k^3 for each small system.
 
 References: Kolda and Bader (2009), section 3.4; Phan et al., "How to train your unstable looped tensor
 network" (2022), for sensitivity-controlled updates.
@@ -26,18 +19,21 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import scipy
 
+from tensorchain.evaluation import Evaluator
 from tensorchain.fit import StopReason
-from tensorchain.kernels import Array, GramSystem
 from tensorchain.models import Model
-from tensorchain.solvers.constraints import Constraint, ErrorBound, Penalty, SensitivityBound
-from tensorchain.solvers.fixed_sweeps import FixedSweeps
+from tensorchain.solvers.blocks import BlockProblem, best_change
+from tensorchain.solvers.constraints import Lagrangian, Quantity, SquaredError
 from tensorchain.solvers.lm import check_options
-from tensorchain.solvers.loop import Iterate, Memory, Problem, Steps
-from tensorchain.solvers.sweeps import Sweeper, Sweeps, model_error, sweep_steps
+from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Steps, iterate_at
+from tensorchain.solvers.sweeps import starting_error, sweep, sweep_steps
 from tensorchain.stability.gauge import gauge_cycle
-from tensorchain.tensors import Tensor
+
+_LOST = 1e-6
+"""Fall of the squared error since it was last evaluated, from which it is evaluated anew."""
+_FRUITLESS = 12
+"""Updates of the multipliers in a row that bring no bound closer, after which the run ends."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +42,28 @@ class ALS:
 
     Parameters
     ----------
-    max_iter : most sweeps over the blocks.
-    tol : relative decrease of the objective in a sweep at which to stop.
-    exact : relative error below which the fit is exact.
+    max_iter : int
+        Most sweeps over the blocks.
+    tol : float
+        Relative decrease of the objective in a sweep at which to stop.
+    exact : float
+        Relative error below which the fit is exact.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When an option is not a number, or out of range.
+
+    References
+    ----------
+    Kolda and Bader, "Tensor decompositions and applications" (2009), section 3.4.
+
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> T = tc.datasets.inverse_radius(order=3, size=6)
+    >>> tc.decompose(T, "cp", rank=2, solver=tc.ALS(max_iter=100), rng=0).error < 0.05
+    True
     """
 
     max_iter: int = 500
@@ -60,152 +75,101 @@ class ALS:
 
     def steps(self, problem: Problem, start: Model, memory: Memory | None = None) -> Steps:
         """Iterate from `start`, or go on from the memory of an iterate."""
-        tensor, constraint = problem.tensor, problem.constraint
-        free = type(constraint) is Constraint
-        sweeper: Sweeper = (FixedSweeps.of(tensor, start) if free else None) or Sweeps(tensor)
-        previous: tuple[float, float] | None = None
+        if problem.constraint.free:
+            return (yield from self._free_steps(problem, start, memory))
+        return (yield from self._constrained_steps(problem, start, memory))
+
+    def _free_steps(self, problem: Problem, start: Model, memory: Memory | None) -> Steps:
+        """Plain sweeps."""
+        at = problem.evaluator(start if memory is None else memory.models["point"])
+        previous: float | None = None
         if memory is None:
-            model, penalty, used = start, 0.0, 0
-            error = sweeper.error(model)
+            error, used = starting_error(at), 0
         else:
             figures = memory.figures
-            model, error, penalty, used = memory.models["point"], figures["error"], figures["penalty"], figures["used"]
-            previous = None if figures["previous"] is None else (figures["previous"][0], figures["previous"][1])
-            sweeper.keep(model, figures["kept"])
+            error, used, previous = figures["error"], figures["used"], figures["previous"]
+            at.restore(figures["evaluator"])
+        exact = max(self.exact, at.rounding)
         while True:
-            figures = {"error": error, "penalty": penalty, "used": used, "previous": previous}
-            figures["kept"] = sweeper.kept(model)
-            sensitivity = _total(model)
-            yield Iterate(model, error, sensitivity, penalty, memory=Memory(figures, {"point": model}))
-            merit = constraint.merit(error, sensitivity)
-            reason = self._reason(merit, previous, error, tensor.rounding)
-            if reason is not None:
-                return reason
+            model = at.model
+            figures = {"error": error, "used": used, "previous": previous, "evaluator": at.state()}
+            yield Iterate(model, error, at.sensitivity(), memory=Memory(figures, {"point": model}))
+            if error <= exact:
+                return Ended(StopReason.EXACT)
+            if previous is not None and previous - error <= self.tol * previous:
+                # What the last sweep took off is what another one would at most.
+                return Ended(StopReason.CONVERGED, 2.0 * (previous - error) / error)
             if used >= self.max_iter:
-                return StopReason.ITERATION_LIMIT
-            previous, used = merit, used + 1
-            if not free:
-                swept, error, penalty = self._sweep(tensor, model, constraint)
-                model = gauge_cycle(swept)
+                return Ended(StopReason.ITERATION_LIMIT)
+            previous, used = error, used + 1
+            error = sweep(at, error)
+            if error > previous:
+                return Ended(StopReason.CONVERGED)
+            at.hold(balanced(at.model))
+
+    def _constrained_steps(self, problem: Problem, start: Model, memory: Memory | None) -> Steps:
+        """Sweeps over the augmented Lagrangian."""
+        constraint = problem.constraint
+        at = problem.evaluator(start if memory is None else memory.models["point"])
+        lagrangian = Lagrangian.of(constraint, constraint.measured(at))
+        used, fruitless, converged = 0, 0, False
+        if memory is not None:
+            lagrangian = lagrangian.recalled(memory.figures["lagrangian"])
+            used, fruitless = memory.figures["used"], memory.figures["fruitless"]
+            converged = memory.figures["converged"]
+        values = lagrangian.values(at)
+        if memory is not None:
+            # The squared error is followed from block to block: to the last bit it is where it came from.
+            values = dict(zip(lagrangian.quantities, memory.figures["values"], strict=True))
+        exact = max(self.exact, at.rounding) if constraint.error_alone else -1.0
+        while True:
+            figures = {"lagrangian": lagrangian.figures(), "used": used, "fruitless": fruitless}
+            figures |= {"converged": converged, "values": [values[quantity] for quantity in lagrangian.quantities]}
+            memory = Memory(figures, {"point": at.model})
+            iterate = iterate_at(at, constraint, lagrangian, values=values, memory=memory)
+            yield iterate
+            if iterate.error <= exact and iterate.merit is not None and iterate.merit[0] <= 0.0:
+                return Ended(StopReason.EXACT)
+            if converged:
+                return Ended(StopReason.CONVERGED)
+            if used >= self.max_iter:
+                return Ended(StopReason.ITERATION_LIMIT)
+            used += 1
+            phi = lagrangian.value(values)
+            values = constrained_sweep(problem, at, lagrangian, values)
+            if phi - lagrangian.value(values) > lagrangian.slow(values, self.tol):
                 continue
-            swept, swept_error = sweeper.sweep(model, error)
-            if swept_error > error:
-                return StopReason.CONVERGED
-            model, error = balanced(swept), swept_error
-
-    def _reason(
-        self, merit: tuple[float, float], previous: tuple[float, float] | None, error: float, rounding: float
-    ) -> StopReason | None:
-        """Why to stop after a sweep; None to go on.  A merit is (violation of the bound, objective)."""
-        if error <= max(self.exact, rounding) and merit[0] == 0.0:
-            return StopReason.EXACT
-        if previous is None:
-            return None
-        if merit[0] > 0.0 and previous[0] > 0.0 and previous[0] - merit[0] <= self.tol * previous[0]:
-            return StopReason.INFEASIBLE
-        if merit[0] == previous[0] == 0.0 and previous[1] - merit[1] <= self.tol * previous[1]:
-            return StopReason.CONVERGED
-        return None
-
-    def _sweep(self, tensor: Tensor, model: Model, constraint: Constraint) -> tuple[Model, float, float]:
-        """Update every block once under the constraint; the model, its error, and the last penalty."""
-        penalty, norm, square = 0.0, tensor.norm(), 0.0
-        for step in sweep_steps(model):
-            for k in step:
-                rhs, gram = tensor.contract_all_but(model, k), tensor.gram(model, k)
-                metric, offset = model.sensitivity_metric(k), model.block_sensitivities()[k]
-                matrix = model.matrices[k]
-                updated, penalty = constrained_update(constraint, gram, metric, rhs, offset, norm, matrix)
-                square = norm**2 - float(np.vdot(updated, 2.0 * rhs - GramSystem(gram).apply(updated)).real)
-                model = model.with_matrix(k, updated)
-        return model, model_error(tensor, model, square), penalty
+            if lagrangian.settled(values):
+                converged = True
+                continue
+            before = lagrangian.violation
+            lagrangian = lagrangian.updated(values)
+            fruitless = fruitless + 1 if lagrangian.violation > 0.9 * before else 0
+            converged = fruitless >= _FRUITLESS
 
 
-def constrained_update(
-    constraint: Constraint, gram: Array, metric: Array, rhs: Array, offset: float, norm: float, matrix: Array
-) -> tuple[Array, float]:
-    """Block that solves the constrained problem in B_k, and its penalty nu.
-
-    `offset` = I_k tr M_k is the part of SS that does not depend on the block, `norm` = ||T||.
-    """
-    family = PenaltyFamily(gram, metric, rhs)
-    if isinstance(constraint, Penalty):
-        nu = constraint.weight
-    elif isinstance(constraint, SensitivityBound):
-        now = float(np.vdot(matrix, matrix @ metric.T).real)
-        room = constraint.limit - offset
-        # Too little room for this block alone: take its share down and let the others follow.
-        nu = family.penalty_for_sensitivity(max(room, 0.25 * min(now, family.sensitivity(0.0))))
-    elif isinstance(constraint, ErrorBound):
-        nu = family.penalty_for_error(constraint.limit**2 - (norm**2 - family.explained))
-    else:
-        raise TypeError(f"ALS does not know the constraint {constraint!r}")
-    return family.block(nu), nu
-
-
-class PenaltyFamily:
-    """b(nu) for all nu at once, from one generalised eigen-decomposition (per row when Grams differ)."""
-
-    def __init__(self, gram: Array, metric: Array, rhs: Array) -> None:
-        width = len(metric)
-        ridge = 1e-14 * max(float(np.trace(metric).real), np.finfo(float).tiny) / width
-        root = scipy.linalg.cholesky(metric + ridge * np.eye(width), lower=True, check_finite=False)
-        # M V = Q V diag(lambda)  <=>  (L^-1 M L^-H) Y = Y diag(lambda), V = L^-H Y
-        inverse = scipy.linalg.solve_triangular(root, np.eye(width), lower=True, check_finite=False)
-        values, vectors = np.linalg.eigh(inverse @ gram @ inverse.conj().T)
-        self.vectors = inverse.conj().T @ vectors
-        cutoff = np.finfo(float).eps * width * values.max(axis=-1, keepdims=True, initial=0.0)
-        alive = values > cutoff
-        self.values = np.where(alive, values, 1.0)
-        rotated = rhs @ self.vectors.conj() if gram.ndim == 2 else np.einsum("ip,ipj->ij", rhs, self.vectors.conj())
-        self.rotated = np.where(alive, rotated, 0.0)
-        self.power = np.abs(self.rotated) ** 2
-        self.explained = float((self.power / self.values).sum())
-        """||T||^2 - error(0)^2."""
-        self.largest = float(self.values.max(initial=1.0))
-
-    def block(self, nu: float) -> Array:
-        """B(nu), (I_k, P_k)."""
-        coefficients = self.rotated / (self.values + nu)
-        if self.vectors.ndim == 2:
-            return np.asarray(coefficients @ self.vectors.T)
-        return np.asarray(np.einsum("ij,ipj->ip", coefficients, self.vectors))
-
-    def sensitivity(self, nu: float) -> float:
-        """SS(nu) less I_k tr M_k."""
-        return float((self.power / (self.values + nu) ** 2).sum())
-
-    def excess(self, nu: float) -> float:
-        """error(nu)^2 - error(0)^2."""
-        return float((self.power * nu**2 / (self.values * (self.values + nu) ** 2)).sum())
-
-    def penalty_for_sensitivity(self, target: float) -> float:
-        """Least nu with SS(nu) - I_k tr M_k <= target."""
-        if self.sensitivity(0.0) <= target:
-            return 0.0
-        return _root(lambda nu: self.sensitivity(nu) - target, self.largest)
-
-    def penalty_for_error(self, room: float) -> float:
-        """Largest nu with error(nu)^2 - error(0)^2 <= room; 0 when there is none."""
-        if room <= 0.0:
-            return 0.0
-        if self.explained <= room:
-            return 1e12 * self.largest
-        return _root(lambda nu: room - self.excess(nu), self.largest)
-
-
-def _root(decreasing: object, scale: float) -> float:
-    """Zero in nu > 0 of a decreasing function that is positive at 0, found in log nu."""
-    assert callable(decreasing)
-    low, high = 1e-14 * scale, scale
-    while decreasing(high) > 0.0 and high < 1e18 * scale:
-        high *= 100.0
-    if decreasing(low) <= 0.0:
-        return low
-    if decreasing(high) > 0.0:
-        return high
-    root = scipy.optimize.brentq(lambda t: decreasing(np.exp(t)), np.log(low), np.log(high), xtol=1e-10, rtol=1e-12)
-    return float(np.exp(root))
+def constrained_sweep(
+    problem: Problem, at: Evaluator, lagrangian: Lagrangian, values: dict[Quantity, float]
+) -> dict[Quantity, float]:
+    """Every block at its best once, and a cycle of the gauge; the quantities afterwards."""
+    values = dict(values)
+    evaluated = values.get(SquaredError(), 0.0)
+    for step in sweep_steps(at.model):
+        for k in step:
+            found = best_change(BlockProblem.of(at, k, values), lagrangian)
+            if found is not None:
+                at.replace(k, at.model.matrices[k] + found[0])
+                # The other quantities do not feel a change of one block through rounding; small errors do.
+                values = found[1]
+        if problem.clock.expired:
+            break
+    if values.get(SquaredError(), math.inf) < max(_LOST * evaluated, _LOST):
+        values[SquaredError()] = at.error() ** 2
+    if problem.constraint.allows_gauge:
+        at.hold(gauge_cycle(at.model))
+        # X is as it was: only what depends on the gauge is measured anew.
+        values = {q: v if q == SquaredError() else q.value(at) for q, v in values.items()}
+    return values
 
 
 def balanced(model: Model) -> Model:
@@ -226,7 +190,3 @@ def balanced(model: Model) -> Model:
     for k in sorted(range(len(logs)), key=lambda k: step * (wanted[k] - exponents[k]))[: abs(surplus)]:
         exponents[k] -= step
     return model.rescaled([2.0**exponent for exponent in exponents]) if any(exponents) else model
-
-
-def _total(model: Model) -> float:
-    return float(model.block_sensitivities().sum())

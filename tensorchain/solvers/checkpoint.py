@@ -19,9 +19,13 @@ from tensorchain.fit import Fit, History, StopReason
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.models.files import write_npz
-from tensorchain.solvers.loop import Iterate, Memory, RunState
+from tensorchain.solvers.loop import RunState
+from tensorchain.solvers.problem import Iterate, Memory
 
-_FORMAT = 1
+_FORMAT = 2
+_ITERATE = ("error", "sensitivity", "merit", "penalty", "damping", "standard_error")
+_FIT = ("error", "sensitivity", "iterations", "seconds", "solver", "gap", "objective", "standard_error")
+"""Figures of an iterate and of a fit that are written as they are."""
 _INTERVAL = 2.0
 """Least seconds between two writes."""
 
@@ -110,7 +114,7 @@ class Checkpoint:
         _pack(arrays, "best", run.best.model)
         for name, model in run.memory.models.items():
             _pack(arrays, f"memory-{name}", model)
-        best = {key: getattr(run.best, key) for key in ("error", "sensitivity", "penalty", "damping")}
+        best = {key: getattr(run.best, key) for key in _ITERATE}
         return {
             "rows": run.rows,
             "best": best,
@@ -121,7 +125,9 @@ class Checkpoint:
 
     def _to_run(self, row: dict[str, Any], arrays: dict[str, Array]) -> RunState:
         models = {name: self._model(arrays, f"memory-{name}") for name in row["models"]}
-        best = Iterate(self._model(arrays, "best"), **row["best"])
+        figures = dict(row["best"])
+        merit = figures.pop("merit")
+        best = Iterate(self._model(arrays, "best"), merit=None if merit is None else tuple(merit), **figures)
         rows = [tuple(float(value) for value in values) for values in row["rows"]]
         return RunState(rows, best, Memory(row["figures"], models), float(row["seconds"]))  # type: ignore[arg-type]
 
@@ -134,7 +140,7 @@ class Checkpoint:
 
     def _to_fit(self, row: dict[str, Any], model: Model) -> Fit:
         history = History(*(np.array(row["history"][key]) for key in History.__dataclass_fields__))
-        figures = {key: row[key] for key in ("error", "sensitivity", "iterations", "seconds", "solver")}
+        figures = {key: row[key] for key in _FIT}
         names = row["dimension_names"]
         return Fit(
             model=model,
@@ -150,7 +156,7 @@ class OtherProblemError(ValueError):
 
 
 def _from_fit(fit: Fit) -> dict[str, Any]:
-    row = {key: getattr(fit, key) for key in ("error", "sensitivity", "iterations", "seconds", "solver")}
+    row = {key: getattr(fit, key) for key in _FIT}
     row["reason"] = fit.reason.name
     row["dimension_names"] = fit.dimension_names
     row["history"] = {key: getattr(fit.history, key).tolist() for key in History.__dataclass_fields__}

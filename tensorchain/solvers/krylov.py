@@ -1,6 +1,6 @@
-"""Conjugate gradients for the Levenberg-Marquardt step when J^H J is too large to factorise.
+"""Conjugate gradients for the Levenberg-Marquardt step when its matrix is too large to factorise.
 
-The matrix J^H J + nu Q + mu I is applied block-wise from Grams.  The preconditioner is its block diagonal,
+The matrix of :mod:`tensorchain.solvers.lm` is applied block-wise from Grams.  The preconditioner is its block diagonal,
 I (x) (M_k + nu Q_k + mu I), whose factors are P_k x P_k (one for each row where rows see different entries), or the
 inverse of the whole matrix where the structure of the model gives it (`Model.damped_inverse`): then one or two steps
 end it, and what they are for is the rounding of that inverse.
@@ -15,32 +15,20 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array
-from tensorchain.models import Model
-from tensorchain.tensors import Tensor
 
 Operator = Callable[[Sequence[Array]], list[Array]]
 
 
 def conjugate_gradients(
-    tensor: Tensor,
-    model: Model,
-    rhs: Sequence[Array],
-    penalty: float,
-    damping: float,
-    *,
-    tol: float = 1e-2,
-    max_iter: int = 60,
-) -> list[Array] | None:
-    """Approximate solution of (J^H J + nu Q + mu I) d = rhs; None when the preconditioner breaks down.
+    operator: Operator, precondition: Operator, rhs: Sequence[Array], *, tol: float = 1e-2, max_iter: int = 60
+) -> list[Array]:
+    """Approximate solution d of operator(d) = rhs.
 
     The relative tolerance is loose on purpose: an inexact step costs little and steers around swamps.
     """
-    precondition = preconditioner(tensor, model, penalty, damping)
-    if precondition is None:
-        return None
     sizes = [block.shape for block in rhs]
-    metrics = [model.sensitivity_metric(k).T for k in range(len(rhs))] if penalty else []
     residual, direction, image = (
         np.empty(sum(block.size for block in rhs), dtype=np.result_type(*rhs)) for _ in range(3)
     )
@@ -56,10 +44,7 @@ def conjugate_gradients(
     energy = np.vdot(residual, direction).real
     target = tol**2 * energy
     for _ in range(max_iter):
-        fill(images, tensor.gauss_newton_matvec(model, directions))
-        for vector, block, metric in zip(images, directions, metrics, strict=False):
-            vector += penalty * (block @ metric)
-        image += damping * direction
+        fill(images, operator(directions))
         curvature = np.vdot(direction, image).real
         if not curvature > 0.0:
             break
@@ -85,25 +70,25 @@ def split(vector: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
     return blocks
 
 
-def preconditioner(tensor: Tensor, model: Model, penalty: float, damping: float) -> Operator | None:
-    """The best inverse that is cheap; None where the matrix is not positive definite."""
-    if tensor.complete and model.has_damped_inverse:
+def preconditioner(at: Evaluator, penalty: float, damping: float) -> Operator | None:
+    """The best inverse of J^H J + penalty Q + damping that is cheap; None where it is not positive definite."""
+    model = at.model
+    if at.complete and model.has_damped_inverse:
         return model.damped_inverse(penalty, damping)
-    solvers = [_block_solver(tensor, model, k, penalty, damping) for k in range(len(model.matrices))]
+    solvers = [_block_solver(at, k, penalty, damping) for k in range(len(model.matrices))]
     if any(solver is None for solver in solvers):
         return None
     return lambda blocks: [solver(b) for solver, b in zip(solvers, blocks, strict=True) if solver is not None]
 
 
-def _block_solver(
-    tensor: Tensor, model: Model, k: int, penalty: float, damping: float
-) -> Callable[[Array], Array] | None:
+def _block_solver(at: Evaluator, k: int, penalty: float, damping: float) -> Callable[[Array], Array] | None:
     """Inverse of one block of the diagonal."""
-    if tensor.complete:
+    model = at.model
+    if at.complete:
         return model.damped_solver(k, penalty, damping)
-    system = tensor.gram(model, k) + damping * np.eye(model.network.widths[k])
+    system = at.gram(k) + damping * np.eye(model.network.widths[k])
     if penalty:
-        system = system + penalty * model.sensitivity_metric(k)
+        system = system + penalty * at.metric(k)
     try:
         # Only to see whether it is positive definite: rows are solved by the inverses, all at once.
         np.linalg.cholesky(system)

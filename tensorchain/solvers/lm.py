@@ -1,12 +1,20 @@
-"""Levenberg-Marquardt on f(theta) = ||T - X(theta)||^2 + nu SS(theta).
+"""Levenberg-Marquardt on the augmented Lagrangian phi(theta) = ||T - X(theta)||^2 + nu SS(theta) + ...
 
-With e = T - X, the step d solves
+With w_j the slopes and c_j twice the second derivatives of the terms of phi at the values of their quantities
+(:mod:`tensorchain.solvers.constraints.lagrangian`), v_j half the gradient and A_j half the curvature of quantity j,
+the step d solves
 
-    (J^H J + nu blockdiag(I (x) Q_k) + mu I) d = J^H e - nu Q theta,
+    (sum_j w_j A_j + sum_j c_j v_j v_j^H + mu I) d = -sum_j w_j v_j.
 
-where Q_k is the metric of the sensitivity: SS is quadratic in each block, with gradient 2 B_k Q_k^T.
-The damping mu follows Nielsen's rule from the ratio of actual to predicted decrease.  J^H J comes from
-the wiring of the model, at a cost that does not depend on the data; the gradient is one pass over T.
+Without a constraint this is (J^H J + mu I) d = J^H (T - X); a penalty adds nu blockdiag(I (x) Q_k) to the matrix and
+-nu B_k Q_k^T to the right-hand side; a bound that is active also adds one rank, for which the factor is not changed
+(Woodbury's identity).  The damping mu follows Nielsen's rule from the ratio of actual to predicted decrease.
+
+Multipliers are updated as soon as phi falls slowly, within the same run.  The run ends where bounds and multipliers are
+settled and phi falls by less than `tol` three times in a row, or no step lowers it, and no block alone could lower it
+either: a short step under heavy damping is no end (:mod:`tensorchain.solvers.optimality`).
+
+J^H J comes from the wiring of the model, at a cost that does not depend on the data; the gradient is one pass over T.
 Cost per iteration: that pass, plus n^3 / 3 for a Cholesky factorisation with n parameters; beyond
 `dense_limit` parameters conjugate gradients with J^H J applied block-wise take its place.
 
@@ -17,23 +25,27 @@ References: Nielsen, "Damping parameter in Marquardt's method" (1999); Tichavsky
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
+from tensorchain.evaluation import Evaluator
 from tensorchain.fit import StopReason
 from tensorchain.kernels import Array, cholesky, cholesky_solve, diagonal_blocks
 from tensorchain.models import Model
-from tensorchain.solvers.constraints import Constraint, Penalty
-from tensorchain.solvers.krylov import conjugate_gradients, split
-from tensorchain.solvers.loop import Iterate, Memory, Problem, Stage, Steps
-from tensorchain.tensors import Residual, Tensor
+from tensorchain.solvers.constraints import Constraint, Lagrangian, Quantity, Sensitivity, SquaredError
+from tensorchain.solvers.constraints.lagrangian import half_gradient
+from tensorchain.solvers.krylov import conjugate_gradients, preconditioner, split
+from tensorchain.solvers.optimality import STATIONARY, attainable_decrease
+from tensorchain.solvers.problem import Ended, Memory, Problem, Stage, Steps, iterate_at
 
 _SMALLEST_DAMPING = 1e-15
 _LARGEST_DAMPING = 1e12
 _TINY_PREDICTION = 1e-15
 _LEAST_RATIO = 1e-4
 _SLOW_STEPS = 3
+_FRUITLESS = 12
+"""Updates of the multipliers in a row that bring no bound closer, after which the run ends."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +54,34 @@ class LM:
 
     Parameters
     ----------
-    max_iter : most iterations (factorisations), at each penalty when a bound has to be met.
-    tol : relative decrease of the objective over an iteration that counts as slow; three slow ones in a
-        row end the run.
-    exact : relative error below which the fit is exact.
-    damping : first damping mu, in the scale ||T|| = 1.
-    dense_limit : most parameters for which J^H J is formed and factorised (the default is where conjugate gradients
-        take over on hard problems, measured here; on easy ones they are faster from 300 on).
+    max_iter : int
+        Most iterations (trial steps).
+    tol : float
+        Relative decrease of the objective over an iteration that counts as slow; three slow ones in a row end the
+        run.
+    exact : float
+        Relative error below which the fit is exact.
+    damping : float
+        First damping mu, in the scale ||T|| = 1.
+    dense_limit : int
+        Most parameters for which J^H J is formed and factorised (the default is where conjugate gradients take over
+        on hard problems, measured here; on easy ones they are faster from 300 on).
+
+    Raises
+    ------
+    TypeError, ValueError
+        When an option is not a number, or out of range.
+
+    References
+    ----------
+    Nielsen, "Damping parameter in Marquardt's method" (1999).
+
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> T = tc.datasets.inverse_radius(order=3, size=6)
+    >>> tc.decompose(T, "cp", rank=2, solver=tc.LM(max_iter=100), rng=0).error < 0.02
+    True
     """
 
     max_iter: int = 500
@@ -62,158 +95,227 @@ class LM:
 
     def steps(self, problem: Problem, start: Model, memory: Memory | None = None) -> Steps:
         """Iterate from `start`, or go on from the memory of an iterate."""
-        from tensorchain.solvers.bounds import meet_bound
-
-        tensor, constraint = problem.tensor, problem.constraint
-        bounded = not (isinstance(constraint, Penalty) or type(constraint) is Constraint)
-        weight = constraint.weight if isinstance(constraint, Penalty) else 0.0
-        slow = used = 0
-        if memory is None:
-            point = Point.at(tensor, start, damping=self.damping)
-        else:
-            point = Point.at(tensor, memory.models["point"], damping=memory.figures["damping"])
-            slow, used = memory.figures["slow"], memory.figures["used"]
-        yield point.iterate(weight, None if bounded else _memory(point, slow, used))
-        if bounded:
-            return (yield from meet_bound(self, problem, point))
-        _, reason = yield from self.stage(tensor, point, weight, resumable=True, slow=slow, used=used)
-        return reason
+        at = problem.evaluator(start if memory is None else memory.models["point"])
+        constraint = problem.constraint
+        lagrangian = Lagrangian.of(constraint, constraint.measured(at))
+        state = State(lagrangian, self.damping) if memory is None else State.recalled(memory.figures, lagrangian)
+        yield iterate_at(at, constraint, state.lagrangian, damping=state.damping, memory=state.memory(at))
+        end = yield from self.stage(problem, at, state, resumable=True)
+        return Ended(end.reason, end.optimality)
 
     def stage(
-        self,
-        tensor: Tensor,
-        point: Point,
-        penalty: float,
-        *,
-        resumable: bool = False,
-        slow: int = 0,
-        used: int = 0,
-    ) -> Stage[tuple[Point, StopReason]]:
-        """Minimise f at one penalty nu; `slow` steps in a row and `used` iterations lie behind."""
-        growth = 2.0
-        system: NormalEquations | None = None
-        exact = max(self.exact, tensor.rounding) if self.exact else 0.0
-        if point.error <= exact:
-            return point, StopReason.EXACT
-        if slow >= _SLOW_STEPS:
-            return point, StopReason.CONVERGED
-        for iteration in range(used, self.max_iter):
+        self, problem: Problem, at: Evaluator, state: State, *, resumable: bool = False, asked: Constraint | None = None
+    ) -> Stage[End]:
+        """Minimise phi from the model that the evaluator holds, which afterwards holds the last model.
+
+        Parameters
+        ----------
+        problem : iterates are compared by its constraint.
+        at : the model to begin with.
+        state : multipliers and damping, and what lies behind of a run that is resumed.
+        resumable : whether iterates carry a memory.
+        asked : the constraint that the Lagrangian is made of, where it is not that of the problem.
+        """
+        lagrangian, damping = state.lagrangian, state.damping
+        constraint = problem.constraint if asked is None else asked
+        exact = max(self.exact, at.rounding) if self.exact and constraint.error_alone else -1.0
+        slow, fruitless, growth, system = state.slow, state.fruitless, 2.0, None
+        used = state.used
+        values = lagrangian.values(at)
+        if self._exact(constraint, at, values, exact):
+            return End(StopReason.EXACT, lagrangian, damping, used)
+        while True:
+            phi, size = lagrangian.value(values), lagrangian.size(values)
+            if slow >= _SLOW_STEPS or (slow and not lagrangian.settled(values)):
+                if lagrangian.settled(values):
+                    left = attainable_decrease(at, lagrangian, values)
+                    if left <= max(STATIONARY, self.tol):
+                        return End(StopReason.CONVERGED, lagrangian, damping, used, left)
+                    slow = 0
+                else:
+                    before = lagrangian.violation
+                    lagrangian = lagrangian.updated(values)
+                    fruitless = fruitless + 1 if lagrangian.violation > 0.9 * before else 0
+                    if fruitless >= _FRUITLESS:
+                        return End(StopReason.CONVERGED, lagrangian, damping, used)
+                    slow, system = 0, None
+                    continue
+            if used >= self.max_iter:
+                return End(StopReason.ITERATION_LIMIT, lagrangian, damping, used)
             if system is None:
-                system = NormalEquations(tensor, point, penalty, self.dense_limit)
-            objective = point.objective(penalty)
-            step = system.solve(point.damping)
+                here = at.model
+                system = NormalEquations(at, lagrangian, values, self.dense_limit)
+            used += 1
+            step = system.solve(damping)
             if step is not None:
                 delta, predicted = step
-                trial = point.moved(tensor, delta)
-                decrease = objective - trial.objective(penalty)
+                if not predicted > _TINY_PREDICTION * max(size, abs(phi)):
+                    at.hold(here)
+                    if growth == 2.0 and damping > _SMALLEST_DAMPING and not self._at_end(at, lagrangian, values):
+                        # The damping alone makes the step short.
+                        damping = max(0.1 * damping, _SMALLEST_DAMPING)
+                        continue
+                    if not lagrangian.settled(values):
+                        slow = _SLOW_STEPS
+                        continue
+                    return End(StopReason.CONVERGED, lagrangian, damping, used)
+                at.hold(here.with_matrices([m + d for m, d in zip(here.matrices, delta, strict=True)]))
+                trial = lagrangian.values(at)
+                decrease = phi - lagrangian.value(trial)
                 if decrease > _LEAST_RATIO * predicted and decrease > 0.0:
                     ratio = decrease / predicted
-                    damping = point.damping * max(1.0 / 3.0, 1.0 - (2.0 * ratio - 1.0) ** 3)
-                    point = replace(trial, damping=max(damping, _SMALLEST_DAMPING))
-                    growth, system = 2.0, None
-                    slow = slow + 1 if decrease < self.tol * (objective - decrease) else 0
-                    yield point.iterate(penalty, _memory(point, slow, iteration + 1) if resumable else None)
-                    if point.error <= exact:
-                        return point, StopReason.EXACT
-                    if slow >= _SLOW_STEPS:
-                        return point, StopReason.CONVERGED
+                    damping = max(damping * max(1.0 / 3.0, 1.0 - (2.0 * ratio - 1.0) ** 3), _SMALLEST_DAMPING)
+                    values, growth, system = trial, 2.0, None
+                    slow = slow + 1 if decrease < lagrangian.slow(values, self.tol) else 0
+                    memory = None
+                    if resumable:
+                        memory = State(lagrangian, damping, slow, used, fruitless).memory(at)
+                    yield iterate_at(at, problem.constraint, lagrangian, values=values, damping=damping, memory=memory)
+                    if self._exact(constraint, at, values, exact):
+                        return End(StopReason.EXACT, lagrangian, damping, used)
                     continue
-                if not predicted > _TINY_PREDICTION * objective:
-                    return point, StopReason.CONVERGED
-            point = replace(point, damping=point.damping * growth)
+                at.hold(here)
+            damping *= growth
             growth *= 2.0
-            if point.damping > _LARGEST_DAMPING:
-                return point, StopReason.STALLED
-        return point, StopReason.ITERATION_LIMIT
+            if damping > _LARGEST_DAMPING:
+                if not lagrangian.settled(values):
+                    damping, growth, slow = self.damping, 2.0, _SLOW_STEPS
+                    continue
+                return End(StopReason.STALLED, lagrangian, damping, used)
+
+    @staticmethod
+    def _exact(constraint: Constraint, at: Evaluator, values: dict[Quantity, float], exact: float) -> bool:
+        error = values.get(SquaredError())
+        if exact < 0.0 or error is None or error > exact**2:
+            return False
+        return constraint.gap(constraint.measured(at)) <= 0.0
+
+    def _at_end(self, at: Evaluator, lagrangian: Lagrangian, values: dict[Quantity, float]) -> bool:
+        return attainable_decrease(at, lagrangian, values) <= max(STATIONARY, self.tol)
 
 
 @dataclass(frozen=True)
-class Point:
-    """A model with what the next step needs: its residual, sensitivity and damping."""
+class State:
+    """What a stage begins with: multipliers, damping, and counts of what lies behind."""
 
-    model: Model
-    residual: Residual
-    sensitivity: float
+    lagrangian: Lagrangian
     damping: float
+    slow: int = 0
+    used: int = 0
+    fruitless: int = 0
+
+    def memory(self, at: Evaluator) -> Memory:
+        """In plain numbers, with the model."""
+        figures = {"damping": self.damping, "slow": self.slow, "used": self.used, "fruitless": self.fruitless}
+        return Memory({**figures, "lagrangian": self.lagrangian.figures()}, {"point": at.model})
 
     @classmethod
-    def at(cls, tensor: Tensor, model: Model, damping: float) -> Point:
-        """Evaluate `model`."""
-        return cls(model, tensor.residual(model), float(model.block_sensitivities().sum()), damping)
-
-    @property
-    def error(self) -> float:
-        return self.residual.norm
-
-    def objective(self, penalty: float) -> float:
-        """||T - X||^2 + nu SS."""
-        return self.error**2 + penalty * self.sensitivity
-
-    def moved(self, tensor: Tensor, delta: Sequence[Array]) -> Point:
-        """The point at theta + delta."""
-        matrices = [matrix + change for matrix, change in zip(self.model.matrices, delta, strict=True)]
-        return Point.at(tensor, self.model.with_matrices(matrices), self.damping)
-
-    def iterate(self, penalty: float, memory: Memory | None = None) -> Iterate:
-        """The point as the loop takes it."""
-        return Iterate(self.model, self.error, self.sensitivity, penalty, self.damping, memory=memory)
+    def recalled(cls, figures: dict[str, object], like: Lagrangian) -> State:
+        """The state that these figures describe."""
+        counts = {name: figures[name] for name in ("damping", "slow", "used", "fruitless")}
+        return cls(like.recalled(figures["lagrangian"]), **counts)  # type: ignore[arg-type]
 
 
-def _memory(point: Point, slow: int, used: int) -> Memory:
-    """After an accepted step the damping, the slow steps in a row and the iterations used are the whole state."""
-    return Memory({"damping": point.damping, "slow": slow, "used": used}, {"point": point.model})
+@dataclass(frozen=True)
+class End:
+    """How a stage ended; the evaluator holds its model."""
+
+    reason: StopReason
+    lagrangian: Lagrangian
+    damping: float
+    used: int
+    optimality: float | None = None
 
 
 class NormalEquations:
-    """(J^H J + nu Q + mu I) d = J^H e - nu Q theta at one point, for several mu."""
+    """The equations of a step at one point, for several mu."""
 
-    def __init__(self, tensor: Tensor, point: Point, penalty: float, dense_limit: int) -> None:
-        model = point.model
-        self.tensor, self.model, self.penalty = tensor, model, penalty
-        self.sizes = [matrix.size for matrix in model.matrices]
+    def __init__(self, at: Evaluator, lagrangian: Lagrangian, values: dict[Quantity, float], dense_limit: int) -> None:
+        model = at.model
+        self.at, self.model = at, model
         self.shapes = [matrix.shape for matrix in model.matrices]
-        blocks = point.residual.gradient
-        if penalty:
-            blocks = [
-                block - penalty * (matrix @ model.sensitivity_metric(k).T)
-                for k, (block, matrix) in enumerate(zip(blocks, model.matrices, strict=True))
-            ]
-        self.rhs = blocks
-        self.dense = sum(self.sizes) <= dense_limit and not (tensor.complete and model.has_damped_inverse)
+        self.weights = {q: w for q, w in lagrangian.weights(values).items() if w > 0.0}
+        self.rhs = [-block for block in half_gradient(lagrangian, values, at)]
+        self.ranks = [
+            (2.0 * bend, _filled(quantity.half_gradient(at), model))
+            for quantity, bend in lagrangian.bends(values).items()
+        ]
+        size = sum(matrix.size for matrix in model.matrices)
+        self.dense = size <= dense_limit and not (at.complete and model.has_damped_inverse)
         if self.dense:
-            self.matrix = tensor.gauss_newton(model)
-            if penalty:
-                self._add_metric()
-            self.diagonal = np.einsum("ii->i", self.matrix)
-            self.undamped = self.diagonal.copy()
-            self.flat = np.concatenate([block.ravel() for block in blocks])
-
-    def _add_metric(self) -> None:
-        start = 0
-        for k, (rows, width) in enumerate(self.shapes):
-            diagonal_blocks(self.matrix, start, rows, width)[...] += self.penalty * self.model.sensitivity_metric(k)
-            start += rows * width
+            self._form()
 
     def solve(self, damping: float) -> tuple[list[Array], float] | None:
-        """Step and predicted decrease of f, or None when the matrix is not positive definite."""
+        """Step and predicted decrease of phi, or None when the matrix is not positive definite."""
         if not self.dense:
-            delta = conjugate_gradients(self.tensor, self.model, self.rhs, self.penalty, damping)
-            if delta is None:
-                return None
-            return delta, self.predicted(delta, damping)
+            return self._solve_iteratively(damping)
         np.add(self.undamped, damping, out=self.diagonal)
         factor = cholesky(self.matrix)
         if factor is None:
             return None
         flat = cholesky_solve(factor, self.flat)
+        if self.columns is not None:
+            # (A + U U^H)^-1 b = x - Y (1 + U^H Y)^-1 U^H x,  Y = A^-1 U.
+            solved = cholesky_solve(factor, self.columns)
+            small = np.eye(solved.shape[1]) + self.columns.conj().T @ solved
+            flat = flat - solved @ np.linalg.solve(small, self.columns.conj().T @ flat)
         predicted = float(np.vdot(flat, self.flat).real + damping * np.vdot(flat, flat).real)
         return split(flat, self.shapes), predicted
 
-    def predicted(self, delta: Sequence[Array], damping: float) -> float:
-        """d^H (g + mu d): the decrease of the quadratic model when d solves the equations."""
-        return float(
-            sum(np.vdot(d, g).real + damping * np.vdot(d, d).real for d, g in zip(delta, self.rhs, strict=True))
+    def _form(self) -> None:
+        """The matrix, its diagonal, the right-hand side and the columns of the active bounds, as arrays."""
+        weight = self.weights.get(SquaredError(), 0.0)
+        self.matrix = self.at.gauss_newton()
+        if weight != 1.0:
+            self.matrix *= weight
+        for quantity, other in self.weights.items():
+            if quantity == SquaredError():
+                continue
+            start = 0
+            for k, (rows, width) in enumerate(self.shapes):
+                curvature = quantity.curvature(self.at, k)
+                if curvature is not None:
+                    diagonal_blocks(self.matrix, start, rows, width)[...] += other * curvature
+                start += rows * width
+        self.diagonal = np.einsum("ii->i", self.matrix)
+        self.undamped = self.diagonal.copy()
+        self.flat = np.concatenate([block.ravel() for block in self.rhs])
+        columns = [np.sqrt(bend) * np.concatenate([v.ravel() for v in vectors]) for bend, vectors in self.ranks]
+        self.columns = np.stack(columns, axis=1) if columns else None
+
+    def _solve_iteratively(self, damping: float) -> tuple[list[Array], float] | None:
+        self.at.hold(self.model)
+        error = max(self.weights.get(SquaredError(), 0.0), 1e-3)
+        penalty = self.weights.get(Sensitivity(), 0.0)
+        inverse = preconditioner(self.at, penalty / error, damping / error)
+        if inverse is None:
+            return None
+        delta = conjugate_gradients(
+            lambda blocks: self._applied(blocks, damping),
+            lambda blocks: [block / error for block in inverse(blocks)],
+            self.rhs,
         )
+        pairs = zip(delta, self.rhs, strict=True)
+        predicted = float(sum(np.vdot(d, g).real + damping * np.vdot(d, d).real for d, g in pairs))
+        return delta, predicted
+
+    def _applied(self, blocks: Sequence[Array], damping: float) -> list[Array]:
+        """The matrix times a change of the blocks."""
+        result = [damping * block for block in blocks]
+        for quantity, weight in self.weights.items():
+            if quantity == SquaredError():
+                images: Sequence[Array | None] = self.at.gauss_newton_matvec(blocks)
+            else:
+                images = [quantity.apply(self.at, k, block) for k, block in enumerate(blocks)]
+            result = [r if image is None else r + weight * image for r, image in zip(result, images, strict=True)]
+        for bend, vectors in self.ranks:
+            share = bend * sum(np.vdot(v, b) for v, b in zip(vectors, blocks, strict=True))
+            result = [r + share * v for r, v in zip(result, vectors, strict=True)]
+        return result
+
+
+def _filled(gradient: Sequence[Array | None], model: Model) -> list[Array]:
+    return [np.zeros_like(m) if part is None else part for part, m in zip(gradient, model.matrices, strict=True)]
 
 
 def check_options(kind: str, **options: float) -> None:

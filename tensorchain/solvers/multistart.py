@@ -12,9 +12,10 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from tensorchain.fit import Fit, StopReason
+from tensorchain.solvers.problem import Clock
 
 _WORTHWHILE = 10.0
 """Seconds of work left from which processes, which take seconds to start, pay off."""
@@ -23,40 +24,36 @@ _ENDS_ALL = (StopReason.INTERRUPTED, StopReason.TIME_LIMIT, StopReason.CALLBACK)
 
 
 class Job(Protocol):
-    """One start: from its seed, and the seconds it may take, to a fit.  Must be picklable to run elsewhere."""
+    """One start: from its seed, the seconds it may take, and its number, to a fit.  Picklable, to run elsewhere."""
 
-    def __call__(self, seed: int, max_seconds: float | None) -> Fit:
+    def __call__(self, seed: int, max_seconds: float | None, number: int = 0) -> Fit:
         """Run the start."""
 
 
-JobType = TypeVar("JobType", bound=Job)
-
-
-def run_starts(job: Job, seeds: Sequence[int], jobs: int | None, max_seconds: float | None) -> Iterator[Fit]:
-    """Fits of all seeds, as they come.
+def run_starts(job: Job, seeds: Sequence[int], jobs: int | None, clock: Clock) -> Iterator[tuple[int, Fit]]:
+    """Numbers and fits of all seeds, as they come.
 
     Parameters
     ----------
+    job : what runs one start.
+    seeds : one for each start.
     jobs : number of workers, -1 for all cores, 1 for none beside this process; None decides after the
         first start, from the time that it took.
-    max_seconds : limit over all starts.  At least one fit is returned, and none is begun after it.
+    clock : limit over all starts.  At least one fit comes, and none is begun after the limit.
     """
-    deadline = None if max_seconds is None else time.monotonic() + max_seconds
-    waiting = list(seeds)
+    waiting = list(enumerate(seeds))
     if jobs is None or jobs == 1:
         while waiting:
             began = time.monotonic()
-            fit = job(waiting.pop(0), None if deadline is None else max(deadline - began, 1e-3))
-            yield fit
-            now = time.monotonic()
-            if fit.reason in _ENDS_ALL or (deadline is not None and now >= deadline):
+            number, seed = waiting.pop(0)
+            fit = job(seed, _seconds(clock), number)
+            yield number, fit
+            if fit.reason in _ENDS_ALL or clock.expired:
                 return
-            if jobs is None and (now - began) * len(waiting) > _WORTHWHILE and can_run_parallel():
+            if jobs is None and (time.monotonic() - began) * len(waiting) > _WORTHWHILE and can_run_parallel():
                 break
     if waiting:
-        yield from _in_parallel(
-            job, waiting, -1 if jobs is None else jobs, deadline, finished=len(seeds) - len(waiting)
-        )
+        yield from _in_parallel(job, waiting, -1 if jobs is None else jobs, clock, len(seeds) - len(waiting))
 
 
 def can_run_parallel() -> bool:
@@ -64,20 +61,23 @@ def can_run_parallel() -> bool:
     return (os.cpu_count() or 1) > 1 and importlib.util.find_spec("joblib") is not None
 
 
-def _in_parallel(job: Job, seeds: Sequence[int], jobs: int, deadline: float | None, finished: int) -> Iterator[Fit]:
+def _in_parallel(
+    job: Job, waiting: Sequence[tuple[int, int]], jobs: int, clock: Clock, finished: int
+) -> Iterator[tuple[int, Fit]]:
     try:
         from joblib import Parallel, delayed
     except ImportError as error:
         raise ImportError("parallel starts need joblib: pip install tensorchain[parallel], or jobs=1") from error
     # Workers on other machines have clocks of their own: they are told a wall-clock time.
-    wall = None if deadline is None else time.time() + deadline - time.monotonic()
-    calls = (delayed(_timed)(job, seed, wall) for seed in seeds)
+    left = clock.left
+    wall = None if left is None else time.time() + left
+    calls = (delayed(_timed)(job, number, seed, wall) for number, seed in waiting)
     try:
         with closing(Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)) as results:
-            for fit in results:
-                if fit is not None:
+            for found in results:
+                if found is not None:
                     finished += 1
-                    yield fit
+                    yield found
     except KeyboardInterrupt:
         # What is finished is with the caller already.
         if not finished:
@@ -85,11 +85,17 @@ def _in_parallel(job: Job, seeds: Sequence[int], jobs: int, deadline: float | No
         return
     if not finished:
         # The workers took longer to come up than the limit allows.
-        yield job(seeds[0], 1e-3)
+        number, seed = waiting[0]
+        yield number, job(seed, 1e-3, number)
 
 
-def _timed(job: Job, seed: int, wall: float | None) -> Fit | None:
+def _seconds(clock: Clock) -> float | None:
+    left = clock.left
+    return None if left is None else max(left, 1e-3)
+
+
+def _timed(job: Job, number: int, seed: int, wall: float | None) -> tuple[int, Fit] | None:
     if wall is None:
-        return job(seed, None)
+        return number, job(seed, None, number)
     left = wall - time.time()
-    return job(seed, left) if left > 0.0 else None
+    return (number, job(seed, left, number)) if left > 0.0 else None

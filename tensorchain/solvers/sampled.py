@@ -36,13 +36,15 @@ from typing import Any
 import numpy as np
 import scipy
 
+from tensorchain.evaluation import Evaluator
 from tensorchain.fit import StopReason
 from tensorchain.kernels import Array
 from tensorchain.models import Model
-from tensorchain.solvers.als import balanced, constrained_update
-from tensorchain.solvers.constraints import Constraint
+from tensorchain.solvers.als import balanced
+from tensorchain.solvers.blocks import BlockProblem, best_change
+from tensorchain.solvers.constraints import Lagrangian, Quantity, SquaredError
 from tensorchain.solvers.lm import check_options
-from tensorchain.solvers.loop import Iterate, Memory, Problem, Steps
+from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Steps
 from tensorchain.stability.gauge import gauge_cycle
 from tensorchain.tensors import Tensor
 from tensorchain.tensors.dispatch import as_tensor
@@ -56,8 +58,9 @@ _UNIFORM = 0.1
 class SampledALS:
     """Alternating least squares on sampled fibers, for very large arrays.
 
-    `history.error` holds the estimate from the held-out entries plus two standard errors; the last entry, and the
-    error of the fit, are those of one pass over all data, unless `final_pass` is False.
+    `history.error` holds the estimate from the held-out entries plus two standard errors.  The error of the fit is
+    that of one pass over all data, or with ``final_pass=False`` the last estimate, whose standard error is then
+    `fit.standard_error`.
 
     Parameters
     ----------
@@ -87,35 +90,63 @@ class SampledALS:
         """Iterate from `start`, or go on from the memory of an iterate."""
         rng = np.random.default_rng()
         if memory is None:
-            run: dict[str, Any] = {"seed": int(problem.rng.integers(2**62)), "used": 0, "waited": 0, "lowest": math.inf}
+            run: dict[str, Any] = {
+                "seed": int(problem.rng.integers(2**62)),
+                "used": 0,
+                "waited": 0,
+                "lowest": [math.inf] * 2,
+            }
             model = best = start
             rng = np.random.default_rng(problem.rng.integers(2**62))
         else:
             run, model, best = dict(memory.figures), memory.models["point"], memory.models["best"]
             rng.bit_generator.state = run["rng"]
         judge = HeldOut(problem.tensor, self.held_out, np.random.default_rng(run["seed"]))
-        free = type(problem.constraint) is Constraint
+        constraint, at = problem.constraint, problem.evaluator(model)
+        lagrangian: Lagrangian | None = None
         while True:
             estimate = judge.estimate(model)
+            at.hold(model)
+            values = self._values(problem, at, estimate.value)
+            if lagrangian is None:
+                lagrangian = Lagrangian.of(constraint, values)
+                if memory is not None:
+                    lagrangian = lagrangian.recalled(memory.figures["lagrangian"])
+            else:
+                lagrangian = lagrangian.updated(values)
             if memory is None or run["used"] > memory.figures["used"]:
-                progress = estimate.value < (1.0 - self.tol) * run["lowest"]
+                merit, (gap, objective) = list(constraint.merit(values)), run["lowest"]
+                # An objective is a square, or nearly one.
+                progress = merit[0] < (1.0 - self.tol) * gap or merit[1] < (1.0 - self.tol) ** 2 * objective
                 run["waited"] = 0 if progress else run["waited"] + 1
-                if estimate.value < run["lowest"]:
-                    run["lowest"], best = estimate.value, model
-            run["rng"] = rng.bit_generator.state
+                if merit < run["lowest"]:
+                    run["lowest"], best = merit, model
+            run["rng"], run["lagrangian"] = rng.bit_generator.state, lagrangian.figures()
             yield Iterate(
-                model, estimate.upper(), _total(model), memory=Memory(dict(run), {"point": model, "best": best})
+                model,
+                estimate.upper(),
+                at.sensitivity(),
+                constraint.merit(self._values(problem, at, estimate.upper())),
+                lagrangian.penalty(values),
+                memory=Memory(dict(run), {"point": model, "best": best}),
+                standard_error=estimate.standard_error,
             )
-            reason = self._reason(run, estimate.value)
+            reason = self._reason(
+                run, estimate.value if constraint.error_alone and not constraint.gap(values) else math.inf
+            )
             if reason is not None:
                 break
             for k in model.network.update_order:
-                model = self._updated(problem.tensor, model, k, problem.constraint, rng)
-            model = balanced(model) if free else gauge_cycle(model)
+                at.hold(model)
+                model = self._updated(problem, at, k, None if constraint.free else lagrangian, rng)
+            model = gauge_cycle(model) if constraint.allows_gauge and not constraint.free else balanced(model)
             run["used"] += 1
-        if self.final_pass:
-            yield Iterate(best, problem.tensor.residual_norm(best), _total(best))
-        return reason
+        return Ended(reason, self.tol if reason is StopReason.CONVERGED else None)
+
+    @staticmethod
+    def _values(problem: Problem, at: Evaluator, error: float) -> dict[Quantity, float]:
+        """The quantities of the constraint, with an estimate of the error."""
+        return dict(problem.constraint.measured(at, error))
 
     def _reason(self, run: dict[str, Any], error: float) -> StopReason | None:
         if error <= self.exact:
@@ -124,23 +155,42 @@ class SampledALS:
             return StopReason.CONVERGED
         return StopReason.ITERATION_LIMIT if run["used"] >= self.max_iter else None
 
-    def _updated(self, tensor: Tensor, model: Model, k: int, constraint: Constraint, rng: np.random.Generator) -> Model:
+    def _updated(
+        self, problem: Problem, at: Evaluator, k: int, lagrangian: Lagrangian | None, rng: np.random.Generator
+    ) -> Model:
         """The model with block k fitted to a sample of fibers."""
+        model = at.model
         matrix, mode = model.matrices[k], model.network.modes[k]
         width = matrix.shape[1]
         count = max(200, math.ceil(10 * width * math.log(width + 1))) if self.samples is None else self.samples
         positions, weights = draw(model, k, count, rng)
         root = np.sqrt(weights)[:, None]
         design = model.design_rows(k, positions) * root
-        data = fibers(tensor, mode, positions) * root
-        if type(constraint) is Constraint:
+        missing = fibers(problem.tensor, mode, positions) * root - design @ matrix.T
+        if lagrangian is None:
             # The correction to B_k keeps its digits when the residual is small.
-            change = scipy.linalg.lstsq(design, data - design @ matrix.T, lapack_driver="gelsy", check_finite=False)[0]
+            change = scipy.linalg.lstsq(design, missing, lapack_driver="gelsy", check_finite=False)[0]
             return model.with_matrix(k, matrix + change.T)
-        gram, rhs = design.conj().T @ design, data.T @ design.conj()
-        offset, size = float(model.block_sensitivities()[k]), float(np.linalg.norm(data))
-        updated, _ = constrained_update(constraint, gram, model.sensitivity_metric(k), rhs, offset, size, matrix)
-        return model.with_matrix(k, updated)
+        found = best_change(_sampled_problem(at, k, lagrangian, design, missing), lagrangian)
+        return model if found is None else model.with_matrix(k, matrix + found[0])
+
+
+def _sampled_problem(at: Evaluator, k: int, lagrangian: Lagrangian, design: Array, missing: Array) -> BlockProblem:
+    """The quantities of a Lagrangian as functions of block k, the squared error from a sample of fibers."""
+    values: dict[Quantity, float] = {}
+    gradients: dict[Quantity, Array] = {}
+    curvatures: dict[Quantity, Array] = {}
+    for quantity in dict.fromkeys(term.quantity for term in lagrangian.terms):
+        if quantity == SquaredError():
+            values[quantity] = float(np.vdot(missing, missing).real)
+            gradients[quantity] = -(missing.T @ design.conj())
+            curvatures[quantity] = design.conj().T @ design
+            continue
+        values[quantity] = quantity.value(at)
+        gradient, curvature = quantity.block_gradient(at, k), quantity.curvature(at, k)
+        if gradient is not None and curvature is not None:
+            gradients[quantity], curvatures[quantity] = gradient, curvature
+    return BlockProblem.from_matrices(values, gradients, curvatures)
 
 
 def draw(model: Model, k: int, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -235,7 +285,3 @@ def estimate_error(
     if samples < 2:
         raise ValueError(f"samples is {samples}; two or more are needed for an error bar")
     return HeldOut(door, samples, np.random.default_rng(rng)).estimate(model)
-
-
-def _total(model: Model) -> float:
-    return float(model.block_sensitivities().sum())

@@ -5,6 +5,10 @@ where M is nearly singular, and one that does not lower the error is not taken: 
 
     ||T - L (B + D)||^2 = ||T||^2 - <B + D, 2 W - (B + D) M>.
 
+The terms on the right have rounding errors of eps ||T||^2 and eps ||T|| ||L|| ||B + D||, where eps is that of the data.
+Where the difference is not far above them the error is computed from T - X instead: near rounding, and for blocks that
+are much larger than their product.
+
 A factor is followed by the cores, where the model has some; in a Tucker model both take their joint best, from
 the leading singular vectors of the product of T with the other factors: that is HOOI.
 
@@ -13,96 +17,111 @@ References: Kolda and Bader, "Tensor decompositions and applications" (2009), se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import math
+from typing import NamedTuple
 
 import numpy as np
 
+from tensorchain.evaluation import Evaluator
+from tensorchain.kernels import Array, System
 from tensorchain.models import Model
-from tensorchain.tensors import Tensor
 
-_EXPLICIT = 1e3
-"""Below this multiple of the root of the rounding (1e-5 in double precision) the error is computed entry by entry:
-the short formula, ||T||^2 - 2 <T, X> + ||X||^2, has lost its digits."""
+_DIGITS = 1e5
+"""How far ||T - X||^2 must be above its rounding errors to be taken from the short formula."""
 
 
-class Sweeper(Protocol):
-    """Sweeps over the blocks of models of one wiring, for one tensor."""
+class Square(NamedTuple):
+    """||T - X||^2 by the short formula, and the size of the terms that cancelled in it."""
 
-    def error(self, model: Model) -> float:
-        """||T - X||, from the product with T that the first update needs anyway."""
-        ...
-
-    def sweep(self, model: Model, error: float) -> tuple[Model, float]:
-        """Every block updated once, and ||T - X||."""
-        ...
-
-    def kept(self, model: Model) -> list[list[int]]:
-        """As :meth:`tensorchain.tensors.Tensor.kept`."""
-        ...
-
-    def keep(self, model: Model, kept: Sequence[Sequence[int]]) -> None:
-        """As :meth:`tensorchain.tensors.Tensor.keep`."""
-        ...
+    value: float
+    size: float
 
 
-class Sweeps:
-    """Sweeps through any door, over any model."""
+class Update(NamedTuple):
+    """An update of one block: B + D, W, R = W - B M, D M, and the equations."""
 
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor, self.norm = tensor, tensor.norm()
-        self.kept, self.keep = tensor.kept, tensor.keep
+    matrix: Array
+    rhs: Array
+    residual: Array
+    image: Array
+    system: System
 
-    def error(self, model: Model) -> float:
-        """||T - X||."""
-        k = model.network.block_of_mode[0]
-        matrix = model.matrices[k]
-        rhs = self.tensor.contract_all_but(model, k)
-        image = self.tensor.system(model, k).apply(matrix)
-        return model_error(self.tensor, model, self.norm**2 - float(np.vdot(matrix, 2.0 * rhs - image).real))
-
-    def sweep(self, model: Model, error: float) -> tuple[Model, float]:
-        """Every block updated once, and ||T - X||."""
-        square = error**2
-        for step in sweep_steps(model):
-            joint = self._joint_update(model, step[0]) if len(step) > 1 else None
-            if joint is not None:
-                model, explained = joint
-                square = self.norm**2 - explained
-                continue
-            for k in step:
-                model, square = self._update(model, k, square)
-        return model, model_error(self.tensor, model, square)
-
-    def _update(self, model: Model, k: int, square: float) -> tuple[Model, float]:
-        """The model with block k at its best, and ||T - X||^2; both as they were where that is no better."""
-        matrix, system = model.matrices[k], self.tensor.system(model, k)
-        rhs = self.tensor.contract_all_but(model, k)
-        residual = rhs - system.apply(matrix)
-        change = system.solve(residual)
-        image = system.apply(change)
-        # ||T - L(B + D)||^2 - ||T - L B||^2
-        difference = float(np.vdot(change, image - 2.0 * residual).real)
-        if not difference < 0.0:
-            return model, square
-        updated = matrix + change
-        # With L^H L (B + D) = W - R + L^H L D.
-        square = self.norm**2 - float(np.vdot(updated, rhs + residual - image).real)
-        return model.with_matrix(k, updated), square
-
-    def _joint_update(self, model: Model, k: int) -> tuple[Model, float] | None:
-        """Factor k and the core at their joint best, and ||X||^2, for models that know it."""
-        whole = model.absorbed(k) if self.tensor.complete else None
-        return None if whole is None else model.rejoined(k, self.tensor.contract_all_but(whole, 0))
+    def square(self, norm: float) -> Square:
+        """||T - X||^2 = ||T||^2 - <B + D, W + R - D M> afterwards, since (B + D) M = W - R + D M."""
+        doubled = self.rhs + self.residual - self.image
+        length = float(np.vdot(self.matrix, self.matrix).real) * self.system.trace()
+        size = norm**2 + norm * math.sqrt(length) + length
+        return Square(norm**2 - float(np.vdot(self.matrix, doubled).real), size)
 
 
-def model_error(tensor: Tensor, model: Model, square: float) -> float:
-    """||T - X|| from its square by the short formula, or entry by entry where that has lost its digits."""
-    error = float(np.sqrt(max(square, 0.0)))
-    return tensor.residual_norm(model) if error < _EXPLICIT * np.sqrt(tensor.rounding) else error
+def sweep(evaluator: Evaluator, error: float) -> float:
+    """Update every block once.
+
+    Parameters
+    ----------
+    evaluator : Evaluator
+        Holds the model to begin with, and the updated one afterwards.
+    error : float
+        ||T - X|| of the model to begin with.
+
+    Returns
+    -------
+    float
+        ||T - X|| of the updated model.
+    """
+    last: Square | Update | None = None
+    for step in sweep_steps(evaluator.model):
+        joint = _joint_update(evaluator, step[0]) if len(step) > 1 else None
+        if joint is not None:
+            last = joint
+            continue
+        for k in step:
+            last = _update(evaluator, k) or last
+    if last is None:
+        return error
+    return _error(evaluator, last if isinstance(last, Square) else last.square(evaluator.norm))
+
+
+def starting_error(evaluator: Evaluator) -> float:
+    """||T - X||, from the product with T that the first update of a sweep needs anyway."""
+    k = evaluator.network.block_of_mode[0]
+    matrix, rhs, system = evaluator.matrix(k), evaluator.rhs(k), evaluator.system(k)
+    image = system.apply(matrix)
+    return _error(evaluator, Update(matrix, rhs, rhs, image, system).square(evaluator.norm))
 
 
 def sweep_steps(model: Model) -> list[list[int]]:
     """The factors in the order of their modes, each followed by the cores: partial products of the data are reused."""
     network = model.network
     return [[factor, *network.update_order[network.order :]] for factor in network.block_of_mode]
+
+
+def _update(evaluator: Evaluator, k: int) -> Update | None:
+    """Block k at its best; None where that is no better, and nothing is changed."""
+    matrix, system, rhs = evaluator.matrix(k), evaluator.system(k), evaluator.rhs(k)
+    residual = rhs - system.apply(matrix)
+    change = system.solve(residual)
+    image = system.apply(change)
+    # ||T - L(B + D)||^2 - ||T - L B||^2
+    if not float(np.vdot(change, image).real) < 2.0 * float(np.vdot(change, residual).real):
+        return None
+    updated = matrix + change
+    evaluator.replace(k, updated)
+    return Update(updated, rhs, residual, image, system)
+
+
+def _joint_update(evaluator: Evaluator, k: int) -> Square | None:
+    """Factor k and the core at their joint best, and ||T - X||^2, for models that know it."""
+    rhs = evaluator.joint_rhs(k)
+    joint = None if rhs is None else evaluator.model.rejoined(k, rhs)
+    if joint is None:
+        return None
+    model, explained = joint
+    evaluator.hold(model)
+    # X is the projection of T: nothing cancels in ||X||.
+    return Square(evaluator.norm**2 - explained, evaluator.norm**2)
+
+
+def _error(evaluator: Evaluator, square: Square) -> float:
+    trusted = square.value > _DIGITS * evaluator.rounding * square.size
+    return math.sqrt(square.value) if trusted else evaluator.error()

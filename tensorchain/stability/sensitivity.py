@@ -72,5 +72,5 @@ def sensitivity_gradient(model: Model) -> list[Array]:
     unit, exponent = common_scale(double_precision(model))
     # SS has degree 2 (K - 1) in the scale of the blocks, its gradient one less.
     shift = (2 * len(unit.matrices) - 3) * exponent
-    gradient = [2.0 * matrix @ unit.sensitivity_metric(k).T for k, matrix in enumerate(unit.matrices)]
+    gradient = [2.0 * unit.apply_metric(k, matrix) for k, matrix in enumerate(unit.matrices)]
     return [ldexp(unit._to_block(k, block), shift) for k, block in enumerate(gradient)]

@@ -69,3 +69,9 @@ def empty_blocks(model: Model, dtype: Any) -> list[Array]:
     """Zeros shaped like the blocks, in double precision, complex where either the model or `dtype` is."""
     double = np.result_type(np.float64, model.dtype, dtype)
     return [np.zeros(matrix.shape, dtype=double) for matrix in model.matrices]
+
+
+def in_double(model: Model) -> Model:
+    """The model with blocks in double precision at least, so that its values are; itself where they are already."""
+    dtype = np.result_type(np.float64, model.dtype)
+    return model if all(matrix.dtype == dtype for matrix in model.matrices) else model.astype(dtype)

@@ -29,6 +29,7 @@ from tensorchain import kernels
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.tensors.base import Tensor
+from tensorchain.tensors.boxes import in_double
 from tensorchain.tensors.dtypes import double_of, kept_dtype
 
 Door = TypeVar("Door", bound="Listed")
@@ -88,7 +89,7 @@ def contract_listed(model: Model, k: int, indices: Array, values: Array) -> Arra
     """L_k^H vec(V) for a tensor V of `values` (Z,) at `indices` (Z, N), in double precision: (I_k, P_k)."""
     from tensorchain.kernels import entries
 
-    mode = model.network.modes[k]
+    mode, model = model.network.modes[k], in_double(model)
     dtype = double_of(values, *model.matrices)
     shape = model.matrices[k].shape
     values = values.astype(dtype, copy=False)

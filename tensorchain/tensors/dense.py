@@ -1,38 +1,28 @@
 """Arrays in memory.
 
-Contractions go through one GEMM on a reshape of T wherever the wiring allows it.  T is contracted with the
-blocks of some modes (a *partial*), and all blocks of the others are then served from the partial: which modes
-these are is decided in :mod:`tensorchain.tensors.tree`.  The partial is kept until a block it was made from is
-replaced; blocks are immutable, so identity of the arrays is an exact test.
-
-Blocks that are merged before the product (a Khatri-Rao product for CP, a subchain for TC) are made in slices
-that stay in the cache, so the memory of a sweep beyond T is that of one partial.
-
-`residual` forms T - X, that of large tensors box by box, so it stays exact at errors near rounding, and needs the
-memory of a box beyond T.
+`residual` forms T - X in double precision, that of large tensors box by box, so it stays exact at errors near rounding,
+and needs the memory of a box beyond T.  Products with the blocks of a model are made by
+:mod:`tensorchain.evaluation.partials`; what they have in common is used again by the evaluator of a run, and nothing
+of it stays here.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from tensorchain import kernels
-from tensorchain.kernels import Array, contract, memory
+from tensorchain.evaluation import DenseEvaluator, Evaluator, Partials, SmallEvaluator
+from tensorchain.kernels import Array, memory
 from tensorchain.models import Model
 from tensorchain.tensors.base import Residual, Tensor
-from tensorchain.tensors.boxes import BOX_ENTRIES, Box, boxes, empty_blocks, part, rows_of
-from tensorchain.tensors.newton import Newton
-from tensorchain.tensors.tree import Plan, filled, plans
+from tensorchain.tensors.boxes import BOX_ENTRIES, Box, boxes, empty_blocks, in_double, part, rows_of
 
-_KEPT = 1 << 21
-"""Most entries of T - X that are made at once and kept for the gradient (16 MB in double); of more, box by box."""
-_SMALL_PARTIAL = 1 << 16
+_WHOLE = 1 << 21
+"""Most entries of T - X that are made at once, and held for the gradient (16 MB in double); of more, box by box."""
 
 
 class Dense(Tensor):
@@ -52,20 +42,12 @@ class Dense(Tensor):
         self.array = _checked(array)
         self.shape = self.array.shape
         self.dtype = self.array.dtype
-        self._partials: dict[int, tuple[tuple[Any, ...], tuple[Array, ...], Array]] = {}
-        """For each term the signature of a partial product, the blocks in it, and the product."""
         self._norm = kernels.norm(self.array)
-        self._newton: Newton | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Programs are views of their own memory, which a copy would tear apart.
-        return {**self.__dict__, "_partials": {}, "_newton": None}
 
     def scaled(self, factor: float) -> Dense:
         twin = object.__new__(Dense)
         twin.__dict__.update(self.__dict__)
         twin.scale = self.scale * factor
-        twin._partials, twin._newton = {}, None
         size = self._norm
         if not 1e-100 < size < 1e100 or not 1e-100 < abs(twin.scale) < 1e100:
             # Products of such entries overflow or vanish before the scale is applied: copy once.
@@ -94,57 +76,28 @@ class Dense(Tensor):
         return np.asarray(gram * self.scale**2)
 
     def residual_norm(self, model: Model) -> float:
+        model = in_double(model)
         return float(
             np.linalg.norm([kernels.norm(self._residual(model, box)) for box in boxes(self.shape, BOX_ENTRIES)])
         )
 
     def contract_all_but(self, model: Model, k: int) -> Array:
-        pieces = [self._contract_term(model, t, k) for t in range(len(model.network.terms))]
-        result = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
-        double = np.result_type(result, self._double)
-        return np.multiply(result, self.scale, dtype=double) if self.scale != 1.0 else result.astype(double, copy=False)
+        product = Partials(self.array).all_but(model, k)
+        return product if self.scale == 1.0 else product * self.scale
 
-    def kept(self, model: Model) -> list[list[int]]:
-        found = []
-        for t in self._partials:
-            serving = (
-                [t, k, n]
-                for k in model.network.block_of_mode
-                for n, plan in enumerate(plans(model.network, t, k, self.shape))
-                if self._current(model, t, plan) is not None
-            )
-            found += list(islice(serving, 1))
-        return found
-
-    def keep(self, model: Model, kept: Sequence[Sequence[int]]) -> None:
-        for t, k, n in kept:
-            self._renewed(model, t, plans(model.network, t, k, self.shape)[n])
+    def evaluator(self, model: Model) -> Evaluator:
+        if SmallEvaluator.fits(model, self.array):
+            return SmallEvaluator(self, model, self.array)
+        return DenseEvaluator(self, model, self.array, scale=self.scale)
 
     def residual(self, model: Model) -> Residual:
-        newton = self._newton_of(model)
-        if newton is not None:
-            return newton.residual(model)
-        if self.array.size <= _KEPT:
+        model = in_double(model)
+        if self.array.size <= _WHOLE:
             whole = tuple(slice(0, size) for size in self.shape)
             error = self._residual(model, whole)
             return Residual(kernels.norm(error), lambda: self._gradient(model, [(whole, error)]))
         pieces = ((box, self._residual(model, box)) for box in boxes(self.shape, BOX_ENTRIES))
         return Residual(self.residual_norm(model), lambda: self._gradient(model, pieces))
-
-    def gauss_newton(self, model: Model) -> Array:
-        newton = self._newton_of(model)
-        return super().gauss_newton(model) if newton is None else newton.gauss_newton(model.matrices)
-
-    def _newton_of(self, model: Model) -> Newton | None:
-        """Programs for models of this wiring, where there are some."""
-        if self._newton is not None and self._newton.serves(model):
-            return self._newton
-        if not Newton.fits(self.array, model):
-            return None
-        newton = self._newton
-        if newton is None or newton.network != model.network or newton.row_counts != model.row_counts:
-            self._newton = Newton(np.ascontiguousarray(self.to_dense()), model)
-        return self._newton
 
     def _gradient(self, model: Model, pieces: Iterable[tuple[Box, Array]]) -> list[Array]:
         blocks = empty_blocks(model, self.dtype)
@@ -156,8 +109,7 @@ class Dense(Tensor):
     def bare(cls, array: Array) -> Dense:
         """A door without checks, for finite arrays in C order that are made here."""
         door = object.__new__(cls)
-        door.array, door.shape, door.dtype = array, array.shape, array.dtype
-        door._partials, door._norm, door._newton = {}, math.nan, None
+        door.array, door.shape, door.dtype, door._norm = array, array.shape, array.dtype, math.nan
         return door
 
     # -- inside -------------------------------------------------------------------------
@@ -172,88 +124,6 @@ class Dense(Tensor):
         np.multiply(data, self.scale, out=result)
         np.subtract(result, value, out=result)
         return result
-
-    def _contract_term(self, model: Model, t: int, k: int) -> Array:
-        """One term of L_k^H vec(T), from a partial product that serves block k."""
-        choice = plans(model.network, t, k, self.shape)
-        plan, partial = choice[0], None
-        for candidate in choice:
-            partial = self._current(model, t, candidate)
-            if partial is not None:
-                plan = candidate
-                break
-        if partial is None:
-            partial = self._renewed(model, t, plan)
-        # From a small partial on double precision costs nothing.
-        small = partial.size <= _SMALL_PARTIAL
-        operands = [_conj(model.operands(t)[m]) if small else self._operand(model, t, m) for m in plan.rest]
-        return plan.finished(contract, partial, operands).reshape(len(model.matrices[k]), -1)
-
-    def _current(self, model: Model, t: int, plan: Plan) -> Array | None:
-        """The partial product that is kept, if it is that of the plan and made from the blocks of the model."""
-        signature, sources, partial = self._partials.get(t, (None, (), None))
-        if signature != plan.signature or not all(map(operator.is_, sources, [model.matrices[m] for m in plan.used])):
-            return None
-        return partial
-
-    def _renewed(self, model: Model, t: int, plan: Plan) -> Array:
-        """The partial product of the plan, kept from now on."""
-        # The old one goes first: two at a time would double the memory.
-        self._partials.pop(t, None)
-        partial = self._partial(model, t, plan)
-        self._partials[t] = (plan.signature, tuple([model.matrices[m] for m in plan.used]), partial)
-        return partial
-
-    def _partial(self, model: Model, t: int, plan: Plan) -> Array:
-        """T contracted with the blocks of some modes: open bonds first, then kept modes."""
-        if plan.half is None:
-            operands = [self._operand(model, t, m) for m in plan.used]
-            return np.ascontiguousarray(contract(plan.sequence, self.array, *operands))
-        # The half closes on few bonds: contract its blocks first, then one GEMM with T.  A large half is
-        # never whole: slices of its first mode follow one another while they are in the cache.
-        before, _, behind = plan.matrices
-        first = model.network.modes[plan.used[0]]
-        assert first is not None
-        length = self.shape[first]
-        if before > 1 and behind > 1:
-            half = self._half(model, t, plan, slice(None), plan.width)
-            result = memory.empty((before, plan.width, behind), np.result_type(half, self.dtype))
-            return np.matmul(half, self.array.reshape(plan.matrices), out=result).reshape(plan.shape)
-        data = self.array.reshape(length, -1, behind) if before == 1 else self.array.reshape(before, length, -1)
-        width = filled(plan.width)
-        result = memory.empty((width, before * behind), self.dtype)
-        for start in range(0, length, plan.step):
-            some = slice(start, start + plan.step)
-            half = self._half(model, t, plan, some, width)
-            matrix = data[some].reshape(-1, behind) if before == 1 else data[:, some].reshape(before, -1).T
-            if start == 0:
-                result = np.matmul(half, matrix, out=result if half.dtype == self.dtype else None)
-            else:
-                result += half @ matrix
-        return result[: plan.width].reshape(plan.shape)
-
-    def _half(self, model: Model, t: int, plan: Plan, some: slice, width: int) -> Array:
-        """Blocks of the modes that are summed, merged: open bonds by entries, with zeros up to `width`."""
-        assert plan.half is not None
-        operands = [self._operand(model, t, m, some if m == plan.used[0] else None) for m in plan.used]
-        half = contract(plan.half, *operands).reshape(plan.width, -1)
-        if width == plan.width:
-            return half
-        wide = np.zeros((width, half.shape[1]), half.dtype)
-        wide[: plan.width] = half
-        return wide
-
-    def _operand(self, model: Model, t: int, m: int, rows: slice | None = None) -> Array:
-        """Conjugated block, in the precision of the data, so that products with them run in it."""
-        operand = model.operands(t)[m]
-        if rows is not None:
-            operand = operand[rows]
-        complex_like = np.result_type(self.dtype, np.complex64)
-        return _conj(operand).astype(complex_like if operand.dtype.kind == "c" else self.dtype, copy=False)
-
-
-def _conj(operand: Array) -> Array:
-    return operand.conj() if operand.dtype.kind == "c" else operand
 
 
 def _times(array: Array, factor: float) -> Array:
@@ -292,6 +162,6 @@ def _checked(array: Any) -> Array:
 
 def add_gradient(blocks: Sequence[Array], model: Model, box: Box, piece: Array) -> None:
     """blocks[k] += J_k^H piece, for a piece of a tensor that lies in `box`."""
-    door, inside = Dense.bare(piece), part(model, box)
+    products, inside = Partials(piece), part(model, box)
     for k in model.network.update_order:
-        blocks[k][rows_of(model, k, box)] += door.contract_all_but(inside, k)
+        blocks[k][rows_of(model, k, box)] += products.all_but(inside, k)

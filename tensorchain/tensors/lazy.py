@@ -27,7 +27,7 @@ from tensorchain import kernels
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.tensors.base import Residual, Tensor
-from tensorchain.tensors.boxes import Box, boxes, part, rows_of
+from tensorchain.tensors.boxes import Box, boxes, in_double, part, rows_of
 from tensorchain.tensors.dense import Dense, add_gradient
 from tensorchain.tensors.dtypes import double_of, kept_dtype
 
@@ -125,10 +125,11 @@ class Lazy(Tensor):
         return _assembled(model, sums.blocks, self.dtype)[k] * self.scale
 
     def residual_norm(self, model: Model) -> float:
-        return float(np.linalg.norm(self._source.total(_residual, model, self.scale, False).norms))
+        return float(np.linalg.norm(self._source.total(_residual, in_double(model), self.scale, False).norms))
 
     def residual(self, model: Model) -> Residual:
         # One pass for both: reading costs more than the products of a step that is then refused.
+        model = in_double(model)
         sums = self._source.total(_residual, model, self.scale, True)
         return Residual(float(np.linalg.norm(sums.norms)), lambda: _assembled(model, sums.blocks, self.dtype))
 
@@ -168,7 +169,7 @@ def _residual(piece: Array, box: Box, model: Model, scale: float, with_gradient:
     norms = []
     for small in boxes(piece.shape):
         value = part(inside, small).full()
-        error = np.subtract(piece[small] * scale, value, dtype=dtype)
+        error = np.subtract(np.multiply(piece[small], scale, dtype=dtype), value, dtype=dtype)
         norms.append(kernels.norm(error))
         if with_gradient:
             add_gradient(blocks, inside, small, error)

@@ -21,16 +21,17 @@ from typing import Any
 import numpy as np
 
 from tensorchain import kernels
+from tensorchain.evaluation import DenseEvaluator, Evaluator
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.tensors.base import Residual, Tensor
-from tensorchain.tensors.boxes import Box, boxes, empty_blocks, part, split
+from tensorchain.tensors.boxes import Box, boxes, empty_blocks, in_double, part, split
 from tensorchain.tensors.curvature import unbiased_mode_gram, weighted_gram, weighted_normal_matrix
 from tensorchain.tensors.dense import Dense, add_gradient
 from tensorchain.tensors.dtypes import double_of, kept_dtype
 
-_KEPT = 1 << 21
-"""Most entries of a residual that is kept for its gradient (16 MB in double precision)."""
+_WHOLE = 1 << 21
+"""Most entries of a residual that is held for its gradient (16 MB in double precision)."""
 
 
 class Masked(Tensor):
@@ -108,16 +109,15 @@ class Masked(Tensor):
     def contract_all_but(self, model: Model, k: int) -> Array:
         return self._data.contract_all_but(model, k)
 
-    def kept(self, model: Model) -> list[list[int]]:
-        return self._data.kept(model)
-
-    def keep(self, model: Model, kept: Sequence[Sequence[int]]) -> None:
-        self._data.keep(model, kept)
+    def evaluator(self, model: Model) -> Evaluator:
+        return DenseEvaluator(self, model, self._data.array, scale=self._data.scale)
 
     def residual_norm(self, model: Model) -> float:
+        model = in_double(model)
         return float(np.linalg.norm([self._size(self._error(model, box), box) for box in boxes(self.shape)]))
 
     def residual(self, model: Model) -> Residual:
+        model = in_double(model)
         pieces = [(box, self._error(model, box)) for box in boxes(self.shape)] if self._small else None
         if pieces is None:
             return Residual(self.residual_norm(model), lambda: self._gradient(model, self._errors(model)))
@@ -155,15 +155,14 @@ class Masked(Tensor):
     @property
     def _small(self) -> bool:
         """Whether the whole residual is kept for the gradient."""
-        return self._weight.size <= _KEPT
+        return self._weight.size <= _WHOLE
 
     def _error(self, model: Model, box: Box) -> Array:
         """W (T - X) in a box."""
-        kept = self._data.array[box]
-        if self._data.scale != 1.0:
-            kept = np.asarray(kept * self._data.scale)
         value = self._weight[box] * part(model, box).full()
-        return np.asarray(np.subtract(kept, value, dtype=double_of(kept, value)))
+        data = self._data.array[box]
+        dtype = double_of(data, value)
+        return np.asarray(np.subtract(np.multiply(data, self._data.scale, dtype=dtype), value, dtype=dtype))
 
     def _errors(self, model: Model) -> Iterator[tuple[Box, Array]]:
         return ((box, self._error(model, box)) for box in boxes(self.shape))

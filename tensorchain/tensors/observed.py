@@ -18,16 +18,17 @@ References: Acar, Dunlavy, Kolda, Morup, "Scalable tensor factorizations for inc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from tensorchain import kernels
+from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.tensors.base import Residual
-from tensorchain.tensors.boxes import empty_blocks
+from tensorchain.tensors.boxes import empty_blocks, in_double
 from tensorchain.tensors.coordinates import (
     Listed,
     checked_entries,
@@ -43,8 +44,8 @@ from tensorchain.tensors.masked import check_observed
 
 _CHUNK = 1 << 20
 """Numbers in the design rows of a chunk (8 MB in double precision)."""
-_KEPT = 1 << 23
-"""Most numbers in design rows that are kept between calls (64 MB in double precision)."""
+_WHOLE = 1 << 23
+"""Most numbers in design rows that an evaluator holds (64 MB in double precision)."""
 
 
 class Observed(Listed):
@@ -93,7 +94,6 @@ class Observed(Listed):
         self._weights = None if weights is None else _checked_weights(weights, len(order))[order]
         self._complete = weights is None and len(order) == math.prod(self.shape)
         self._norm = self._size(self.values)
-        self._kept: tuple[Model, Array] | None = None
 
     def __repr__(self) -> str:
         return f"Observed({' x '.join(map(str, self.shape))}, {len(self.values)} entries, {self.dtype})"
@@ -117,6 +117,10 @@ class Observed(Listed):
 
         return Residual(self._size(difference), gradient)
 
+    @property
+    def _visited(self) -> int:
+        return len(self.values)
+
     def gram(self, model: Model, k: int) -> Array:
         """L_k^H W L_k, one Gram for each row: (I_k, P_k, P_k)."""
         from tensorchain.kernels import entries
@@ -133,14 +137,44 @@ class Observed(Listed):
                 entries.add_grams(grams, self.indices[chunk, mode], weights, rows)
         return grams if mode is None else _mirrored(grams)
 
+    def evaluator(self, model: Model) -> Evaluator:
+        width = sum(model.network.widths)
+        return ObservedEvaluator(self, model) if len(self.values) * width <= _WHOLE else Evaluator(self, model)
+
     def gauss_newton(self, model: Model) -> Array:
+        return self._gauss_newton(model, self._designs(model))
+
+    def gauss_newton_matvec(self, model: Model, delta: Sequence[Array]) -> list[Array]:
+        return self._gauss_newton_matvec(model, delta, self._designs(model))
+
+    def mode_gram(self, mode: int) -> Array:
+        """Unbiased estimate of T_(n) T_(n)^H from the observed entries, (I_n, I_n)."""
+        return unbiased_mode_gram(super().mode_gram(mode), len(self.values) / math.prod(self.shape))
+
+    # -- inside -------------------------------------------------------------------------
+
+    def _difference(self, model: Model) -> Array:
+        """T - X at the entries, (Z,)."""
+        from tensorchain.kernels import entries
+
+        model = in_double(model)
+        dtype = double_of(self.values, *model.matrices)
+        result = np.empty(len(self.values), dtype=dtype)
+        if is_product(model) and dtype in (np.float64, np.complex128):
+            entries.set_products(result, self.indices, ordered_factors(model, dtype))
+        else:
+            for chunk in chunks(slice(0, len(result)), _CHUNK // max(model.network.widths)):
+                result[chunk] = model.entries(self.indices[chunk])
+        return np.subtract(np.multiply(self.values, self.scale, dtype=dtype), result, out=result)
+
+    def _gauss_newton(self, model: Model, designs: Iterable[tuple[slice, Array]]) -> Array:
         from tensorchain.kernels import entries
 
         modes, widths = model.network.modes, model.network.widths
         columns = np.concatenate([[0], np.cumsum(widths)])
         starts = np.cumsum([0] + [matrix.size for matrix in model.matrices])
         target = np.zeros((starts[-1], starts[-1]), dtype=double_of(*model.matrices))
-        for chunk, rows in self._designs(model):
+        for chunk, rows in designs:
             positions = np.empty((len(rows), len(modes)), dtype=np.int64)
             for k, mode in enumerate(modes):
                 positions[:, k] = starts[k]
@@ -149,13 +183,15 @@ class Observed(Listed):
             entries.add_normal(target, positions, columns, self._weights_of(chunk), rows)
         return _mirrored(target)
 
-    def gauss_newton_matvec(self, model: Model, delta: Sequence[Array]) -> list[Array]:
+    def _gauss_newton_matvec(
+        self, model: Model, delta: Sequence[Array], designs: Iterable[tuple[slice, Array]]
+    ) -> list[Array]:
         from tensorchain.kernels import entries
 
         blocks = empty_blocks(model, np.result_type(*delta))
         dtype, modes = blocks[0].dtype, model.network.modes
         ends = np.cumsum(model.network.widths)[:-1]
-        for chunk, rows in self._designs(model):
+        for chunk, rows in designs:
             mass = np.zeros(len(rows), dtype=dtype)
             for mode, design, step in zip(modes, np.split(rows, ends, axis=1), delta, strict=True):
                 mass += (
@@ -173,39 +209,11 @@ class Observed(Listed):
                     entries.add_rows(block, self.indices[chunk, mode], mass, design)
         return blocks
 
-    def mode_gram(self, mode: int) -> Array:
-        """Unbiased estimate of T_(n) T_(n)^H from the observed entries, (I_n, I_n)."""
-        return unbiased_mode_gram(super().mode_gram(mode), len(self.values) / math.prod(self.shape))
-
-    # -- inside -------------------------------------------------------------------------
-
-    def _difference(self, model: Model) -> Array:
-        """T - X at the entries, (Z,)."""
-        from tensorchain.kernels import entries
-
-        dtype = double_of(self.values, *model.matrices)
-        result = np.empty(len(self.values), dtype=dtype)
-        if is_product(model):
-            entries.set_products(result, self.indices, ordered_factors(model, dtype))
-        else:
-            for chunk in chunks(slice(0, len(result)), _CHUNK // max(model.network.widths)):
-                result[chunk] = model.entries(self.indices[chunk])
-        return np.subtract(self.values * self.scale, result, out=result)
-
     def _designs(self, model: Model) -> Iterator[tuple[slice, Array]]:
-        """Chunks of entries with the design rows of all blocks side by side, (entries, sum P_k).
-
-        Few enough, they are kept for the next call: conjugate gradients ask for them again and again.
-        """
-        width = sum(model.network.widths)
+        """Chunks of entries with the design rows of all blocks side by side, (entries, sum P_k)."""
         whole = slice(0, len(self.values))
-        if len(self.values) * width > _KEPT:
-            for chunk in chunks(whole, _CHUNK // width):
-                yield chunk, _side_by_side(model, self.indices[chunk])
-            return
-        if self._kept is None or self._kept[0] is not model:
-            self._kept = (model, _side_by_side(model, self.indices))
-        yield whole, self._kept[1]
+        for chunk in chunks(whole, _CHUNK // sum(model.network.widths)):
+            yield chunk, _side_by_side(model, self.indices[chunk])
 
     def _masses(self) -> Array:
         return self._weighted(self.values)
@@ -219,6 +227,29 @@ class Observed(Listed):
     def _size(self, numbers: Array) -> float:
         """Weighted norm of numbers at the entries."""
         return kernels.norm(numbers if self._weights is None else numbers * np.sqrt(self._weights))
+
+
+class ObservedEvaluator(Evaluator):
+    """Holds the design rows of its model: conjugate gradients ask for them again and again."""
+
+    tensor: Observed
+    _rows: Array | None = None
+
+    def hold(self, model: Model) -> None:
+        if model is not self.model:
+            self._rows = None
+        super().hold(model)
+
+    def gauss_newton(self) -> Array:
+        return self.tensor._gauss_newton(self.model, self._designs())
+
+    def gauss_newton_matvec(self, delta: Sequence[Array]) -> list[Array]:
+        return self.tensor._gauss_newton_matvec(self.model, delta, self._designs())
+
+    def _designs(self) -> list[tuple[slice, Array]]:
+        if self._rows is None:
+            self._rows = _side_by_side(self.model, self.tensor.indices)
+        return [(slice(0, len(self._rows)), self._rows)]
 
 
 def _side_by_side(model: Model, indices: Array) -> Array:

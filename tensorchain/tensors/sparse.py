@@ -6,8 +6,9 @@
     J^H J               from the model alone: every entry is known.
 
 So nothing of the size of the tensor is ever formed, and a step costs the entries that are there.  The short
-formula for the error loses what is below 1e-8 ||T||; where the whole tensor has few enough entries to be
-enumerated, smaller errors are computed entry by entry.
+formula for the error loses what is below 1e-8 ||T||: smaller errors come from differences that are formed, entry by
+entry for small tensors, and in the subspaces of the blocks else (:mod:`tensorchain.tensors.projected`).  Where that
+costs too much, an upper bound is given, which is at least 1e-8 ||T||.
 
 Entries that are *missing* rather than zero are the business of `Observed` and `Masked`.
 
@@ -26,14 +27,17 @@ from tensorchain import kernels
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.tensors.base import Residual
-from tensorchain.tensors.boxes import boxes, part
+from tensorchain.tensors.boxes import boxes, in_double, part
 from tensorchain.tensors.coordinates import Listed, checked_entries, sorted_entries
 from tensorchain.tensors.dtypes import double_of
+from tensorchain.tensors.projected import projected_cost, projected_error
 
-_SHORT = 1e-5
-"""Relative error below which the short formula is not trusted."""
-_ENUMERATED = 1 << 24
+_DIGITS = 1e6
+"""How far ||T - X||^2 must be above its rounding error to be taken from the short formula."""
+_ENUMERATED = 1 << 20
 """Most entries of a tensor whose small errors are computed one by one."""
+_RARELY, _ONCE = 3e8, 1e12
+"""Most multiplications for a small error: in each step of a run, and at the end of one."""
 
 
 class Sparse(Listed):
@@ -91,9 +95,13 @@ class Sparse(Listed):
         return self.scale * self._norm
 
     def residual_norm(self, model: Model) -> float:
-        return self._error(model, self.contract_all_but(model, 0))
+        return self._measured(model, _RARELY)
+
+    def exact_error(self, model: Model) -> float:
+        return self._measured(model, _ONCE)
 
     def residual(self, model: Model) -> Residual:
+        model = in_double(model)
         # The contraction that gives the norm is the first one of the gradient.
         first = self.contract_all_but(model, 0)
 
@@ -108,14 +116,35 @@ class Sparse(Listed):
 
     # -- inside -------------------------------------------------------------------------
 
-    def _error(self, model: Model, first: Array) -> float:
-        """||T - X|| from L_0^H vec(T)."""
+    def _measured(self, model: Model, most: float) -> float:
+        """||T - X||, in a scale where squares neither overflow nor vanish."""
+        size, model = self.norm(), in_double(model)
+        if size > 0.0 and not 1e-100 < size < 1e100:
+            unit, model = self.scaled(1.0 / size), model.scaled(1.0 / size)
+            return size * unit._error(model, unit.contract_all_but(model, 0), most)
+        return self._error(model, self.contract_all_but(model, 0), most)
+
+    def _error(self, model: Model, first: Array, most: float = _RARELY) -> float:
+        """||T - X|| from L_0^H vec(T), and where that has lost its digits from T - X, for at most that many products.
+
+        Beyond, it is an upper bound: the square and its rounding error.
+        """
         size = self.norm()
         cross = float(np.vdot(model.matrices[0], first).real)
-        error = math.sqrt(max(size**2 - 2.0 * cross + model.norm() ** 2, 0.0))
-        if error < _SHORT * size and math.prod(self.shape) <= _ENUMERATED:
+        square = size**2 - 2.0 * cross + model.norm() ** 2
+        terms = math.sqrt(abs(float(np.vdot(model.matrices[0], model.matrices[0]).real) * model.gram_traces()[0]))
+        lost = np.finfo(float).eps * (size + terms) ** 2
+        if not square <= _DIGITS * lost:
+            return math.sqrt(square)
+        if math.prod(self.shape) <= _ENUMERATED:
             return self._enumerated_error(model)
-        return error
+        if projected_cost(self.indices, model) <= most:
+            return projected_error(self.indices, np.multiply(self.values, self.scale, dtype=self._double), model)
+        return math.sqrt(max(square, 0.0) + lost)
+
+    @property
+    def _double(self) -> np.dtype[Any]:
+        return double_of(self.values)
 
     @cached_property
     def _in_memory_order(self) -> tuple[Array, Array]:
@@ -128,11 +157,12 @@ class Sparse(Listed):
         """||T - X|| from T - X itself, one box at a time; a box is one range of the flat array."""
         flat, values = self._in_memory_order
         norms, begin = [], 0
+        model = in_double(model)
         for box in boxes(self.shape):
             piece = part(model, box).full()
             piece = piece.astype(double_of(piece, values)).ravel()
             here = slice(*np.searchsorted(flat, [begin, begin + piece.size]))
-            piece[flat[here] - begin] -= values[here] * self.scale
+            piece[flat[here] - begin] -= np.multiply(values[here], self.scale, dtype=piece.dtype)
             norms.append(kernels.norm(piece))
             begin += piece.size
         return float(np.linalg.norm(norms))

@@ -241,7 +241,7 @@ def test_matrices_become_two(product):
     proto = model(
         [helper.make_node(product.split()[-1], names, ["y"], name="matrix", **options)], weights, {"x": shape}
     )
-    small, report = compress_onnx(proto, "tc", keep_macs=0.3, rungs=6)
+    small, report = compress_onnx(proto, "tc", keep_macs=0.3, rungs=12)
     x = images(5, *shape[1:])
     before, after = run(proto, x=x)[0], run(small, x=x)[0]
     assert report.layers[0].method == "svd"
@@ -415,6 +415,16 @@ def test_a_trial_compares_numbers_and_labels():
     weight.CopyFrom(numpy_helper.from_array(np.full(tuple(weight.dims), np.inf, np.float32), weight.name))
     with pytest.raises(ValueError, match="'m' of the compressed model is not finite"):
         try_models(proto, small, [{"x": x}])
+
+
+def test_every_layer_gets_the_method_that_serves_it():
+    proto = two_convolutions()
+    _, one = compressed(proto, 0.5, "tucker2")
+    small, best = compressed(proto, 0.5, "auto")
+    assert {layer.method for layer in best.layers} <= {"dense", "tc", "btd", "cp3", "cp4", "tucker2", "tucker-cp"}
+    assert best.macs[1] <= 0.5 * best.macs[0]
+    assert best.allocation.error <= one.allocation.error
+    assert run(small, x=X)[0].shape == (3, 16, 6, 6)
 
 
 def test_a_budget_that_is_not_used_is_said_with_the_reason():

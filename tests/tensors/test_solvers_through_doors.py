@@ -11,7 +11,7 @@ import tensorchain as tc
 from tests.cases import SHAPE, Case, block_term_case, chain_case, cp_case, relative, tucker_case
 from tests.tensors.doors import FULL, PARTIAL, Way
 
-SOLVERS = [tc.ALS(max_iter=5), tc.LM(max_iter=3), tc.Continuation(stage_iter=2, max_iter=2, cycles=1)]
+SOLVERS = [tc.ALS(max_iter=5), tc.LM(max_iter=3), tc.Path(stage_iter=2, max_iter=2, cycles=1)]
 """Cut short, so that rounding has no time to grow."""
 
 MODELS = [

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import tensorchain as tc
-from tensorchain.solvers.fixed_sweeps import FixedSweeps
+from tensorchain.evaluation import Partials, SmallEvaluator
+from tensorchain.evaluation.fixed_products import FixedProducts
+from tensorchain.evaluation.tree import plans
 from tensorchain.tensors import Dense
 from tensorchain.tensors.dense import add_gradient
-from tensorchain.tensors.tree import plans
 from tests.cases import SMALL, Case, relative
 from tests.tensors.doors import model_and_jacobian
 
@@ -30,9 +31,9 @@ def test_every_plan_gives_the_same(case: Case) -> None:
         columns = [term[k] for term in network.columns]
         for t in range(len(network.terms)):
             for n in range(len(plans(network, t, k, T.shape))):
-                door = Dense(T)
-                door.keep(model, [[t, k, n]])
-                value = door.contract_all_but(model, k)[:, columns[t]]
+                products, versions = Partials(T), list(range(len(pieces)))
+                products.restore(model, versions, [[t, k, n]])
+                value = products.all_but(model, k, versions)[:, columns[t]]
                 assert relative(value, expected[:, columns[t]]) <= case.tol
 
 
@@ -40,22 +41,22 @@ def test_every_plan_gives_the_same(case: Case) -> None:
 def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A list to which each pass over the data adds a plan."""
     made: list[Any] = []
-    partial, contract = Dense._partial, FixedSweeps._contract
+    partial, contract = Partials._made, FixedProducts._contract
 
-    def counted(self: Dense, model: Any, t: int, plan: Any) -> Any:
+    def counted(self: Partials, model: Any, t: int, plan: Any) -> Any:
         made.append(plan)
         return partial(self, model, t, plan)
 
-    def watched(self: FixedSweeps, plan: Any) -> Any:
+    def watched(self: FixedProducts, k: int, n: int, versions: Any) -> Any:
         before = self._current
-        result = contract(self, plan)
-        made.extend([plan] if self._current != before else [])
+        result = contract(self, k, n, versions)
+        made.extend([(k, n)] if self._current != before else [])
         return result
 
-    monkeypatch.setattr(Dense, "_partial", counted)
-    monkeypatch.setattr(FixedSweeps, "_contract", watched)
+    monkeypatch.setattr(Partials, "_made", counted)
+    monkeypatch.setattr(FixedProducts, "_contract", watched)
     if request.param == "any memory":
-        monkeypatch.setattr(FixedSweeps, "of", lambda *_: None)
+        monkeypatch.setattr(SmallEvaluator, "fits", lambda *_: False)
     return made
 
 
@@ -96,19 +97,6 @@ def test_uneven_modes_are_not_blown_up() -> None:
     for k in range(3):
         first = plans(network, 0, k, (64, 9, 64))[0]
         assert network.block_of_mode[1] not in first.used or len(first.used) == 2
-
-
-def test_a_new_door_goes_on_where_another_was() -> None:
-    rng = np.random.default_rng(0)
-    T = rng.standard_normal((9, 8, 7))
-    model = tc.TensorChain.random(T.shape, 3, rng)
-    first, second = Dense(T), Dense(T)
-    first.contract_all_but(model, 2)
-    second.keep(model, first.kept(model))
-    assert second.kept(model) == first.kept(model) != []
-    # Block 0 is served by what was made for block 2, not by what a new door would make for it.
-    assert np.array_equal(first.contract_all_but(model, 0), second.contract_all_but(model, 0))
-    assert first.kept(model.with_matrix(1, np.array(model.matrices[1]))) == []
 
 
 def test_rows_that_are_filled_up_are_not_seen() -> None:

@@ -1,0 +1,196 @@
+"""The augmented Lagrangian in one block, and its minimiser.
+
+With the other blocks fixed every quantity is quadratic, r(B + D) = r + 2 <v, D> + <D, D A^T>, and phi is convex in D.
+At given weights w_j the minimiser of sum_j w_j r_j solves
+
+    (sum_j w_j A_j) D = -sum_j w_j v_j,
+
+written for the change D, which keeps its digits when the residual is small.  A bound asks in addition that its weight
+is the slope of its term where D leads, w = psi'(r(D(w))): the left side rises in w and the right side falls, so there
+is one such w, found by bisection and regula falsi in log w.
+
+Cost: P_k^3 for each weight that is tried.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tensorchain.evaluation import Evaluator
+from tensorchain.kernels import Array, GramSystem
+from tensorchain.solvers.constraints import Lagrangian, Quantity, Sensitivity, SquaredError
+from tensorchain.solvers.constraints.lagrangian import Term
+
+_ACCURACY = 1e-6
+"""Relative accuracy of the weight of a bound."""
+_TRIES = 60
+_SMALLEST, _LARGEST = 1e-18, 1e18
+_CYCLES = 4
+"""Rounds over the bounds where there are several."""
+
+
+@dataclass(frozen=True)
+class BlockProblem:
+    """All quantities as functions of one block.
+
+    Attributes
+    ----------
+    values : r_j at the block as it is.
+    gradients : v_j, (I_k, P_k), of the quantities that the block counts in.
+    apply : from a quantity and D to D A_j^T.
+    solve : from weights w_j and a right-hand side W to D with D (sum_j w_j A_j)^T = W.
+    """
+
+    values: Mapping[Quantity, float]
+    gradients: Mapping[Quantity, Array]
+    apply: Callable[[Quantity, Array], Array]
+    solve: Callable[[Mapping[Quantity, float], Array], Array]
+
+    @classmethod
+    def of(
+        cls,
+        at: Evaluator,
+        k: int,
+        values: Mapping[Quantity, float],
+        gradients: Mapping[Quantity, Array | None] | None = None,
+    ) -> BlockProblem:
+        """Block k of the model that the evaluator holds, whose quantities (and gradients) are given."""
+        found = {}
+        for quantity in values:
+            gradient = quantity.block_gradient(at, k) if gradients is None else gradients[quantity]
+            if gradient is not None:
+                found[quantity] = gradient
+
+        def apply(quantity: Quantity, change: Array) -> Array:
+            image = quantity.apply(at, k, change)
+            assert image is not None
+            return image
+
+        return cls(values, found, apply, lambda weights, rhs: solved(at, k, weights, rhs))
+
+    @classmethod
+    def from_matrices(
+        cls, values: Mapping[Quantity, float], gradients: Mapping[Quantity, Array], curvatures: Mapping[Quantity, Array]
+    ) -> BlockProblem:
+        """From the matrices A_j themselves."""
+        return cls(
+            values,
+            gradients,
+            lambda quantity, change: GramSystem(curvatures[quantity]).apply(change),
+            lambda weights, rhs: _summed(curvatures, weights).solve(rhs),
+        )
+
+    def change(self, weights: Mapping[Quantity, float]) -> Array:
+        """D at given weights."""
+        parts = [weights.get(quantity, 0.0) * gradient for quantity, gradient in self.gradients.items()]
+        return self.solve(weights, -sum(parts[1:], start=parts[0]))
+
+    def after(self, change: Array) -> dict[Quantity, float]:
+        """All quantities at B + D."""
+        found = dict(self.values)
+        for quantity, gradient in self.gradients.items():
+            image = self.apply(quantity, change)
+            found[quantity] = max(found[quantity] + float(np.vdot(change, 2.0 * gradient + image).real), 0.0)
+        return found
+
+
+def solved(at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Array) -> Array:
+    """D with D (sum_j w_j A_j)^T = rhs, of least norm, through the structure of the model where it has one."""
+    positive = {quantity: weight for quantity, weight in weights.items() if weight > 0.0}
+    error = positive.get(SquaredError(), 0.0)
+    if error > 0.0 and set(positive) <= {SquaredError(), Sensitivity()}:
+        penalty = positive.get(Sensitivity(), 0.0) / error
+        if not penalty:
+            return at.system(k).solve(rhs / error)
+        inverse = at.model.penalised_solver(k, penalty) if at.complete else None
+        if inverse is not None:
+            return inverse(rhs / error)
+    curvatures = {}
+    for quantity in positive:
+        curvature = quantity.curvature(at, k)
+        if curvature is not None:
+            curvatures[quantity] = curvature
+    return _summed(curvatures, positive).solve(rhs) if curvatures else np.zeros_like(rhs)
+
+
+def _summed(curvatures: Mapping[Quantity, Array], weights: Mapping[Quantity, float]) -> GramSystem:
+    parts = [weights.get(quantity, 0.0) * curvature for quantity, curvature in curvatures.items()]
+    return GramSystem(sum(parts[1:], start=parts[0]))
+
+
+def best_change(problem: BlockProblem, lagrangian: Lagrangian) -> tuple[Array, dict[Quantity, float]] | None:
+    """D that minimises phi over the block, and the quantities there; None where that is no better."""
+    weights = lagrangian.weights(problem.values)
+    bounds = [term for term in lagrangian.terms if term.limit is not None and term.quantity in problem.gradients]
+    change = None
+    for _ in range(_CYCLES if len(bounds) > 1 else 1):
+        for term in bounds:
+            others = dict(weights)
+            others[term.quantity] -= term.slope(problem.values[term.quantity])
+            weight, change = _consistent(problem, term, others, weights)
+            weights[term.quantity] = others[term.quantity] + weight
+    if change is None:
+        change = problem.change(weights)
+    values = problem.after(change)
+    return (change, values) if lagrangian.value(values) < lagrangian.value(problem.values) else None
+
+
+def _consistent(
+    problem: BlockProblem, term: Term, others: Mapping[Quantity, float], start: Mapping[Quantity, float]
+) -> tuple[float, Array]:
+    """The weight w of a bound with w = psi'(r(D(w))), beside the other weights, and D there."""
+    found: dict[float, Array] = {}
+
+    def difference(weight: float) -> float:
+        found[weight] = problem.change({**others, term.quantity: others[term.quantity] + weight})
+        return term.slope(problem.after(found[weight])[term.quantity]) - weight
+
+    rest = sum(weight for quantity, weight in others.items() if quantity in problem.gradients)
+    if rest > 0.0 and difference(0.0) <= 0.0:
+        return 0.0, found[0.0]
+    middle = start[term.quantity] - others[term.quantity]
+    if not middle > 0.0:
+        middle = max(term.weight, 1e-3 * term.rho)
+    low, high = _bracket(difference, middle)
+    weight = _root(difference, low, high)
+    return weight, found[weight]
+
+
+def _bracket(difference: Callable[[float], float], middle: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """(w, difference) on either side of the root: the differences fall with w."""
+    here = (middle, difference(middle))
+    factor = 4.0 if here[1] > 0.0 else 0.25
+    while _SMALLEST < here[0] < _LARGEST:
+        there = (here[0] * factor, 0.0)
+        there = (there[0], difference(there[0]))
+        if (there[1] > 0.0) != (here[1] > 0.0):
+            return (here, there) if factor > 1.0 else (there, here)
+        here, factor = there, factor**2 if 1e-4 < factor < 1e4 else factor
+    return here, here
+
+
+def _root(difference: Callable[[float], float], low: tuple[float, float], high: tuple[float, float]) -> float:
+    """Where the difference vanishes between `low` (positive) and `high` (not positive): Illinois' rule in log w."""
+    if low == high:
+        return low[0]
+    (a, fa), (b, fb) = low, high
+    last = b
+    for _ in range(_TRIES):
+        if b <= a * (1.0 + _ACCURACY) or fb == 0.0:
+            break
+        share = fa / (fa - fb)
+        if not 0.01 < share < 0.99:
+            share = 0.5
+        last = a * math.exp(share * math.log(b / a))
+        value = difference(last)
+        if abs(value) <= _ACCURACY * last:
+            return last
+        if value > 0.0:
+            a, fa, fb = last, value, 0.5 * fb
+        else:
+            b, fb, fa = last, value, 0.5 * fa
+    return last

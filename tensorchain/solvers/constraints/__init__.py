@@ -1,0 +1,24 @@
+"""What is asked of a decomposition beside a small error."""
+
+from tensorchain.solvers.constraints.base import Bounded, Constraint, Free, Weighted
+from tensorchain.solvers.constraints.bounds import ErrorBound, SensitivityBound
+from tensorchain.solvers.constraints.combined import Combined, combine
+from tensorchain.solvers.constraints.lagrangian import Lagrangian
+from tensorchain.solvers.constraints.penalty import Penalty
+from tensorchain.solvers.constraints.quantities import Quantity, Sensitivity, SquaredError
+
+__all__ = [
+    "Bounded",
+    "Combined",
+    "Constraint",
+    "ErrorBound",
+    "Free",
+    "Lagrangian",
+    "Penalty",
+    "Quantity",
+    "Sensitivity",
+    "SensitivityBound",
+    "SquaredError",
+    "Weighted",
+    "combine",
+]

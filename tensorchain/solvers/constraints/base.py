@@ -1,0 +1,215 @@
+"""What is asked of a decomposition beside a small error: the protocol that every solver speaks.
+
+A constraint says which quantities are minimised, each with a weight, and which are bounded:
+
+    min  sum_j w_j r_j(theta)      subject to      r_b(theta) <= limit_b      for every bound b,
+
+where the r are :mod:`quantities <tensorchain.solvers.constraints.quantities>`, each quadratic in every block.  All else
+follows here, so that no solver asks what kind of constraint it has: how far a model is from meeting the bounds
+(`gap`), which of two models is better (`merit`), whether an error of zero ends the run (`error_alone`), and the
+augmented Lagrangian that a run minimises (:mod:`tensorchain.solvers.constraints.lagrangian`).
+
+A new constraint is a subclass that gives `objective` or `bounds`, in the scale of T as given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tensorchain.evaluation import Evaluator
+from tensorchain.models.scale import Scale
+from tensorchain.solvers.constraints.quantities import Quantity, Sensitivity, SquaredError
+
+SLACK = 1e-6
+"""Relative violation of a bound that counts as met."""
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A part of the objective, weight * r."""
+
+    quantity: Quantity
+    weight: float
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """r <= limit.
+
+    `tightens` says that more weight on the sensitivity lowers r (True), raises it (False), or does neither (None):
+    how the sensitivity path sees that it has come to the bound.
+    """
+
+    quantity: Quantity
+    limit: float
+    tightens: bool | None = None
+
+
+Values = Mapping[Quantity, float]
+"""The quantities of a constraint at one model."""
+
+
+class Constraint:
+    """No constraint: the least error."""
+
+    @property
+    def objective(self) -> tuple[Weighted, ...]:
+        """What is minimised."""
+        return (Weighted(SquaredError(), 1.0),)
+
+    @property
+    def bounds(self) -> tuple[Bounded, ...]:
+        """What is bounded."""
+        return ()
+
+    def __and__(self, other: Any) -> Constraint:
+        """Both constraints at once."""
+        from tensorchain.solvers.constraints.combined import combine
+
+        if not isinstance(other, Constraint):
+            return NotImplemented
+        return combine(self, other)
+
+    # -- what follows -------------------------------------------------------------------
+
+    @property
+    def quantities(self) -> list[Quantity]:
+        """All quantities of objective and bounds, each once."""
+        minimised, bounded = [part.quantity for part in self.objective], [bound.quantity for bound in self.bounds]
+        return list(dict.fromkeys([*minimised, *bounded]))
+
+    def normalised(self, scale: Scale) -> Constraint:
+        """The same constraint for T / ||T||."""
+        error = SquaredError()
+
+        def unit(quantity: Quantity, degree: float) -> float:
+            return float(scale.norm ** (degree - quantity.degree(scale.blocks)))
+
+        # Without the error in it the objective has units of its own, and errors are bounded relative to ||T||.
+        priced = any(part.quantity == error for part in self.objective)
+        base = error.degree(scale.blocks)
+        objective = (
+            tuple(Weighted(p.quantity, p.weight / unit(p.quantity, base)) for p in self.objective)
+            if priced
+            else self.objective
+        )
+        bounds = (b if b.quantity == error else replace(b, limit=b.limit * unit(b.quantity, 0.0)) for b in self.bounds)
+        return Normalised(objective, tuple(bounds), self)
+
+    def measured(self, at: Evaluator, error: float | None = None) -> Values:
+        """All quantities at the model that the evaluator holds; `error` is ||T - X|| there, where it is at hand."""
+        known: dict[Quantity, float] = {} if error is None else {SquaredError(): error**2}
+        return {quantity: known[quantity] if quantity in known else quantity.value(at) for quantity in self.quantities}
+
+    def gap(self, values: Values) -> float:
+        """Largest relative violation of a bound; 0 where all are met."""
+        worst = 0.0
+        for bound in self.bounds:
+            excess = values[bound.quantity] / bound.limit - 1.0
+            if bound.quantity == SquaredError():
+                excess = math.sqrt(excess + 1.0) - 1.0
+            worst = max(worst, excess)
+        return worst if worst > SLACK else 0.0
+
+    def value(self, values: Values) -> float:
+        """The objective."""
+        return sum(part.weight * values[part.quantity] for part in self.objective)
+
+    def merit(self, values: Values) -> tuple[float, float]:
+        """(violation, objective): the tuple that is smaller is the better model."""
+        return self.gap(values), self.value(values)
+
+    @property
+    def error_alone(self) -> bool:
+        """Whether the error is all that is minimised: a model without error that meets the bounds is then optimal."""
+        parts = [part.quantity for part in self.objective if part.weight > 0.0]
+        return parts == [SquaredError()]
+
+    def crossed(self, values: Values) -> bool:
+        """Whether a sensitivity path, whose penalty falls, has come to a bound."""
+        for bound in self.bounds:
+            excess = values[bound.quantity] - bound.limit
+            if (bound.tightens is True and excess > 0.0) or (bound.tightens is False and excess <= 0.0):
+                return True
+        return False
+
+    @property
+    def ends_path(self) -> bool:
+        """Whether there is a bound that a sensitivity path comes to."""
+        return any(bound.tightens is not None for bound in self.bounds)
+
+    def along_path(self) -> Constraint:
+        """What holds at every penalty of a sensitivity path: all but the bounds that it comes to."""
+        objective = self.objective
+        if not any(part.quantity == SquaredError() for part in objective):
+            objective = (Weighted(SquaredError(), 1.0),)
+        return Normalised(objective, tuple(b for b in self.bounds if b.tightens is None), self)
+
+    @property
+    def squared_error_limit(self) -> float:
+        """The squared error that is allowed; 0 where less is always better."""
+        return min((b.limit for b in self.bounds if b.quantity == SquaredError()), default=0.0)
+
+    @property
+    def least_penalty(self) -> float:
+        """nu at which a sensitivity path ends: what the constraint itself asks for."""
+        if not any(part.quantity == SquaredError() for part in self.objective):
+            return 0.0
+        return sum(part.weight for part in self.objective if part.quantity == Sensitivity())
+
+    @property
+    def allows_gauge(self) -> bool:
+        """Whether the gauge of least sensitivity is at least as good as any other."""
+        return all(quantity.falls_with_sensitivity for quantity in self.quantities)
+
+    @property
+    def free(self) -> bool:
+        """Whether nothing is asked but a small error."""
+        return self.error_alone and not self.bounds
+
+
+@dataclass(frozen=True)
+class Normalised(Constraint):
+    """A constraint in the scale ||T|| = 1."""
+
+    parts: tuple[Weighted, ...]
+    limits: tuple[Bounded, ...]
+    given: Constraint
+
+    @property
+    def objective(self) -> tuple[Weighted, ...]:
+        return self.parts
+
+    @property
+    def bounds(self) -> tuple[Bounded, ...]:
+        return self.limits
+
+    def __repr__(self) -> str:
+        return f"{self.given!r} for the tensor of norm 1"
+
+
+class Free(Constraint):
+    """No constraint: the least error."""
+
+    def __repr__(self) -> str:
+        return "Free()"
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Free
+
+    def __hash__(self) -> int:
+        return hash(Free)
+
+
+def check_number(kind: str, name: str, value: Any, *, allow_zero: bool = False) -> float:
+    """A finite number > 0, or >= 0."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{kind}: {name} is {value!r}; a number is needed")
+    if not math.isfinite(value) or value < 0 or (value == 0 and not allow_zero):
+        raise ValueError(f"{kind}: {name} is {value!r}; a finite number {'>= 0' if allow_zero else '> 0'} is needed")
+    return float(value)

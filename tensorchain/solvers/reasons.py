@@ -1,0 +1,108 @@
+"""Why a run ended, from what is measured on the model that it returns.
+
+A solver proposes a reason; it holds only if the model bears it out, whatever the solver:
+
+    EXACT            the error is at rounding, the bounds are met, and the error is all that was asked for
+    CONVERGED        the bounds are met, and no block alone can lower the Lagrangian by more than a millionth of it
+    INFEASIBLE       a run that came to its end without meeting the bounds
+    DIVERGING        no constraint, and SS still grows at the end: no best approximation in reach
+    STALLED          a run that came to its end at none of these
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from tensorchain.evaluation import Evaluator
+from tensorchain.fit import History, StopReason
+from tensorchain.solvers.constraints import Constraint, Lagrangian
+from tensorchain.solvers.constraints.base import Values
+from tensorchain.solvers.optimality import STATIONARY, attainable_decrease
+from tensorchain.solvers.problem import Ended
+
+EXACT = 1e-13
+"""Relative error at rounding level, for data in double precision."""
+_OPEN = (StopReason.CONVERGED, StopReason.ITERATION_LIMIT, StopReason.STALLED, StopReason.DIVERGING)
+_GROWTH = 1.02
+"""Growth of SS in each of the last two quarters of the steps without a penalty, from which a run diverges ..."""
+_POWER = 0.2
+"""... if it also is at least this power of the fall of the error."""
+_LEAST = 16
+"""Steps without a penalty from which growth is told."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The model that is returned, with its figures.
+
+    Attributes
+    ----------
+    at : holds it, scaled to ||T|| = 1.
+    constraint : in that scale.
+    values : the quantities of the constraint.
+    error : ||T - X||.
+    """
+
+    at: Evaluator
+    constraint: Constraint
+    values: Values
+    error: float
+
+
+def judged(proposed: Ended, of: Measured, history: History, *, exact: float = EXACT, tol: float = 0.0) -> StopReason:
+    """The reason that the model bears out.
+
+    Parameters
+    ----------
+    proposed : what the solver says, and what it has measured.
+    of : the model.
+    history : of the run, in any scale.
+    exact : relative error that counts as zero.
+    tol : relative decrease that counts as none, where it is above a millionth.
+    """
+    constraint = of.constraint
+    reason = proposed.reason
+    if reason in (StopReason.INTERRUPTED, StopReason.TIME_LIMIT, StopReason.CALLBACK, StopReason.NON_FINITE):
+        return reason
+    met = constraint.gap(of.values) <= 0.0
+    if constraint.error_alone and met and of.error <= max(exact, of.at.rounding):
+        return StopReason.EXACT
+    if constraint.free and reason in _OPEN and diverges(history):
+        return StopReason.DIVERGING
+    if reason is StopReason.ITERATION_LIMIT:
+        return reason
+    if not met:
+        return StopReason.INFEASIBLE
+    if reason not in (StopReason.EXACT, StopReason.CONVERGED):
+        return reason
+    measured = optimality(of) if proposed.optimality is None else proposed.optimality
+    return StopReason.CONVERGED if measured <= max(STATIONARY, tol) else StopReason.STALLED
+
+
+def optimality(of: Measured) -> float:
+    """What single blocks can take off the Lagrangian at the best multipliers, relative to it."""
+    lagrangian = Lagrangian.fitted(of.constraint, of.at, of.values)
+    return attainable_decrease(of.at, lagrangian, {q: of.values[q] for q in lagrangian.quantities})
+
+
+def diverges(history: History) -> bool:
+    """Whether SS grows without end in the steps that no penalty holds back.
+
+    Towards a best approximation SS has a limit.  Where there is none SS grows as a power of 1 / error, or while the
+    error stalls, as long as the run goes on: from quarter to quarter of its steps.
+    """
+    held = np.flatnonzero(history.penalty > 0.0)
+    first = int(held[-1]) + 1 if held.size else 0
+    sensitivity, error = history.sensitivity[first:], np.maximum(history.error[first:], np.finfo(float).tiny)
+    count = len(sensitivity)
+    if count < _LEAST:
+        return False
+    marks = (count // 2, count - count // 4, count - 1)
+    for early, late in itertools.pairwise(marks):
+        grown, fallen = sensitivity[late] / sensitivity[early], max(error[early] / error[late], 1.0)
+        if not grown > max(_GROWTH, fallen**_POWER):
+            return False
+    return True

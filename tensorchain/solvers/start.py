@@ -1,0 +1,132 @@
+"""One start of a fit: from its seed to a Fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tensorchain.evaluation import Evaluator
+from tensorchain.fit import Fit, History
+from tensorchain.models import Model
+from tensorchain.models.scale import Scale
+from tensorchain.models.validation import checked_wiring
+from tensorchain.solvers.als import balanced
+from tensorchain.solvers.checkpoint import Checkpoint
+from tensorchain.solvers.constraints import Constraint
+from tensorchain.solvers.loop import run
+from tensorchain.solvers.problem import Clock, Iterate, Problem, Solver
+from tensorchain.solvers.result import finished, reason_of
+from tensorchain.solvers.revive import revived, spare_parts
+from tensorchain.stability.gauge import optimal_gauge
+from tensorchain.tensors import Tensor
+
+_NOISE = 0.3
+"""Size of the noise on the second and later starts from one model, relative to each block."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What one start needs beside its seed.  Picklable, to run in another process.
+
+    Attributes
+    ----------
+    tensor : T as given.
+    norm : ||T||.
+    kind, rank : of the model.
+    init : "random", "svd", or a model.
+    solver, constraint, callback : as in `decompose`.
+    """
+
+    tensor: Tensor
+    norm: float
+    kind: type[Model]
+    rank: Any
+    init: str | Model
+    solver: Solver
+    constraint: Constraint
+    callback: Callable[[Iterate], object] | None
+
+    def __call__(
+        self, seed: int, max_seconds: float | None, number: int = 0, checkpoint: Checkpoint | None = None
+    ) -> Fit:
+        """Run start number `number`, from the scale ||T|| = 1 back to that of T."""
+        clock = Clock(max_seconds)
+        rng = np.random.default_rng(seed)
+        unit = self.tensor.scaled(1.0 / self.norm)
+        given = self.first_model(unit, rng, number)
+        scale = Scale(self.norm, len(given.matrices))
+        problem = Problem(unit, self.constraint.normalised(scale), rng, self.init != "random", clock)
+        keep, resume = (None, None) if checkpoint is None else (checkpoint.offer, checkpoint.current)
+        begun = self._alive(problem, given, rng)
+        outcome = run(self.solver, problem, begun, callback=self.callback, keep=keep, resume=resume)
+        # A complex start of a real tensor stays complex: its error is that of the complex model.
+        dtype = np.dtype(np.complex128) if outcome.best.model.dtype.kind == "c" else self.tensor.dtype
+        measure = getattr(self.solver, "final_pass", True)
+        result = finished(problem, outcome.best, given, norm=self.norm, dtype=dtype, measure=measure)
+        history = outcome.history
+        return Fit(
+            model=result.model,
+            error=result.error,
+            sensitivity=result.model.sensitivity(),
+            reason=reason_of(outcome, problem, result, self.solver),
+            iterations=max(len(history) - 1, 0),
+            seconds=outcome.seconds if resume is not None else clock.elapsed,
+            history=History(
+                history.error, scale.sensitivity(history.sensitivity), scale.penalty(history.penalty), history.seconds
+            ),
+            solver=getattr(outcome, "way", "") or repr(self.solver),
+            dimension_names=self.tensor.dimension_names,
+            gap=result.merit[0],
+            objective=result.merit[1],
+            standard_error=outcome.best.standard_error if result.at is None else None,
+        )
+
+    def first_model(self, unit: Tensor, rng: np.random.Generator, number: int = 0) -> Model:
+        """The model to begin with, in the scale ||T|| = 1, in double precision and balanced."""
+        double = np.dtype(np.complex128 if unit.dtype.kind == "c" else np.float64)
+        if isinstance(self.init, Model):
+            double = np.result_type(double, self.init.dtype)
+            if not np.isfinite(self.init.norm()):
+                raise ValueError("init overflows: the norm of its tensor is not finite; scale its blocks down")
+            model = balanced(self.init.astype(double).scaled(1.0 / self.norm))
+            return self._gauged(_moved(model, rng) if number else model)
+        if self.init == "random":
+            start = self.kind.random(unit.shape, self.rank, rng, dtype=double)
+        else:
+            network = checked_wiring(self.kind, unit.shape, self.rank)
+            start = self.kind.from_matrices(network, self.kind.svd_matrices(network, unit, rng))
+            start = _with_best_cores(unit.evaluator(start))
+            return self._gauged(_moved(start, rng) if number else start)
+        size = start.norm()
+        return optimal_gauge(start.scaled(1.0 / size), tol=1e-2) if size > 0.0 else start
+
+    def _gauged(self, model: Model) -> Model:
+        return optimal_gauge(model) if self.constraint.allows_gauge else model
+
+    def _alive(self, problem: Problem, model: Model, rng: np.random.Generator) -> Model:
+        """A start whose dead components see what is missing."""
+        if not problem.warm:
+            return model
+        at = problem.evaluator(model)
+        merged, parts = spare_parts(model, at.error())
+        return revived(merged, parts, rng) if parts else model
+
+
+def _with_best_cores(at: Evaluator) -> Model:
+    """The model with its cores fitted: singular vectors say nothing of them."""
+    for k, mode in enumerate(at.model.network.modes):
+        if mode is None:
+            at.replace(k, at.system(k).solve(at.rhs(k)))
+    return at.model
+
+
+def _moved(model: Model, rng: np.random.Generator) -> Model:
+    """The model with noise on its blocks, for starts beyond the first."""
+    noise = model.random_like(rng)
+    moved = []
+    for matrix, other in zip(model.matrices, noise.matrices, strict=True):
+        moved.append(matrix + _NOISE * np.linalg.norm(matrix) / np.linalg.norm(other) * other)
+    return model.with_matrices(moved)
