@@ -17,7 +17,6 @@ Reference: Kozyrskiy, Phan, "CNN acceleration by low-rank approximation with qua
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -27,6 +26,8 @@ import numpy as np
 
 from tensorchain.compression.layer_bits import allocate_layer_bits
 from tensorchain.compression.quantize import check_bits, quantizer
+from tensorchain.compression.torch_inputs import call, inputs_of
+from tensorchain.compression.torch_layers import copied
 from tensorchain.compression.torch_layers import decomposed as replaced
 from tensorchain.compression.torch_modules import fake_quantize_class, fold_class
 
@@ -42,9 +43,11 @@ class Epoch:
 def recalibrate(net: Any, loader: Iterable[Any], batches: int | None = None) -> None:
     """Measure the means and variances of all normalisations again, in place; weights are not touched.
 
+    Normalisations whose weights are frozen stay as they are.
+
     Parameters
     ----------
-    loader : batches of inputs, or of (inputs, labels).
+    loader : batches of inputs, or of (inputs, labels); or a function that returns them.
     batches : most batches used.
 
     Examples
@@ -58,7 +61,7 @@ def recalibrate(net: Any, loader: Iterable[Any], batches: int | None = None) -> 
     import torch
 
     kinds = torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d
-    norms = [module for module in net.modules() if isinstance(module, kinds) and module.track_running_stats]
+    norms = [m for m in net.modules() if isinstance(m, kinds) and m.track_running_stats and not frozen(m)]
     if not norms:
         return
     momenta, training = [norm.momentum for norm in norms], [module.training for module in net.modules()]
@@ -70,10 +73,10 @@ def recalibrate(net: Any, loader: Iterable[Any], batches: int | None = None) -> 
         norm.train()
     seen = 0
     with torch.no_grad():
-        for batch in loader:
+        for batch in loader() if callable(loader) else loader:
             if batches is not None and seen >= batches:
                 break
-            net(_inputs(batch))
+            call(net, inputs_of(batch))
             seen += 1
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -81,6 +84,12 @@ def recalibrate(net: Any, loader: Iterable[Any], batches: int | None = None) -> 
         module.training = was
     if seen == 0:
         raise ValueError("the loader holds no batch, and the statistics are lost; give a list, or a fresh iterator")
+
+
+def frozen(module: Any) -> bool:
+    """Whether a module has parameters, and none of them is trained."""
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
 def restore(
@@ -137,14 +146,18 @@ def restore(
     recalibrate(net, pass_over())
     criterion = torch.nn.functional.cross_entropy if loss is None else loss
     # A copy, since a teacher in training mode would learn from the images, and `net` itself would move.
-    guide = None if teacher is None else copy.deepcopy(teacher).eval()
+    guide = None if teacher is None else copied(teacher).eval()
     parts = decomposed(net)
     start = [sensitivity_of(part).detach() for part in parts]
     weights = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(weights, lr=rate, momentum=momentum, weight_decay=decay, nesterov=momentum > 0.0)
+    norms = torch.nn.modules.batchnorm._BatchNorm
+    still = [module for module in net.modules() if isinstance(module, norms) and frozen(module)]
     history: list[Epoch] = []
     for epoch in range(epochs):
         net.train()
+        for module in still:
+            module.eval()
         total, growth, count = 0.0, 0.0, 0
         steps = _length(loader)
         for inputs, labels in pass_over():
@@ -251,7 +264,7 @@ def quantize(
     import torch
     from torch.nn.utils import parametrize
 
-    small = copy.deepcopy(net).eval()
+    small = copied(net).eval()
     kinds = torch.nn.Conv2d, torch.nn.Linear
     modules = {name: module for name, module in small.named_modules() if isinstance(module, kinds)}
     allocation = None
