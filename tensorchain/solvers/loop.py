@@ -68,6 +68,7 @@ def run(
     callback: Callback | None = None,
     keep: Callable[[RunState], object] | None = None,
     resume: RunState | None = None,
+    least: Iterate | None = None,
 ) -> Run:
     """Drive `solver` from `start` and remember the best iterate.
 
@@ -79,8 +80,9 @@ def run(
     callback : called with each iterate; a true return value stops the run.
     keep : given the state at iterates from which the run can be resumed.
     resume : such a state, to go on from.
+    least : what the run must not fall behind, where it does not begin with that.
     """
-    tracker = _Tracker(resume)
+    tracker = _Tracker(resume, least)
     reason, optimality = StopReason.INTERRUPTED, None
     with np.errstate(all="ignore"), recycling(), blas_threads(1 if math.prod(start.shape) <= _SMALL_TENSOR else None):
         # Here, since the first run of a process finds its BLAS libraries first.
@@ -123,9 +125,9 @@ def run(
 class _Tracker:
     """History and best iterate."""
 
-    def __init__(self, resume: RunState | None) -> None:
+    def __init__(self, resume: RunState | None, least: Iterate | None) -> None:
         self.rows = [] if resume is None else list(resume.rows)
-        self.best = None if resume is None else resume.best
+        self.best = least if resume is None else resume.best
         self.last: Model | None = None
 
     def take(self, iterate: Iterate, seconds: float) -> None:

@@ -17,7 +17,7 @@ from tensorchain.solvers.als import balanced
 from tensorchain.solvers.checkpoint import Checkpoint
 from tensorchain.solvers.constraints import Constraint
 from tensorchain.solvers.loop import run
-from tensorchain.solvers.problem import Clock, Iterate, Problem, Solver
+from tensorchain.solvers.problem import Clock, Iterate, Problem, Solver, iterate_at
 from tensorchain.solvers.result import finished, reason_of
 from tensorchain.solvers.revive import revived, spare_parts
 from tensorchain.stability.gauge import optimal_gauge
@@ -61,7 +61,9 @@ class Start:
         problem = Problem(unit, self.constraint.normalised(scale), rng, self.init != "random", clock)
         keep, resume = (None, None) if checkpoint is None else (checkpoint.offer, checkpoint.current)
         begun = self._alive(problem, given, rng)
-        outcome = run(self.solver, problem, begun, callback=self.callback, keep=keep, resume=resume)
+        # With its dead components set anew the start may be a little worse than it was.
+        least = None if begun is given else iterate_at(problem.evaluator(given), problem.constraint)
+        outcome = run(self.solver, problem, begun, callback=self.callback, keep=keep, resume=resume, least=least)
         # A complex start of a real tensor stays complex: its error is that of the complex model.
         dtype = np.dtype(np.complex128) if outcome.best.model.dtype.kind == "c" else self.tensor.dtype
         measure = getattr(self.solver, "final_pass", True)
