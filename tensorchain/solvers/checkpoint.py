@@ -23,8 +23,10 @@ from tensorchain.solvers.loop import RunState
 from tensorchain.solvers.problem import Iterate, Memory
 
 _FORMAT = 2
-_ITERATE = ("error", "sensitivity", "merit", "penalty", "damping", "standard_error")
-_FIT = ("error", "sensitivity", "iterations", "seconds", "solver", "gap", "objective", "standard_error")
+_ITERATE = ("error", "sensitivity", "merit", "penalty", "damping", "standard_error", "answer", "least_error")
+_FIT = (
+    "error", "sensitivity", "iterations", "seconds", "solver", "gap", "objective", "standard_error", "least_error"
+)  # fmt: skip
 """Figures of an iterate and of a fit that are written as they are."""
 _INTERVAL = 2.0
 """Least seconds between two writes."""

@@ -33,7 +33,7 @@ def total(all_sites):
 
 def test_each_layer_gets_the_method_that_suits_it():
     given = sites()[:2]
-    plans, report = plan_network(given, Request("auto", keep_macs=0.25, stabilise=False), parameters=total(given))
+    plans, report = plan_network(given, Request("auto", keep_macs=0.16, stabilise=False), parameters=total(given))
     methods = {layer.name: layer.method for layer in report.layers}
     errors = {layer.name: layer.error for layer in report.layers}
     assert methods["cpd"] in ("cp3", "cp4")
@@ -41,7 +41,7 @@ def test_each_layer_gets_the_method_that_suits_it():
     assert errors["cpd"] < 0.05
     assert errors["tucker"] < 0.05
     assert all(plans[name].method == method for name, method in methods.items() if method != "dense")
-    assert report.macs[1] <= 0.25 * report.macs[0]
+    assert report.macs[1] <= 0.16 * report.macs[0]
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7])

@@ -17,8 +17,9 @@ from tensorchain.compression.quantize import quantizer
 from tensorchain.compression.sandwich import Sandwich
 from tensorchain.compression.torch_layers import geometry_of, module_of
 from tensorchain.compression.torch_modules import fake_quantize_class
+from tensorchain.compression.torch_sensitivity import sensitivity_of
 from tensorchain.compression.torch_sites import sites_of
-from tensorchain.compression.training import decomposed, sensitivity_of
+from tensorchain.compression.training import decomposed
 from tensorchain.models import CP, TensorChain
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from tensorchain.compression import compress, recalibrate, refit_network
+from tensorchain.compression import compress, recalibrate, refit_network, restore
 from tensorchain.compression.torch_sites import sites_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -233,3 +233,36 @@ def test_looking_leaves_no_trace():
     with pytest.raises(RuntimeError):
         sites_of(net, torch.randn(2, 5, 10))
     assert [type(module) for module in net.modules()] == kinds
+
+
+def test_labels_that_are_no_classes_need_a_loss():
+    net = nn.Sequential(conv(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    images = torch.randn(16, 12, 8, 8)
+    with pytest.raises(TypeError, match="loss="):
+        restore(net, [(images, torch.randn(16, 12))], epochs=1)
+    history = restore(net, [(images, torch.randn(16, 12))], epochs=2, loss=nn.functional.mse_loss)
+    assert len(history) == 2
+    assert len(restore(net, [(images, torch.randn(16, 12).softmax(1))], epochs=1)) == 1
+
+
+def test_the_sensitivity_in_one_of_several_steps_holds_it_as_well():
+    data = [(torch.randn(16, 12, 8, 8), torch.randint(0, 12, (16,))) for _ in range(8)]
+    net = nn.Sequential(conv(), nn.ReLU(), conv(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    ends = {}
+    for every in (1, 4):
+        for weight in (0.0, 10.0):
+            small = compress(net, data[0][0], "tc", keep_macs=0.4, **OPTIONS)
+            options = {"epochs": 3, "rate": 0.003, "momentum": 0.0, "decay": 0.0}
+            ends[every, weight] = restore(small, data, every=every, sensitivity=weight, **options)[-1].sensitivity
+    assert ends[1, 10.0] < 0.97 * ends[1, 0.0]
+    assert ends[4, 10.0] < 0.97 * ends[4, 0.0]
+    assert ends[4, 10.0] == pytest.approx(ends[1, 10.0], rel=0.1)
+
+
+def test_normalisations_that_are_frozen_keep_their_statistics_in_training():
+    net = nn.Sequential(conv(), nn.BatchNorm2d(12), conv(), nn.BatchNorm2d(12), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net[1].requires_grad_(False)
+    frozen, free = net[1].running_mean.clone(), net[3].running_mean.clone()
+    restore(net, [(torch.randn(8, 12, 8, 8) + 1.0, torch.randint(0, 12, (8,)))] * 2, epochs=2)
+    assert torch.equal(net[1].running_mean, frozen)
+    assert not torch.equal(net[3].running_mean, free)
