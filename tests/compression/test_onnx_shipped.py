@@ -151,6 +151,8 @@ def test_a_layer_of_unknown_size_stays_and_the_others_do_not():
     assert "unsized" in str(report)
     feed = {"x": X, "to": np.array([-1, 12, 6, 24])}
     assert run(small, **feed)[0].shape == (3, 12, 4, 22)
+    with pytest.raises(ValueError, match="give calibration inputs: sizes depend on values"):
+        compressed(proto, keep=["sized"], input_shapes={"x": (1, 8, 12, 12)})
     # A calibration input tells the size.
     _, report = compressed(proto, calibrate=[feed])
     assert report.macs[0] == 12 * 8 * 9 * 144 + 12 * 12 * 9 * 4 * 22
