@@ -4,7 +4,7 @@
 # ARGS (passed on to the tool that the target runs).
 
 PYTHON ?= python3
-EXTRAS ?= dev,docs,notebooks,figures,peers,interop,parallel,sparse,dask,onnx,images
+EXTRAS ?= dev,docs,notebooks,figures,peers,interop,parallel,sparse,dask,onnx,images,tables,hdf5
 TORCH ?= torch==2.13.0
 ARGS ?=
 

@@ -28,7 +28,7 @@ from tensorchain.fit_files import load
 from tensorchain.interop import Decomposition
 from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker
 from tensorchain.progress import Progress
-from tensorchain.solvers import ALS, LM, ErrorBound, Iterate, Path, Penalty, SensitivityBound
+from tensorchain.solvers import ALS, LM, Auto, ErrorBound, Iterate, Path, Penalty, SensitivityBound
 from tensorchain.solvers.sampled import SampledALS, estimate_error
 from tensorchain.stability import (
     BitAllocation,
@@ -39,6 +39,7 @@ from tensorchain.stability import (
     condition_number,
     crib,
     expected_error,
+    factor_match,
     first_order_error,
     jacobian_singular_values,
     optimal_gauge,
@@ -57,6 +58,7 @@ __all__ = [
     "ALS",
     "CP",
     "LM",
+    "Auto",
     "BitAllocation",
     "BlockTerm",
     "CramerRaoBounds",
@@ -100,6 +102,7 @@ __all__ = [
     "diagnose",
     "estimate_error",
     "expected_error",
+    "factor_match",
     "factor_match_score",
     "first_order_error",
     "interop",

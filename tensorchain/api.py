@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from tensorchain.fit import Fit, StopReason, starts_table
 from tensorchain.models import Model
 from tensorchain.models.validation import checked_wiring
 from tensorchain.progress import Progress
-from tensorchain.solvers import ALS, LM, Constraint, Free, Iterate, Path, Solver
+from tensorchain.solvers import ALS, LM, Auto, Constraint, ErrorBound, Free, Iterate, Path, SensitivityBound, Solver
 from tensorchain.solvers.checkpoint import Checkpoint, problem_of
 from tensorchain.solvers.loop import draw_seeds
 from tensorchain.solvers.multistart import run_starts
@@ -48,7 +50,7 @@ def decompose(
     model : "cp", "tucker", "btd", "tc", or a subclass of `Model`; not needed when `init` is a model.
     rank : CP: R.  Tucker: (R_1, ..., R_N) or one number.  TC: bonds (R_1, ..., R_N), R_n in front of
         core n, or one number.  BTD: one multilinear rank per term, [(2, 2, 2), (3, 3, 3)].
-    solver : `Path()` (the default), `LM()` or `ALS()`, or their names in small letters.
+    solver : `Auto()` (the default), `Path()`, `LM()` or `ALS()`, or their names in small letters.
     constraint : `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`, or several joined by `&`.
     init : "random", "svd" (HOSVD, or ring SVD for a chain), or a model or fit to start from; it is not changed.
     starts : number of starts; the best is returned, all are listed in `fit.starts`.  Where `init` is a model or
@@ -101,9 +103,19 @@ def decompose(
     job = Start(door, norm, kind, rank, init, solver, constraint, callback)
     seeds = draw_seeds(np.random.default_rng(rng), starts)
     if checkpoint is not None:
-        return _best(_with_checkpoint(job, seeds, checkpoint, clock))
-    workers = 1 if callback is not None or starts == 1 else jobs
-    return _best(run_starts(job, seeds, workers, clock))
+        best = _best(_with_checkpoint(job, seeds, checkpoint, clock))
+    else:
+        workers = 1 if callback is not None or starts == 1 else jobs
+        best = _best(run_starts(job, seeds, workers, clock))
+    return replace(best, again=partial(_traded, door))
+
+
+def _traded(door: Tensor, start: Model, error: float | None, sensitivity: float | None) -> Fit:
+    """The same data from a model, at an error or a sensitivity."""
+    bound = (
+        ErrorBound(error) if error is not None else SensitivityBound(math.nan if sensitivity is None else sensitivity)
+    )
+    return decompose(door, init=start, solver=LM(), constraint=bound)
 
 
 def solver_of(solver: str | Solver | None) -> Solver:
@@ -117,15 +129,15 @@ def solver_of(solver: str | Solver | None) -> Solver:
         When the name is unknown.
     """
     if solver is None:
-        return Path()
+        return Auto()
     if isinstance(solver, str):
-        known: dict[str, type[Solver]] = {"als": ALS, "lm": LM, "path": Path}
+        known: dict[str, type[Solver]] = {"auto": Auto, "als": ALS, "lm": LM, "path": Path}
         if solver.lower() not in known:
             raise ValueError(f"solver {solver!r} is unknown; known are {', '.join(map(repr, known))}")
         return known[solver.lower()]()
     if isinstance(solver, type) or not hasattr(solver, "steps"):
         raise TypeError(
-            f"solver is {shown(solver)}; a name ('als', 'lm', 'path') or an instance such as ALS() is needed"
+            f"solver is {shown(solver)}; a name ('auto', 'als', 'lm', 'path') or an instance such as ALS() is needed"
         )
     return solver
 

@@ -87,6 +87,7 @@ def figures_of(fit: Fit) -> dict[str, Any]:
         "iterations": fit.iterations,
         "solver": fit.solver,
         "standard_error": fit.standard_error,
+        "least_error": fit.least_error,
         "dimension_names": fit.dimension_names,
         "labels": fit.labels,
         "starts": [
@@ -102,12 +103,18 @@ def figures_of(fit: Fit) -> dict[str, Any]:
 
 def fit_from(model: Model, row: dict[str, Any], history: History, starts: tuple[Start, ...] = ()) -> Fit:
     """The fit of these figures; KeyError, TypeError or ValueError where they are none."""
-    names, labels, error = row["dimension_names"], row["labels"], row["standard_error"]
+    names, labels, standard = row["dimension_names"], row["labels"], row["standard_error"]
     if names is not None and len(names) != model.order:
         raise ValueError(f"{len(names)} names for {model.order} modes")
+    error, sensitivity, seconds, gap, objective = (float(row[name]) for name in _FIGURES)
+    least = row.get("least_error")
     return Fit(
         model=model,
-        **{name: float(row[name]) for name in _FIGURES},
+        error=error,
+        sensitivity=sensitivity,
+        seconds=seconds,
+        gap=gap,
+        objective=objective,
         reason=StopReason[row["reason"]],
         iterations=_count(row["iterations"]),
         history=history,
@@ -115,7 +122,8 @@ def fit_from(model: Model, row: dict[str, Any], history: History, starts: tuple[
         starts=starts,
         dimension_names=None if names is None else tuple(map(str, names)),
         labels=None if labels is None else tuple(None if axis is None else tuple(axis) for axis in labels),
-        standard_error=None if error is None else float(error),
+        standard_error=None if standard is None else float(standard),
+        least_error=None if least is None else float(least),
     )
 
 

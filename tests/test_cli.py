@@ -227,7 +227,7 @@ def test_version(capsys: Any) -> None:
     assert capsys.readouterr().out == f"tensorchain {tc.__version__}\n"
 
 
-OWN = ["", "decompose", "show", "figures", "completion"]
+OWN = ["", "decompose", "show", "diagnose", "reconstruct", "export", "figures", "completion"]
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -374,7 +374,7 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes] | bytes]] = {
     "text as picture": ("f.png", b"hello"),
     "cut picture": ("f.png", b"\x89PNG\r\n\x1a\n" + bytes(20)),
     "no ending": ("file", b"hello"),
-    "unknown ending": ("f.csv", b"1,2\n3,4\n"),
+    "unknown ending": ("f.xls", b"1,2\n3,4\n"),
     "NaN": ("f.npy", lambda: npy_bytes(np.full((3, 3), np.nan))),
     "infinity": ("f.npy", lambda: npy_bytes(np.full((3, 3), np.inf))),
     "zeros": ("f.npy", lambda: npy_bytes(np.zeros((3, 3)))),
@@ -440,7 +440,7 @@ def test_many_names_are_not_all_listed(folder: Path, capsys: Any) -> None:
     ("arguments", "message"),
     [
         (["absent.npy", *PLAIN], "absent.npy: no such file"),
-        ([".", *PLAIN], "not a file"),
+        ([".", *PLAIN], "holds one file, data.npy"),
         (["a\0b.npy", *PLAIN], "a?b.npy"),
         (["x" * 5000 + ".npy", *PLAIN], "File name too long"),
         (["data.npy", "--model", "tc", "--rank", "3,3"], "needs 3"),
@@ -504,7 +504,7 @@ def test_bad_options_end_in_one_line(folder: Path, capsys: Any, arguments: Any) 
     ("arguments", "message"),
     [
         (["decompse"], "no such choice: 'decompse'; did you mean decompose?"),
-        (["zzz"], "no such choice: 'zzz'; there are decompose, show, compress, figures, completion"),
+        (["zzz"], "no such choice: 'zzz'; there are decompose, show, diagnose, reconstruct, export, compress, "),
         (["decompose", "data.npy", "--out", "f.npz", "--model", "tuker", "--rank", "2"], "did you mean tucker?"),
         (["completion", "tcsh"], "there are bash, zsh, fish"),
     ],
@@ -827,7 +827,7 @@ def completed(script: str, *words: str) -> list[str]:
 def test_bash_completes(capsys: Any) -> None:
     main(["completion", "bash"])
     script = capsys.readouterr().out
-    assert completed(script, "tensorchain", "") == ["decompose", "show", "compress", "figures", "completion"]
+    assert completed(script, "tensorchain", "") == [command.__name__.rpartition(".")[2] for command in COMMANDS]
     assert completed(script, "tensorchain", "--ver") == ["--version"]
     assert completed(script, "tensorchain", "decompose", "--max-s") == ["--max-sensitivity", "--max-seconds"]
     assert completed(script, "tensorchain", "decompose", "--model", "t") == ["tc", "tucker"]

@@ -44,8 +44,9 @@ from tensorchain.compression import (
     recalibrate,
     restore,
 )
-from tensorchain.compression.torch_layers import sites_of
-from tensorchain.compression.training import decomposed, sensitivity_of
+from tensorchain.compression.torch_sensitivity import sensitivity_of
+from tensorchain.compression.torch_sites import sites_of
+from tensorchain.compression.training import decomposed
 
 CALIBRATION = 2000
 """Training images, not augmented, with which normalisations, covariances and ranges are measured."""
@@ -272,7 +273,8 @@ def compressed(bench: Bench, told: Run) -> tuple[nn.Module, dict[str, tuple[Laye
         return _by_evbmf(bench, told, example)
     kept = {"macs": "keep_macs", "params": "keep_params"}[told.budget]
     options: dict[str, Any] = {
-        kept: 1.0 / told.times, "calibrate": bench.calibration if told.fit_output else None, "rng": told.seed,
+        kept: 1.0 / told.times, "calibration": bench.calibration if told.fit_output else None, "refit": False,
+        "rng": told.seed,
         "stabilise": told.stabilised, "fit_output": told.fit_output, "max_seconds": FIT_SECONDS,
     }  # fmt: skip
     if told.selection == "multi-step":

@@ -24,7 +24,8 @@ from torch import nn
 
 from benchmarks.networks import data, train
 from tensorchain.compression import KernelFit, fit_kernel, module_of, quantize, recalibrate
-from tensorchain.compression.torch_layers import patch_covariances, sites_of
+from tensorchain.compression.torch_patches import patch_covariances
+from tensorchain.compression.torch_sites import sites_of
 
 BITS = (8, 6, 4)
 VARIANTS = {"plain": (False, False), "stabilised": (True, False), "output": (True, True)}

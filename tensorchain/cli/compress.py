@@ -1,4 +1,4 @@
-"""`tensorchain compress`: an ONNX file with decomposed convolutions."""
+"""`tensorchain compress`: an ONNX file with decomposed layers."""
 
 from __future__ import annotations
 
@@ -7,43 +7,50 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from tensorchain.cli.arguments import positive_integer, positive_number, seed
+from tensorchain.cli.arguments import positive_integer, positive_number, seed, workers
 from tensorchain.cli.errors import CommandError, Status
+from tensorchain.cli.feeds import read_feeds
 from tensorchain.cli.output import print_columns, print_json, print_report
-from tensorchain.cli.reading import check_file, read_array
+from tensorchain.cli.reading import check_file
 from tensorchain.cli.writing import check_target, replace_file
-from tensorchain.compression.fitting import METHODS
+from tensorchain.compression.accounts import unused_budget
+from tensorchain.compression.onnx_calibration import checked_feeds
 from tensorchain.compression.onnx_graph import compress_onnx
-from tensorchain.compression.onnx_int8 import quantize_onnx
+from tensorchain.compression.onnx_int8 import in_int8_opset, quantize_onnx
+from tensorchain.compression.onnx_reading import inputs_of, load_model
+from tensorchain.compression.onnx_trial import Trial, try_models
 from tensorchain.compression.report import Report
-from tensorchain.compression.request import ALLOCATIONS, FORMS
+from tensorchain.compression.request import ALLOCATIONS, FORMS, SPATIAL
 
 DESCRIPTION = """\
-Replace the convolutions of an ONNX file by decomposed ones; all else stays as it is.
+Replace the convolutions and constant matrices of an ONNX file by decomposed ones; all else stays as it is.
 
-One of --keep-macs and --keep-params says how much of the dense network to keep.  What is left alone is named with the
-reason.  Needs no PyTorch.
+One of --keep-macs and --keep-params says how much of the dense network to keep.  What is left alone is listed and
+counted, with the reason.  With --calibration the new layers are fitted to what the original gives on these inputs, and
+the error of every output is reported.  The file is opened and run before it is written.  Needs no PyTorch.
 """
 
 EPILOG = """\
 examples:
-  tensorchain compress model.onnx --method tc --keep-macs 0.3 --out small.onnx
-  tensorchain compress model.onnx --method tc --keep-macs 0.3 --calibration images.npz --out small.onnx --int8
-  tensorchain compress model.onnx --method tc --keep-macs 0.3 --form auto --checkpoint run.ckpt --out small.onnx
+  tensorchain compress model.onnx --method cp3 --keep-macs 0.5 --calibration images.npz --out small.onnx
+  tensorchain compress model.onnx --keep-macs 0.5 --input-shape images=1,3,320,320 --out small.onnx
+  tensorchain compress model.onnx --keep-macs 0.5 --calibration images.npz --out small.onnx --int8
+  tensorchain compress model.onnx --keep-macs 0.3 --form auto --checkpoint run.ckpt --out small.onnx
 
-exit status: 0 done; 2 bad input
+calibration inputs: a .npy or .npz file, the images along the first axis; for several inputs a .npz file with one array
+for each, under its name
+
+exit status: 0 done; 2 bad input, or a file that ONNX Runtime does not open; nothing was written
 """
 
-_BATCH = 32
+_NAME = 60
 
 
 def add_parser(commands: Any) -> None:
     """Register the command."""
     parser = commands.add_parser(
         "compress",
-        help="compress the convolutions of an ONNX file",
+        help="compress the layers of an ONNX file",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -55,7 +62,10 @@ def add_parser(commands: Any) -> None:
     budget.add_argument("--keep-macs", type=positive_number, metavar="SHARE", help="share of the multiplications kept")
     budget.add_argument("--keep-params", type=positive_number, metavar="SHARE", help="share of the parameters kept")
     how = parser.add_argument_group("how")
-    how.add_argument("--method", choices=[m for m in METHODS if m != "svd"], default="tc", help="default tc")
+    how.add_argument(
+        "--method", choices=("auto", *SPATIAL), default="tc",
+        help="of convolutions (default tc); auto takes for each layer the one that serves the budget best",
+    )  # fmt: skip
     how.add_argument(
         "--form", choices=FORMS, default="grouped",
         help="of the layers of chains (default grouped); auto times both in ONNX Runtime and takes the faster",
@@ -66,84 +76,129 @@ def add_parser(commands: Any) -> None:
     how.add_argument("--checkpoint", metavar="FILE", help="keeps what is done; give it again to go on")
     how.add_argument("--allocation", choices=ALLOCATIONS, default="global", help="how ranks are chosen")
     how.add_argument("--plain", action="store_true", help="plain least squares, without control of the sensitivity")
-    how.add_argument(
-        "--keep", action="append", default=[], metavar="NAME", help="a Conv node to leave alone; repeatable"
-    )
+    how.add_argument("--keep", action="append", default=[], metavar="NAME", help="a layer to leave alone; repeatable")
     how.add_argument(
         "--rungs", type=positive_integer, default=6, metavar="N", help="ranks measured per ladder (default 6)"
     )
-    how.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the fits (default 0)")
-    data = parser.add_argument_group("calibration")
-    data.add_argument(
-        "--calibration", metavar="IMAGES", help=".npy or .npz with inputs, the images along the first axis"
+    how.add_argument(
+        "--jobs", type=workers, default=1, metavar="N", help="processes that fit layers side by side; -1 for all cores"
     )
-    data.add_argument("--key", metavar="NAME", help="which array, where IMAGES holds several")
-    data.add_argument("--fit-output", action="store_true", help="minimise the errors of outputs, not of kernels")
+    how.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the fits (default 0)")
+    data = parser.add_argument_group("inputs")
+    data.add_argument("--calibration", metavar="FILE", help=".npy or .npz with inputs, the images along the first axis")
+    data.add_argument("--key", metavar="NAME", help="which array, where FILE holds several")
+    data.add_argument(
+        "--input-shape", action="append", default=[], type=_shape, metavar="NAME=1,3,320,320",
+        help="sizes that the model leaves open, where there are no calibration inputs; repeatable",
+    )  # fmt: skip
+    data.add_argument("--no-refit", action="store_true", help="do not fit the new layers to the original's outputs")
+    data.add_argument("--fit-output", action="store_true", help="choose the fits by errors of outputs, not of kernels")
     data.add_argument("--int8", action="store_true", help="round to int8 by ONNX Runtime's static quantizer")
     parser.add_argument("--json", action="store_true", help="print JSON, not a table")
 
 
 def run(arguments: argparse.Namespace) -> Status:
-    """Read, compress, write, report."""
+    """Read, compress, try, write, report."""
     target = check_target("--out", arguments.out, (".onnx",))
     source = check_file(arguments.file)
     if target.exists() and target.samefile(source):
         raise CommandError(f"--out {target}: is the file that is read; choose another name")
     if (arguments.int8 or arguments.fit_output) and arguments.calibration is None:
-        raise CommandError("--int8 and --fit-output need --calibration IMAGES")
+        raise CommandError("--int8 and --fit-output need --calibration FILE")
     try:
-        feeds = None if arguments.calibration is None else _feeds(source, arguments)
+        original = load_model(source)
+        if arguments.int8:
+            # What cannot be written is said before the work.
+            in_int8_opset(original)
+        feeds = None
+        if arguments.calibration is not None:
+            held = read_feeds(arguments.calibration, arguments.key, inputs_of(original))
+            feeds = checked_feeds(held, inputs_of(original))
+        sizes = _sizes(arguments.input_shape, [one.name for one in inputs_of(original)])
         model, report = compress_onnx(
-            source, arguments.method, keep_macs=arguments.keep_macs, keep_params=arguments.keep_params, calibrate=feeds,
-            stabilise=not arguments.plain, fit_output=arguments.fit_output, keep=tuple(arguments.keep),
-            form=arguments.form, allocation=arguments.allocation, rungs=arguments.rungs, rng=arguments.seed,
+            original, arguments.method, keep_macs=arguments.keep_macs, keep_params=arguments.keep_params,
+            calibrate=feeds, refit=not arguments.no_refit, input_shapes=sizes, stabilise=not arguments.plain,
+            fit_output=arguments.fit_output, keep=tuple(arguments.keep), form=arguments.form,
+            allocation=arguments.allocation, rungs=arguments.rungs, rng=arguments.seed, jobs=arguments.jobs,
             weight_bits=arguments.weight_bits, checkpoint=arguments.checkpoint, time_int8=arguments.int8,
         )  # fmt: skip
         if arguments.int8:
             model = quantize_onnx(model, feeds or [])
+        trial = try_models(original, model, feeds, sizes=sizes)
     except (ValueError, TypeError, ImportError) as error:
         raise CommandError(f"{arguments.file}: {error}") from error
     replace_file(target, lambda temporary: temporary.write_bytes(model.SerializeToString()))
-    _show(arguments, source, target, report)
+    _show(arguments, source, target, report, trial)
     return Status.OK
 
 
-def _feeds(source: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Batches of the calibration images, under the name of the model's only input."""
-    import onnx
-
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """`images=1,3,320,320`, or the sizes alone for a model of one input."""
+    name, _, sizes = text.rpartition("=")
     try:
-        graph = onnx.load(source, load_external_data=False).graph
-    except Exception as error:
-        raise CommandError(f"{source}: is no ONNX model: {error}") from error
-    weights = {tensor.name for tensor in graph.initializer}
-    names = [value.name for value in graph.input if value.name not in weights]
-    if len(names) != 1:
-        raise CommandError(f"{source}: has {len(names)} inputs; calibration from the command line needs one")
-    images = np.asarray(read_array(arguments.calibration, arguments.key), dtype=np.float32)
-    fixed = next(value for value in graph.input if value.name == names[0]).type.tensor_type.shape.dim[0].dim_value
-    size = fixed or _BATCH
-    # A model of fixed batch takes whole batches only.
-    ends = range(size, len(images) + 1, size) if fixed else range(size, len(images) + size, size)
-    feeds = [{names[0]: images[end - size : end]} for end in ends]
-    if not feeds:
-        raise CommandError(f"--calibration {arguments.calibration}: holds {len(images)} images; {size} are needed")
-    return feeds
+        shape = tuple(int(part) for part in sizes.split(","))
+    except ValueError:
+        shape = (0,)
+    if min(shape) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} was given; NAME=1,3,320,320 is needed, all sizes at least 1")
+    return name, shape
 
 
-def _show(arguments: argparse.Namespace, source: Path, target: Path, report: Report) -> None:
+def _sizes(given: list[tuple[str, tuple[int, ...]]], names: list[str]) -> dict[str, tuple[int, ...]]:
+    sizes = {}
+    for name, shape in given:
+        if not name and len(names) != 1:
+            raise CommandError(f"--input-shape: the model has {len(names)} inputs, {', '.join(names)}; say of which")
+        sizes[name or names[0]] = shape
+    return sizes
+
+
+def _short(name: str) -> str:
+    """A name that fits a table; converters write names of many hundred characters.  JSON has them whole."""
+    return name if len(name) <= _NAME else f"{name[: _NAME // 2]}...{name[-_NAME // 2 :]}"
+
+
+def _show(arguments: argparse.Namespace, source: Path, target: Path, report: Report, trial: Trial) -> None:
     sizes = source.stat().st_size, target.stat().st_size
+    budget = "keep_params" if arguments.keep_macs is None else "keep_macs"
+    unused = unused_budget(report, arguments.keep_macs or arguments.keep_params, budget)
     if arguments.json:
         layers = [dataclasses.asdict(layer) for layer in report.layers]
         totals = {"parameters": report.parameters, "macs": report.macs, "bytes": sizes, "gap": report.allocation.gap}
-        print_json({"layers": layers, **totals, "seconds": report.seconds, "file": str(source), "out": str(target)})
+        outputs = [dataclasses.asdict(output) for output in trial.outputs]
+        measured = {"outputs": outputs, "run_seconds": trial.seconds, "calibrated": trial.calibrated}
+        ends = {"seconds": report.seconds, "unused": unused, "file": str(source), "out": str(target)}
+        print_json({"layers": layers, **totals, **measured, **ends})
         return
     rows = []
     for layer in report.layers:
-        figures = [f"{value:.3g}" if value is not None else "" for value in (layer.error, layer.sensitivity)]
-        kept, bits = f"{layer.macs[1] / layer.macs[0]:.3f}", ",".join(map(str, layer.bits or ()))
-        rows.append((layer.name, layer.method, str(layer.rank), *figures, kept, layer.form or "", bits))
-    print_columns(("layer", "method", "rank", "error", "sensitivity", "MACs kept", "form", "bits"), rows)
+        figures = [
+            f"{value:.3g}" if value is not None else ""
+            for value in (layer.error, layer.output_error, layer.sensitivity)
+        ]
+        kept = f"{layer.macs[1] / layer.macs[0]:.3f}" if layer.macs[0] else ""
+        bits = ",".join(map(str, layer.bits or ()))
+        rows.append((_short(layer.name), layer.method, str(layer.rank), *figures, kept, layer.form or "", bits))
+    header = (
+        "layer",
+        "method",
+        "rank, or why it stays",
+        "error",
+        "of output",
+        "sensitivity",
+        "MACs kept",
+        "form",
+        "bits",
+    )
+    print_columns(header, rows)
     pairs = (("parameters", report.parameters), ("MACs", report.macs), ("bytes", sizes))
-    lines = [(name, f"{a} -> {b}, {a / b:.2f} x fewer") for name, (a, b) in pairs]
+    lines = [(name, f"{a} -> {b}, {a / max(b, 1):.2f} x fewer") for name, (a, b) in pairs]
+    if trial.seconds is not None:
+        before, after = trial.seconds
+        lines.append(("time of a run", f"{1e3 * before:.2f} -> {1e3 * after:.2f} ms, {before / after:.2f} x as fast"))
+    for output in trial.outputs:
+        told = output.note if output.error is None else f"relative error {output.error:.3g} {output.note}".rstrip()
+        lines.append((f"output {output.name}", told))
+    if unused:
+        lines.append(("budget", unused))
     print_report([*lines, ("saved", str(target))], title=str(source))

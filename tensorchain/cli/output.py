@@ -14,6 +14,9 @@ from rich.text import Text
 
 from tensorchain.cli.errors import one_line
 
+_WIDE = 10_000
+"""Columns of an output that is no terminal: more than any table has."""
+
 
 def print_report(rows: Iterable[tuple[str, str]], title: str) -> None:
     """(name, value) pairs as a table of two columns."""
@@ -22,7 +25,7 @@ def print_report(rows: Iterable[tuple[str, str]], title: str) -> None:
     table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(Text(one_line(name)), Text(one_line(value)))
-    Console().print(table)
+    _console().print(table)
 
 
 def print_columns(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -32,7 +35,13 @@ def print_columns(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table.add_column(name, justify="left" if position == 0 else "right")
     for row in rows:
         table.add_row(*(Text(one_line(cell)) for cell in row))
-    Console().print(table)
+    _console().print(table)
+
+
+def _console() -> Console:
+    """Tables fit a terminal; in a pipe or a file they are as wide as they need to be."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDE)
 
 
 def print_json(record: Mapping[str, Any]) -> None:

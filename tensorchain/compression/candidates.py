@@ -1,26 +1,35 @@
 """Ranks that a layer could take, with their costs and quickly measured errors.
 
-For each method the ranks lie on a short ladder from small to as large as is cheaper than the dense layer; along a
-ladder the ranks keep the proportion of the channels (a : b = S : T).  A chain has one ladder for each number of folds,
-a BTD one for each number of terms; the curve of a layer holds what no other candidate beats in cost and error.
+For each method the ranks lie on a ladder whose parameters go from 1 % to 90 % of the dense kernel's in equal ratios;
+along a ladder the ranks stay in the proportion of the channels (a : b = S : T).  A chain has one ladder for each number
+of folds, a BTD one for each number of terms.
 
-Errors come from short least-squares fits: they rank candidates, the chosen one is fitted again with care.
+**Reduction first.**  The kernel (S, D, T) is rotated once onto the singular vectors of its modes S and T.  A model
+whose first block has P columns is fitted to the first min(S, P) rows of the rotated kernel, and its last block
+likewise: what is cut off is ||W||^2 - ||core||^2, to the last digit, and the fit is one of a small core.
+
+**Short fits.**  The rotated kernel gives the errors of SVD and Tucker-2 at all ranks at once.  Chains and block terms
+start from orthonormal groups (:mod:`tensorchain.compression.starts`), which is all that wide ones get;
+CP starts from the strongest singular pairs of the rotated taps; a few sweeps of alternating least squares follow.  The
+errors rank candidates; the chosen one is fitted again with care.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from tensorchain.api import decompose
 from tensorchain.compression.conv import Geometry, LayerPlan, Pair
-from tensorchain.compression.fitting import METHODS, best_matrix, best_tucker2
+from tensorchain.compression.fitting import METHODS, WIDEST
 from tensorchain.compression.patches import PatchCovariance
-from tensorchain.compression.plans import kernel_tensor, plan_of, tucker_cp
+from tensorchain.compression.plans import kernel_tensor, plan_of, tensor_kernel, tucker_cp
 from tensorchain.compression.sandwich import Sandwich
+from tensorchain.compression.starts import leading_pairs, orthonormal_groups
 from tensorchain.kernels import Array
 from tensorchain.models import CP, Model, TensorChain
 from tensorchain.solvers import ALS
@@ -28,8 +37,13 @@ from tensorchain.solvers import ALS
 FOLDS = (2, 3)
 TERMS = (2, 4)
 _QUICK = ALS(max_iter=12, tol=1e-3)
-_WIDEST = 1024
-"""Most unknowns for each row of a block of a chain or BTD: a least-squares step costs their cube."""
+_WIDE = ALS(max_iter=2, tol=1e-3)
+_WIDE_RANK = 256
+"""CP ranks above which two sweeps have to do."""
+_DENSER = {"svd": 4, "tucker2": 2}
+"""Times as many ranks on ladders whose errors all come from one decomposition."""
+_LEAST, _MOST = 0.01, 0.9
+"""Ends of a ladder, as shares of the kernel's parameters."""
 
 
 @dataclass(frozen=True)
@@ -41,46 +55,59 @@ class Candidate:
     rank : as in `fit_kernel`.
     parameters, macs : of the layers that would replace it.
     error : squared relative error, of the kernel or of the output; 0 when not measured.
+    method : one of `METHODS`; "dense" for the layer as it is.
     """
 
     rank: Any
     parameters: int
     macs: int
     error: float = 0.0
+    method: str = "dense"
 
 
 def ladder(method: str, shape: tuple[int, int, int, int], rungs: int = 6) -> list[Any]:
-    """Ranks for a kernel (T, S, D1, D2), from small to full, at most `rungs` on each ladder.
+    """Ranks for a kernel (T, S, D1, D2), from 1 to 90 % of its parameters; `rungs` on each ladder, or a multiple.
 
     Examples
     --------
-    >>> ladder("tucker2", (32, 16, 3, 3), rungs=4)
-    [(1, 2), (2, 5), (6, 12), (14, 29)]
+    >>> ladder("tucker2", (32, 16, 3, 3), rungs=2)
+    [(1, 1), (2, 4), (5, 11), (13, 26)]
     """
     if method not in METHODS:
         raise ValueError(f"method {method!r} is unknown; known are {', '.join(METHODS)}")
     outputs, inputs, rows, columns = shape
-    taps = rows * columns
+    taps, size = rows * columns, outputs * inputs * rows * columns
+    shares = np.geomspace(_LEAST, _MOST, max(rungs, 2) * _DENSER.get(method, 1))
+
+    def pairs(groups: int) -> Iterator[tuple[int, int]]:
+        # Of a = y S and b = y T: groups (y S^2 + y^2 S T D + y T^2) parameters.
+        for share in shares:
+            y = _root(groups * size, groups * (inputs**2 + outputs**2), share * size)
+            yield max(1, round(y * inputs)), max(1, round(y * outputs))
+
     found: list[Any]
-
-    def pairs(groups: int, largest: float) -> Iterator[tuple[int, int]]:
-        for share in np.geomspace(1.0 / min(inputs, outputs), largest, rungs):
-            a, b = max(1, round(share * inputs / groups)), max(1, round(share * outputs / groups))
-            yield min(a, inputs), min(b, outputs)
-
     if method in ("cp3", "cp4", "svd"):
-        # Up to the rank at which the layers cost as much as the kernel.
-        most = inputs * outputs * taps / (inputs + outputs + (0 if method == "svd" else rows + columns))
-        found = [max(1, round(rank)) for rank in np.geomspace(1.0, max(most, 1.0), rungs + 4)]
+        each = inputs + outputs + {"svd": 0, "cp3": taps, "cp4": rows + columns}[method]
+        found = [max(1, round(share * size / each)) for share in shares]
     elif method == "tucker2":
-        found = list(pairs(1, 0.9))
+        found = list(pairs(1))
     elif method == "tucker-cp":
-        found = [(a, b, min(2 * max(a, b), a * b, taps * min(a, b))) for a, b in pairs(1, 0.9)]
+        larger = max(inputs, outputs)
+        # R = 2 max(a, b): y (S^2 + T^2) + 2 y max(S, T) (y (S + T) + D) parameters.
+        linear = inputs**2 + outputs**2 + 2 * larger * taps
+        ys = [_root(2 * larger * (inputs + outputs), linear, share * size) for share in shares]
+        ab = [(max(1, round(y * inputs)), max(1, round(y * outputs))) for y in ys]
+        found = [(a, b, min(2 * max(a, b), a * b, taps * min(a, b))) for a, b in ab]
     elif method == "btd":
-        found = [[pair] * terms for terms in TERMS for pair in pairs(terms, 1.0)]
+        found = [[pair] * terms for terms in TERMS for pair in pairs(terms)]
     else:
-        found = [(folds, *pair) for folds in FOLDS for pair in pairs(folds, 1.4)]
+        found = [(folds, *pair) for folds in FOLDS for pair in pairs(folds)]
     return [rank for n, rank in enumerate(found) if rank not in found[:n] and _fits(method, rank, shape)]
+
+
+def _root(square: float, linear: float, value: float) -> float:
+    """The positive y with square y^2 + linear y = value."""
+    return 2.0 * value / (linear + math.sqrt(linear**2 + 4.0 * square * value))
 
 
 def cost_of(
@@ -89,12 +116,12 @@ def cost_of(
     """Parameters and multiplications at a rank, without fitting anything."""
     plan = _blank(method, rank, shape, geometry)
     plan = plan.grouped() if grouped else plan
-    return Candidate(rank, plan.parameters, plan.macs(image))
+    return Candidate(rank, plan.parameters, plan.macs(image), method=method)
 
 
 def curve(
     kernel: Array,
-    method: str,
+    methods: str | Sequence[str],
     *,
     geometry: Geometry,
     image: Pair,
@@ -109,6 +136,7 @@ def curve(
     Parameters
     ----------
     kernel : (T, S, D1, D2).
+    methods : one of `METHODS`, or several, whose candidates come in one list.
     image : height and width of the layer's input.
     covariance : errors are those of the output when given, else those of the kernel.
     rungs : ranks on each ladder.
@@ -130,36 +158,107 @@ def curve(
     most = kernel.size, kernel.size * int(np.prod(geometry.output_size((rows, columns), image)))
     if below is not None:
         most = min(most[0], below[0]), min(most[1], below[1])
+    reduced = _Reduced(kernel_tensor(double))
     points = []
-    for rank in ladder(method, shape, rungs):
+    names = (methods,) if isinstance(methods, str) else methods
+    for method, rank in [(name, rank) for name in names for rank in ladder(name, shape, rungs)]:
         point = cost_of(method, rank, shape, geometry, image, grouped)
         if point.parameters >= most[0] or point.macs >= most[1]:
             continue
-        approximation = _quick(double, method, rank, generator)
-        if covariance is None:
-            error = float(np.linalg.norm(approximation - double) / np.linalg.norm(double))
-        else:
-            error = covariance.relative_error(approximation, double)
-        points.append(Candidate(rank, point.parameters, point.macs, error**2))
+        error, approximation = reduced.fitted(method, rank, (rows, columns), generator)
+        if covariance is not None:
+            error = covariance.relative_error(tensor_kernel(approximation(), (rows, columns)), double) ** 2
+        points.append(replace(point, error=error))
     return sorted(points, key=lambda point: (point.macs, point.error))
 
 
-def _quick(kernel: Array, method: str, rank: Any, rng: np.random.Generator) -> Array:
-    """An approximation of the kernel by a short fit."""
-    window = int(kernel.shape[2]), int(kernel.shape[3])
-    tensor = kernel_tensor(kernel, {"svd": 2, "cp4": 4}.get(method, 3))
-    if method == "tucker-cp":
-        (left, core, right), *_ = best_tucker2(tensor, rank[:2]).terms
-        inside = decompose(core.transpose(1, 0, 2), CP, rank[2], solver=_QUICK, init="svd", rng=rng).model
-        return tucker_cp(left, CP(inside.blocks), right, window, Geometry(), None).kernel
+class _Reduced:
+    """A kernel (S, D, T) in the singular vectors of its modes S and T, and short fits of its corners."""
+
+    def __init__(self, tensor: Array) -> None:
+        self.first = _vectors(tensor.reshape(len(tensor), -1))
+        self.last = _vectors(np.moveaxis(tensor, 2, 0).reshape(tensor.shape[2], -1))
+        self.core = np.einsum("sdt,sa,tb->adb", tensor, self.first, self.last, optimize=True)
+        self.energy = float(np.vdot(tensor, tensor))
+
+    def fitted(
+        self, method: str, rank: Any, window: Pair, rng: np.random.Generator
+    ) -> tuple[float, Callable[[], Array]]:
+        """The squared relative error of a short fit, and a function that gives its (S, D, T)."""
+        inner, outer = _columns(method, rank)
+        corner = np.ascontiguousarray(self.core[: min(inner, len(self.core)), :, : min(outer, self.core.shape[2])])
+        near = corner if method == "tucker2" else _short_fit(corner, method, rank, window, rng)
+        left = self.energy - float(np.vdot(corner, corner)) + float(np.sum((near - corner) ** 2))
+
+        def whole() -> Array:
+            first, last = self.first[:, : near.shape[0]], self.last[:, : near.shape[2]]
+            return np.asarray(np.einsum("adb,sa,tb->sdt", near, first, last, optimize=True))
+
+        return max(left, 0.0) / self.energy, whole
+
+
+def _vectors(rows: Array) -> Array:
+    """All left singular vectors, the strongest first."""
+    return np.ascontiguousarray(np.linalg.eigh(rows @ rows.T)[1][:, ::-1])
+
+
+def _columns(method: str, rank: Any) -> Pair:
+    """Columns of the first and of the last block of a model."""
+    if method in ("tucker2", "tucker-cp"):
+        return int(rank[0]), int(rank[1])
+    if method == "btd":
+        return sum(a for a, _ in rank), sum(b for _, b in rank)
+    if method == "tc":
+        return rank[0] * rank[1], rank[0] * rank[2]
+    return int(rank), int(rank)
+
+
+def _short_fit(tensor: Array, method: str, rank: Any, window: Pair, rng: np.random.Generator) -> Array:
+    """An approximation of a small core (S, D, T) by a short fit."""
+    inputs, _, outputs = tensor.shape
     if method == "svd":
-        model: Model = best_matrix(tensor, rank)
-    elif method == "tucker2":
-        model = best_tucker2(tensor, rank)
+        # The core of a matrix is diagonal but for rounding: its corner is the truncated SVD.
+        return tensor
+    if method == "tucker-cp":
+        middle = tensor.transpose(1, 0, 2)
+        return np.asarray(_short_cp(np.ascontiguousarray(middle), int(rank[2]), rng).transpose(1, 0, 2))
+    if method == "cp3":
+        return np.asarray(_short_cp(tensor.transpose(1, 0, 2), rank, rng).transpose(1, 0, 2))
+    if method == "cp4":
+        square = np.ascontiguousarray(tensor.reshape(inputs, *window, outputs))
+        solver = _QUICK if rank <= _WIDE_RANK else _WIDE
+        return np.asarray(decompose(square, CP, rank, solver=solver, init="svd", rng=rng).model.full()).reshape(
+            tensor.shape
+        )
+    groups, pair = (rank[0], rank[1:]) if method == "tc" else (len(rank), rank[0])
+    kind, rank = _kind(method, rank)
+    start: Model | None = None
+    if groups * pair[0] <= inputs and groups * pair[1] <= outputs:
+        start, _ = orthonormal_groups(tensor, groups, pair, shared=method == "tc")
+    if start is not None and max(start.network.widths) > WIDEST:
+        return _full(start)
+    if start is None:
+        return np.asarray(decompose(tensor, kind, rank, solver=_QUICK, init="svd", rng=rng).model.full())
+    return np.asarray(decompose(tensor, init=start, solver=_QUICK, rng=rng).model.full())
+
+
+def _short_cp(tensor: Array, rank: int, rng: np.random.Generator) -> Array:
+    """A CPD of (D, S, T), D small, that starts from the strongest singular pairs of its slices."""
+    start = CP(leading_pairs(tensor, rank, rng))
+    solver = _QUICK if rank <= _WIDE_RANK else _WIDE
+    return np.asarray(decompose(tensor, init=start, solver=solver, rng=rng).model.full())
+
+
+def _full(model: Model) -> Array:
+    """The tensor of a wide chain or BTD, one product a group."""
+    if isinstance(model, TensorChain):
+        first, core, last = model.cores
+        terms = [(first[g], core.transpose(1, 0, 2), last[:, :, g].T) for g in range(len(first))]
+    elif isinstance(model, Sandwich):
+        terms = model.terms
     else:
-        kind, rank = _kind(method, rank)
-        model = decompose(tensor, kind, rank, solver=_QUICK, init="svd", rng=rng).model
-    return plan_of(model, window).kernel
+        return np.asarray(model.full())
+    return np.asarray(sum(np.einsum("sa,dab,tb->sdt", *term, optimize=True) for term in terms))
 
 
 def _kind(method: str, rank: Any) -> tuple[type[Model], Any]:
@@ -193,13 +292,15 @@ def _fits(method: str, rank: Any, shape: tuple[int, int, int, int]) -> bool:
     )
     if method == "tucker-cp":
         a, b, r = rank
-        return bool(1 <= r <= min(a * rows * columns, b * rows * columns, a * b))
+        return bool(a <= inputs and b <= outputs and 1 <= r <= min(a * rows * columns, b * rows * columns, a * b))
+    inner, outer = _columns(method, rank)
     kind, rank = _kind(method, rank)
     try:
         network = kind.wiring(sizes, rank)
     except ValueError:
         return False
-    if method in ("tc", "btd") and max(network.widths) > _WIDEST:
+    if method in ("tc", "btd") and max(network.widths) > WIDEST and (inner > inputs or outer > outputs):
+        # Too wide for least squares, and for orthonormal groups.
         return False
     entries = int(np.prod(sizes))
     return all(w <= entries // sizes[m] for m, w in zip(network.modes, network.widths, strict=True) if m is not None)

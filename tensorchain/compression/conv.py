@@ -210,7 +210,7 @@ class LayerPlan:
     @cached_property
     def kernel(self) -> Array:
         """The composed kernel (T, S, D1, D2)."""
-        return _composed([layer for layer, _ in self._layers])
+        return composed([layer for layer, _ in self.flat_layers])
 
     def sensitivity(self, relative: bool = False) -> float:
         """SS = sum_k ||dX/dW_k||_F^2 of the composed kernel X; biases are left out.
@@ -220,17 +220,26 @@ class LayerPlan:
         total = sum(self.layer_sensitivities())
         if not relative:
             return total
-        count, size = len(self._layers), float(np.linalg.norm(self.kernel))
+        count, size = len(self.flat_layers), float(np.linalg.norm(self.kernel))
         if size == 0.0:
             raise ValueError("the relative sensitivity of a zero kernel is undefined; use relative=False")
         return float(total / size ** (2 * (count - 1) / count))
 
+    def balanced(self) -> LayerPlan:
+        """The same layer with every convolution scaled so that SS is least, which makes all its terms equal."""
+        terms = np.array(self.layer_sensitivities())
+        if not terms.all():
+            return self
+        scales = iter(np.exp(0.5 * (np.log(terms) - np.log(terms).mean())))
+        steps = [replace(s, weight=s.weight * next(scales)) if isinstance(s, Convolution) else s for s in self.steps]
+        return replace(self, steps=tuple(steps))
+
     def layer_sensitivities(self) -> list[float]:
         """||dX/dW_k||_F^2 of each convolution."""
         found = []
-        for k, (layer, shared) in enumerate(self._layers):
-            before = [earlier for earlier, _ in self._layers[:k]]
-            behind = [later for later, _ in self._layers[k + 1 :]]
+        for k, (layer, shared) in enumerate(self.flat_layers):
+            before = [earlier for earlier, _ in self.flat_layers[:k]]
+            behind = [later for later, _ in self.flat_layers[k + 1 :]]
             joined = _overlaps(before, layer.groups, layer.inputs, 0) * _overlaps(
                 behind, layer.groups, layer.outputs, 1
             )
@@ -238,7 +247,7 @@ class LayerPlan:
         return found
 
     @cached_property
-    def _layers(self) -> list[tuple[Convolution, bool]]:
+    def flat_layers(self) -> list[tuple[Convolution, bool]]:
         """The convolutions with folded ones written as grouped ones, and whether their groups share a kernel."""
         flat, copies = [], 1
         for step in self.steps:
@@ -254,7 +263,7 @@ class LayerPlan:
     def grouped(self) -> LayerPlan:
         """The same layer without folds: the kernel that the groups share is written out for each of them."""
         bias = [step.bias for step in self.convolutions]
-        steps = [replace(layer, bias=b) for (layer, _), b in zip(self._layers, bias, strict=True)]
+        steps = [replace(layer, bias=b) for (layer, _), b in zip(self.flat_layers, bias, strict=True)]
         return LayerPlan(self.method, self.rank, tuple(steps))
 
     def apply(self, images: Array) -> Array:
@@ -316,7 +325,7 @@ def _dense(layer: Convolution) -> Array:
     return result.reshape(layer.outputs, layer.inputs, *layer.window)
 
 
-def _composed(layers: Sequence[Convolution]) -> Array:
+def composed(layers: Sequence[Convolution]) -> Array:
     """The kernel of several convolutions, one after the other, with their strides and dilations left out."""
     kernel = _dense(layers[0])
     for layer in layers[1:]:
@@ -333,6 +342,6 @@ def _composed(layers: Sequence[Convolution]) -> Array:
 
 def _overlaps(layers: Sequence[Convolution], groups: int, channels: int, axis: int) -> Array:
     """Inner products of the composed kernels that end (axis 0) or begin (axis 1) in each group, (groups, groups)."""
-    kernel = _composed(layers) if layers else np.eye(channels)[:, :, None, None]
+    kernel = composed(layers) if layers else np.eye(channels)[:, :, None, None]
     rows = np.moveaxis(kernel, axis, 0).reshape(groups, -1).astype(np.float64, copy=False)
     return np.asarray(rows @ rows.T)

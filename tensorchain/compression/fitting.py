@@ -19,6 +19,7 @@ for the correction; Phan et al., "How to train your unstable looped tensor netwo
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +33,7 @@ from tensorchain.compression.patches import PatchCovariance
 from tensorchain.compression.plans import kernel_tensor, plan_of, tucker_cp, tucker_cp_model, with_tucker_cp_model
 from tensorchain.compression.quantize import MOST_BITS, check_bits
 from tensorchain.compression.sandwich import Sandwich
+from tensorchain.compression.starts import leading_pairs, orthonormal_groups
 from tensorchain.fit import Fit, StopReason
 from tensorchain.kernels import Array
 from tensorchain.models import CP, Model, TensorChain
@@ -44,10 +46,16 @@ METHODS = ("cp3", "cp4", "tucker2", "tucker-cp", "btd", "tc", "svd")
 _PLAIN = ALS(max_iter=200, tol=1e-5)
 _PATH = Path(cycles=1, stage_iter=30, max_iter=60, tol=1e-6)
 _CORRECTION = ALS(max_iter=100, tol=1e-4)
+_SHORT_PLAIN = ALS(max_iter=40, tol=1e-4)
 _SHORT_CORRECTION = ALS(max_iter=30, tol=3e-3)
 _SMALL = 4000
 """Parameters up to which the path is tried and the correction runs to its end.  On larger kernels the path gains
 nothing, and the first ten sweeps of the correction bring all but a few percent of what it can."""
+_LARGE = 20_000
+"""Entries of a kernel above which its core is fitted, from starts of its own and in fewer sweeps."""
+WIDEST = 512
+"""Most unknowns for each row of a block of a chain or BTD that least squares are solved for, at the cost of their cube.
+Wider ones stay with orthonormal groups."""
 _EXACT = 1e-6
 """Below this error a kernel in single precision is exact."""
 
@@ -150,7 +158,7 @@ def fit_kernel(
         if weight_bits is not None:
             grid = _on_grid(tensor, model, weight_bits, share_bits, weights)
             model = grid.model
-        plan = plan_of(model, window, geometry, bias)
+        plan = plan_of(model, window, geometry, bias).balanced()
     plan = replace(plan, method=method, steps=tuple(_cast(step, kernel.dtype) for step in plan.steps))
     approximation = plan.kernel
     return KernelFit(
@@ -197,7 +205,9 @@ class _Search:
             model = model.with_matrices(
                 [matrix if mode is None or mode >= len(inverse) else inverse[mode] @ matrix for matrix, mode in modes]
             )
-        return optimal_gauge(model)
+        # The Gram of a wide chain would not fit into memory; orthonormal groups need their scales only.
+        wide = isinstance(model, TensorChain) and max(model.network.widths) > WIDEST
+        return model if wide else optimal_gauge(model)
 
     def tucker_cp(
         self, tensor: Array, rank: Any, window: tuple[int, int], geometry: Geometry, bias: Array | None
@@ -214,12 +224,30 @@ class _Search:
         return tucker_cp(left, CP([first, taps, last]), right, window, geometry, bias)
 
     def _fitted(self, tensor: Array, kind: type[Model], rank: Any) -> Model:
+        """A model of a kernel: of its core where that is much smaller, wide groups orthonormal."""
+        widths = kind.wiring(tensor.shape, rank).widths
+        if kind is not CP and max(widths) > WIDEST:
+            self.controlled &= not isinstance(self.stabilise, Constraint)
+            return _grouped_start(tensor, kind, rank, sweeps=40)
+        if tensor.ndim != 3 or tensor.size <= _LARGE or isinstance(self.stabilise, Constraint):
+            return self._searched(tensor, kind, rank, 0.0)
+        bases = [_leading(np.moveaxis(tensor, m, 0), min(tensor.shape[m], widths[m])) for m in (0, 2)]
+        core = np.einsum("sdt,sa,tb->adb", tensor, *bases, optimize=True)
+        model = self._searched(core, kind, rank, max(float(np.vdot(tensor, tensor) - np.vdot(core, core)), 0.0))
+        first, middle, last = model.matrices
+        return kind.from_matrices(model.network, [bases[0] @ first, middle, bases[1] @ last])
+
+    def _searched(self, tensor: Array, kind: type[Model], rank: Any, outside: float) -> Model:
+        """Least squares, then the correction; `outside` is the squared error that no model of this tensor can avoid."""
         options: dict[str, Any] = {"rng": self.rng, "max_seconds": self.max_seconds}
         if isinstance(self.stabilise, Constraint):
             bounded = decompose(tensor, kind, rank, solver=_PATH, constraint=self.stabilise, **options)
             self.controlled = bounded.reason not in (StopReason.INFEASIBLE, StopReason.TIME_LIMIT)
             return bounded.model
-        plain = decompose(tensor, kind, rank, solver=_PLAIN, init="svd", **options)
+        large = tensor.size > _LARGE or outside > 0.0
+        start = _start_of(tensor, kind, rank, self.rng) if large else "svd"
+        solver = _SHORT_PLAIN if large else _PLAIN
+        plain = decompose(tensor, kind, rank, solver=solver, init=start, **options)
         if not self.stabilise:
             return plain.model
         free = plain
@@ -227,8 +255,10 @@ class _Search:
         small = plain.model.n_parameters * len(plain.model.network.terms) ** 2 <= _SMALL
         if small:
             free = _better(plain, decompose(tensor, kind, rank, solver=_PATH, **options))
-        # A bound of 1 is met by zero.
-        bound = min(max((1.0 + self.slack) * free.error, _EXACT), (1.0 + free.error) / 2.0)
+        # The slack is one of the whole error; a bound of 1 is met by zero.
+        inside = float(np.vdot(tensor, tensor))
+        allowed = (1.0 + self.slack) ** 2 * (free.error**2 + outside / inside) - outside / inside
+        bound = min(max(math.sqrt(allowed), _EXACT), (1.0 + free.error) / 2.0)
         correction = _CORRECTION if small else _SHORT_CORRECTION
         fit = decompose(tensor, init=free.model, solver=correction, constraint=ErrorBound(bound), **options)
         met = fit.error <= bound * (1.0 + 1e-3)
@@ -245,15 +275,43 @@ def best_matrix(matrix: Array, rank: int) -> CP:
     return CP([u[:, :rank] * root, vh[:rank].T * root])
 
 
+def _grouped_start(tensor: Array, kind: type[Model], rank: Any, sweeps: int = 12) -> Model:
+    """Orthonormal groups; ValueError where they are too wide for that."""
+    if kind is TensorChain:
+        return orthonormal_groups(tensor, rank[0], (rank[1], rank[2]), shared=True, sweeps=sweeps)[0]
+    if len(set(rank)) > 1:
+        raise ValueError(f"terms of ranks {rank} are too wide to be fitted; give all of them the same ranks")
+    return orthonormal_groups(tensor, len(rank), rank[0], shared=False, sweeps=sweeps)[0]
+
+
+def _start_of(tensor: Array, kind: type[Model], rank: Any, rng: np.random.Generator) -> Model | str:
+    """A start from singular vectors that is made for kernels, or the name of the usual one."""
+    if kind is CP and tensor.ndim == 3:
+        # The mode with fewest entries is that of the taps.
+        taps = int(np.argmin(tensor.shape))
+        blocks = leading_pairs(np.ascontiguousarray(np.moveaxis(tensor, taps, 0)), rank, rng)
+        return CP([*blocks[1 : taps + 1], blocks[0], *blocks[taps + 1 :]])
+    network = kind.wiring(tensor.shape, rank)
+    fits = network.widths[0] <= tensor.shape[0] and network.widths[2] <= tensor.shape[2]
+    if kind is CP or not fits or (kind is Sandwich and len(set(rank)) > 1):
+        return "svd"
+    return _grouped_start(tensor, kind, rank)
+
+
 def best_tucker2(tensor: Array, rank: Any, sweeps: int = 20) -> Sandwich:
     """Tucker-2 of a tensor (S, D, T) by higher-order orthogonal iteration; the mode of the taps is not reduced."""
     Sandwich.wiring(tensor.shape, [rank])
     inner, outer = rank
     right = _leading(np.moveaxis(tensor, 2, 0), outer)
     left = _leading(tensor, inner)
+    energy = 0.0
     for _ in range(sweeps):
         left = _leading(np.tensordot(tensor, right, axes=1), inner)
-        right = _leading(np.einsum("sdt,sa->tda", tensor, left, optimize=True), outer)
+        half = np.tensordot(tensor, left, axes=(0, 0)).transpose(1, 0, 2)
+        right = _leading(half, outer)
+        before, energy = energy, float(np.linalg.norm(np.tensordot(right, half, axes=(0, 0)))) ** 2
+        if energy - before <= 1e-5 * energy:
+            break
     core = np.einsum("sdt,sa,tb->dab", tensor, left, right, optimize=True)
     return Sandwich([(left, core, right)])
 

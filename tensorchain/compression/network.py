@@ -20,6 +20,7 @@ from tensorchain.compression.allocation import Allocation, allocate, one_step
 from tensorchain.compression.candidates import Candidate, curve
 from tensorchain.compression.conv import Fold, LayerPlan, Pair
 from tensorchain.compression.fitting import KernelFit, fit_kernel
+from tensorchain.compression.parallel import in_parallel
 from tensorchain.compression.patches import PatchCovariance
 from tensorchain.compression.progress import Progress, digest, plan_of_record, plan_record, rank_of_record
 from tensorchain.compression.report import LayerReport, Report
@@ -72,12 +73,17 @@ def plan_network(
     chosen = (allocate if request.allocation == "global" else one_step)(
         costs, [np.array([p.error for p in points]) for points in curves], request.share * whole - rest
     )
+    picked = [points[choice] for points, choice in zip(curves, chosen.choices, strict=True)]
+    changed = [
+        (s, choice, seed) for s, choice, seed in zip(sites, picked, seeds, strict=True) if choice.rank is not None
+    ]
+    fits = iter(_fits(changed, request, patches, done))
     plans, layers = {}, []
-    for site, points, choice, seed in zip(sites, curves, chosen.choices, seeds, strict=True):
-        if points[choice].rank is None:
+    for site, choice in zip(sites, picked, strict=True):
+        if choice.rank is None:
             layers.append(stays(site, request.refusal(site) or "dense is best"))
             continue
-        fit = _fit(site, request, points[choice].rank, patches.get(site.name), seed, done)
+        fit = next(fits)
         plan, form, times = _formed(fit.plan, request, site, timer)
         plans[site.name] = plan
         counts = (site.parameters, plan.parameters), (site.macs, plan.macs(site.image) * site.uses)
@@ -122,10 +128,13 @@ def measured_curves(
     patches, done = covariances or {}, progress or Progress(None, "")
     # Each piece of work has a seed of its own, so that it does not matter which were done before.
     seeds = np.random.default_rng(rng).integers(1 << 62, size=(len(sites), 2)).tolist()
-    curves = [
-        _curve(site, request, patches.get(site.name), seed, done) for site, (seed, _) in zip(sites, seeds, strict=True)
-    ]
-    return curves, [seed for _, seed in seeds]
+    found = [_curve_found(site, request, done) for site in sites]
+    missing = [k for k, points in enumerate(found) if points is None]
+    work = [(_measure, (sites[k], request, patches.get(sites[k].name), seeds[k][0])) for k in missing]
+    for k, points in zip(missing, in_parallel(work, request.jobs), strict=True):
+        done.put(f"curve/{sites[k].name}", [asdict(point) for point in points])
+        found[k] = points
+    return [points or [] for points in found], [seed for _, seed in seeds]
 
 
 def costs_of(
@@ -157,45 +166,67 @@ def stays(site: Site, why: str) -> LayerReport:
     return LayerReport(site.name, method, rank, None, None, None, None, (site.parameters, now[0]), (site.macs, now[1]))
 
 
-def _curve(
-    site: Site, request: Request, covariance: PatchCovariance | None, seed: int, progress: Progress
-) -> list[Candidate]:
-    """Measured candidates of a layer, itself last; the bias stays with any of them."""
-    parameters, macs = site.costs
-    same = Candidate(None, parameters, macs)
+def _curve_found(site: Site, request: Request, progress: Progress) -> list[Candidate] | None:
+    """The candidates of a layer, itself last, where they need no work; None where they do."""
     if request.refusal(site):
-        return [same]
+        return [Candidate(None, *site.costs)]
     found = progress.get(f"curve/{site.name}")
-    if found is not None:
-        return [Candidate(**{**row, "rank": rank_of_record(row["rank"])}) for row in found[0]]
+    if found is None:
+        return None
+    return [Candidate(**{**row, "rank": rank_of_record(row["rank"])}) for row in found[0]]
+
+
+def _measure(site: Site, request: Request, covariance: PatchCovariance | None, seed: int) -> list[Candidate]:
+    """Measured candidates of a layer, itself last."""
+    parameters, macs = site.costs
     bias = 0 if site.bias is None else site.bias.size
+    new_bias = len(site.kernel) if request.refit else bias
     points = curve(
-        site.kernel, request.method_of(site), geometry=site.geometry, image=site.image, covariance=covariance,
+        site.kernel, request.methods_of(site), geometry=site.geometry, image=site.image, covariance=covariance,
         rungs=request.rungs, grouped=request.form != "fold", below=(parameters - bias, macs // site.uses), rng=seed,
     )  # fmt: skip
-    points = [Candidate(p.rank, p.parameters + bias, p.macs * site.uses, p.error) for p in points]
-    progress.put(f"curve/{site.name}", [asdict(point) for point in [*points, same]])
-    return [*points, same]
+    points = [replace(p, parameters=p.parameters + new_bias, macs=p.macs * site.uses) for p in points]
+    return [*points, Candidate(None, parameters, macs)]
 
 
-def _fit(
-    site: Site, request: Request, rank: Any, covariance: PatchCovariance | None, seed: int, progress: Progress
-) -> KernelFit:
-    """The careful fit of a layer at its rank."""
-    key = f"fit/{site.name}/{rank}"
-    found = progress.get(key)
-    if found is not None:
-        figures, arrays = found
-        bits = None if figures["bits"] is None else tuple(figures["bits"])
-        return KernelFit(**{**figures, "plan": plan_of_record(figures["plan"], arrays), "bits": bits})
-    fit = fit_kernel(
-        site.kernel, request.method_of(site), rank, stabilise=request.stabilise, slack=request.slack,
-        geometry=site.geometry, bias=site.bias, covariance=covariance, fit_output=request.fit_output,
+def _fit_key(site: Site, choice: Candidate) -> str:
+    return f"fit/{site.name}/{choice.method}/{choice.rank}"
+
+
+def _fits(
+    work: Sequence[tuple[Site, Candidate, int]],
+    request: Request,
+    patches: Mapping[str, PatchCovariance],
+    progress: Progress,
+) -> list[KernelFit]:
+    """The careful fits of layers at their methods and ranks; from the checkpoint where they are there."""
+    fits: list[KernelFit | None] = [_fit_found(progress.get(_fit_key(site, choice))) for site, choice, _ in work]
+    missing = [k for k, fit in enumerate(fits) if fit is None]
+    jobs = [(_fit, (work[k][0], request, work[k][1], patches.get(work[k][0].name), work[k][2])) for k in missing]
+    for k, fit in zip(missing, in_parallel(jobs, request.jobs), strict=True):
+        record, arrays = plan_record(fit.plan)
+        figures = {**{f.name: getattr(fit, f.name) for f in fields(fit)}, "plan": record}
+        progress.put(_fit_key(work[k][0], work[k][1]), figures, arrays)
+        fits[k] = fit
+    return [fit for fit in fits if fit is not None]
+
+
+def _fit_found(found: tuple[Any, dict[str, Array]] | None) -> KernelFit | None:
+    if found is None:
+        return None
+    figures, arrays = found
+    bits = None if figures["bits"] is None else tuple(figures["bits"])
+    return KernelFit(**{**figures, "plan": plan_of_record(figures["plan"], arrays), "bits": bits})
+
+
+def _fit(site: Site, request: Request, choice: Candidate, covariance: PatchCovariance | None, seed: int) -> KernelFit:
+    """The careful fit of a layer at its method and rank."""
+    bias = np.zeros(len(site.kernel), site.kernel.dtype) if request.refit and site.bias is None else site.bias
+    return fit_kernel(
+        site.kernel, choice.method, choice.rank, stabilise=request.stabilise, slack=request.slack,
+        geometry=site.geometry, bias=bias, covariance=covariance, fit_output=request.fit_output,
         weight_bits=request.weight_bits, share_bits=request.share_bits, rng=seed, max_seconds=request.max_seconds,
     )  # fmt: skip
-    record, arrays = plan_record(fit.plan)
-    progress.put(key, {**{f.name: getattr(fit, f.name) for f in fields(fit)}, "plan": record}, arrays)
-    return fit
 
 
 @dataclass(frozen=True)
@@ -215,7 +246,7 @@ class Measured:
 
     def problem(self, request: Request, rng: Any) -> str:
         """A digest of the layers and of what curves and fits depend on: all of the request but its budget."""
-        options = replace(request, keep_macs=1.0, keep_params=None, allocation="global")
+        options = replace(request, keep_macs=1.0, keep_params=None, allocation="global", jobs=1)
         parts: list[Any] = [options, int(rng) if isinstance(rng, (int, np.integer)) else "no seed"]
         for site in self.sites:
             parts += [site.name, site.kernel, site.bias if site.bias is not None else "", site.geometry, site.image]

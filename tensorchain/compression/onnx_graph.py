@@ -1,45 +1,47 @@
-"""Compress an ONNX file: its Conv nodes are replaced in the graph, without PyTorch.
+"""Compress an ONNX file: its layers are replaced in the graph, without PyTorch.
 
-A Conv node whose weight is a constant of the graph becomes the nodes of its plan: Conv nodes, with Reshape nodes around
-the middle one for a chain in the "fold" form.  The last node writes the output that the old one wrote, so all other
-nodes, constants, names and metadata stay exactly as they were; weights that nothing reads any more are dropped.  Sizes
-of images come from ONNX's shape inference.
+A layer whose weight is a constant becomes the nodes of its plan: Conv nodes, with Reshape nodes around the middle one
+for a chain in the "fold" form, or products for a matrix.  The last node writes the output that the old one wrote, so
+all other nodes, constants, names and metadata stay exactly as they were; weights that nothing reads any more are
+dropped.
 
-What is left alone is named in the report: grouped and depthwise convolutions, weights that are computed or shared,
-kernels that are not 2-D, sizes that inference does not find, and every other operator.
+In this order: read and check (:mod:`tensorchain.compression.onnx_reading`), find the layers
+(:mod:`tensorchain.compression.onnx_layers`), choose and fit the decompositions, rewrite the graph, and with calibration
+inputs fit the new weights to the original's outputs (:mod:`tensorchain.compression.onnx_refit`).
 
-The result passes `onnx.checker`.  Needs `pip install tensorchain[onnx]`.
+What is left alone is listed and counted in the report, with the reason.  Needs `pip install tensorchain[onnx]`.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from tensorchain.compression.conv import Geometry, LayerPlan, Pair
+from tensorchain.compression.conv import LayerPlan
 from tensorchain.compression.network import Measured
-from tensorchain.compression.onnx_nodes import onnx_package, plan_nodes, runtime_package, time_plans
-from tensorchain.compression.patches import PatchCovariance
+from tensorchain.compression.onnx_calibration import Feeds, checked_feeds, covariances_of, patch_size
+from tensorchain.compression.onnx_layers import NO_SIZE, OnnxLayer, layers_of
+from tensorchain.compression.onnx_nodes import plan_nodes, time_plans
+from tensorchain.compression.onnx_reading import (
+    FREE_CONSTANTS,
+    Constants,
+    check_numbers,
+    graph_reads,
+    graphs_of,
+    inputs_of,
+    load_model,
+    opset_of,
+    stored_sizes,
+)
+from tensorchain.compression.onnx_refit import MOST_INPUTS, behind, dense_plan, refit_onnx
+from tensorchain.compression.onnx_session import OnnxSession, onnx_package
 from tensorchain.compression.report import Report
-from tensorchain.compression.request import Request, Site
-from tensorchain.kernels import Array
-
-_FLOATS = {1: np.float32, 11: np.float64}
-"""ONNX's numbers of the types that are decomposed."""
-
-_LARGEST = 1 << 20
-"""No image is so large that a stride, a dilation or a padding beyond this makes sense."""
-
-_PADDINGS = (b"NOTSET", b"SAME_UPPER", b"SAME_LOWER", b"VALID")
-
-_FREE_CONSTANTS = 4
-"""From this IR version on constants need not be inputs of the graph, and those that are can be overridden."""
+from tensorchain.compression.request import Request
 
 
 def compress_onnx(
@@ -48,7 +50,9 @@ def compress_onnx(
     *,
     keep_macs: float | None = None,
     keep_params: float | None = None,
-    calibrate: Iterable[Mapping[str, Array]] | None = None,
+    calibrate: Feeds | None = None,
+    refit: bool = True,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     time_int8: bool = False,
     rng: int | np.random.Generator | None = 0,
@@ -61,8 +65,13 @@ def compress_onnx(
     model : path of a file, or an `onnx.ModelProto`; neither is changed.
     method, keep_macs, keep_params, checkpoint, rng, options : as in `compress`; with `form="auto"` both forms of a
         chain are timed in ONNX Runtime on the layer's input.
-    calibrate : feeds for ONNX Runtime, one dictionary of inputs by name for each batch; errors are then those of the
+    calibrate : feeds for ONNX Runtime, one dictionary of inputs by name for each batch.  Errors are then those of the
         layers' outputs.
+    refit : whether layers are then fitted, in the order of execution, to what the original gives on the calibration
+        inputs: those that were replaced, which have a bias afterwards, and those behind them.  Nothing without such
+        inputs or with `weight_bits`.
+    input_shapes : shapes of inputs by name, where the file leaves sizes open and there are no calibration inputs.  They
+        serve to count and to choose; the file that comes out takes the sizes that the original took.
     time_int8 : time the forms after ONNX Runtime's quantizer, for a model that goes through it.
 
     Returns
@@ -71,8 +80,8 @@ def compress_onnx(
 
     Raises
     ------
-    ImportError without onnx; ValueError when the file is no valid model, holds no convolution that can be replaced, or
-    the budget cannot be met.
+    ImportError without onnx; ValueError when the file is no valid model, holds weights that are not finite, or no layer
+    that can be replaced, when ONNX Runtime does not open it, or the budget cannot be met.
 
     Examples
     --------
@@ -90,242 +99,173 @@ def compress_onnx(
     For files: `small, report = compress_onnx("model.onnx", keep_macs=0.3)`, then `onnx.save(small, "small.onnx")`.
     """
     onnx = onnx_package()
-    request = Request(method, keep_macs, keep_params, **options)
+    # Weights on a grid stay on it.
+    refit = refit and calibrate is not None and options.get("weight_bits") is None
+    request = Request(method, keep_macs, keep_params, refit=refit, **options)
     if request.fit_output and calibrate is None:
         raise ValueError("fit_output needs calibrate=, feeds for the model")
-    proto = _loaded(model)
-    small = onnx.ModelProto()
-    small.CopyFrom(proto)
-    sites = sites_of(proto)
-    wanted = [site for site in sites.values() if not request.refusal(site[0])]
+    original = load_model(model)
+    check_numbers(original)
+    inputs = inputs_of(original)
+    sizes = _checked_sizes(input_shapes or {}, [one.name for one in inputs])
+    feeds = None if calibrate is None else checked_feeds(calibrate, inputs)
+    layers = layers_of(original, sizes, None if feeds is None else next(iter(feeds)))
+    wanted = [layer for layer in layers if not request.refusal(layer.site)]
     if not wanted:
-        why = (
-            "; ".join(f"{site.name}: {request.refusal(site)}" for site, _ in sites.values()) or "there is no Conv node"
-        )
-        raise ValueError(f"no convolution can be replaced ({why})")
-    covariances = None if calibrate is None else _covariances(proto, wanted, calibrate)
-    count = sum(math.prod(tensor.dims) for tensor in proto.graph.initializer if tensor.data_type in _FLOATS)
-    measured = Measured([site for site, _ in sites.values()], count, covariances)
-    batch = _batch(proto)
-    plans, report = measured.planned(
-        request,
-        rng,
-        measured.progress(checkpoint, request, rng),
-        lambda forms, image: time_plans(forms, image, batch=batch, int8=time_int8),
+        raise ValueError(_nothing(layers, request, inputs[0].name if inputs and not sizes else ""))
+    _check_runs(original)
+    measured = Measured(
+        [layer.site for layer in layers],
+        stored_sizes(original),
+        None if feeds is None else covariances_of(original, wanted, feeds),
     )
-    _rewrite(small, {index: plans[site.name] for index, (site, _) in sites.items() if site.name in plans})
-    onnx.checker.check_model(small, full_check=True)
-    return small, report
+    batch = inputs[0].shape[0] if inputs and inputs[0].shape else 1
+    progress = measured.progress(checkpoint, request, rng)
+    least = measured.least_share(request, rng, progress)
+    if request.share < least:
+        whole = sum(site.macs if request.budget == "keep_macs" else site.parameters for site in measured.sites)
+        stay = sum(
+            (layer.site.macs if request.budget == "keep_macs" else layer.site.parameters)
+            for layer in layers
+            if request.refusal(layer.site)
+        )
+        raise ValueError(
+            f"{request.budget}={request.share:g} cannot be met: with the cheapest candidates of all layers {least:.4f} "
+            f"is left, {stay / max(whole, 1):.4f} in layers that stay; give a larger share"
+        )
+    plans, report = measured.planned(
+        request, rng, progress, lambda forms, image: time_plans(forms, image, batch=batch or 1, int8=time_int8)
+    )
+    changed = [layer for layer in layers if layer.site.name in plans]
+    small = onnx.ModelProto()
+    small.CopyFrom(original)
+    if not changed:
+        return small, report
+    if not refit or feeds is None:
+        _rewrite(small, changed, plans)
+        _check_runs(small)
+        return small, report
+    stayed = [layer for layer in wanted if layer.site.name not in plans]
+    fitted = [*changed, *behind(original.graph, changed, stayed)]
+    fitted = [layer for layer in fitted if patch_size(layer.site) <= MOST_INPUTS or layer.site.name in plans]
+    everything = {layer.site.name: plans.get(layer.site.name) or dense_plan(layer) for layer in fitted}
+    weights = _rewrite(small, fitted, everything)
+    small_enough = [layer for layer in fitted if patch_size(layer.site) <= MOST_INPUTS]
+    better, errors = refit_onnx(original, small, small_enough, everything, weights, feeds)
+    _check_runs(small)
+    return small, _told(report, layers, better, errors)
 
 
-def sites_of(proto: Any) -> dict[int, tuple[Site, str]]:
-    """By position in the graph, each Conv node as a site with the name of its input."""
-    onnx = onnx_package()
-    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
-    fed = {value.name for value in proto.graph.input}
-    if proto.ir_version < _FREE_CONSTANTS:
-        fed -= set(constants)
-    readers = Counter(_reads(proto.graph))
-    shapes = _shapes(proto)
-    sites: dict[int, tuple[Site, str]] = {}
-    for index, node in enumerate(proto.graph.node):
-        if node.op_type != "Conv" or node.domain not in ("", "ai.onnx"):
-            continue
-        name = node.name or f"Conv output {node.output[0]}"
-        weight = constants.get(node.input[1])
-        biased = len(node.input) > 2 and node.input[2] != ""
-        image = shapes.get(node.input[0])
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        _check_node(name, attributes, weight, constants.get(node.input[2]) if biased else None, image)
-        refusal = ""
-        kernel, bias = np.zeros((1, 1, 1, 1)), None
-        if weight is None or node.input[1] in fed or (biased and node.input[2] not in constants):
-            refusal = "its weight is no constant"
-        elif weight.data_type not in _FLOATS or len(weight.dims) != 4:
-            refusal = f"weight of shape {tuple(weight.dims)} and type {weight.data_type}"
-        elif image is None or len(image) != 4 or not all(image[2:]):
-            refusal = "the size of its input is not known"
-        elif readers[node.input[1]] > 1:
-            refusal = "shares its weight"
-        elif attributes.get("group", 1) > 1:
-            refusal = f"{attributes['group']} groups"
-        if weight is not None and weight.data_type in _FLOATS and len(weight.dims) == 4:
-            kernel = onnx.numpy_helper.to_array(weight)
-        if biased and node.input[2] in constants:
-            bias = onnx.numpy_helper.to_array(constants[node.input[2]])
-        known = image is not None and len(image) == 4 and all(image[2:])
-        size = (int(image[2]), int(image[3])) if known and image else (1, 1)
-        window = int(kernel.shape[2]), int(kernel.shape[3])
-        geometry = _geometry(attributes, window, size) if known and kernel.size > 1 else Geometry()
-        sites[index] = Site(name, kernel, bias, geometry, size, refusal=refusal), node.input[0]
-    return sites
+def _checked_sizes(given: Mapping[str, Sequence[int]], names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes by name; a single input need not be named."""
+    sizes = {}
+    for name, shape in given.items():
+        if not name and len(names) == 1:
+            name = names[0]
+        if name not in names:
+            raise ValueError(f"input_shapes names {name!r}; the inputs are {', '.join(map(repr, names))}")
+        if any(int(n) < 1 for n in shape):
+            raise ValueError(f"input_shapes gives {tuple(shape)} for {name!r}; sizes of at least 1 are needed")
+        sizes[name] = tuple(int(n) for n in shape)
+    return sizes
 
 
-def _check_node(name: str, attributes: Mapping[str, Any], weight: Any, bias: Any, image: Any) -> None:
-    """ValueError where a Conv node contradicts itself; the checker looks at none of this."""
-    groups = attributes.get("group", 1)
-    largest = max((n for key in ("strides", "dilations", "pads") for n in attributes.get(key, ())), default=0)
-    wrong = ""
-    if largest > _LARGEST:
-        wrong = f"has a stride, a dilation or a padding of {largest}"
-    elif groups < 1:
-        wrong = f"has {groups} groups"
-    elif attributes.get("auto_pad", b"NOTSET") not in _PADDINGS:
-        wrong = f"has auto_pad {attributes['auto_pad']!r}"
-    elif weight is not None:
-        dims = tuple(weight.dims)
-        given = tuple(attributes.get("kernel_shape", dims[2:]))
-        if given != dims[2:]:
-            wrong = f"says kernel_shape {given}, its weight has shape {dims}"
-        elif len(dims) == 4 and image is not None and len(image) == 4 and image[1] not in (0, dims[1] * groups):
-            wrong = (
-                f"reads {image[1]} channels, its weight of shape {dims} with {groups} groups needs {dims[1] * groups}"
-            )
-        elif bias is not None and tuple(bias.dims) != dims[:1]:
-            wrong = f"has a bias of shape {tuple(bias.dims)}, its weight has {dims[0]} outputs"
-    if wrong:
-        raise ValueError(f"the model is not valid: Conv node {name!r} {wrong}")
+def _nothing(layers: Sequence[OnnxLayer], request: Request, name: str) -> str:
+    """Why no layer can be replaced, each reason once, and what to do; `name` of an input whose sizes would help."""
+    reasons = Counter(request.refusal(layer.site).split(";")[0] for layer in layers)
+    if not reasons:
+        return "no convolution and no product with a constant matrix is in the model; there is nothing to compress"
+    why = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
+    cure = "see `tensorchain compress --help` for what is replaced"
+    if NO_SIZE in reasons:
+        cure = "give calibration inputs"
+        cure += (
+            f", or the shape of the input (--input-shape {name}=1,3,224,224)" if name else ": sizes depend on values"
+        )
+    elif any(reason.startswith("inside") for reason in reasons):
+        cure = "export the model without control flow, or take a version of it with one branch"
+    elif "its weight is stored in few bits" in reasons:
+        cure = "compress the model before it is quantized"
+    return f"no convolution or matrix can be replaced ({why}); {cure}"
 
 
-def _geometry(attributes: Mapping[str, Any], window: Pair, image: Pair) -> Geometry:
-    """Stride, padding and dilation of a Conv node; automatic padding written out."""
-    stride = tuple(attributes.get("strides", (1, 1)))
-    dilation = tuple(attributes.get("dilations", (1, 1)))
-    pads = tuple(attributes.get("pads", (0, 0, 0, 0)))
-    automatic = attributes.get("auto_pad", b"NOTSET").decode()
-    if automatic in ("SAME_UPPER", "SAME_LOWER"):
-        sides = []
-        for axis in range(2):
-            steps = -(-image[axis] // stride[axis])
-            whole = max(0, (steps - 1) * stride[axis] + dilation[axis] * (window[axis] - 1) + 1 - image[axis])
-            small, large = whole // 2, whole - whole // 2
-            sides.append((small, large) if automatic == "SAME_UPPER" else (large, small))
-        return Geometry(stride, (sides[0], sides[1]), dilation)
-    if automatic == "VALID":
-        pads = (0, 0, 0, 0)
-    return Geometry(stride, ((pads[0], pads[2]), (pads[1], pads[3])), dilation)
+def _check_runs(proto: Any) -> None:
+    """ValueError where ONNX Runtime does not open the model; nothing where it is not installed."""
+    try:
+        OnnxSession(proto)
+    except ImportError:
+        return
 
 
-def _batch(proto: Any) -> int:
-    """The batch of the first input, 1 where it is not fixed."""
-    weights = {tensor.name for tensor in proto.graph.initializer}
-    inputs = [value for value in proto.graph.input if value.name not in weights]
-    sizes = inputs[0].type.tensor_type.shape.dim if inputs else []
-    return int(sizes[0].dim_value) or 1 if len(sizes) else 1
+def _told(
+    report: Report, layers: Sequence[OnnxLayer], plans: Mapping[str, LayerPlan], errors: Mapping[str, float]
+) -> Report:
+    """The report with the figures of the refitted plans."""
+    told = []
+    for layer, entry in zip(layers, report.layers, strict=True):
+        if entry.method != "dense" and entry.name in errors:
+            plan, kernel = plans[entry.name], layer.site.kernel
+            error = float(np.linalg.norm(plan.kernel - kernel) / np.linalg.norm(kernel))
+            figures = error, errors[entry.name], plan.sensitivity(relative=True)
+            entry = replace(entry, error=figures[0], output_error=figures[1], sensitivity=figures[2])
+        told.append(entry)
+    return replace(report, layers=tuple(told))
 
 
-def _rewrite(proto: Any, plans: Mapping[int, LayerPlan]) -> None:
-    """Put the nodes of the plans in place of the old ones, in place; the rest is not touched."""
-    graph = proto.graph
-    taken = {name for node in graph.node for name in (*node.output, node.name)} | set(_reads(graph))
+def _rewrite(
+    proto: Any, layers: Sequence[OnnxLayer], plans: Mapping[str, LayerPlan]
+) -> dict[str, tuple[tuple[str, str], ...]]:
+    """Put the nodes of the plans in place of the old ones, in place; the names of their weights by layer."""
+    graph, onnx = proto.graph, onnx_package()
+    by_node = {layer.node: layer for layer in layers}
+    taken = {name for node in graph.node for name in (*node.output, node.name)} | set(graph_reads(graph))
     taken |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
-    nodes, weights, old = [], [], set()
+    taken |= {name for part in graphs_of(graph) for node in part.node for name in node.output}
+    constants = Constants(proto)
+    nodes: list[Any] = []
+    tensors: list[Any] = []
+    old: set[str] = set()
+    weights: dict[str, tuple[tuple[str, str], ...]] = {}
     for index, node in enumerate(graph.node):
-        if index not in plans:
+        layer = by_node.get(index)
+        if layer is None:
             nodes.append(node)
             continue
-        old.update(node.input[1:])
-        added, constants = plan_nodes(node, plans[index], taken)
-        nodes.extend(added)
-        weights.extend(constants)
+        old.update(name for one in node.input[1:] if one for name in constants.ancestors(one))
+        new = plan_nodes(node, plans[layer.site.name], taken, kind=layer.kind, dtype=layer.dtype, opset=opset_of(proto))
+        nodes.extend(new.nodes)
+        tensors.extend(new.constants)
+        weights[layer.site.name] = new.weights
     copies = [_copy(node) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
-    read = set(_reads(graph)) | {value.name for value in graph.output}
-    unused = [k for k, tensor in enumerate(graph.initializer) if tensor.name in old and tensor.name not in read]
-    for k in reversed(unused):
-        del graph.initializer[k]
-    gone = {name for name in old if name not in read}
+    _drop_unread(graph, old)
+    graph.initializer.extend(tensors)
+    if proto.ir_version < FREE_CONSTANTS:
+        info = onnx.helper.make_tensor_value_info
+        graph.input.extend(info(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in tensors)
+    return weights
+
+
+def _drop_unread(graph: Any, old: set[str]) -> None:
+    """Take out constants of replaced layers, and the nodes that made them, where nothing else reads them."""
+    gone: set[str] = set()
+    while True:
+        read = set(graph_reads(graph)) | {value.name for value in graph.output}
+        dead = [
+            k for k, node in enumerate(graph.node)
+            if node.output and all(name in old and name not in read for name in node.output)
+        ]  # fmt: skip
+        if not dead:
+            break
+        for k in reversed(dead):
+            gone.update(graph.node[k].output)
+            del graph.node[k]
+    gone |= {name for name in old if name not in read}
     # Old files list their constants among the inputs too.
-    for k in reversed([k for k, value in enumerate(graph.input) if value.name in gone]):
-        del graph.input[k]
-    graph.initializer.extend(weights)
-    if proto.ir_version < _FREE_CONSTANTS:
-        helper = onnx_package().helper
-        graph.input.extend(helper.make_tensor_value_info(w.name, w.data_type, list(w.dims)) for w in weights)
-
-
-def _reads(graph: Any) -> Iterator[str]:
-    """Names that the nodes of a graph read, those of the graphs inside If and Loop among them."""
-    for node in graph.node:
-        yield from node.input
-        for attribute in node.attribute:
-            for inside in (attribute.g, *attribute.graphs):
-                yield from _reads(inside)
-                yield from (value.name for value in inside.output)
-
-
-def _covariances(
-    proto: Any, wanted: list[tuple[Site, str]], feeds: Iterable[Mapping[str, Array]]
-) -> dict[str, PatchCovariance]:
-    """Patch covariances of layers, by running the model with their inputs as further outputs."""
-    runtime, onnx = runtime_package(), onnx_package()
-    probed = onnx.ModelProto()
-    probed.CopyFrom(proto)
-    existing = {value.name for value in probed.graph.output}
-    fed = {value.name for value in probed.graph.input}
-    for name in dict.fromkeys(name for _, name in wanted):
-        if name not in existing and name not in fed:
-            probed.graph.output.extend([onnx.ValueInfoProto(name=name)])
-    session = runtime.InferenceSession(probed.SerializeToString(), providers=["CPUExecutionProvider"])
-    outputs = [value.name for value in session.get_outputs()]
-    sums: dict[str, Array] = {}
-    counts: Counter[str] = Counter()
-    for feed in feeds:
-        values = {**feed, **dict(zip(outputs, session.run(outputs, dict(feed)), strict=True))}
-        for site, name in wanted:
-            patches = _patches(values[name], site)
-            sums[site.name] = sums.get(site.name, 0.0) + patches.T @ patches
-            counts[site.name] += len(patches)
-    if not sums:
-        raise ValueError("calibrate holds no feed; give an iterable of dictionaries, one array for each input")
-    return {site.name: PatchCovariance(sums[site.name] / counts[site.name], site.kernel.shape[1]) for site, _ in wanted}
-
-
-def _patches(images: Array, site: Site) -> Array:
-    """Patches (Z, S D1 D2) that a layer sees."""
-    geometry, (rows, columns) = site.geometry, site.kernel.shape[2:]
-    padded = np.pad(images, ((0, 0), (0, 0), *geometry.padding)).astype(np.float64)
-    extent = tuple(d * (k - 1) + 1 for d, k in zip(geometry.dilation, (rows, columns), strict=True))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, extent, axis=(2, 3))
-    windows = windows[
-        :, :, :: geometry.stride[0], :: geometry.stride[1], :: geometry.dilation[0], :: geometry.dilation[1]
-    ]
-    return windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, images.shape[1] * rows * columns)
-
-
-def _shapes(proto: Any) -> dict[str, tuple[int, ...]]:
-    """Shapes that inference finds; 0 for a size that is not fixed."""
-    inferred = onnx_package().shape_inference.infer_shapes(proto, data_prop=True)
-    graph = inferred.graph
-    return {
-        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-        for value in (*graph.input, *graph.value_info, *graph.output)
-    }
-
-
-def _loaded(model: Any) -> Any:
-    """A checked model."""
-    onnx = onnx_package()
-    if isinstance(model, onnx.ModelProto):
-        proto = model
-    else:
-        path = Path(model)
-        if not path.is_file():
-            raise FileNotFoundError(f"{os.fspath(model)!r} is no file")
-        try:
-            # External data is refused: a hostile file could name any other.
-            proto = onnx.load(path, load_external_data=False)
-        except Exception as error:
-            raise ValueError(f"{os.fspath(model)!r} is no ONNX model: {error}") from error
-    for tensor in proto.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise ValueError(f"weight {tensor.name!r} is kept outside the file; save the model as a single file")
-    try:
-        onnx.checker.check_model(proto, full_check=True)
-    except Exception as error:
-        raise ValueError(f"the model is not valid: {str(error).splitlines()[0]}") from error
-    return proto
+    for field in (graph.initializer, graph.input, graph.value_info):
+        for k in reversed([k for k, entry in enumerate(field) if entry.name in gone]):
+            del field[k]
 
 
 def _copy(node: Any) -> Any:

@@ -1,22 +1,29 @@
 """Int8 ONNX models through ONNX Runtime's own static quantizer.
 
 Weights and activations get 8-bit integers with scales from calibration feeds (QDQ format: pairs of QuantizeLinear and
-DequantizeLinear around each operator, which the runtime fuses).  Needs `pip install tensorchain[onnx]`.
+DequantizeLinear around each operator, which the runtime fuses).  One scale for each channel needs opset 13: older ones
+are converted by ONNX's version converter first.  Needs `pip install tensorchain[onnx]`.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tensorchain.compression.onnx_reading import FREE_CONSTANTS, first_line, opset_of
+from tensorchain.compression.onnx_session import OnnxSession, onnx_package
 from tensorchain.kernels import Array
+
+_OPSET = 13
+"""The first in which QuantizeLinear and DequantizeLinear have an axis."""
 
 
 def quantize_onnx(model: Any, feeds: Iterable[Mapping[str, Array]], *, per_channel: bool = True) -> Any:
-    """An int8 copy of an ONNX model.
+    """An int8 copy of an ONNX model, which ONNX Runtime opens.
 
     Parameters
     ----------
@@ -30,7 +37,7 @@ def quantize_onnx(model: Any, feeds: Iterable[Mapping[str, Array]], *, per_chann
 
     Raises
     ------
-    ImportError without ONNX Runtime; ValueError without feeds.
+    ImportError without ONNX Runtime; ValueError without feeds, or where the model cannot be converted or rounded.
 
     Examples
     --------
@@ -50,24 +57,85 @@ def quantize_onnx(model: Any, feeds: Iterable[Mapping[str, Array]], *, per_chann
     except ImportError as error:
         raise ImportError("int8 needs ONNX Runtime: pip install tensorchain[onnx]") from error
 
-    batches = [dict(feed) for feed in feeds]
-    if not batches:
-        raise ValueError("feeds holds nothing; int8 needs calibration inputs, one array for each input")
-
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, unused-ignore]
         """Hands out the feeds one after the other."""
 
         def __init__(self) -> None:
-            self.left = iter(batches)
+            self.left = iter(feeds)
+            self.count = 0
 
         def get_next(self) -> Any:
-            return next(self.left, None)
+            feed = next(self.left, None)
+            self.count += feed is not None
+            return None if feed is None else dict(feed)
 
+    reader = Reader()
+    model = _with_initializers(in_int8_opset(model) if per_channel else model)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "model.onnx"), Path(folder, "int8.onnx")
         onnx.save(model, source)
-        # With 7 bits no sum of two products overflows 16 bits, in which processors without VNNI add them up.
-        quantization.quantize_static(
-            os.fspath(source), os.fspath(target), Reader(), per_channel=per_channel, reduce_range=True
-        )
-        return onnx.load(target)
+        # The quantizer logs what it advises on the root logger.
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            # With 7 bits no sum of two products overflows 16 bits, in which processors without VNNI add them up.
+            quantization.quantize_static(
+                os.fspath(source), os.fspath(target), reader, per_channel=per_channel, reduce_range=True
+            )
+        except Exception as error:
+            if not reader.count:
+                raise ValueError(
+                    "feeds holds nothing; int8 needs calibration inputs, one array for each input"
+                ) from error
+            raise ValueError(
+                f"ONNX Runtime's quantizer does not take the model ({first_line(error)}); write it without int8"
+            ) from error
+        finally:
+            logging.disable(before)
+        small = onnx.load(target)
+    OnnxSession(small)
+    return small
+
+
+def in_int8_opset(model: Any) -> Any:
+    """The model in an opset that has a scale for each channel; ValueError where it cannot be converted."""
+    onnx = onnx_package()
+    opset = opset_of(model)
+    if opset >= _OPSET:
+        return model
+    if model.ir_version < FREE_CONSTANTS:
+        # The converter writes constants that are no inputs.
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        names = {tensor.name for tensor in copy.graph.initializer}
+        for k in reversed([k for k, value in enumerate(copy.graph.input) if value.name in names]):
+            del copy.graph.input[k]
+        copy.ir_version = FREE_CONSTANTS
+        model = copy
+    try:
+        converted = onnx.version_converter.convert_version(model, _OPSET)
+        OnnxSession(converted)
+    except Exception as error:
+        raise ValueError(
+            f"int8 needs opset {_OPSET}, the model has {opset} and cannot be converted ({first_line(error)}); export "
+            f"it with opset {_OPSET} or newer, or write it without int8"
+        ) from error
+    return converted
+
+
+def _with_initializers(model: Any) -> Any:
+    """A copy whose Constant nodes are initializers: the quantizer rounds no others."""
+    onnx = onnx_package()
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    outputs = {value.name for value in graph.output}
+    for k in range(len(graph.node) - 1, -1, -1):
+        node = graph.node[k]
+        tensor = next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
+        if node.op_type == "Constant" and tensor is not None and node.output[0] not in outputs:
+            added = graph.initializer.add()
+            added.CopyFrom(tensor)
+            added.name = node.output[0]
+            del graph.node[k]
+    return copy

@@ -9,76 +9,152 @@ Needs `pip install tensorchain[onnx]`.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tensorchain.compression.conv import Convolution, Fold, LayerPlan, Pair, Unfold
 from tensorchain.compression.onnx_int8 import quantize_onnx
+from tensorchain.compression.onnx_session import OnnxSession, onnx_package
 from tensorchain.kernels import Array
 
 _WARM, _RUNS = 3, 25
 """Runs before the clock counts, and runs that it counts."""
 
 
-def plan_nodes(old: Any, plan: LayerPlan, taken: set[str]) -> tuple[list[Any], list[Any]]:
-    """The nodes of a plan and their constants; the first reads, the last writes, what the old node did."""
+@dataclass(frozen=True)
+class PlanNodes:
+    """The nodes of a plan.
+
+    Attributes
+    ----------
+    nodes : in order; the first reads, the last writes, what the old node did.
+    constants : tensors that the nodes read.
+    weights : for each convolution of the plan the names of its weight and bias, "" where there is none.
+    """
+
+    nodes: list[Any]
+    constants: list[Any]
+    weights: tuple[tuple[str, str], ...]
+
+
+def stored_arrays(layer: Convolution, kind: str = "image", dtype: Any = None) -> tuple[Array, Array | None]:
+    """Weight and bias of a convolution as its node reads them.
+
+    Parameters
+    ----------
+    kind : "image", "line" (weights without the first window axis) or "rows" (a matrix, multiplied from the right).
+    dtype : of the file; that of the plan when not given.
+    """
+    dtype = layer.weight.dtype if dtype is None else dtype
+    weight = layer.weight
+    if kind == "line":
+        weight = weight[:, :, 0]
+    elif kind == "rows":
+        weight = weight[:, :, 0, 0].T
+    bias = None if layer.bias is None else layer.bias.astype(dtype)
+    return np.ascontiguousarray(weight.astype(dtype)), bias
+
+
+def plan_nodes(
+    old: Any, plan: LayerPlan, taken: set[str], *, kind: str = "image", dtype: Any = None, opset: int = 17
+) -> PlanNodes:
+    """The nodes that stand for an old one.
+
+    Parameters
+    ----------
+    old : the node that is replaced.
+    plan : its small convolutions.
+    taken : names that are in use; those of the new nodes are added.
+    kind, dtype : as in `stored_arrays`.
+    opset : of the model.
+    """
     onnx = onnx_package()
     base = old.name or old.output[0]
-    nodes, constants, value, channels = [], [], old.input[0], 0
+    nodes: list[Any] = []
+    constants: list[Any] = []
+    weights: list[tuple[str, str]] = []
+    value, channels = old.input[0], 0
 
-    def fresh(kind: str) -> str:
-        name, count = f"{base}/{kind}", 0
+    def fresh(what: str) -> str:
+        name, count = f"{base}/{what}", 0
         while name in taken:
             count += 1
-            name = f"{base}/{kind}_{count}"
+            name = f"{base}/{what}_{count}"
         taken.add(name)
         return name
 
-    def constant(array: Array, kind: str) -> str:
-        name = fresh(kind)
+    def constant(array: Array, what: str) -> str:
+        name = fresh(what)
         constants.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
     for k, step in enumerate(plan.steps):
         output = old.output[0] if k == len(plan.steps) - 1 else fresh(f"value{k}")
         if isinstance(step, Convolution):
-            inputs = [value, constant(step.weight, f"weight{k}")]
-            if step.bias is not None:
-                inputs.append(constant(step.bias, f"bias{k}"))
-            (top, bottom), (left, right) = step.geometry.padding
-            nodes.append(
-                onnx.helper.make_node(
-                    "Conv", inputs, [output], name=fresh(f"conv{k}"), kernel_shape=step.window, group=step.groups,
-                    strides=step.geometry.stride, dilations=step.geometry.dilation, pads=(top, left, bottom, right),
+            weight, bias = stored_arrays(step, kind, dtype)
+            weights.append((constant(weight, f"weight{k}"), "" if bias is None else constant(bias, f"bias{k}")))
+            if kind == "rows":
+                product = output if bias is None else fresh(f"product{k}")
+                nodes.append(
+                    onnx.helper.make_node("MatMul", [value, weights[-1][0]], [product], name=fresh(f"matmul{k}"))
                 )
-            )  # fmt: skip
+                if bias is not None:
+                    nodes.append(
+                        onnx.helper.make_node("Add", [product, weights[-1][1]], [output], name=fresh(f"add{k}"))
+                    )
+            else:
+                inputs = [value, *(name for name in weights[-1] if name)]
+                nodes.append(
+                    onnx.helper.make_node("Conv", inputs, [output], name=fresh(f"conv{k}"), **_moved(step, kind))
+                )
             channels = step.outputs
             value = output
             continue
-        nodes.extend(_reshape(onnx, step, value, output, channels, fresh, constant))
+        nodes.extend(_reshape(step, value, output, channels, fresh, constant, (4 if kind == "image" else 3, opset)))
         channels = channels // step.groups if isinstance(step, Fold) else channels * step.groups
         value = output
-    return nodes, constants
+    return PlanNodes(nodes, constants, tuple(weights))
+
+
+def _moved(step: Convolution, kind: str) -> dict[str, Any]:
+    """The attributes of a Conv node over images or lines."""
+    (top, bottom), (left, right) = step.geometry.padding
+    if kind == "line":
+        return {
+            "kernel_shape": step.window[1:], "group": step.groups, "strides": step.geometry.stride[1:],
+            "dilations": step.geometry.dilation[1:], "pads": (left, right),
+        }  # fmt: skip
+    return {
+        "kernel_shape": step.window, "group": step.groups, "strides": step.geometry.stride,
+        "dilations": step.geometry.dilation, "pads": (top, left, bottom, right),
+    }  # fmt: skip
 
 
 def _reshape(
-    onnx: Any, step: Fold | Unfold, value: str, output: str, channels: int, fresh: Any, constant: Any
+    step: Fold | Unfold, value: str, output: str, channels: int, fresh: Any, constant: Any, form: Pair
 ) -> list[Any]:
     """Groups of channels into the batch, or back, for any batch and image: (B, gC, H, W) <-> (B g, C, H, W).
 
-    The batch is given by -1; height and width are those of the value, taken by its Shape.
+    The batch is given by -1; height and width are those of the value, taken by its Shape.  `form`: axes and opset.
     """
+    make = onnx_package().helper.make_node
+    axes, opset = form
     after = channels // step.groups if isinstance(step, Fold) else channels * step.groups
     shape, tail, whole = fresh("shape"), fresh("tail"), fresh("target")
-    ends = [constant(np.array([n], np.int64), kind) for n, kind in ((2, "from"), (4, "to"))]
     head = constant(np.array([-1, after], np.int64), "head")
+    if opset < 10:
+        cut = make("Slice", [shape], [tail], name=fresh("Slice"), axes=[0], starts=[2], ends=[axes])
+    else:
+        ends = [constant(np.array([n], np.int64), what) for n, what in ((2, "from"), (axes, "to"))]
+        cut = make("Slice", [shape, *ends], [tail], name=fresh("Slice"))
     return [
-        onnx.helper.make_node("Shape", [value], [shape], name=fresh("Shape")),
-        onnx.helper.make_node("Slice", [shape, *ends], [tail], name=fresh("Slice")),
-        onnx.helper.make_node("Concat", [head, tail], [whole], name=fresh("Concat"), axis=0),
-        onnx.helper.make_node("Reshape", [value, whole], [output], name=fresh("Reshape")),
+        make("Shape", [value], [shape], name=fresh("Shape")),
+        cut,
+        make("Concat", [head, tail], [whole], name=fresh("Concat"), axis=0),
+        make("Reshape", [value, whole], [output], name=fresh("Reshape")),
     ]
 
 
@@ -97,8 +173,8 @@ def layer_model(plan: LayerPlan, image: Pair, batch: int | str = "batch") -> Any
         onnx.helper.make_tensor_value_info(name, kind, [batch, count, *size])
         for name, count, size in zip("xy", channels, (image, plan.output_size(image)), strict=True)
     ]
-    nodes, constants = plan_nodes(onnx.helper.make_node("Conv", ["x", "w"], ["y"], name="layer"), plan, {"x", "y"})
-    graph = onnx.helper.make_graph(nodes, "layer", ends[:1], ends[1:], constants)
+    new = plan_nodes(onnx.helper.make_node("Conv", ["x", "w"], ["y"], name="layer"), plan, {"x", "y"})
+    graph = onnx.helper.make_graph(new.nodes, "layer", ends[:1], ends[1:], new.constants)
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -124,9 +200,6 @@ def time_plans(
     >>> 0.0 < folded < 1.0 and 0.0 < grouped < 1.0
     True
     """
-    runtime = runtime_package()
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
     dtype = plans[0].convolutions[0].weight.dtype
     values = np.random.default_rng(0).standard_normal((batch, plans[0].convolutions[0].inputs, *image)).astype(dtype)
     sessions = []
@@ -134,35 +207,26 @@ def time_plans(
         model = layer_model(plan, image)
         if int8:
             model = quantize_onnx(model, [{"x": values}])
-        sessions.append(
-            runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        )
-    seconds = np.empty((runs, len(plans)))
-    for run in range(-_WARM, runs):
+        sessions.append(OnnxSession(model, threads=threads))
+    return time_sessions(sessions, {"x": values}, runs=runs)
+
+
+def time_sessions(
+    sessions: Sequence[OnnxSession], feed: Mapping[str, Any], *, runs: int = _RUNS, warm: int = _WARM
+) -> list[float]:
+    """Median seconds of a run of each session on one input, taken in turn.
+
+    Parameters
+    ----------
+    sessions : with the same inputs.
+    feed : the inputs.
+    runs, warm : runs of each session that the clock counts, and those before.
+    """
+    seconds = np.empty((runs, len(sessions)))
+    for run in range(-warm, runs):
         for n, session in enumerate(sessions):
             start = time.perf_counter()
-            session.run(None, {"x": values})
+            session.run(feed)
             if run >= 0:
                 seconds[run, n] = time.perf_counter() - start
     return [float(value) for value in np.median(seconds, axis=0)]
-
-
-def onnx_package() -> Any:
-    """The package onnx with the parts that are used, or an error that names the extra."""
-    try:
-        import onnx
-        import onnx.checker
-        import onnx.numpy_helper
-        import onnx.shape_inference
-    except ImportError as error:
-        raise ImportError("compressing an ONNX file needs onnx: pip install tensorchain[onnx]") from error
-    return onnx
-
-
-def runtime_package() -> Any:
-    """ONNX Runtime, or an error that names the extra."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError("calibration and timing need ONNX Runtime: pip install tensorchain[onnx]") from error
-    return onnxruntime

@@ -71,14 +71,14 @@ class Report:
         for layer in self.layers:
             error = "" if layer.error is None else f"{layer.error:.4f}"
             sensitivity = "" if layer.sensitivity is None else f"{layer.sensitivity:.3g}"
-            kept = layer.macs[1] / layer.macs[0]
-            row = f"{layer.name:<26}{layer.method:<11}{layer.rank!s:<20}{error:>8}{sensitivity:>13}{kept:>11.3f}"
+            kept = f"{layer.macs[1] / layer.macs[0]:.3f}" if layer.macs[0] else ""
+            row = f"{layer.name:<26}{layer.method:<11}{layer.rank!s:<20}{error:>8}{sensitivity:>13}{kept:>11}"
             row += f"{layer.form or '':>9}"
             if layer.bits is not None:
                 row += f"{layer.rounded_error:>9.4f}  {','.join(map(str, layer.bits))}"
             rows.append(row.rstrip())
         for name, (before, after) in (("parameters", self.parameters), ("MACs", self.macs)):
-            rows.append(f"{name}: {before} -> {after}, {before / after:.2f} x fewer")
+            rows.append(f"{name}: {before} -> {after}, {before / max(after, 1):.2f} x fewer")
         for n, step in enumerate(self.steps, start=1):
             score = "" if step.score is None else f", score {step.score:.4f}"
             verdict = "accepted" if step.accepted else "undone"

@@ -12,6 +12,8 @@ from tensorchain.compression.quantize import check_bits
 from tensorchain.kernels import Array
 from tensorchain.solvers import Constraint
 
+SPATIAL = tuple(method for method in METHODS if method != "svd")
+"""Methods for kernels of several taps."""
 FORMS = ("grouped", "fold", "auto")
 ALLOCATIONS = ("global", "one-step")
 
@@ -30,6 +32,8 @@ class Site:
     uses : how often it is applied in one pass.
     refusal : why it must stay as it is; empty where it need not.
     plan : the small convolutions that stand for the layer already, or None.
+    counts : parameters and multiplications of a layer that is no convolution, and stays; None for all others.
+    stored : numbers that the layer stores, where they are not its kernel and its bias.
     parameters, macs : of the dense layer.
     """
 
@@ -41,15 +45,23 @@ class Site:
     uses: int = 1
     refusal: str = ""
     plan: LayerPlan | None = None
+    counts: Pair | None = None
+    stored: int | None = None
 
     @property
     def parameters(self) -> int:
         """Numbers that the dense layer stores."""
+        if self.counts is not None:
+            return self.counts[0]
+        if self.stored is not None:
+            return self.stored
         return self.kernel.size + (0 if self.bias is None else self.bias.size)
 
     @property
     def macs(self) -> int:
         """Multiplications of the dense layer in one pass."""
+        if self.counts is not None:
+            return self.counts[1]
         window = int(self.kernel.shape[2]), int(self.kernel.shape[3])
         height, width = self.geometry.output_size(window, self.image)
         return int(self.kernel.size) * height * width * self.uses
@@ -73,7 +85,8 @@ class Request:
 
     Attributes
     ----------
-    method : for kernels of several taps, one of `METHODS` but "svd", which serves matrices.
+    method : for kernels of several taps, one of `METHODS` but "svd", which serves matrices; "auto" takes for each layer
+        the one that serves the budget best.
     keep_macs, keep_params : the budget, as a share of the dense network; one of them.
     stabilise, slack, fit_output, weight_bits, share_bits, max_seconds : as in `fit_kernel`.
     pointwise : whether 1 x 1 and linear layers are compressed, by SVD.
@@ -81,6 +94,8 @@ class Request:
     form : "grouped" or "fold", for chains; "auto" times both on the layer's input and takes the faster.
     allocation : "global" for the least sum of squared errors, "one-step" for the least largest one.
     rungs : ranks measured on each ladder.
+    jobs : processes in which layers are measured and fitted side by side; -1 for one a processor.
+    refit : whether layers that are replaced are refitted afterwards; each then has a bias.
     """
 
     method: str
@@ -97,11 +112,12 @@ class Request:
     max_seconds: float | None = 30.0
     weight_bits: int | None = None
     share_bits: bool = False
+    refit: bool = False
+    jobs: int = 1
 
     def __post_init__(self) -> None:
-        known = [method for method in METHODS if method != "svd"]
-        if self.method not in known:
-            raise ValueError(f"method is {self.method!r}; one of {', '.join(known)} is needed")
+        if self.method not in (*SPATIAL, "auto"):
+            raise ValueError(f"method is {self.method!r}; one of auto, {', '.join(SPATIAL)} is needed")
         if (self.keep_macs is None) == (self.keep_params is None):
             raise ValueError("give one of keep_macs and keep_params, a share of the dense network such as 0.3")
         share = self.share
@@ -128,9 +144,11 @@ class Request:
         """The same with another share to keep."""
         return replace(self, keep_macs=share) if self.keep_params is None else replace(self, keep_params=share)
 
-    def method_of(self, site: Site) -> str:
-        """The method for one layer."""
-        return "svd" if site.pointwise else self.method
+    def methods_of(self, site: Site) -> tuple[str, ...]:
+        """The methods from which one is chosen for a layer."""
+        if site.pointwise:
+            return ("svd",)
+        return SPATIAL if self.method == "auto" else (self.method,)
 
     def refusal(self, site: Site) -> str:
         """Why a layer stays as it is, or nothing."""

@@ -74,6 +74,23 @@ class Sandwich(Model):
         """A_r (S, a_r), G_r (D, a_r, b_r), B_r (T, b_r) of each term."""
         return [(parts[0], parts[1], parts[2]) for parts in map(self.operands, range(len(self.network.terms)))]
 
+    def gram_factors(self, t: int, k: int) -> list[Array] | None:
+        first, core, last = self.terms[t]
+        if k == 1:
+            # L takes G to A G B': its Gram is a product, and is not formed.
+            return [first.T @ first, last.T @ last]
+        if k == 0:
+            return [np.tensordot(core @ (last.T @ last), core, axes=((0, 2), (0, 2)))]
+        return [np.tensordot(np.swapaxes(core, 1, 2) @ (first.T @ first), core, axes=((0, 2), (0, 1)))]
+
+    def gram_traces(self) -> list[float]:
+        return [
+            float(
+                sum(np.prod([np.trace(part) for part in self.gram_factors(t, k) or []]) for t in range(len(self.rank)))
+            )
+            for k in range(3)
+        ]
+
     @property
     def block_names(self) -> tuple[str, ...]:
         return "first pointwise", "spatial", "last pointwise"

@@ -22,7 +22,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -32,7 +32,10 @@ from tensorchain.compression.network import untouched
 from tensorchain.compression.progress import Progress, digest, plan_of_record, plan_record
 from tensorchain.compression.report import StepReport, report_of_record
 from tensorchain.compression.request import Request
-from tensorchain.compression.torch_layers import decomposed, measured_of, plan_of_module, sites_of, timer_of, with_plans
+from tensorchain.compression.torch_inputs import batches_of
+from tensorchain.compression.torch_layers import decomposed, plan_of_module, with_plans
+from tensorchain.compression.torch_network import measured_of, timer_of
+from tensorchain.compression.torch_sites import sites_of
 from tensorchain.kernels import Array
 
 Evaluate = Callable[[Any], float]
@@ -52,7 +55,7 @@ def compress_in_steps(
     restoring: Callable[[Any], object] | None = None,
     evaluate: Evaluate | None = None,
     max_drop: float | None = None,
-    calibrate: Iterable[Any] | None = None,
+    calibration: Any = None,
     checkpoint: str | os.PathLike[str] | None = None,
     rng: int = 0,
     **options: Any,
@@ -61,7 +64,7 @@ def compress_in_steps(
 
     Parameters
     ----------
-    net, example, method, calibrate, options : as in `compress`.
+    net, example, method, calibration, options : as in `compress`.
     keep_macs, keep_params : the final share of the dense network's cost.  With `max_drop` both may be left out: then
         each step keeps 0.7 of the multiplications of the one before, until the score falls too low.
     steps : most steps.
@@ -99,7 +102,7 @@ def compress_in_steps(
     else:
         first = Request(method, keep_macs, keep_params, **options)
         shares = [first.share ** (t / steps) for t in range(1, steps + 1)]
-    batches = calibrate if calibrate is None else list(calibrate)
+    batches = None if calibration is None else batches_of(calibration)
     progress = Progress(checkpoint, digest([*_weights(net), first, shares, max_drop, rng]))
     needed = None if max_drop is None or evaluate is None else _dense_score(net, evaluate, progress) - max_drop
     best, done = copy.deepcopy(net).eval(), list[StepReport]()
@@ -130,7 +133,7 @@ def compress_to_score(
     by: str = "macs",
     trials: int = 6,
     restoring: Callable[[Any], object] | None = None,
-    calibrate: Iterable[Any] | None = None,
+    calibration: Any = None,
     checkpoint: str | os.PathLike[str] | None = None,
     rng: int = 0,
     **options: Any,
@@ -139,7 +142,7 @@ def compress_to_score(
 
     Parameters
     ----------
-    net, example, method, calibrate, checkpoint, rng, options : as in `compress_in_steps`.
+    net, example, method, calibration, checkpoint, rng, options : as in `compress_in_steps`.
     evaluate, max_drop : function from a network to its score, higher is better, and the largest loss of score.
     by : "macs" or "params", what the budget counts.
     trials : budgets that are tried; each halves the range of log shares that is left.
@@ -168,7 +171,7 @@ def compress_to_score(
     if by not in ("macs", "params"):
         raise ValueError(f"by is {by!r}; 'macs' or 'params' is needed")
     request = Request(method, *((1.0, None) if by == "macs" else (None, 1.0)), **options)
-    measured = measured_of(net, example, request, None if calibrate is None else list(calibrate))
+    measured = measured_of(net, example, request, None if calibration is None else batches_of(calibration))
     progress = Progress(checkpoint, digest([*_weights(net), measured.problem(request, rng), max_drop, by]))
     needed = _dense_score(net, evaluate, progress) - max_drop
     low, high = measured.least_share(request, rng, progress), 1.0
@@ -200,12 +203,12 @@ def _weights(net: Any) -> list[Any]:
 
 
 def _restored_step(
-    net: Any, example: Any, request: Request, calibrate: Any, seed: int, restoring: Any, progress: Progress
+    net: Any, example: Any, request: Request, batches: Any, seed: int, restoring: Any, progress: Progress
 ) -> Any:
     """A network one step further, restored."""
 
     def planned() -> Any:
-        plans, report = measured_of(net, example, request, calibrate).planned(
+        plans, report = measured_of(net, example, request, batches).planned(
             request, seed, progress, timer_of(net, example)
         )
         before = {layer.name: layer for layer in getattr(net, "report", report).layers}

@@ -35,7 +35,7 @@ from tensorchain.tensors import Tensor
 from tensorchain.tensors.intake import digest_of
 
 _FORMAT = 3
-_ITERATE = ("error", "sensitivity", "merit", "penalty", "damping", "standard_error")
+_ITERATE = ("error", "sensitivity", "merit", "penalty", "damping", "standard_error", "answer", "least_error")
 """Figures of an iterate that are written as they are."""
 _INTERVAL = 2.0
 """Least seconds between two writes."""

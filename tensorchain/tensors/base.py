@@ -237,6 +237,10 @@ class Tensor(ABC):
         """T_(n) T_(n)^H, (I_n, I_n), for starts from singular vectors."""
         raise TypeError(f"{type(self).__name__} cannot give singular vectors; use init='random' or a model")
 
+    def mode_grams(self, modes: Sequence[int]) -> list[Array]:
+        """`mode_gram` of several modes, from as few passes over the data as there can be."""
+        return [self.mode_gram(mode) for mode in modes]
+
     def to_dense(self) -> Array:
         """The tensor as an array, missing entries as zero."""
         raise TypeError(f"{type(self).__name__} cannot be held in memory whole; use init='random' or a model")

@@ -71,7 +71,14 @@ class Listed(Tensor):
         if self.shape[mode] ** 2 > _HELD:
             raise TypeError(f"the Gram of mode {mode + 1} is {self.shape[mode]} squared; use init='random' or a model")
         others = [n for n in range(self.order) if n != mode]
-        _, columns = np.unique(self.indices[:, others], axis=0, return_inverse=True)
+        if math.prod(self.shape[n] for n in others) < 2**62:
+            # One number for each column: sorting rows of numbers takes ten times as long.
+            key = np.ravel_multi_index(
+                [self.indices[:, n].astype(np.int64) for n in others], [self.shape[n] for n in others]
+            )
+            _, columns = np.unique(key, return_inverse=True)
+        else:
+            _, columns = np.unique(self.indices[:, others], axis=0, return_inverse=True)
         sides = (self.shape[mode], int(columns.max()) + 1)
         unfolded = sparse.csr_array((self.values, (self.indices[:, mode], columns.ravel())), shape=sides)
         gram = np.asarray((unfolded @ unfolded.conj().T).toarray())

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol
@@ -170,9 +170,16 @@ class Lazy(Tensor):
         return Residual(kernels.norm(np.array(sums.norms)), lambda: _assembled(model, sums.blocks, self.dtype))
 
     def mode_gram(self, mode: int) -> Array:
-        source = _source_of(self.array, self._box_entries, self.shape, whole=mode)
-        sums = source.total(_mode_gram, self._shift, mode)
-        return np.asarray(sum(gram for _, gram in sums.blocks[0]) * self._unit * self._unit)
+        return self.mode_grams([mode])[0]
+
+    def mode_grams(self, modes: Sequence[int]) -> list[Array]:
+        if math.prod(self.shape[mode] for mode in modes) > max(_HELD, self._box_entries) and len(modes) > 1:
+            # A box that cuts none of these modes would be too large.
+            return [self.mode_gram(mode) for mode in modes]
+        whole = tuple(modes)
+        sums = _source_of(self.array, self._box_entries, self.shape, whole).total(_mode_grams, self._shift, whole)
+        grams = [sum(gram for _, gram in sums.blocks[mode]) for mode in modes]
+        return [np.asarray(gram * self._unit * self._unit) for gram in grams]
 
     def to_dense(self) -> Array:
         if math.prod(self.shape) > _HELD:
@@ -224,9 +231,11 @@ def _residual(piece: Array, box: Box, shift: int, model: Model, scale: float, wi
     return Part(norms, {k: [(rows_of(model, k, box), block)] for k, block in enumerate(blocks)})
 
 
-def _mode_gram(piece: Array, box: Box, shift: int, mode: int) -> Part:
-    gram = Dense.bare(_kept(piece, shift)).mode_gram(mode)
-    return Part([], {0: [(slice(None), gram)]})
+def _mode_grams(piece: Array, box: Box, shift: int, modes: tuple[int, ...]) -> Part:
+    # In double precision: a Gram squares what there is, and eigenvectors are lost below the root of the rounding.
+    piece = _kept(piece, shift)
+    data = Dense.bare(piece.astype(double_of(piece), copy=False))
+    return Part([], {mode: [(slice(None), data.mode_gram(mode))] for mode in modes})
 
 
 def _together(parts: Iterable[Part]) -> Part:
@@ -257,27 +266,27 @@ def _assembled(model: Model, blocks: dict[int, list[tuple[slice, Array]]], dtype
 # -- where boxes come from ----------------------------------------------------------------------
 
 
-def _source_of(array: Any, box_entries: int, shape: tuple[int, ...], whole: int | None = None) -> Source:
-    """Boxes of an array; with `whole`, none of them cuts that mode."""
+def _source_of(array: Any, box_entries: int, shape: tuple[int, ...], whole: tuple[int, ...] = ()) -> Source:
+    """Boxes of an array; none of them cuts a mode of `whole`."""
     if hasattr(array, "to_delayed"):
-        return Chunks(array if whole is None else array.rechunk({whole: -1}))
+        cut = {mode: -1 if mode in whole else "auto" for mode in range(array.ndim)}
+        return Chunks(array.rechunk(cut) if whole else array)
     return Slices(array, box_entries, shape, whole)
 
 
 class Slices:
     """Boxes of anything that can be sliced, read one after the other."""
 
-    def __init__(self, array: Any, box_entries: int, shape: tuple[int, ...], whole: int | None = None) -> None:
+    def __init__(self, array: Any, box_entries: int, shape: tuple[int, ...], whole: tuple[int, ...] = ()) -> None:
         self.array, self.box_entries, self.shape, self.whole = array, box_entries, shape, whole
 
     def _boxes(self) -> Iterator[Box]:
         shape = self.shape
-        if self.whole is None:
-            return boxes(shape, self.box_entries)
-        rest = shape[: self.whole] + shape[self.whole + 1 :]
-        side = slice(0, shape[self.whole])
-        cut = boxes(rest, max(1, self.box_entries // shape[self.whole]))
-        return ((*box[: self.whole], side, *box[self.whole :]) for box in cut)
+        cut = [mode for mode in range(len(shape)) if mode not in self.whole]
+        limit = max(1, self.box_entries // math.prod(shape[mode] for mode in self.whole))
+        for box in boxes([shape[mode] for mode in cut], limit):
+            sides = dict(zip(cut, box, strict=True))
+            yield tuple(sides.get(mode, slice(0, size)) for mode, size in enumerate(shape))
 
     def _read(self, box: Box) -> Array:
         piece: Array = np.asanyarray(self.array[box])

@@ -91,7 +91,13 @@ def test_a_trained_network_goes_all_the_way(trained, method):
     torch.manual_seed(1)
     dense = accuracy(trained)
     assert dense > 0.95
-    options = {"calibrate": loader()[:4], "form": "auto", "rungs": 3, "stabilise": method in ("cp3", "tc")}
+    options = {
+        "refit": False,
+        "calibration": loader()[:4],
+        "form": "auto",
+        "rungs": 3,
+        "stabilise": method in ("cp3", "tc"),
+    }
     small = compress(trained, TEST[0][:1], method, keep_macs=0.4, **options)
     report = small.report
     layers = {layer.name: layer for layer in report.layers}
@@ -127,7 +133,9 @@ def test_an_exported_network_is_compressed_as_the_module_is(trained):
     reasons = [layer.rank for layer in report.layers if layer.method == "dense"]
     assert {"24 groups", "4 groups", "one channel"} <= set(reasons)
     right = (outputs(small, TEST[0]).argmax(1) == TEST[1].numpy()).mean()
-    module = compress(trained, TEST[0][:1], "tc", keep_macs=0.5, calibrate=batches, fit_output=True, **OPTIONS)
+    module = compress(
+        trained, TEST[0][:1], "tc", keep_macs=0.5, calibration=batches, refit=False, fit_output=True, **OPTIONS
+    )
     assert abs(right - accuracy(module)) < 0.05
     with torch.no_grad():
         assert np.allclose(outputs(proto, TEST[0]), trained(TEST[0]).numpy(), atol=1e-3)

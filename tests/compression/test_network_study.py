@@ -16,7 +16,7 @@ pytest.importorskip("sklearn")
 from benchmarks.networks import data, experiment, graph, latency, report, resnet, rows, stored, study, train  # noqa: E402
 from benchmarks.networks.experiment import Bench, Passes, Run, compressed, filled, plan_in, run  # noqa: E402
 from tensorchain.compression import METHODS, Geometry, compress  # noqa: E402
-from tensorchain.compression.torch_layers import sites_of  # noqa: E402
+from tensorchain.compression.torch_sites import sites_of  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.networks import shipped
 from tensorchain.cli import compress as command
 from tensorchain.cli.arguments import Parser
 from tensorchain.cli.errors import CommandError, Status
+from tensorchain.cli.feeds import split
+from tensorchain.compression.onnx_reading import InputInfo
 
 
 @pytest.fixture
@@ -99,3 +102,123 @@ def test_damaged_files_are_bad_input(files):
     for extra in ([], ["--calibration", files / "images.npz"]):
         with pytest.raises(CommandError, match=r"broken\.onnx"):
             execute(broken, "--keep-macs", 0.5, "--out", files / "small.onnx", *extra)
+
+
+def test_the_report_says_what_became_of_outputs_size_and_time(files, capsys):
+    images = np.load(files / "images.npz")["images"]
+    words = [files / "net.onnx", "--keep-macs", 0.7, "--method", "tucker2", "--rungs", 3]
+    execute(*words, "--calibration", files / "images.npz", "--out", files / "small.onnx", "--json")
+    record = json.loads(capsys.readouterr().out)
+    before, after = (outputs(files / name, images) for name in ("net.onnx", "small.onnx"))
+    expected = np.linalg.norm(after - before) / np.linalg.norm(before)
+    assert record["outputs"] == [{"name": "y", "error": pytest.approx(expected, rel=1e-4), "note": ""}]
+    assert record["bytes"] == [(files / name).stat().st_size for name in ("net.onnx", "small.onnx")]
+    assert min(record["run_seconds"]) > 0.0
+    execute(*words, "--calibration", files / "images.npz", "--no-refit", "--out", files / "plain.onnx", "--json")
+    assert json.loads(capsys.readouterr().out)["outputs"][0]["error"] > expected
+
+
+def test_tables_are_whole_in_a_pipe(files, capsys):
+    proto = onnx.load(files / "net.onnx")
+    name = "a/name/of/more/than/forty/characters/in/a/long/graph"
+    proto.graph.node[0].name = name
+    onnx.save(proto, files / "net.onnx")
+    execute(files / "net.onnx", "--keep-macs", 0.99, "--method", "tucker2", "--rungs", 3, "--out", files / "small.onnx")
+    printed = capsys.readouterr().out
+    row = next(line for line in printed.splitlines() if name in line)
+    assert "tucker2" in row
+    assert "relative error" not in printed
+    told = next(line for line in printed.splitlines() if line.strip().startswith("budget"))
+    assert "keep_macs 0.99 was asked for" in told
+    assert "to the dense layer" in told
+
+
+def test_sizes_are_given_by_name_or_alone(files):
+    proto = onnx.load(files / "net.onnx")
+    for dim in proto.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_param = "free"
+    onnx.save(proto, files / "free.onnx")
+    words = [files / "free.onnx", "--keep-macs", 0.7, "--rungs", 3, "--plain"]
+    with pytest.raises(CommandError, match="--input-shape x=1,3,224,224"):
+        execute(*words, "--out", files / "small.onnx")
+    for given in ("1,8,10,10", "x=1,8,10,10"):
+        execute(*words, "--input-shape", given, "--out", files / "small.onnx")
+        assert outputs(files / "small.onnx", np.zeros((2, 8, 14, 9), np.float32)).shape == (2, 12, 14, 9)
+    with pytest.raises(SystemExit):
+        execute(*words, "--input-shape", "x=1,8,wide", "--out", files / "small.onnx")
+
+
+@pytest.mark.parametrize("flaw", ["nan", "operator"])
+def test_what_cannot_run_is_not_written(files, flaw):
+    proto = onnx.load(files / "net.onnx")
+    if flaw == "nan":
+        proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full((12, 8, 3, 3), np.nan, np.float32), "w"))
+    else:
+        proto.opset_import.append(helper.make_opsetid("somewhere", 1))
+        proto.graph.node.append(helper.make_node("Odd", ["y"], ["z"], domain="somewhere"))
+    onnx.save(proto, files / "flawed.onnx")
+    with pytest.raises(CommandError, match="hold NaN or infinity: 'w'" if flaw == "nan" else "does not open") as caught:
+        execute(files / "flawed.onnx", "--keep-macs", 0.7, "--out", files / "small.onnx")
+    assert caught.value.status == Status.BAD_INPUT
+    assert not (files / "small.onnx").exists()
+
+
+def test_several_inputs_come_from_one_archive(files):
+    given = {"x": (TensorProto.FLOAT, ["b", 8, 10, 10]), "label": (TensorProto.INT64, ["b"])}
+    given["gain"] = (TensorProto.FLOAT, [])
+    rows = [helper.make_tensor_value_info(name, *value) for name, value in given.items()]
+    proto = onnx.load(files / "net.onnx")
+    proto.graph.node[1].output[0] = "r"
+    proto.graph.node.extend([
+        helper.make_node("Mul", ["r", "gain"], ["s"]),
+        helper.make_node("Cast", ["label"], ["l"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["l", "to"], ["c"]),
+        helper.make_node("Add", ["s", "c"], ["y"]),
+    ])  # fmt: skip
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([-1, 1, 1, 1]), "to"))
+    del proto.graph.input[:]
+    proto.graph.input.extend(rows)
+    onnx.save(proto, files / "three.onnx")
+    words = [files / "three.onnx", "--keep-macs", 0.7, "--rungs", 3, "--plain", "--out", files / "small.onnx"]
+    images = np.load(files / "images.npz")["images"]
+    np.savez(files / "given.npz", x=images, label=np.arange(40), gain=2.0)
+    execute(*words, "--calibration", files / "given.npz")
+    assert onnx.load(files / "small.onnx").graph.input == proto.graph.input
+    np.savez(files / "short.npz", x=images, label=np.arange(39), gain=2.0)
+    with pytest.raises(CommandError, match="different numbers of runs"):
+        execute(*words, "--calibration", files / "short.npz")
+    with pytest.raises(CommandError, match=r"no array 'x'.*'gain' \(\) float32"):
+        execute(*words, "--calibration", files / "images.npz")
+
+
+def test_files_of_others_are_measured_by_a_script(files, capsys):
+    proto = onnx.load(files / "net.onnx")
+    proto.graph.node[0].input[1] = "v"
+    onnx.save(proto, files / "flawed.onnx")
+    words = ["--files", files / "net.onnx", files / "flawed.onnx", "--inputs", files / "images.npz", "-"]
+    assert shipped.main([str(word) for word in (*words, "--shares", 0.7, "--methods", "tucker2")]) == 0
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert [row[1].split()[0] for row in rows[2:]] == ["original;", "int8", "tucker2,", "refused:"]
+    compressed = dict(zip(rows[0], rows[4], strict=True))
+    assert float(compressed["MACs"]) <= 0.7
+    # Half of the images are enough to fit to white noise, or nearly.
+    assert 0.0 < float(compressed["refitted"]) <= 1.05 * float(compressed["error"])
+
+
+def test_arrays_are_split_as_the_inputs_ask():
+    free, fixed, state = (
+        InputInfo(name, np.dtype(np.float32), shape)
+        for name, shape in (("x", (0, 4)), ("x", (2, 4)), ("state", (2, 3)))
+    )
+    entries = {"x": np.arange(20.0).reshape(5, 4), "state": np.zeros((2, 3))}
+    parts = list(split(entries, [free, state]))
+    assert [part["x"].shape for part in parts] == [(5, 4)]
+    parts = list(split(entries, [fixed, state]))
+    assert [part["x"][0, 0] for part in parts] == [0.0, 8.0]
+    assert all(part["state"].shape == (2, 3) for part in parts)
+    # One axis more than the input: one run for each entry.
+    parts = list(split({"x": np.zeros((6, 2, 4)), "state": np.zeros((6, 2, 3))}, [fixed, state]))
+    assert [part["x"].shape + part["state"].shape for part in parts] == [(2, 4, 2, 3)] * 6
+    for wrong in ({"x": np.zeros(4), "state": entries["state"]}, {"x": np.zeros((1, 4)), "state": entries["state"]}):
+        with pytest.raises(CommandError, match="needed"):
+            split(wrong, [fixed, state])

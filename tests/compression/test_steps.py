@@ -11,7 +11,8 @@ from torch import nn
 
 from tensorchain.compression import compress, compress_in_steps, compress_to_score, recalibrate, restore
 from tensorchain.compression.progress import Progress, plan_of_record, plan_record
-from tensorchain.compression.torch_layers import plan_of_module, sites_of
+from tensorchain.compression.torch_layers import plan_of_module
+from tensorchain.compression.torch_sites import sites_of
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -199,7 +200,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, scored, restore
         order = torch.randperm(len(data)).tolist()
         restore(small, [data[n] for n in order], epochs=1, rate=0.01)
 
-    options = {"keep_macs": 0.4, "steps": 2, "calibrate": data, "form": "fold", **OPTIONS}
+    options = {"keep_macs": 0.4, "steps": 2, "calibration": data, "form": "fold", **OPTIONS}
     whole = compress_in_steps(net, data[0], "tc", evaluate=score, restoring=restoring, **options)
     path = tmp_path / "run.safetensors"
     both = {"evaluate": interrupting(score, scored), "restoring": interrupting(restoring, restored)}
@@ -287,7 +288,7 @@ def test_plans_survive_a_file(tmp_path):
         ({"keep_macs": 0.5, "rng": None}, "integer", TypeError),
         ({}, "give one of", ValueError),
         ({"keep_macs": 0.5, "evaluate": lambda net: float("nan")}, "finite", ValueError),
-        ({"keep_macs": 0.5, "fit_output": True}, "calibrate", ValueError),
+        ({"keep_macs": 0.5, "fit_output": True}, "calibration", ValueError),
     ],
 )
 def test_what_cannot_be_done_in_steps_is_refused(options, message, error):

@@ -15,9 +15,11 @@ from torch import nn
 from tensorchain.compression import Geometry, compress, plan_of, quantize, recalibrate, restore
 from tensorchain.compression.quantize import quantizer
 from tensorchain.compression.sandwich import Sandwich
-from tensorchain.compression.torch_layers import geometry_of, module_of, sites_of
+from tensorchain.compression.torch_layers import geometry_of, module_of
 from tensorchain.compression.torch_modules import fake_quantize_class
-from tensorchain.compression.training import decomposed, sensitivity_of
+from tensorchain.compression.torch_sensitivity import sensitivities_of, sensitivity_of
+from tensorchain.compression.torch_sites import sites_of
+from tensorchain.compression.training import decomposed
 from tensorchain.models import CP, TensorChain
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -102,6 +104,15 @@ def test_sensitivity_with_a_gradient_is_that_of_the_plan():
         assert (sides[0] - sides[1]) / 2e-5 == pytest.approx(expected, rel=1e-5)
 
 
+def test_sensitivities_of_several_layers_are_those_of_each():
+    rng = np.random.default_rng(1)
+    parts = [module_of(plan) for _ in range(3) for plan in plans((3, 2), Geometry(), None, rng)]
+    together = sensitivities_of(parts).detach()
+    alone = torch.stack([sensitivity_of(part).detach() for part in parts])
+    assert torch.allclose(together, alone, rtol=1e-5)
+    assert len(set(alone.tolist())) == len(parts)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_network_is_compressed_within_its_budget(method):
     net, example = Small(), torch.randn(2, 3, 12, 12)
@@ -130,7 +141,15 @@ def test_parameters_calibration_names_and_constraints():
     net, data = Small().eval(), batches()
     options = {"rungs": 4, "pointwise": False, "keep": ["conv2"], "form": "fold", "stabilise": False}
     small = compress(
-        net, data[0], "tc", keep_params=0.7, calibrate=data, fit_output=True, allocation="one-step", **options
+        net,
+        data[0],
+        "tc",
+        keep_params=0.7,
+        calibration=data,
+        refit=False,
+        fit_output=True,
+        allocation="one-step",
+        **options,
     )
     report = small.report
     assert sum(p.numel() for p in small.parameters()) == report.parameters[1] <= 0.7 * report.parameters[0]
@@ -269,10 +288,10 @@ def test_straight_through_gradients_are_one_inside_the_range_and_zero_outside():
         (lambda net, x: compress(net, x, keep_macs=0.5, weight_bits=1), "2 to 8", ValueError),
         (lambda net, x: compress(net, x, keep_macs=0.5, form="loop"), "form", ValueError),
         (lambda net, x: compress(net, x, keep_macs=0.5, allocation="luck"), "allocation", ValueError),
-        (lambda net, x: compress(net, x, keep_macs=0.5, fit_output=True), "calibrate", ValueError),
+        (lambda net, x: compress(net, x, keep_macs=0.5, fit_output=True), "calibration", ValueError),
         (lambda net, x: compress(net, x, keep_macs=0.5, keep=["nothing"]), "no layer", ValueError),
         (lambda net, x: compress(net, x, keep_macs=0.001, rungs=3), "raise the budget", ValueError),
-        (lambda net, x: compress(net, x, keep_macs=0.5, calibrate=[], rungs=3), "no batch", ValueError),
+        (lambda net, x: compress(net, x, keep_macs=0.5, calibration=[], rungs=3), "no batch", ValueError),
         (lambda net, x: restore(net, [], epochs=-1), "epochs", ValueError),
         (lambda net, x: restore(net, iter([(x, x)]), epochs=2), "iterator", TypeError),
         (lambda net, x: restore(net, [], rate=0.0), "rate", ValueError),

@@ -1,0 +1,47 @@
+"""Why a compression used less than its budget, and what stays of a network whatever the budget.
+
+The budget is a share of the whole network.  What a run uses is less where the next larger rank of any layer no longer
+fits, because the ladder of ranks ends below the dense layer or has wide steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensorchain.compression.report import Report
+
+_NEAR = 0.03
+"""A budget is used where this share of it is left at most."""
+
+
+def unused_budget(report: Report, share: float, budget: str = "keep_macs") -> str:
+    """Why less than the budget was used, in words; empty where it was used.
+
+    Parameters
+    ----------
+    report : of the compression.
+    share : the budget.
+    budget : "keep_macs" or "keep_params".
+    """
+    pair = report.macs if budget == "keep_macs" else report.parameters
+    if not pair[0] or not report.allocation.choices:
+        return ""
+    used = pair[1] / pair[0]
+    if share - used <= _NEAR * share:
+        return ""
+    steps: list[tuple[float, str, Any, Any]] = []
+    for layer, points, choice in zip(report.layers, report.curves, report.allocation.choices, strict=True):
+        now = points[choice]
+        cost = now.macs if budget == "keep_macs" else now.parameters
+        for point in points:
+            more = (point.macs if budget == "keep_macs" else point.parameters) - cost
+            if more > 0 and point.error < now.error:
+                steps.append((more / pair[0], layer.name, now.rank, point.rank))
+    told = f"{budget} {share:g} was asked for, {used:.3f} is used"
+    if not steps:
+        return f"{told}: no layer has a candidate that costs more and errs less"
+    extra, name, rank, larger = min(steps, key=lambda step: step[0])
+    to = "the dense layer" if larger is None else f"rank {larger}"
+    if extra > share - used:
+        return f"{told}: the next step, {name} from rank {rank} to {to}, costs {extra:.3f} more"
+    return f"{told}: what is left buys too little of the error"

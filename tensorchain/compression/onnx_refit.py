@@ -1,0 +1,123 @@
+"""Fit the replaced layers of an ONNX model again, to what the original network gives, in the order of execution.
+
+Each layer is fitted from the values that reach it in the *compressed* network to the outputs that the original layer
+gave on the same calibration inputs (:mod:`tensorchain.compression.refit`), so that it repairs what the layers before it
+have changed; layers that were not replaced too, where one before them was.  Layers that do not depend on each other are
+fitted in one pass over the inputs.
+
+Two sessions of ONNX Runtime serve all passes: the original's, and the compressed one's, whose weights are fed anew.
+Memory: the second moments of the layers of one pass.  Cost: a pass through both networks for each level of layers, but
+only of the part up to that level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorchain.compression.conv import Convolution, LayerPlan
+from tensorchain.compression.onnx_calibration import Feeds, patch_size, sampled
+from tensorchain.compression.onnx_layers import OnnxLayer
+from tensorchain.compression.onnx_nodes import stored_arrays
+from tensorchain.compression.onnx_reading import node_reads
+from tensorchain.compression.onnx_session import OnnxSession, onnx_package
+from tensorchain.compression.refit import Moments
+from tensorchain.compression.refit_factors import refit_factors
+from tensorchain.kernels import Array
+
+MOST_INPUTS = 6000
+"""Longest patch whose layer is refitted: its moments take 8 p^2 bytes, 290 MB."""
+
+
+def behind(graph: Any, changed: Sequence[OnnxLayer], others: Sequence[OnnxLayer]) -> list[OnnxLayer]:
+    """Those of the other layers whose input depends on a layer that was changed."""
+    nodes = {layer.node for layer in changed}
+    touched: set[str] = set()
+    for index, node in enumerate(graph.node):
+        if index in nodes or any(name in touched for name in node_reads(node)):
+            touched.update(node.output)
+    return [layer for layer in others if layer.source in touched]
+
+
+def dense_plan(layer: OnnxLayer) -> LayerPlan:
+    """A layer that was not replaced as a plan of one convolution."""
+    site = layer.site
+    return LayerPlan("dense", None, (Convolution(site.kernel, site.geometry, bias=site.bias),))
+
+
+def levels_of(graph: Any, layers: Sequence[OnnxLayer]) -> list[list[OnnxLayer]]:
+    """Layers in the order of execution, together where none depends on another."""
+    by_node = {layer.node: layer for layer in layers}
+    depth: dict[str, int] = {}
+    found: dict[int, list[OnnxLayer]] = {}
+    for index, node in enumerate(graph.node):
+        level = max((depth.get(name, 0) for name in node_reads(node)), default=0)
+        if index in by_node:
+            level += 1
+            found.setdefault(level, []).append(by_node[index])
+        depth.update((name, level) for name in node.output)
+    return [found[level] for level in sorted(found)]
+
+
+def refit_onnx(
+    original: Any,
+    small: Any,
+    layers: Sequence[OnnxLayer],
+    plans: Mapping[str, LayerPlan],
+    weights: Mapping[str, Sequence[tuple[str, str]]],
+    feeds: Feeds,
+) -> tuple[dict[str, LayerPlan], dict[str, float]]:
+    """Plans with weights that bring the layers' outputs back, and the relative errors of these outputs.
+
+    Parameters
+    ----------
+    original, small : the models before and after; `small` gets the new weights.
+    layers : those that are fitted.
+    plans : by name of the layer; a bias stays where there is one, and only there.
+    weights : by name, for each convolution of the plan the names of its weight and bias in `small`.
+    feeds : calibration inputs.
+    """
+    opened = [name for rows in weights.values() for pair in rows for name in pair if name]
+    before = OnnxSession(original, [layer.output for layer in layers])
+    after = OnnxSession(small, [layer.source for layer in layers], open_constants=opened)
+    count = sum(1 for _ in feeds)
+    new, errors = dict(plans), {}
+    fed: dict[str, Array] = {}
+    rng = np.random.default_rng(0)
+    for level in levels_of(original.graph, layers):
+        moments = {layer.site.name: Moments(patch_size(layer.site), len(layer.site.kernel)) for layer in level}
+        for feed in feeds:
+            goals = before.run(feed, [layer.output for layer in level])
+            given = after.run({**feed, **fed}, [layer.source for layer in level])
+            for layer in level:
+                moments[layer.site.name].add(*sampled(layer, rng, count, given[layer.source], goals[layer.output]))
+        for layer in level:
+            name, sums = layer.site.name, moments[layer.site.name]
+            old = plans[name].convolutions[-1].bias
+            new[name] = refit_factors(plans[name], layer.site.kernel, sums, with_bias=old is not None)
+            rows = new[name].kernel.reshape(len(layer.site.kernel), -1)
+            bias = new[name].convolutions[-1].bias
+            errors[name] = sums.relative_error(rows, np.zeros(len(rows)) if bias is None else bias)
+            fed.update(_arrays(layer, new[name], weights[name]))
+    _store(small, fed)
+    return new, errors
+
+
+def _arrays(layer: OnnxLayer, plan: LayerPlan, names: Sequence[tuple[str, str]]) -> dict[str, Array]:
+    """The weights of a plan by their names in the model."""
+    found: dict[str, Array] = {}
+    for convolution, (weight, bias) in zip(plan.convolutions, names, strict=True):
+        arrays = stored_arrays(convolution, layer.kind, layer.dtype)
+        found.update(
+            (name, array) for name, array in zip((weight, bias), arrays, strict=True) if name and array is not None
+        )
+    return found
+
+
+def _store(small: Any, arrays: Mapping[str, Array]) -> None:
+    onnx = onnx_package()
+    for tensor in small.graph.initializer:
+        if tensor.name in arrays:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(arrays[tensor.name], tensor.name))

@@ -1,0 +1,185 @@
+"""An original ONNX model and its compressed copy side by side in ONNX Runtime: the change of the outputs, and the time.
+
+For each output y of the original and z of the copy, over all calibration inputs,
+
+    error = sqrt(sum |z - y|^2 / sum |y|^2),
+
+and for outputs that are integers, texts or truth values the share of entries that differ.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tensorchain.compression.onnx_calibration import Feeds, checked_feeds
+from tensorchain.compression.onnx_nodes import time_sessions
+from tensorchain.compression.onnx_reading import inputs_of
+from tensorchain.compression.onnx_session import OnnxSession
+from tensorchain.kernels import Array
+
+_RUNS = 9
+_SECONDS = 3.0
+"""About so long the original runs for the time."""
+_MOST_ENTRIES = 1 << 26
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """What became of one output.
+
+    Attributes
+    ----------
+    name : of the output.
+    error : relative to the original's output, or the share of entries that differ where they are no numbers; None
+        where it was not measured.
+    note : what was not measured, and why; empty otherwise.
+    """
+
+    name: str
+    error: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Two models side by side.
+
+    Attributes
+    ----------
+    outputs : one entry for each output.
+    seconds : median times of a run of the original and of the copy, or None where no input could be made.
+    bytes : sizes of both.
+    calibrated : whether the errors are those on calibration inputs.
+    """
+
+    outputs: tuple[OutputError, ...]
+    seconds: tuple[float, float] | None
+    bytes: tuple[int, int]
+    calibrated: bool
+
+
+def try_models(
+    original: Any,
+    small: Any,
+    feeds: Feeds | None = None,
+    *,
+    sizes: Mapping[str, Sequence[int]] | None = None,
+    runs: int = _RUNS,
+) -> Trial:
+    """Open both models, run them, and compare.
+
+    Parameters
+    ----------
+    original, small : `onnx.ModelProto` with the same inputs and outputs.
+    feeds : calibration inputs.  Without them the models run once on random inputs, where the sizes are given, and no
+        error is reported.
+    sizes : shapes of inputs that the file leaves open, by name.
+    runs : of each model, for the time; fewer where they are long.
+
+    Returns
+    -------
+    Trial
+
+    Raises
+    ------
+    ImportError without ONNX Runtime; ValueError where a model does not open or run, or the copy gives no numbers where
+    the original does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain.compression import Convolution, LayerPlan
+    >>> from tensorchain.compression.onnx_nodes import layer_model
+    >>> first = np.ones((2, 3, 1, 1), np.float32)
+    >>> models = [layer_model(LayerPlan("dense", None, (Convolution(w),)), (4, 4)) for w in (first, 1.5 * first)]
+    >>> trial = try_models(*models, [{"x": np.ones((2, 3, 4, 4), np.float32)}], runs=2)
+    >>> trial.outputs[0].name, trial.outputs[0].error
+    ('y', 0.5)
+    """
+    contents = original.SerializeToString(), small.SerializeToString()
+    sessions = [OnnxSession(original), OnnxSession(small)]
+    sizes_of_files = len(contents[0]), len(contents[1])
+    names = [value.name for value in original.graph.output]
+    calibrated = feeds is not None
+    if feeds is not None:
+        feeds = checked_feeds(feeds, inputs_of(original))
+    else:
+        made = _random_feed(original, sizes or {})
+        feeds = [] if made is None else [made]
+    sums = {name: _Sum() for name in names}
+    first = None
+    for feed in feeds:
+        first = feed if first is None else first
+        before, after = (session.run(feed) for session in sessions)
+        for name in names:
+            sums[name].add(before[name], after[name])
+    if first is None:
+        nothing = tuple(OutputError(name, None, "the sizes of the inputs are not known") for name in names)
+        return Trial(nothing, None, sizes_of_files, False)
+    broken = [name for name in names if sums[name].broken]
+    if broken:
+        raise ValueError(f"output {broken[0]!r} of the compressed model is not finite where that of the original is")
+    start = time.perf_counter()
+    sessions[0].run(first)
+    most = max(1, int(_SECONDS / (time.perf_counter() - start)))
+    before_seconds, after_seconds = time_sessions(sessions, first, runs=min(runs, most), warm=min(2, most))
+    if calibrated:
+        outputs = tuple(sums[name].result(name) for name in names)
+    else:
+        outputs = tuple(OutputError(name, None, "no calibration inputs") for name in names)
+    return Trial(outputs, (before_seconds, after_seconds), sizes_of_files, calibrated)
+
+
+class _Sum:
+    """The error of one output, summed over feeds."""
+
+    def __init__(self) -> None:
+        self.change = self.whole = 0.0
+        self.note = ""
+        self.broken = False
+
+    def add(self, before: Any, after: Any) -> None:
+        """Take in the outputs of one feed."""
+        if not isinstance(before, np.ndarray) or not isinstance(after, np.ndarray):
+            self.note = "no array"
+        elif before.shape != after.shape:
+            self.note = f"shape {before.shape} became {after.shape}"
+        elif before.dtype.kind == "f":
+            y, z = before.astype(np.float64), after.astype(np.float64)
+            right = np.isfinite(y)
+            self.broken = self.broken or bool((right & ~np.isfinite(z)).any())
+            self.change += float(np.sum((z[right] - y[right]) ** 2))
+            self.whole += float(np.sum(y[right] ** 2))
+        else:
+            self.change += float(np.sum(before != after))
+            self.whole += before.size
+            self.note = "share of entries that differ"
+
+    def result(self, name: str) -> OutputError:
+        """Error over all feeds."""
+        if self.note and not self.note.startswith("share"):
+            return OutputError(name, None, self.note)
+        ratio = self.change / self.whole if self.whole > 0.0 else (0.0 if self.change == 0.0 else math.inf)
+        return OutputError(name, ratio if self.note else math.sqrt(ratio), self.note)
+
+
+def _random_feed(proto: Any, sizes: Mapping[str, Sequence[int]]) -> dict[str, Array] | None:
+    """Standard normal numbers for all inputs, zeros for integers; None where a size is open."""
+    rng, feed = np.random.default_rng(0), {}
+    for one in inputs_of(proto):
+        shape = sizes.get(one.name, one.shape)
+        if shape is None or one.dtype is None or one.dtype.kind not in "fiub":
+            return None
+        # Only the batch may be open: it is 1 then.
+        shape = tuple(n or (1 if axis == 0 else 0) for axis, n in enumerate(shape))
+        if min(shape, default=1) < 1 or math.prod(shape) > _MOST_ENTRIES:
+            return None
+        values = rng.standard_normal(shape) if one.dtype.kind == "f" else np.zeros(shape)
+        feed[one.name] = np.asarray(values, one.dtype)
+    return feed

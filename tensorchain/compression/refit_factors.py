@@ -1,0 +1,259 @@
+"""Refit all small convolutions of a replaced layer to the outputs of the original one, by alternating least squares.
+
+**The problem.**  The small convolutions compose a kernel X, unfolded as (T, p), that is applied to the patches x of the
+inputs that the compressed network gives.  The original layer, with kernel W, gave y.  With C = cov(x), B = cov(y, x)
+and v the mean diagonal entry of C, the mean square of y - X x - b over positions and images, with the best bias b, plus
+ridge * v ||X - W||^2, is up to a constant
+
+    f(X) = tr(X M X') - 2 tr(X Q'),      M = C + ridge v I,      Q = B + ridge v W.
+
+The whole covariance of the patches is used, not its Kronecker roots, and the ridge asks directions of which the
+calibration inputs say nothing to stay near the original kernel.
+
+**The step.**  X is linear in the weights w of one convolution, X = J w, so f is least where J' M J w = J' Q.  Written
+with L for the composition of the convolutions before it and Z for that of those behind it:
+
+- no groups, and no taps behind: X = Z w L, and w = (Z'Z)^{-1} Z' Q L' (L M L')^{-1};
+- else by conjugate gradients from the present weights, with the Kronecker product of the two small matrices that stand
+  for Z'Z and L M L' as the preconditioner.  It is exact without groups when M is a product of channels and taps.
+
+Every step lowers f, the inexact ones too.
+
+Cost: T p^2 multiplications for each product with M; p = S D numbers of a patch.
+
+References: Kalle et al., arXiv 2511.04494 (2025), for the norm ||(W - X) C^{1/2}|| with the whole covariance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tensorchain.compression.conv import Convolution, Fold, LayerPlan, Pair, Unfold, composed
+from tensorchain.compression.refit import RIDGE, Moments
+from tensorchain.kernels import Array
+
+_STEPS, _CLOSE = 12, 1e-6
+"""Conjugate gradients for one block: most steps, and the share of the squared residual at which they end."""
+
+
+def refit_factors(
+    plan: LayerPlan,
+    kernel: Array,
+    moments: Moments,
+    *,
+    sweeps: int = 8,
+    ridge: float = RIDGE,
+    tol: float = 1e-3,
+    with_bias: bool = True,
+) -> LayerPlan:
+    """The plan with all its weights and its bias fitted to the outputs of the original layer.
+
+    Parameters
+    ----------
+    plan : LayerPlan
+        The start.
+    kernel : ndarray (T, S, D1, D2)
+        Of the original layer.
+    moments : Moments
+        Of the patches (S D1 D2 numbers, channels first) that the layer sees in the compressed network, and of the
+        outputs (T,) of the original layer.
+    sweeps : int
+        Most passes over the convolutions.
+    ridge : float
+        Weight of ||X - W||^2, relative to the mean variance of an entry of a patch.
+    tol : float
+        A sweep that lowers the squared error by less than this share of it is the last.
+    with_bias : bool
+        Whether the last convolution gets the best bias, or none.
+
+    Returns
+    -------
+    LayerPlan
+        In the dtype of `plan`; its squared error on the moments, with the ridge, is at most that of `plan`.
+
+    Raises
+    ------
+    ValueError
+        When the moments do not fit the kernel or hold no row.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain.compression import fit_kernel
+    >>> rng = np.random.default_rng(0)
+    >>> kernel = rng.standard_normal((6, 4, 3, 3))
+    >>> plan = fit_kernel(kernel, "tucker2", (2, 3)).plan
+    >>> patches = rng.standard_normal((500, 36)) * np.linspace(0.1, 3.0, 36)
+    >>> moments = Moments(36, 6)
+    >>> moments.add(patches, patches @ kernel.reshape(6, 36).T)
+    >>> better = refit_factors(plan, kernel, moments)
+    >>> errors = [moments.relative_error(p.kernel.reshape(6, 36)) for p in (plan, better)]
+    >>> errors[1] < 0.9 * errors[0]
+    True
+    """
+    rows = kernel.reshape(len(kernel), -1).astype(np.float64)
+    if moments.cross.shape != rows.T.shape or moments.count == 0:
+        raise ValueError(
+            f"moments of {moments.count} rows and shape {moments.cross.shape} do not fit a kernel of {kernel.shape}; "
+            f"{rows.T.shape}, and one row or more, are needed"
+        )
+    # A layer whose inputs never vary is fitted to its kernel alone.
+    damping = max(ridge, 1e-9) * (float(np.trace(moments.covariance)) / rows.shape[1] or 1.0)
+    shift = 0.0 if with_bias else 1.0
+    metric = moments.covariance + shift * np.outer(moments.input_mean, moments.input_mean)
+    goal = moments.cross_covariance.T + shift * np.outer(moments.target_mean, moments.input_mean)
+    metric, goal = metric + damping * np.eye(len(metric)), goal + damping * rows
+    weights = [step.weight.astype(np.float64) for step in plan.convolutions]
+    energy = moments.energy / moments.count + shift * float(moments.target_mean @ moments.target_mean)
+    energy += damping * float(np.sum(rows * rows))
+    value = _value(plan.kernel.reshape(rows.shape), metric, goal)
+    for _ in range(sweeps):
+        before = value
+        for k in range(len(weights) - 1, -1, -1):
+            block = _Block.of(plan, weights, k)
+            weights[k] = block.best(weights[k], metric, goal)
+        value = _value(_with(plan, weights).kernel.reshape(rows.shape), metric, goal)
+        if before - value <= tol * max(energy + value, 0.0):
+            break
+    fitted = _with(plan, weights)
+    last = fitted.convolutions[-1]
+    bias = moments.best_bias(fitted.kernel.reshape(rows.shape)) if with_bias else None
+    steps = [replace(step, bias=bias) if step is last else step for step in fitted.steps]
+    cast = [_cast(step, old) for step, old in zip(steps, plan.steps, strict=True)]
+    return replace(plan, steps=tuple(cast))
+
+
+def _value(rows: Array, metric: Array, goal: Array) -> float:
+    return float(np.sum(rows * (rows @ metric - 2.0 * goal)))
+
+
+def _with(plan: LayerPlan, weights: Sequence[Array]) -> LayerPlan:
+    left = iter(weights)
+    steps = [replace(s, weight=next(left)) if isinstance(s, Convolution) else s for s in plan.steps]
+    return replace(plan, steps=tuple(steps))
+
+
+def _cast(step: Convolution | Fold | Unfold, old: Convolution | Fold | Unfold) -> Convolution | Fold | Unfold:
+    if not isinstance(step, Convolution) or not isinstance(old, Convolution):
+        return step
+    dtype = old.weight.dtype
+    bias = None if step.bias is None else step.bias.astype(dtype)
+    return replace(step, weight=step.weight.astype(dtype), bias=bias)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The kernel as a linear function of the weights of one convolution.
+
+    Attributes
+    ----------
+    before : L, composition of the layers before it, (groups, i, S, P1, P2), i channels in a group.
+    behind : Z, of those behind it, (T, groups, o, Q1, Q2).
+    window : (R1, R2), its taps.
+    copies : how many groups share one weight.
+    """
+
+    before: Array
+    behind: Array
+    window: Pair
+    copies: int
+
+    @classmethod
+    def of(cls, plan: LayerPlan, weights: Sequence[Array], k: int) -> _Block:
+        layers = [layer for layer, _ in _with(plan, weights).flat_layers]
+        here = layers[k]
+        identity = np.eye(here.inputs)[:, :, None, None] if k == 0 else composed(layers[:k])
+        behind = np.eye(here.outputs)[:, :, None, None] if k + 1 == len(layers) else composed(layers[k + 1 :])
+        return cls(
+            identity.reshape(here.groups, -1, *identity.shape[1:]),
+            behind.reshape(len(behind), here.groups, -1, *behind.shape[2:]),
+            here.window,
+            here.groups // plan.convolutions[k].groups,
+        )
+
+    def best(self, weight: Array, metric: Array, goal: Array) -> Array:
+        """Weights that lower f as far as they can, or by conjugate gradients nearly so."""
+        outer, inner = (_inverse(matrix) for matrix in self._small(metric))
+        shape = (len(outer), outer.shape[1], inner.shape[1])
+
+        def product(w: Array) -> Array:
+            return self.adjoint(self.forward(w) @ metric)
+
+        def precondition(w: Array) -> Array:
+            return np.asarray(outer @ w.reshape(shape) @ inner).reshape(weight.shape)
+
+        gap = self.adjoint(goal) - product(weight)
+        if len(self.before) == 1 and self.behind.shape[3:] == (1, 1):
+            return np.asarray(weight + precondition(gap))
+        return np.asarray(weight + _conjugate_gradients(product, precondition, gap))
+
+    def forward(self, weight: Array) -> Array:
+        """X of weights (outputs, i, R1, R2), (T, p)."""
+        groups, inner = self.before.shape[:2]
+        tiled = np.tile(weight, (self.copies, 1, 1, 1)).reshape(groups, -1, inner, *weight.shape[2:])
+        inside = np.einsum("goiab,gisxy->gosaxby", tiled, self.before, optimize=True)
+        whole = np.tensordot(self.behind, inside, axes=((1, 2), (0, 1)))
+        # (T, Q1, Q2, S, R1, P1, R2, P2): along either axis one of Q, R, P has an extent.
+        return np.ascontiguousarray(whole.transpose(0, 3, 1, 4, 5, 2, 6, 7)).reshape(len(self.behind), -1)
+
+    def adjoint(self, rows: Array) -> Array:
+        """J' rows, the gradient of <rows, X> with respect to the weights."""
+        (q1, q2), (inputs, p1, p2) = self.behind.shape[3:], self.before.shape[2:]
+        r1, r2 = self.window
+        whole = rows.reshape(len(rows), inputs, q1, r1, p1, q2, r2, p2).transpose(0, 2, 5, 1, 3, 4, 6, 7)
+        inside = np.tensordot(self.behind, whole, axes=((0, 3, 4), (0, 1, 2)))
+        found = np.einsum("gosaxby,gisxy->goiab", inside, self.before, optimize=True)
+        found = found.reshape(self.copies, -1, *found.shape[2:])
+        return np.asarray(found.sum(0))
+
+    def _small(self, metric: Array) -> tuple[Array, Array]:
+        """For each weight group, matrices (o, o) and (i R, i R) whose Kronecker product stands for J' M J.
+
+        Taps behind take their share of the metric, its partial trace; the rest goes with what is before.
+        """
+        groups, _, inputs, p1, p2 = self.before.shape
+        q1, q2 = self.behind.shape[3:]
+        r1, r2 = self.window
+        whole = metric.reshape(2 * (inputs, q1, r1, p1, q2, r2, p2))
+        rest = np.einsum("sqrpuvwSqRPuVW->spwrvSPWRV", whole)
+        rest = rest.reshape(2 * (inputs * p1 * p2, r1 * r2))
+        taps = np.einsum("sqrpuvwsQrpUvw->quQU", whole).reshape(2 * (q1 * q2,)) / float(np.trace(metric))
+        before = self.before.reshape(groups, -1, inputs * p1 * p2)
+        behind = self.behind.reshape(*self.behind.shape[:3], -1)
+        inner = np.einsum("gix,xryt,gjy->girjt", before, rest, before, optimize=True)
+        outer = np.einsum("tgoq,qp,tgup->gou", behind, taps, behind, optimize=True)
+        inner = inner.reshape(self.copies, groups // self.copies, *2 * (before.shape[1] * r1 * r2,))
+        outer = outer.reshape(self.copies, groups // self.copies, *outer.shape[1:])
+        return outer.sum(0), inner.mean(0)
+
+
+def _inverse(stack: Array) -> Array:
+    """Inverses of positive semidefinite matrices, singular ones damped."""
+    size = stack.shape[-1]
+    mean = np.trace(stack, axis1=1, axis2=2)[:, None, None] / size
+    return np.asarray(np.linalg.inv(stack + np.where(mean > 0.0, 1e-9 * mean, 1.0) * np.eye(size)))
+
+
+def _conjugate_gradients(
+    product: Callable[[Array], Array], precondition: Callable[[Array], Array], right: Array
+) -> Array:
+    """A few steps towards the solution of product(x) = right, from zero; each lowers x'product(x) / 2 - x'right."""
+    found, residual = np.zeros_like(right), right
+    direction = preconditioned = precondition(residual)
+    size = first = float(np.vdot(residual, preconditioned))
+    for _ in range(_STEPS):
+        if not size > _CLOSE * first:
+            break
+        image = product(direction)
+        curvature = float(np.vdot(direction, image))
+        if not curvature > 0.0:
+            break
+        found = found + size / curvature * direction
+        residual = residual - size / curvature * image
+        preconditioned = precondition(residual)
+        size, last = float(np.vdot(residual, preconditioned)), size
+        direction = preconditioned + size / last * direction
+    return found

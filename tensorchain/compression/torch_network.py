@@ -1,0 +1,147 @@
+"""Compress a PyTorch network: decomposed convolutions in place of dense ones.
+
+`compress` looks at every `Conv2d` and `Linear`, chooses and fits decompositions under a budget for the whole network
+(:mod:`tensorchain.compression.network`), and returns a copy in which each layer that changes is a sequence of plain
+layers.  With calibration inputs all its layers are then refitted to what the original network gives
+(:mod:`tensorchain.compression.torch_refit`).
+
+The torch-free mathematics is elsewhere.  Needs `pip install tensorchain[torch]`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorchain.compression.conv import LayerPlan, Pair
+from tensorchain.compression.network import Measured, Timer
+from tensorchain.compression.request import Request
+from tensorchain.compression.torch_inputs import batch_of, batches_of, call
+from tensorchain.compression.torch_layers import copied, module_of, torch_package, with_plans
+from tensorchain.compression.torch_patches import patch_covariances
+from tensorchain.compression.torch_refit import refit_network
+from tensorchain.compression.torch_sites import sites_of
+
+
+def compress(
+    net: Any,
+    example: Any,
+    method: str = "tc",
+    *,
+    keep_macs: float | None = None,
+    keep_params: float | None = None,
+    calibration: Any = None,
+    refit: bool | None = None,
+    rounds: int = 1,
+    checkpoint: str | os.PathLike[str] | None = None,
+    rng: int | np.random.Generator | None = 0,
+    **options: Any,
+) -> Any:
+    """A compressed copy of a network.
+
+    Parameters
+    ----------
+    net : network with `Conv2d` and `Linear` layers; it is not changed.
+    example : an input, with which the sizes of all images are found.
+    method : for kernels of several taps: "cp3", "cp4", "tucker2", "tucker-cp", "btd" or "tc"; 1 x 1 and linear layers
+        get an SVD.
+    keep_macs, keep_params : the budget as a share of the dense network's multiplications, or parameters; give one.
+    calibration : inputs without labels, some hundred: a tensor, a loader, a list of batches (inputs, or pairs with the
+        inputs first), or a function that returns one; errors are then those of the layers' outputs.
+    refit : whether all layers are then fitted to the outputs of the original network (`refit_network`); by default
+        where there is `calibration`, unless `weight_bits` puts the weights on a grid.
+    rounds : passes of `refit_network` over all layers.
+    checkpoint : file in which measured curves and finished fits are kept; with an integer `rng` an interrupted run that
+        is given it again goes on to the same result, and another budget starts from the same curves.
+    rng : seed or generator.
+    options : fields of `Request`: stabilise, slack, fit_output, pointwise, keep, form, allocation, rungs, max_seconds,
+        weight_bits, share_bits, jobs.
+
+    Returns
+    -------
+    A new module in evaluation mode; `.report` says what was done.
+
+    Raises
+    ------
+    ImportError without PyTorch; ValueError, TypeError when an option is wrong or the budget cannot be met.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3))
+    >>> images = torch.randn(2, 8, 12, 12)
+    >>> small = compress(net, images[:1], "tc", keep_macs=0.4, rungs=3)
+    >>> small(images).shape, small.report.macs[1] <= 0.4 * small.report.macs[0]
+    (torch.Size([2, 16, 10, 10]), True)
+    >>> [layer.method for layer in small.report.layers]
+    ['tc', 'tc']
+    """
+    torch = torch_package()
+    if not isinstance(net, torch.nn.Module):
+        raise TypeError(f"net is {type(net).__name__}; a torch.nn.Module is needed")
+    batches = None if calibration is None else batches_of(calibration)
+    if refit is None:
+        # Weights on a grid would leave it.
+        refit = batches is not None and options.get("weight_bits") is None
+    request = Request(method, keep_macs, keep_params, refit=refit, **options)
+    if request.refit and batches is None:
+        raise ValueError("refit needs calibration=, inputs of the network")
+    measured = measured_of(net, example, request, batches)
+    progress = measured.progress(checkpoint, request, rng)
+    plans, report = measured.planned(request, rng, progress, timer_of(net, example))
+    small = with_plans(net, plans, report)
+    _try(small, example)
+    if request.refit and batches is not None:
+        refit_network(small, net, lambda: ((inputs, None) for inputs in batches()), rounds=rounds, rng=0)
+    return small
+
+
+def _try(small: Any, example: Any) -> None:
+    """Run the example; what fails here would fail for the caller."""
+    with torch_package().no_grad():
+        try:
+            call(small, example)
+        except Exception as error:
+            raise RuntimeError(
+                f"the compressed network does not run on the example: {error}. Its own code may reach into layers; "
+                "name these in keep=, so that they are left as they are"
+            ) from error
+
+
+def measured_of(net: Any, example: Any, request: Request, batches: Callable[[], Iterator[Any]] | None) -> Measured:
+    """The layers of a network, and their covariances where there are calibration batches."""
+    if request.fit_output and batches is None:
+        raise ValueError("fit_output needs calibration=, inputs of the network")
+    probe = copied(net).eval()
+    sites = sites_of(probe, example, whole=True)
+    wanted = [site for site in sites if not request.refusal(site)]
+    covariances = None if batches is None else patch_covariances(probe, wanted, batches)
+    now = sum(parameter.numel() for parameter in net.parameters())
+    return Measured(sites, now + sum(site.parameters - site.costs[0] for site in sites), covariances)
+
+
+def timer_of(net: Any, example: Any, runs: int = 15) -> Timer:
+    """Median seconds of plans as modules, run in turn, with the batch of the example and the dtype of the network."""
+    torch = torch_package()
+    reference = next(net.parameters())
+
+    def timer(plans: Sequence[LayerPlan], image: Pair) -> list[float]:
+        shape = batch_of(example), plans[0].convolutions[0].inputs, *image
+        values = torch.zeros(shape, dtype=reference.dtype, device=reference.device)
+        modules = [module_of(plan).to(values) for plan in plans]
+        seconds = np.empty((runs, len(plans)))
+        with torch.inference_mode():
+            for run in range(-3, runs):
+                for n, module in enumerate(modules):
+                    start = time.perf_counter()
+                    # The copy of one number waits for the device.
+                    module(values).flatten()[0].item()
+                    if run >= 0:
+                        seconds[run, n] = time.perf_counter() - start
+        return [float(value) for value in np.median(seconds, axis=0)]
+
+    return timer
