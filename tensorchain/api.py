@@ -16,7 +16,7 @@ from tensorchain.models import Model
 from tensorchain.models.validation import checked_wiring
 from tensorchain.progress import Progress
 from tensorchain.solvers import ALS, LM, Auto, Constraint, ErrorBound, Free, Iterate, Path, SensitivityBound, Solver
-from tensorchain.solvers.checkpoint import Checkpoint
+from tensorchain.solvers.checkpoint import Checkpoint, problem_of
 from tensorchain.solvers.loop import draw_seeds
 from tensorchain.solvers.multistart import run_starts
 from tensorchain.solvers.problem import Clock
@@ -145,15 +145,23 @@ def _with_checkpoint(
 ) -> Iterator[tuple[int, Fit]]:
     """The starts one after the other, each saved as it goes."""
     template = job.first_model(job.tensor.scaled(1.0 / job.norm), np.random.default_rng(0))
-    what = f"{job.kind.__name__} {template.shape} rank {template.rank} norm {job.norm!r} {job.tensor.dtype} "
-    state = Checkpoint(path, what + f"{job.solver!r} {job.constraint!r} starts {len(seeds)}", template, seeds)
+    what = problem_of(job.tensor, template, job.init, job.solver, job.constraint, len(seeds))
+    state = Checkpoint(path, what, template, seeds)
     state.read()
     yield from enumerate(state.finished)
     for number in range(len(state.finished), len(state.seeds)):
         if clock.expired and state.finished:
             return
-        left = clock.left
-        fit = job(state.seeds[number], None if left is None else max(left, 1e-3), number, state)
+        left, resumed = clock.left, state.current
+        try:
+            fit = job(state.seeds[number], None if left is None else max(left, 1e-3), number, state)
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            # A state whose figures fit their digest and not the solver.
+            if resumed is None or state.current is not resumed:
+                raise
+            raise ValueError(
+                f"{os.fspath(path)!r} holds a run that cannot go on ({error!r}); delete it to start anew"
+            ) from error
         if fit.reason in (StopReason.INTERRUPTED, StopReason.TIME_LIMIT, StopReason.CALLBACK):
             if state.current is not None:
                 state.write()
@@ -164,9 +172,24 @@ def _with_checkpoint(
 
 
 def _best(numbered: Iterable[tuple[int, Fit]]) -> Fit:
-    """The best start; all of them are in its table, in the order of their seeds."""
-    fits = [fit for _, fit in sorted(numbered, key=lambda pair: pair[0])]
+    """The best start; all of them are in its table, in the order of their seeds.
+
+    An interrupt ends all starts: the best of those that are finished says so.
+    """
+    found: list[tuple[int, Fit]] = []
+    interrupted = False
+    try:
+        for pair in numbered:
+            found.append(pair)
+            interrupted = pair[1].reason is StopReason.INTERRUPTED
+    except KeyboardInterrupt:
+        if not found:
+            raise
+        interrupted = True
+    fits = [fit for _, fit in sorted(found, key=lambda pair: pair[0])]
     best = min(fits, key=lambda fit: (fit.gap, fit.objective))
+    if interrupted:
+        best = replace(best, reason=StopReason.INTERRUPTED)
     return best if len(fits) == 1 else replace(best, starts=starts_table(fits))
 
 

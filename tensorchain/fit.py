@@ -101,6 +101,7 @@ class Fit:
     solver : the solver and its options.
     starts : outcome of every start, in the order of their seeds, when there were several.
     dimension_names : names of the modes, where the tensor had some.
+    labels : for each mode the names of its indices, or None, where the tensor had some.
     gap : how far the bounds of the constraint are from met, relative to them; 0 where they are.
     objective : what was minimised, for the tensor of norm 1: the squared error, with a price on the sensitivity if one
         was asked for, or the sensitivity under a bound on the error.
@@ -127,6 +128,7 @@ class Fit:
     objective: float = float("nan")
     standard_error: float | None = None
     least_error: float | None = None
+    labels: tuple[tuple[Any, ...] | None, ...] | None = None
     path: RegularisationPath = field(default_factory=RegularisationPath, repr=False)
     again: Callable[[Model, float | None, float | None], Fit] | None = field(default=None, repr=False)
     """Fits the same data from a model, at an error or a sensitivity."""
@@ -225,8 +227,16 @@ class Fit:
         return report(self.report(), self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model and this report to a file, as `Model.save` does; `tensorchain.load` reads the model."""
-        self.model.save(path, report=self.report())
+        """Write the fit to a file, .safetensors where `path` ends so and .npz else; `tensorchain.load` reads it.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file, which is replaced when all is written.
+        """
+        from tensorchain.fit_files import save_fit
+
+        save_fit(self, path)
 
     def plot(self, ax: Axes | None = None) -> Any:
         """Error and sensitivity over iterations; returns the axes of the error."""

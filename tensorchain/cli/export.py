@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> Status:
     """Read, convert, write."""
     path, out = check_file(arguments.file), Path(arguments.out)
     try:
-        header, _ = read_model(path)
+        header, *_ = read_model(path)
         model = load(path)
     except (ValueError, ImportError) as error:
         raise CommandError(str(error)) from error

@@ -80,6 +80,7 @@ class Start:
             ),
             solver=f"{self.solver!r}: {outcome.way}" if outcome.way else repr(self.solver),
             dimension_names=self.tensor.dimension_names,
+            labels=self.tensor.labels,
             gap=result.merit[0],
             # Starts are compared by what they found.
             objective=result.merit[1] if outcome.best.least_error is None else outcome.best.least_error**2,
