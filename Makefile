@@ -4,7 +4,7 @@
 # ARGS (passed on to the tool that the target runs).
 
 PYTHON ?= python3
-EXTRAS ?= dev,docs,notebooks,figures,peers,interop,parallel,sparse,dask,onnx,images
+EXTRAS ?= dev,docs,notebooks,figures,peers,interop,parallel,sparse,dask,onnx,images,tables,hdf5
 TORCH ?= torch==2.13.0
 ARGS ?=
 
@@ -19,7 +19,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help env figures test coverage lint format types docs notebooks wheel wheel-test bench bench-degeneracy clean
+.PHONY: help env figures test test-kernels coverage lint format types docs notebooks wheel wheel-test bench bench-degeneracy clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ figures: $(STAMP)  ## draw the figures again (a few minutes)
 
 test: $(TEST_STAMP)  ## run every test and doctest
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-kernels: $(TEST_STAMP)  ## run the numerical tests on the BLAS and NumPy kernels of older processors
+	@$(BIN)/python -m tests.processors -n 2 $(ARGS)
 
 coverage: $(TEST_STAMP)  ## measure what the tests reach
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)

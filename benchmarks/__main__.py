@@ -11,7 +11,7 @@ import sys
 
 ALL = (
     "imports", "sweeps", "sweeps --threads 2", "lm_steps", "memory", "sparse_cp", "sampled_als", "out_of_core",
-    "crossover", "growth",
+    "crossover", "growth", "default",
 )  # fmt: skip
 """What `all` runs, one process each, before the tables are written."""
 
@@ -32,6 +32,7 @@ NAMES = {
     "sampled_als": "sampled sweeps beside plain ones",
     "networks.study": "every method of compression on a trained network",
     "networks.latency": "speed of compressed networks in ONNX Runtime",
+    "default": "expected time to the best error: the default solver beside sweeps, TensorLy and pyttb",
     "degeneracy": "every solver and peer over the suite of degenerate tensors",
 }
 

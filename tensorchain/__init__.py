@@ -24,10 +24,11 @@ from tensorchain.diagnosis import (
     factor_match_score,
 )
 from tensorchain.fit import Fit, History, StopReason
+from tensorchain.fit_files import load
 from tensorchain.interop import Decomposition
-from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker, load
+from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker
 from tensorchain.progress import Progress
-from tensorchain.solvers import ALS, LM, ErrorBound, Iterate, Path, Penalty, SensitivityBound
+from tensorchain.solvers import ALS, LM, Auto, ErrorBound, Iterate, Path, Penalty, SensitivityBound
 from tensorchain.solvers.sampled import SampledALS, estimate_error
 from tensorchain.stability import (
     BitAllocation,
@@ -38,6 +39,7 @@ from tensorchain.stability import (
     condition_number,
     crib,
     expected_error,
+    factor_match,
     first_order_error,
     jacobian_singular_values,
     optimal_gauge,
@@ -56,6 +58,7 @@ __all__ = [
     "ALS",
     "CP",
     "LM",
+    "Auto",
     "BitAllocation",
     "BlockTerm",
     "CramerRaoBounds",
@@ -99,6 +102,7 @@ __all__ = [
     "diagnose",
     "estimate_error",
     "expected_error",
+    "factor_match",
     "factor_match_score",
     "first_order_error",
     "interop",

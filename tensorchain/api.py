@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,8 @@ from tensorchain.fit import Fit, StopReason, starts_table
 from tensorchain.models import Model
 from tensorchain.models.validation import checked_wiring
 from tensorchain.progress import Progress
-from tensorchain.solvers import ALS, LM, Constraint, Free, Iterate, Path, Solver
-from tensorchain.solvers.checkpoint import Checkpoint
+from tensorchain.solvers import ALS, LM, Auto, Constraint, ErrorBound, Free, Iterate, Path, SensitivityBound, Solver
+from tensorchain.solvers.checkpoint import Checkpoint, problem_of
 from tensorchain.solvers.loop import draw_seeds
 from tensorchain.solvers.multistart import run_starts
 from tensorchain.solvers.problem import Clock
@@ -47,7 +49,7 @@ def decompose(
     model : "cp", "tucker", "btd", "tc", or a subclass of `Model`; not needed when `init` is a model.
     rank : CP: R.  Tucker: (R_1, ..., R_N) or one number.  TC: bonds (R_1, ..., R_N), R_n in front of
         core n, or one number.  BTD: one multilinear rank per term, [(2, 2, 2), (3, 3, 3)].
-    solver : `Path()` (the default), `LM()` or `ALS()`, or their names in small letters.
+    solver : `Auto()` (the default), `Path()`, `LM()` or `ALS()`, or their names in small letters.
     constraint : `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`, or several joined by `&`.
     init : "random", "svd" (HOSVD, or ring SVD for a chain), or a model to start from; it is not changed.
     starts : number of starts; the best is returned, all are listed in `fit.starts`.  Where `init` is a model or
@@ -99,9 +101,19 @@ def decompose(
     job = Start(door, norm, kind, rank, init, solver, constraint, callback)
     seeds = draw_seeds(np.random.default_rng(rng), starts)
     if checkpoint is not None:
-        return _best(_with_checkpoint(job, seeds, checkpoint, clock))
-    workers = 1 if callback is not None or starts == 1 else jobs
-    return _best(run_starts(job, seeds, workers, clock))
+        best = _best(_with_checkpoint(job, seeds, checkpoint, clock))
+    else:
+        workers = 1 if callback is not None or starts == 1 else jobs
+        best = _best(run_starts(job, seeds, workers, clock))
+    return replace(best, again=partial(_traded, door))
+
+
+def _traded(door: Tensor, start: Model, error: float | None, sensitivity: float | None) -> Fit:
+    """The same data from a model, at an error or a sensitivity."""
+    bound = (
+        ErrorBound(error) if error is not None else SensitivityBound(math.nan if sensitivity is None else sensitivity)
+    )
+    return decompose(door, init=start, solver=LM(), constraint=bound)
 
 
 def solver_of(solver: str | Solver | None) -> Solver:
@@ -115,14 +127,16 @@ def solver_of(solver: str | Solver | None) -> Solver:
         When the name is unknown.
     """
     if solver is None:
-        return Path()
+        return Auto()
     if isinstance(solver, str):
-        known: dict[str, type[Solver]] = {"als": ALS, "lm": LM, "path": Path}
+        known: dict[str, type[Solver]] = {"auto": Auto, "als": ALS, "lm": LM, "path": Path}
         if solver.lower() not in known:
             raise ValueError(f"solver {solver!r} is unknown; known are {', '.join(map(repr, known))}")
         return known[solver.lower()]()
     if isinstance(solver, type) or not hasattr(solver, "steps"):
-        raise TypeError(f"solver is {solver!r}; a name ('als', 'lm', 'path') or an instance such as ALS() is needed")
+        raise TypeError(
+            f"solver is {solver!r}; a name ('auto', 'als', 'lm', 'path') or an instance such as ALS() is needed"
+        )
     return solver
 
 
@@ -131,15 +145,23 @@ def _with_checkpoint(
 ) -> Iterator[tuple[int, Fit]]:
     """The starts one after the other, each saved as it goes."""
     template = job.first_model(job.tensor.scaled(1.0 / job.norm), np.random.default_rng(0))
-    what = f"{job.kind.__name__} {template.shape} rank {template.rank} norm {job.norm!r} {job.tensor.dtype} "
-    state = Checkpoint(path, what + f"{job.solver!r} {job.constraint!r} starts {len(seeds)}", template, seeds)
+    what = problem_of(job.tensor, template, job.init, job.solver, job.constraint, len(seeds))
+    state = Checkpoint(path, what, template, seeds)
     state.read()
     yield from enumerate(state.finished)
     for number in range(len(state.finished), len(state.seeds)):
         if clock.expired and state.finished:
             return
-        left = clock.left
-        fit = job(state.seeds[number], None if left is None else max(left, 1e-3), number, state)
+        left, resumed = clock.left, state.current
+        try:
+            fit = job(state.seeds[number], None if left is None else max(left, 1e-3), number, state)
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            # A state whose figures fit their digest and not the solver.
+            if resumed is None or state.current is not resumed:
+                raise
+            raise ValueError(
+                f"{os.fspath(path)!r} holds a run that cannot go on ({error!r}); delete it to start anew"
+            ) from error
         if fit.reason in (StopReason.INTERRUPTED, StopReason.TIME_LIMIT, StopReason.CALLBACK):
             if state.current is not None:
                 state.write()
@@ -150,9 +172,24 @@ def _with_checkpoint(
 
 
 def _best(numbered: Iterable[tuple[int, Fit]]) -> Fit:
-    """The best start; all of them are in its table, in the order of their seeds."""
-    fits = [fit for _, fit in sorted(numbered, key=lambda pair: pair[0])]
+    """The best start; all of them are in its table, in the order of their seeds.
+
+    An interrupt ends all starts: the best of those that are finished says so.
+    """
+    found: list[tuple[int, Fit]] = []
+    interrupted = False
+    try:
+        for pair in numbered:
+            found.append(pair)
+            interrupted = pair[1].reason is StopReason.INTERRUPTED
+    except KeyboardInterrupt:
+        if not found:
+            raise
+        interrupted = True
+    fits = [fit for _, fit in sorted(found, key=lambda pair: pair[0])]
     best = min(fits, key=lambda fit: (fit.gap, fit.objective))
+    if interrupted:
+        best = replace(best, reason=StopReason.INTERRUPTED)
     return best if len(fits) == 1 else replace(best, starts=starts_table(fits))
 
 

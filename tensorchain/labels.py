@@ -7,9 +7,10 @@ are put together here, once, for every plot and report: "factor 2 (time)".
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tensorchain.models import Model
+from tensorchain.models.dimensions import Dimension, dimensions_of
 
 if TYPE_CHECKING:
     from tensorchain.fit import Fit
@@ -27,20 +28,30 @@ class Labels:
     model : the model itself.
     modes : a name for each mode: its dimension, or "mode 1".
     blocks : a name for each block, with the dimension that it carries.
+    dimensions : name and coordinates of each mode.
     """
 
     model: Model
     modes: tuple[str, ...]
     blocks: tuple[str, ...]
+    dimensions: tuple[Dimension, ...]
 
 
-def labels_of(subject: Subject) -> Labels:
+def labels_of(subject: Subject, dims: Any = None) -> Labels:
     """Names of the modes and blocks of a model, or of a fit.
+
+    Parameters
+    ----------
+    subject : a fit or any model.
+    dims : names of the modes, or a mapping of names to coordinates, as in `Model.to_pandas`; by default what the fit
+        knows of its tensor.
 
     Raises
     ------
     TypeError
         If `subject` is neither.
+    ValueError
+        If `dims` does not fit the modes.
 
     Examples
     --------
@@ -53,7 +64,16 @@ def labels_of(subject: Subject) -> Labels:
     if not isinstance(model, Model):
         raise TypeError(f"a fit or a model is needed, and a {type(subject).__name__} was given")
     names = None if isinstance(subject, Model) else subject.dimension_names
-    return Labels(model, mode_names(model, names), block_names(model, names))
+    if dims is None and names is not None:
+        coordinates = getattr(subject, "coordinates", None) or (None,) * model.order
+        dims = dict(zip(names, coordinates, strict=True)) if len(set(names)) == len(names) else None
+    if dims is None:
+        named = mode_names(model, names)
+        dimensions = tuple(map(Dimension, named))
+    else:
+        dimensions = dimensions_of(model.shape, dims)
+        named = names = tuple(dimension.name for dimension in dimensions)
+    return Labels(model, named, block_names(model, names), dimensions)
 
 
 def mode_names(model: Model, dimension_names: tuple[str, ...] | None) -> tuple[str, ...]:

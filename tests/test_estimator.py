@@ -7,13 +7,16 @@ import sys
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 import tensorchain as tc
@@ -135,3 +138,66 @@ def test_scikit_learn_is_not_imported() -> None:
     use = "tensorchain.interop.Decomposition('cp', 1).get_params()"
     code = f"import sys, tensorchain.interop; {use}; sys.exit('sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("case", four_models(3), ids=str)
+def test_the_score_is_what_is_explained(case: Case) -> None:
+    estimator, _ = fitted(case)
+    new = gaussian((3, *case.shape[1:]), case.dtype, np.random.default_rng(7))
+    restored = estimator.inverse_transform(estimator.transform(new))
+    expected = 1.0 - np.linalg.norm(new - restored) ** 2 / np.linalg.norm(new) ** 2
+    assert estimator.score(new) == pytest.approx(expected, abs=1e-9)
+    assert estimator.score(np.zeros_like(new)) == 1.0
+    assert estimator.score(restored) == pytest.approx(1.0)
+
+
+def test_the_score_of_missing_entries() -> None:
+    rng = np.random.default_rng(0)
+    samples = tc.datasets.exact_cp((20, 6, 5), 2, rng).tensor
+    estimator = Decomposition("cp", 2, random_state=0).fit(samples[:12])
+    observed = rng.random(samples[12:].shape) < 0.7
+    assert estimator.score(tc.Masked(np.where(observed, samples[12:], 1e3), observed)) == pytest.approx(1.0)
+
+
+def test_searches_need_no_target() -> None:
+    samples = tc.datasets.exact_cp((24, 6, 5), 3, np.random.default_rng(0)).tensor
+    search = GridSearchCV(Decomposition("cp", 1, random_state=0), {"rank": [1, 3]}, cv=2).fit(samples)
+    assert search.best_params_ == {"rank": 3}
+
+
+def test_data_frames_of_features() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.standard_normal((12, 5)), index=[f"s{i}" for i in range(12)])
+    estimator = Decomposition("cp", 2, solver=SHORT, random_state=0)
+    plain = estimator.fit_transform(frame)
+    assert type(plain) is np.ndarray
+    names = estimator.get_feature_names_out()
+    assert names.tolist() == ["decomposition0", "decomposition1"]
+    assert estimator.set_output(transform="pandas") is estimator
+    for table in (estimator.fit_transform(frame), estimator.transform(frame)):
+        assert table.index.tolist() == frame.index.tolist()
+        assert table.columns.tolist() == names.tolist()
+    assert_allclose(estimator.fit_transform(frame), plain)
+    assert clone(estimator).fit_transform(frame).columns.tolist() == names.tolist()
+    assert estimator.set_output(transform=None).transform(frame).shape == (12, 2)
+    assert type(estimator.set_output(transform="default").transform(frame)) is np.ndarray
+    with config_context(transform_output="pandas"):
+        assert isinstance(Decomposition("cp", 2, solver=SHORT).fit_transform(frame), pd.DataFrame)
+    with pytest.raises(ValueError, match="default, pandas, polars are known"):
+        estimator.set_output(transform="arrow")
+    with pytest.raises(AttributeError, match="call fit"):
+        Decomposition().get_feature_names_out()
+
+
+def test_pipelines_set_the_output_of_their_steps() -> None:
+    rng = np.random.default_rng(0)
+    pipeline = make_pipeline(Decomposition("cp", 2, solver=SHORT, random_state=0), StandardScaler())
+    table = pipeline.set_output(transform="pandas").fit_transform(rng.standard_normal((12, 5)))
+    assert table.columns.tolist() == ["decomposition0", "decomposition1"]
+
+
+def test_a_data_frame_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "polars", None)
+    estimator = Decomposition("cp", 2, solver=SHORT).set_output(transform="polars")
+    with pytest.raises(ImportError, match="polars were asked for by set_output"):
+        estimator.fit_transform(np.random.default_rng(0).standard_normal((6, 5)))

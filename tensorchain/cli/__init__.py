@@ -12,13 +12,14 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 
 from tensorchain._version import __version__
-from tensorchain.cli import completion, compress, decompose, figures, show
+from tensorchain.cli import completion, compress, decompose, diagnose, export, figures, reconstruct, show
 from tensorchain.cli.arguments import Parser
 from tensorchain.cli.errors import EXIT_STATUS, CommandError, Status, one_line
 
-COMMANDS = (decompose, show, compress, figures, completion)
+COMMANDS = (decompose, show, diagnose, reconstruct, export, compress, figures, completion)
 
 DESCRIPTION = "Tensor decompositions whose sensitivity is measured and controlled."
 
@@ -26,6 +27,8 @@ EPILOG = f"""\
 examples:
   tensorchain decompose data.npy --model tc --rank 3,3,3 --out fit.npz --plot fit.png
   tensorchain show fit.npz
+  tensorchain diagnose fit.npz data.npy
+  tensorchain export fit.npz --out tables/
   tensorchain compress model.onnx --method tc --keep-macs 0.3 --out small.onnx
   tensorchain figures instability --quick
   eval "$(tensorchain completion bash)"
@@ -70,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["show", "absent.npz"])
     2
     """
+    _open_closed_streams()
     try:
         arguments = make_parser().parse_args(argv)
     except SystemExit as stop:
@@ -84,10 +88,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(Status.FAILED)
     except (Exception, KeyboardInterrupt) as error:
         status, message = explain(error)
-        if arguments.traceback:
-            traceback.print_exc()
-    sys.stderr.write(f"tensorchain: error: {one_line(message)}\n")
+        with suppress(OSError):
+            if arguments.traceback:
+                traceback.print_exc()
+            sys.stderr.write(f"tensorchain: error: {one_line(message)}\n")
+            sys.stderr.flush()
     return int(status)
+
+
+def _open_closed_streams() -> None:
+    """What is written to a stream that the shell has closed (`>&-`) goes nowhere; the work is done all the same."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open as long as the process
 
 
 def explain(error: BaseException) -> tuple[Status, str]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
+import operator
 from typing import Any, NoReturn
 
 from tensorchain.cli.errors import Status, one_line
 from tensorchain.models import Model
-from tensorchain.solvers import ALS, LM, Constraint, ErrorBound, Path, Penalty, SensitivityBound, Solver
+from tensorchain.solvers import ALS, LM, Auto, Constraint, ErrorBound, Path, Penalty, SensitivityBound, Solver
 
-SOLVERS: dict[str, Any] = {"path": Path, "als": ALS, "lm": LM}
+SOLVERS: dict[str, Any] = {"auto": Auto, "path": Path, "als": ALS, "lm": LM}
 
 
 class Parser(argparse.ArgumentParser):
@@ -97,6 +98,50 @@ def positive_number(text: str) -> float:
     if not 0.0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} was given; a finite number above 0 is needed")
     return value
+
+
+def missing_value(text: str) -> float:
+    """What stands for a missing entry: nan, or a number.
+
+    Examples
+    --------
+    >>> from tensorchain.cli.arguments import missing_value
+    >>> missing_value("nan"), missing_value("-9999")
+    (nan, -9999.0)
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.inf
+    if math.isinf(value):
+        raise argparse.ArgumentTypeError(f"{text!r} was given; nan, or a number that stands for a missing entry")
+    return value
+
+
+def parse_index(text: str) -> tuple[int | slice, ...]:
+    """Positions and slices as in `model[...]`: `0:3,:,5`.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If the text is no such index.
+
+    Examples
+    --------
+    >>> from tensorchain.cli.arguments import parse_index
+    >>> parse_index("0:3,:,-1")
+    (slice(0, 3, None), slice(None, None, None), -1)
+    """
+    parts: list[int | slice] = []
+    try:
+        for part in text.split(","):
+            sides = [int(side) if side.strip() else None for side in part.split(":")]
+            if len(sides) > 3 or (len(sides) == 1 and sides[0] is None):
+                raise ValueError
+            parts.append(slice(*sides) if len(sides) > 1 else operator.index(sides[0] or 0))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no index; write positions and slices, as 0:3,:,5") from None
+    return tuple(parts)
 
 
 def rank_of(model: str | None, rank: Any) -> Any:

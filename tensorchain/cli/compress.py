@@ -16,7 +16,7 @@ from tensorchain.cli.writing import check_target, replace_file
 from tensorchain.compression.accounts import unused_budget
 from tensorchain.compression.onnx_calibration import checked_feeds
 from tensorchain.compression.onnx_graph import compress_onnx
-from tensorchain.compression.onnx_int8 import quantize_onnx
+from tensorchain.compression.onnx_int8 import in_int8_opset, quantize_onnx
 from tensorchain.compression.onnx_reading import inputs_of, load_model
 from tensorchain.compression.onnx_trial import Trial, try_models
 from tensorchain.compression.report import Report
@@ -107,6 +107,9 @@ def run(arguments: argparse.Namespace) -> Status:
         raise CommandError("--int8 and --fit-output need --calibration FILE")
     try:
         original = load_model(source)
+        if arguments.int8:
+            # What cannot be written is said before the work.
+            in_int8_opset(original)
         feeds = None
         if arguments.calibration is not None:
             held = read_feeds(arguments.calibration, arguments.key, inputs_of(original))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tensorchain.api import decompose
 from tensorchain.cli import show
 from tensorchain.cli.arguments import (
     SOLVERS,
     constraint_of,
+    missing_value,
     model_names,
     parse_rank,
     positive_integer,
@@ -24,18 +28,19 @@ from tensorchain.cli.arguments import (
 )
 from tensorchain.cli.errors import EXIT_STATUS, CommandError, Status
 from tensorchain.cli.output import print_json, print_report
-from tensorchain.cli.progress import FitProgress
-from tensorchain.cli.reading import check_file, read_array
+from tensorchain.cli.progress import MODES, FitProgress
+from tensorchain.cli.reading import check_file, check_source, read_array
 from tensorchain.cli.writing import check_target, replace_file
 from tensorchain.fit import Fit, StopReason
 from tensorchain.models import Model, load
-from tensorchain.tensors import Dense
+from tensorchain.tensors import Dense, Masked, Tensor
 
 DESCRIPTION = """\
 Decompose the tensor in a file and save the model.
 
-The file may be .npy, .npz, .mat (up to version 7.2) or a picture.  On a terminal a bar shows error,
-sensitivity and time.  Ctrl-C stops after the iteration in progress and saves the best model so far.
+The file may be .npy, .npz, .mat, .h5, .csv or a picture; a folder of pictures, .npy files or tables is one tensor,
+its first mode along the files.  On a terminal a bar shows error, sensitivity and time;
+--progress log writes lines.  Ctrl-C, or SIGTERM, stops after the iteration in progress and saves the best model so far.
 """
 
 EPILOG = f"""\
@@ -44,6 +49,8 @@ examples:
   tensorchain decompose data.mat --key X --model cp --rank 5 --starts 10 --max-seconds 60 --out fit.npz
   tensorchain decompose photo.jpg --model btd --rank "20,20,3;9,9,2" --max-sensitivity 1e6 --out fit.npz
   tensorchain decompose data.npy --init fit.npz --max-error 0.05 --out tamed.npz --json
+  tensorchain decompose frames/ --model tucker --rank 10,30,30 --progress log --out fit.npz
+  tensorchain decompose table.csv --missing nan --model cp --rank 2 --out fit.npz
   tensorchain decompose data.npy --model tc --rank 4 --starts 20 --jobs -1 --out fit.npz
   tensorchain decompose data.npy --model tc --rank 4 --starts 20 --checkpoint run.ckpt --out fit.npz
 
@@ -60,8 +67,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("file", metavar="FILE", help=".npy, .npz, .mat or a picture")
-    parser.add_argument("--key", metavar="NAME", help="which array, where FILE (.npz, .mat) holds several")
+    add_data(parser, "file", "FILE")
     model = parser.add_argument_group("what is fitted")
     model.add_argument("--model", choices=model_names(), help="the model: tc is the tensor chain, btd block terms")
     model.add_argument(
@@ -98,6 +104,10 @@ def add_parser(commands: Any) -> None:
     )
     result.add_argument("--plot", metavar="FILE", help="draw error and sensitivity over iterations: .png, .pdf or .svg")
     result.add_argument("--json", action="store_true", help="print JSON, not a table")
+    result.add_argument(
+        "--progress", choices=MODES, default="auto",
+        help="a bar, lines in a log, or none; auto (default) shows a bar on terminals",
+    )  # fmt: skip
     result.add_argument("--quiet", action="store_true", help="show no progress")
 
 
@@ -116,12 +126,13 @@ def run(arguments: argparse.Namespace) -> Status:
             "process: drop one of them"
         )
     init = _start(arguments)
-    source = check_file(arguments.file)
+    source = check_source(arguments.file)
     if checkpoint is not None and checkpoint.resolve() in (source.resolve(), target.resolve()):
         raise CommandError(f"--checkpoint {checkpoint}: is FILE or --out as well; choose another name")
     if target.exists() and target.samefile(source):
         raise CommandError(f"--out {target}: is the file that is read; choose another name")
-    fit = _fit(arguments, read_array(source, arguments.key), init)
+    array = read_array(source, arguments.key)
+    fit = _fit(arguments, array, init)
     # Fit.save writes a temporary file and renames it, too.
     fit.save(target)
     if picture is not None:
@@ -139,12 +150,12 @@ def _fit(arguments: argparse.Namespace, array: Any, init: str | Model) -> Fit:
     follows = arguments.jobs == 1
     progress = None
     try:
-        door = Dense(array)
+        door = data_of(array, arguments.missing)
         progress = FitProgress(
             door.norm(),
             starts=arguments.starts,
             max_seconds=arguments.max_seconds,
-            quiet=arguments.quiet,
+            mode="none" if arguments.quiet else arguments.progress,
             follows=follows,
         )
         with progress:
@@ -170,6 +181,26 @@ def _fit(arguments: argparse.Namespace, array: Any, init: str | Model) -> Fit:
             raise CommandError(f"{arguments.file}: {error}") from error
         raise
     return replace(fit, reason=StopReason.INTERRUPTED) if progress.interrupted else fit
+
+
+def add_data(parser: argparse.ArgumentParser, name: str, metavar: str, nargs: str | None = None) -> None:
+    """The options that name a tensor."""
+    parser.add_argument(
+        name, metavar=metavar, nargs=nargs,
+        help=".npy, .npz, .mat, .h5, .csv or a picture, or a folder of pictures, .npy files or tables",
+    )  # fmt: skip
+    parser.add_argument("--key", metavar="NAME", help=f"which array, where {metavar} (.npz, .mat, .h5) holds several")
+    parser.add_argument(
+        "--missing", type=missing_value, metavar="VALUE", help="what stands for a missing entry: nan, or a number"
+    )
+
+
+def data_of(array: Any, missing: float | None) -> Tensor:
+    """The tensor in an array, without the entries that are missing."""
+    if missing is None:
+        return Dense(array)
+    absent = np.isnan(array) if math.isnan(missing) else np.asarray(array == missing)
+    return Masked(np.asarray(array), ~absent) if absent.any() else Dense(array)
 
 
 def _start(arguments: argparse.Namespace) -> str | Model:

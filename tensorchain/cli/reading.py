@@ -1,15 +1,16 @@
-"""Arrays out of files: NumPy, MATLAB, and pictures.
+"""Arrays out of files: NumPy, MATLAB, HDF5, tables, and pictures, alone or in folders.
 
 What a file holds is never executed: NumPy files are read without pickle.  A damaged or hostile file, whatever the
 reader below raises, ends in one `CommandError` that names the file.
 
-Supported are .npy (mapped into memory, not read whole), .npz, .mat up to version 7.2, and the pictures that Pillow
-opens.  Where a file holds several arrays, `key` names one.
+Supported are .npy (mapped into memory, not read whole), .npz, .mat, the pictures that Pillow opens, and what
+:mod:`tensorchain.cli.formats` adds.  Where a file holds several arrays, `key` names one.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import itertools
 import os
 import warnings
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from tensorchain.cli.errors import CommandError
+from tensorchain.cli.formats import HDF5, TABLES, read_folder, read_hdf5, read_table
 from tensorchain.kernels import Array
 
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -38,13 +40,14 @@ def read_array(path: str | Path, key: str | None = None) -> Array:
 
     Parameters
     ----------
-    path : of a .npy, .npz or .mat file, or a picture; the ending decides.
+    path : of a file, whose ending decides, or of a folder of pictures, .npy files or tables of one shape.
     key : name of the array, where the file holds several.
 
     Returns
     -------
     ndarray
-        As it is stored; pictures (rows, columns) or (rows, columns, channels) in the units of the file.
+        As it is stored; pictures (rows, columns) or (rows, columns, channels) in the units of the file; the files of a
+        folder stacked along the first mode.
 
     Raises
     ------
@@ -61,14 +64,18 @@ def read_array(path: str | Path, key: str | None = None) -> Array:
     ...     read_array(path, key="b").shape
     (4, 5)
     """
-    path = check_file(path)
+    path = check_source(path)
+    if path.is_dir():
+        if key is not None:
+            raise CommandError(f"{path}: --key {key} was given, and the files of a folder hold one array; drop --key")
+        return read_folder(path, read_array, (PICTURES, (".npy",), TABLES))
     suffix = path.suffix.lower()
     reader = _READERS.get(suffix)
     if reader is None:
         raise CommandError(
             f"{path}: no reader for {suffix or 'a name without ending'!r}; {', '.join(_READERS)} are read"
         )
-    if key is not None and suffix not in (".npz", ".mat"):
+    if key is not None and suffix not in (".npz", ".mat", *HDF5):
         raise CommandError(f"{path}: --key {key} was given, and {suffix} files hold one array; drop --key")
     try:
         with warnings.catch_warnings():
@@ -93,6 +100,17 @@ def check_file(path: str | Path) -> Path:
     except (OSError, ValueError) as error:
         raise CommandError(f"{path}: not a usable file name: {error}") from error
     raise CommandError(f"{path}: {'not a file' if found else f'no such file{_similar(path)}'}")
+
+
+def check_source(path: str | Path) -> Path:
+    """`path`, if it names a file or a folder."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return path
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{path}: not a usable file name: {error}") from error
+    return check_file(path)
 
 
 def _similar(path: Path) -> str:
@@ -136,7 +154,12 @@ def _read_mat(path: Path, key: str | None) -> Array:
     try:
         listed = whosmat(path, appendmat=False)
     except NotImplementedError as error:
-        raise CommandError(f"{path}: a MATLAB file of version 7.3 (HDF5); save it with the option -v7") from error
+        if importlib.util.find_spec("h5py") is None:
+            raise CommandError(
+                f"{path}: a MATLAB file of version 7.3 (HDF5); save it with the option -v7, or install h5py: "
+                'pip install "tensorchain[hdf5]"'
+            ) from error
+        return read_hdf5(path, key, _choose, matlab=True)
     # MATLAB stores numbers as 1 x 1 matrices.
     arrays = [name for name, shape, kind in listed if kind in _NUMBERS and np.prod(shape, dtype=float) > 1]
     if key is not None and key not in arrays and key in (name for name, _, _ in listed):
@@ -183,5 +206,7 @@ _READERS: dict[str, Callable[[Path, str | None], Any]] = {
     ".npy": _read_npy,
     ".npz": _read_npz,
     ".mat": _read_mat,
+    **dict.fromkeys(TABLES, lambda path, key: read_table(path)),
+    **dict.fromkeys(HDF5, lambda path, key: read_hdf5(path, key, _choose)),
     **dict.fromkeys(PICTURES, _read_picture),
 }

@@ -70,7 +70,7 @@ def quantize_onnx(model: Any, feeds: Iterable[Mapping[str, Array]], *, per_chann
             return None if feed is None else dict(feed)
 
     reader = Reader()
-    model = _with_initializers(_converted(model) if per_channel else model)
+    model = _with_initializers(in_int8_opset(model) if per_channel else model)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "model.onnx"), Path(folder, "int8.onnx")
         onnx.save(model, source)
@@ -97,8 +97,8 @@ def quantize_onnx(model: Any, feeds: Iterable[Mapping[str, Array]], *, per_chann
     return small
 
 
-def _converted(model: Any) -> Any:
-    """The model in an opset that has a scale for each channel."""
+def in_int8_opset(model: Any) -> Any:
+    """The model in an opset that has a scale for each channel; ValueError where it cannot be converted."""
     onnx = onnx_package()
     opset = opset_of(model)
     if opset >= _OPSET:

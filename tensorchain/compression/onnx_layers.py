@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from tensorchain.compression.conv import Geometry, Pair
+from tensorchain.compression.conv import Geometry
+from tensorchain.compression.onnx_attributes import check_node, geometry_of
 from tensorchain.compression.onnx_reading import Constants, graph_reads, graphs_of, inputs_of, value_shapes
 from tensorchain.compression.onnx_session import onnx_package
 from tensorchain.compression.request import Site
@@ -32,9 +33,6 @@ from tensorchain.kernels import Array
 
 NO_SIZE = "the size of its input is not known"
 _FLOATS = (np.float16, np.float32, np.float64)
-_LARGEST = 1 << 20
-"""No image is so large that a stride, a dilation or a padding beyond this makes sense."""
-_PADDINGS = (b"NOTSET", b"SAME_UPPER", b"SAME_LOWER", b"VALID")
 _WEIGHT_AT = {
     "Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "LSTM": 1, "GRU": 1, "RNN": 1, "DeformConv": 1,
     "ConvInteger": 1, "MatMulInteger": 1, "QLinearConv": 3, "QLinearMatMul": 3,
@@ -158,7 +156,7 @@ class _Finder:
         biased = len(node.input) > 2 and node.input[2] != ""
         bias = self.constants.array(node.input[2]) if biased else None
         source, output = self.shapes.get(node.input[0], ()), self.shapes.get(node.output[0], ())
-        _check_node(name, attributes, weight, bias, source)
+        check_node(name, attributes, weight, bias, source)
         if weight is None:
             return self._left(name, self._why_no_constant(node.input[1]), *self._unread(node.input[1], output[2:]))
         sized = len(source) == weight.ndim and all(source[2:])
@@ -182,7 +180,7 @@ class _Finder:
             return self._left(name, refusal, parameters, macs, tuple(node.input[1:]))
         kind, flat = _DIMENSIONS[weight.ndim], weight if weight.ndim == 4 else weight[:, :, None]
         image = (source[2], source[3]) if weight.ndim == 4 else (1, source[2])
-        geometry = _geometry(attributes, tuple(weight.shape[2:]), image)
+        geometry = geometry_of(attributes, tuple(weight.shape[2:]), image)
         geometry.output_size((flat.shape[2], flat.shape[3]), image)
         site = Site(name, *_plain(flat, bias), geometry, image, uses=self._uses(source))
         return OnnxLayer(site, index, kind, node.input[0], node.output[0], tuple(node.input[1:]), weight.dtype)
@@ -342,54 +340,3 @@ def _named_apart(layers: list[OnnxLayer]) -> list[OnnxLayer]:
         taken.add(name)
         apart.append(layer if name == layer.site.name else replace(layer, site=replace(layer.site, name=name)))
     return apart
-
-
-def _check_node(name: str, attributes: Mapping[str, Any], weight: Any, bias: Any, source: tuple[int, ...]) -> None:
-    """ValueError where a Conv node contradicts itself; the checker looks at none of this."""
-    groups = attributes.get("group", 1)
-    largest = max((n for key in ("strides", "dilations", "pads") for n in attributes.get(key, ())), default=0)
-    wrong = ""
-    if largest > _LARGEST:
-        wrong = f"has a stride, a dilation or a padding of {largest}"
-    elif groups < 1:
-        wrong = f"has {groups} groups"
-    elif attributes.get("auto_pad", b"NOTSET") not in _PADDINGS:
-        wrong = f"has auto_pad {attributes['auto_pad']!r}"
-    elif weight is not None:
-        dims = tuple(weight.shape)
-        given = tuple(attributes.get("kernel_shape", dims[2:]))
-        if given != dims[2:]:
-            wrong = f"says kernel_shape {given}, its weight has shape {dims}"
-        elif not weight.size:
-            wrong = f"has an empty weight of shape {dims}"
-        elif len(dims) > 2 and len(source) == len(dims) and source[1] not in (0, dims[1] * groups):
-            wrong = (
-                f"reads {source[1]} channels, its weight of shape {dims} with {groups} groups needs {dims[1] * groups}"
-            )
-        elif bias is not None and tuple(bias.shape) != dims[:1]:
-            wrong = f"has a bias of shape {tuple(bias.shape)}, its weight has {dims[0]} outputs"
-    if wrong:
-        raise ValueError(f"the model is not valid: Conv node {name!r} {wrong}")
-
-
-def _geometry(attributes: Mapping[str, Any], window: tuple[int, ...], image: Pair) -> Geometry:
-    """Stride, padding and dilation of a Conv node over images or lines; automatic padding written out."""
-    axes = len(window)
-    sizes = image[2 - axes :]
-    stride = tuple(attributes.get("strides", (1,) * axes))
-    dilation = tuple(attributes.get("dilations", (1,) * axes))
-    pads = tuple(attributes.get("pads", (0, 0) * axes))
-    automatic = attributes.get("auto_pad", b"NOTSET").decode()
-    sides = [(pads[axis], pads[axis + axes]) for axis in range(axes)]
-    if automatic == "VALID":
-        sides = [(0, 0)] * axes
-    elif automatic != "NOTSET":
-        sides = []
-        for axis in range(axes):
-            steps = -(-sizes[axis] // stride[axis])
-            whole = max(0, (steps - 1) * stride[axis] + dilation[axis] * (window[axis] - 1) + 1 - sizes[axis])
-            small, large = whole // 2, whole - whole // 2
-            sides.append((small, large) if automatic == "SAME_UPPER" else (large, small))
-    if axes == 1:
-        return Geometry((1, stride[0]), ((0, 0), sides[0]), (1, dilation[0]))
-    return Geometry((stride[0], stride[1]), (sides[0], sides[1]), (dilation[0], dilation[1]))

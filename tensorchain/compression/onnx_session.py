@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from tensorchain.kernels import Array
-
 _SILENT = 4
 
 
@@ -55,8 +53,9 @@ class OnnxSession:
         self.partial.only_execute_path_to_fetches = True
         self.partial.log_severity_level = _SILENT
         try:
+            # Where it cannot open a model the package prints, and tries the same once more.
             self.session = runtime.InferenceSession(
-                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                proto.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
         except Exception as error:
             raise ValueError(f"ONNX Runtime does not open the model: {_reason(error)}") from error
@@ -79,11 +78,6 @@ def _reason(error: Exception) -> str:
     for mark in (" : FAIL : ", " : INVALID_ARGUMENT : ", " : INVALID_GRAPH : ", " : RUNTIME_EXCEPTION : "):
         text = text.split(mark)[-1]
     return text[:400]
-
-
-def as_double(array: Array) -> Array:
-    """Values for sums, in double precision."""
-    return np.asarray(array, dtype=np.float64)
 
 
 def onnx_package() -> Any:

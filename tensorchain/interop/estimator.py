@@ -14,7 +14,9 @@ an underscore) and imports it only when a pipeline asks for its tags.
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import sys
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,9 @@ from tensorchain.api import decompose
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.solvers import Constraint, Solver
-from tensorchain.tensors import as_tensor
+from tensorchain.tensors import Tensor, as_tensor
+
+_OUTPUTS = ("default", "pandas", "polars")
 
 
 class Decomposition:
@@ -87,12 +91,12 @@ class Decomposition:
         self._fit(X)
         return self
 
-    def fit_transform(self, X: Any, y: object = None) -> Array:
+    def fit_transform(self, X: Any, y: object = None) -> Any:
         """Decompose the samples and return their features, (samples, P)."""
         model = self._fit(X)
-        return np.array(model.matrices[model.network.block_of_mode[0]])
+        return self._put_out(np.array(model.matrices[model.network.block_of_mode[0]]), X)
 
-    def transform(self, X: Any) -> Array:
+    def transform(self, X: Any) -> Any:
         """Features of samples, by least squares with all other blocks held.
 
         Parameters
@@ -101,14 +105,16 @@ class Decomposition:
 
         Returns
         -------
-        (samples, P).
+        (samples, P); a data frame where `set_output` asked for one.
 
         Raises
         ------
         AttributeError before `fit`; ValueError when the samples have another shape than those of `fit`.
         """
+        return self._put_out(self._features(as_tensor(X)), X)
+
+    def _features(self, door: Tensor) -> Array:
         model = self._fitted()
-        door = as_tensor(X)
         if door.shape[1:] != model.shape[1:]:
             raise ValueError(f"samples of shape {door.shape[1:]} were given; those of `fit` have {model.shape[1:]}")
         k = model.network.block_of_mode[0]
@@ -138,6 +144,96 @@ class Decomposition:
                 f"features of shape {features.shape} were given; (samples, {self.n_features_out_}) is needed"
             )
         return model.with_matrix(model.network.block_of_mode[0], features).full()
+
+    def score(self, X: Any, y: object = None) -> float:
+        """How much of samples is explained: 1 - ||T - X||^2 / ||T||^2 with their features by least squares.
+
+        Missing entries of `Masked` and `Observed` do not count.  No mean is subtracted, so that zeros explain nothing.
+
+        Parameters
+        ----------
+        X : array or door (samples, I_2, ..., I_N), with the I_2, ..., I_N of `fit`.
+        y : ignored.
+
+        Returns
+        -------
+        float
+            At most 1, the larger the better, as cross-validation in scikit-learn wants it; 1 for samples of zeros.
+
+        Raises
+        ------
+        AttributeError before `fit`; ValueError when the samples have another shape than those of `fit`.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> samples = tc.datasets.exact_cp((20, 6, 5), 3, np.random.default_rng(0)).tensor
+        >>> round(tc.Decomposition("cp", 3, random_state=0).fit(samples[:15]).score(samples[15:]), 6)
+        1.0
+        """
+        door = as_tensor(X)
+        features = self._features(door)
+        model = self._fitted()
+        size = door.norm()
+        if size == 0.0:
+            return 1.0
+        missed = door.residual_norm(model.with_matrix(model.network.block_of_mode[0], features))
+        return 1.0 - (missed / size) ** 2
+
+    def get_feature_names_out(self, input_features: object = None) -> Array:
+        """Names of the features: "decomposition0", "decomposition1", ..., as scikit-learn names those of its classes.
+
+        Parameters
+        ----------
+        input_features : ignored.
+
+        Returns
+        -------
+        (P,) of str objects.
+
+        Raises
+        ------
+        AttributeError before `fit`.
+        """
+        self._fitted()
+        prefix = type(self).__name__.lower()
+        return np.array([f"{prefix}{p}" for p in range(self.n_features_out_)], dtype=object)
+
+    def set_output(self, *, transform: str | None = None) -> Decomposition:
+        """What `transform` and `fit_transform` return.
+
+        Parameters
+        ----------
+        transform : "default" for arrays, "pandas" or "polars" for data frames; None leaves it as it is.
+
+        Raises
+        ------
+        ValueError for another name.
+        """
+        if transform not in (None, *_OUTPUTS):
+            raise ValueError(f"transform is {transform!r}; {', '.join(_OUTPUTS)} are known")
+        if transform is not None:
+            self._sklearn_output_config = {"transform": transform}
+        return self
+
+    def _put_out(self, features: Array, X: Any) -> Any:
+        """The features as an array, or as the data frame that was asked for."""
+        configured: dict[str, str] = getattr(self, "_sklearn_output_config", {})
+        wanted = configured.get("transform")
+        if wanted is None and "sklearn" in sys.modules:
+            from sklearn import get_config
+
+            wanted = get_config()["transform_output"]
+        if wanted in (None, "default"):
+            return features
+        try:
+            library = importlib.import_module(str(wanted))
+        except ImportError as error:
+            raise ImportError(f"data frames of {wanted} were asked for by set_output; install the package") from error
+        names = self.get_feature_names_out()
+        if wanted == "polars":
+            return library.DataFrame(features, schema=names.tolist(), orient="row")
+        return library.DataFrame(features, index=getattr(X, "index", None), columns=names)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The arguments of `__init__` by name."""

@@ -18,15 +18,28 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from tensorchain.kernels import Array
+from tensorchain.models.blocks import Blocks
 from tensorchain.models.files import FORMAT, read_model, write_model
 from tensorchain.models.form import Form
 from tensorchain.models.network import Network
+from tensorchain.models.refit import refitted
+from tensorchain.models.rounding import Rounded, checked_error
+from tensorchain.models.tables import Tabular
 from tensorchain.models.validation import checked_wiring
 
 Self = TypeVar("Self", bound="Model")
 
+_FOR_USERS = frozenset(
+    [
+        *("astype", "block_names", "block_sensitivities", "blocks", "dtype", "full", "gauge_dimension", "inner"),
+        *("n_parameters", "name", "network", "norm", "order", "random", "rank", "restrict", "rounded", "save"),
+        *("sensitivity", "shape"),
+    ]
+)
+"""Of the names of the bases, those that `dir` shows."""
 
-class Model(Form):
+
+class Model(Tabular):
     """A tensor written as a contraction of blocks.
 
     Subclasses call `_build` once and give `blocks` (natural shapes) and `_state`
@@ -39,8 +52,44 @@ class Model(Form):
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        if cls.name:
-            Model.registry[cls.name] = cls
+        # A subclass that states no name of its own is saved under that of its base, and takes no one's place.
+        if cls.__dict__.get("name"):
+            cls.register()
+
+    @classmethod
+    def register(cls, *, replace: bool = False) -> None:
+        """Enter the class under its `name`, for `decompose` and files; a class that states a `name` does it by itself.
+
+        Parameters
+        ----------
+        replace : bool
+            Whether to take the place of another class of this name.
+
+        Raises
+        ------
+        ValueError
+            When the class has no name, or another class has it.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> class Shifted(tc.CP):
+        ...     "Is saved and loaded as a CP."
+        >>> tc.Model.registry["cp"] is tc.CP
+        True
+        """
+        if not cls.name:
+            raise ValueError(f"{cls.__name__} has no `name` to be registered under; give the class one")
+        taken = Model.registry.get(cls.name)
+        # A class statement that is run again, as in a notebook, defines the same class anew.
+        same = taken is None or (taken.__module__, taken.__qualname__) == (cls.__module__, cls.__qualname__)
+        if not same and not replace:
+            assert taken is not None
+            raise ValueError(
+                f"the name {cls.name!r} of {cls.__name__} is that of {taken.__module__}.{taken.__qualname__}; choose "
+                "another, or leave out `name` and call register(replace=True) to take its place"
+            )
+        Model.registry[cls.name] = cls
 
     # -- starts -------------------------------------------------------------------------
 
@@ -92,7 +141,56 @@ class Model(Form):
             matrices.append(pad_columns(vectors[:, ::-1], width, rng))
         return matrices
 
+    # -- fewer parameters ---------------------------------------------------------------
+
+    def rounded(self, error: float = 1e-3) -> Rounded:
+        """A model of the same kind with fewer parameters, within a relative error; the tensor is never formed.
+
+        Tucker models and trains (chains with a bond of 1) are truncated in orthogonal form: the result is the best
+        truncation of the HOSVD of a Tucker model, and within sqrt(N - 1) of the best train.  CP, block terms and loops
+        lose one index of a bond at a time and are fitted again by alternating least squares: a local search, which
+        need not find the smallest model within the error, and may raise the sensitivity.
+
+        Parameters
+        ----------
+        error : float
+            The largest ||X - Y|| / ||X||, from 0 to below 1.  With 0 only what does not change X goes, to rounding.
+
+        Returns
+        -------
+        Rounded
+            `model` and `error`, its true relative error.  The same model where nothing can go.
+
+        Raises
+        ------
+        ValueError
+            When `error` is out of range.
+
+        References
+        ----------
+        L. De Lathauwer, B. De Moor, J. Vandewalle, "A multilinear singular value decomposition", 2000;
+        I. Oseledets, "Tensor-train decomposition", 2011.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> cp = tc.CP.random((20, 20, 20), 3, rng=0)
+        >>> doubled = cp + 2 * cp
+        >>> small, error = doubled.rounded(error=1e-6)
+        >>> doubled.rank, small.rank, error < 1e-6
+        (6, 3, True)
+        """
+        return self._rounded(checked_error(error))
+
+    def _rounded(self, error: float) -> Rounded:
+        return Rounded(*refitted(self, error))
+
     # -- how it shows itself ------------------------------------------------------------
+
+    def __dir__(self) -> list[str]:
+        # What users call, and what a subclass adds; solvers' hooks stay reachable, and are not offered.
+        hooks = {name for kind in (Blocks, Form, Model) for name in vars(kind) if not name.startswith("_")}
+        return [name for name in super().__dir__() if name not in hooks or name in _FOR_USERS]
 
     def __repr__(self) -> str:
         sizes = " x ".join(map(str, self.shape))
@@ -177,35 +275,43 @@ class Model(Form):
 
         `extra` holds further JSON-able figures, kept beside the model.
         """
-        if not self.name:
-            raise TypeError(f"{type(self).__name__} has no `name`, so no file could be read back; give the class one")
-        arrays = {f"block_{k}": block for k, block in enumerate(self.blocks)}
-        header = {
-            "format": FORMAT,
-            "model": self.name,
-            "blocks": len(arrays),
-            "state": self._state(),
-            "extra": extra,
-        }
+        header, arrays = model_file(self, extra)
         write_model(path, json.dumps(header), arrays)
 
 
 def load(path: str | os.PathLike[str]) -> Model:
-    """Read a model written by `Model.save` or `Fit.save`.
+    """The model in a file written by `Model.save` or `Fit.save`.
 
     Raises
     ------
-    FileNotFoundError, or ValueError when the file is not a model file.
+    FileNotFoundError
+        When there is none.
+    ValueError
+        When the file is not a model file.
     """
-    header, blocks = read_model(path)
+    header, blocks, _ = read_model(path)
+    return model_from(os.fspath(path), header, blocks)
+
+
+def model_file(model: Model, extra: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Header and arrays of the file of a model; `extra` holds further figures."""
+    if not model.name:
+        raise TypeError(f"{type(model).__name__} has no `name`, so no file could be read back; give the class one")
+    arrays = {f"block_{k}": block for k, block in enumerate(model.blocks)}
+    header = {"format": FORMAT, "model": model.name, "blocks": len(arrays), "state": model._state(), "extra": extra}
+    return header, arrays
+
+
+def model_from(name: str, header: dict[str, Any], blocks: list[Array]) -> Model:
+    """The model in the file `name`, from what was read."""
     kind = Model.registry.get(str(header.get("model")))
     if kind is None:
         known = ", ".join(sorted(Model.registry))
-        raise ValueError(f"{os.fspath(path)!r} holds a model {header.get('model')!r}; known are {known}")
+        raise ValueError(f"{name!r} holds a model {str(header.get('model'))[:40]!r}; known are {known}")
     try:
         return kind.from_state(blocks, header.get("state", {}))
     except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{os.fspath(path)!r} is damaged: {error!r}") from error
+        raise ValueError(f"{name!r} is damaged: {error!r}") from error
 
 
 def pad_columns(vectors: Array, width: int, rng: np.random.Generator, size: float = 0.1) -> Array:

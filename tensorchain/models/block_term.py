@@ -19,11 +19,20 @@ from typing import Any
 
 import numpy as np
 
-from tensorchain.kernels import Array
+from tensorchain.kernels import Array, norm
+from tensorchain.models.arithmetic import Arithmetic
+from tensorchain.models.arrays import ArrayLike
 from tensorchain.models.chain import TensorChain
 from tensorchain.models.core_terms import CoreTerms
 from tensorchain.models.network import Network
-from tensorchain.models.tucker import Tucker, check_multilinear_rank, check_tucker, tucker_network
+from tensorchain.models.tucker import (
+    Tucker,
+    check_multilinear_rank,
+    check_tucker,
+    closed_terms,
+    reordered_terms,
+    tucker_network,
+)
 from tensorchain.models.validation import check_blocks, check_ranks
 
 
@@ -107,6 +116,35 @@ class BlockTerm(CoreTerms):
         first, core, last = chain.cores
         identity = np.eye(core.shape[1], dtype=core.dtype)
         return cls([(core, [first[r], identity, last[:, :, r].T]) for r in range(chain.bonds[0])])
+
+    def _parts(self) -> list[ArrayLike]:
+        return list(self.terms)
+
+    def orthogonalized(self) -> BlockTerm:
+        """The same tensor with each term as its HOSVD (`Tucker.orthogonalized`), terms of larger norm first.
+
+        Returns
+        -------
+        BlockTerm
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> btd = tc.BlockTerm.random((6, 7, 8), [(2, 2, 2), (1, 2, 2)], rng=0)
+        >>> bool(np.allclose(btd.orthogonalized(), btd))
+        True
+        """
+        terms = [term.orthogonalized() for term in self.terms]
+        return type(self)(sorted(terms, key=lambda term: -norm(term.core)))
+
+    def _without_mode(self, mode: int, row: Array) -> BlockTerm:
+        return type(self).from_matrices(*closed_terms(self, mode, row))
+
+    def _reordered(self, order: tuple[int, ...]) -> BlockTerm:
+        return type(self).from_matrices(*reordered_terms(self, order))
+
+    def _joined(self, other: Arithmetic) -> tuple[Network, list[Array]]:
+        return self._terms_of_both(other)
 
     def _state(self) -> dict[str, Any]:
         return {"ranks": self.rank}

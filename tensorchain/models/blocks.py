@@ -96,29 +96,12 @@ class Blocks:
             twin._moments[k] = None if moment is None else moment * factor**2
         return twin
 
-    def with_blocks(self: Self, blocks: Sequence[Array]) -> Self:
-        """The same wiring with other blocks in their natural shapes."""
-        if len(blocks) != len(self._matrices):
-            raise ValueError(f"{type(self).__name__} has {len(self._matrices)} blocks, {len(blocks)} were given")
-        matrices = [self._to_matrix(k, np.array(block)) for k, block in enumerate(blocks)]
-        for k, (matrix, width) in enumerate(zip(matrices, self.network.widths, strict=True)):
-            if matrix.ndim != 2 or matrix.shape[1] != width:
-                raise ValueError(
-                    f"block {k} has shape {np.shape(blocks[k])}, which does not fit one of shape {self.blocks[k].shape}"
-                )
-        return self.with_matrices(matrices)
-
     def astype(self: Self, dtype: Any) -> Self:
         """Blocks converted to `dtype`."""
         return self.with_matrices([matrix.astype(dtype, copy=False) for matrix in self._matrices])
 
-    def scaled(self: Self, factor: float) -> Self:
-        """The model of factor * X, the factor spread evenly over the blocks (factor > 0)."""
-        share = factor ** (1.0 / len(self._matrices))
-        return self.with_matrices([matrix * matrix.dtype.type(share) for matrix in self._matrices])
-
     def restrict(self: Self, rows: Sequence[slice | Array | None]) -> Self:
-        """The model of the sub-tensor X[rows[0], rows[1], ...] (None keeps a whole mode)."""
+        """The model of the sub-tensor X[rows[0], rows[1], ...], unchecked; None for all of a mode."""
         return self.with_matrices(
             [
                 matrix if mode is None or rows[mode] is None else matrix[rows[mode]]
@@ -249,11 +232,6 @@ class Blocks:
             value = contract(",".join(labels) + "->" + BATCH + term.bonds[k], *gathered)
             rows.append(value.reshape(len(indices), -1))
         return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
-
-    def entries(self, indices: Array) -> Array:
-        """X at the positions `indices` (Z, N)."""
-        k = self.network.block_of_mode[0]
-        return np.asarray(np.einsum("zp,zp->z", self._matrices[k][indices[:, 0]], self.design_rows(k, indices)))
 
 
 def _rebuilt(kind: type[Self], network: Network, matrices: list[Array], row_counts: tuple[int, ...] | None) -> Self:

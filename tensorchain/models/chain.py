@@ -15,6 +15,7 @@ unstable looped tensor network" (2022).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import cached_property
@@ -23,8 +24,13 @@ from typing import Any
 import numpy as np
 
 from tensorchain.kernels import Array
+from tensorchain.models.arithmetic import Arithmetic, direct_sum
 from tensorchain.models.base import Model, pad_columns
+from tensorchain.models.hooi import leading_vectors
+from tensorchain.models.indexing import checked_mode
 from tensorchain.models.network import Network
+from tensorchain.models.normal_forms import orthogonal_train
+from tensorchain.models.rounding import Rounded, rounded_train
 from tensorchain.models.validation import bond_letters, check_blocks, check_order, check_ranks
 
 
@@ -70,7 +76,9 @@ class TensorChain(Model):
     def svd_matrices(cls, network: Network, tensor: Any, rng: np.random.Generator) -> list[Array]:
         """Ring SVD: the first unfolding splits into R_1 R_2 singular vectors, a tensor-train SVD does the rest."""
         bonds = tuple(network.terms[0].shapes[n][0] for n in range(network.order))
-        return [_to_rows(core) for core in ring_svd(tensor.to_dense(), bonds, rng)]
+        array = tensor.to_dense()
+        array = array.astype(np.result_type(array, np.float64), copy=False)
+        return [_to_rows(core) for core in ring_svd(array, bonds, rng)]
 
     @property
     def cores(self) -> tuple[Array, ...]:
@@ -196,6 +204,103 @@ class TensorChain(Model):
         inner = between.reshape(b, b, c * c).transpose(1, 0, 2).reshape(b, -1)
         return (core.reshape(-1, b) @ inner).reshape(core.shape[0], -1, b, c, c)
 
+    def orthogonalized(self, center: int = -1) -> TensorChain:
+        """The same train in canonical form: cores orthonormal towards a centre, which holds the norm.
+
+        A train is a chain with a bond of 1.  With the centre at the last core all others are left orthogonal,
+        sum_{a,i} conj(A[a, i, b]) A[a, i, b'] = delta_bb'; with the centre at the first they are right orthogonal.
+        Where the bond of 1 is not the first, first and last count from it.
+
+        Parameters
+        ----------
+        center : int
+            The mode whose core holds the norm; negative ones count from the end.
+
+        Returns
+        -------
+        TensorChain
+            Bonds beyond what the shape can hold fall.
+
+        Raises
+        ------
+        IndexError
+            When there is no such mode.
+        ValueError
+            When no bond is 1: a loop has no such form.
+
+        References
+        ----------
+        I. Oseledets, "Tensor-train decomposition", 2011.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> train = tc.TensorChain.random((4, 5, 6), (1, 3, 2), rng=0)
+        >>> first, middle, last = train.orthogonalized(center=1).cores
+        >>> bool(np.allclose(np.einsum("aib,aic->bc", first, first), np.eye(3)))
+        True
+        >>> bool(np.isclose(np.linalg.norm(middle), train.norm()))
+        True
+        """
+        mode, cut = checked_mode(center, self.order), self._cut()
+        if cut is None:
+            raise ValueError(
+                f"a chain with bonds {self.bonds} is a loop, which has no orthogonal form; a bond of 1 is needed, "
+                "and tc.optimal_gauge(model) gives the gauge of least sensitivity"
+            )
+        cores = orthogonal_train([*self.cores[cut:], *self.cores[:cut]], (mode - cut) % self.order)
+        return type(self)([*cores[self.order - cut :], *cores[: self.order - cut]])
+
+    def _cut(self) -> int | None:
+        """The first bond of 1, where the loop is open; None for a loop."""
+        return self.bonds.index(1) if 1 in self.bonds else None
+
+    def _rounded(self, error: float) -> Rounded:
+        cut = self._cut()
+        if cut is None:
+            return super()._rounded(error)
+        cores, reached = rounded_train([*self.cores[cut:], *self.cores[:cut]], error)
+        small = type(self)([*cores[self.order - cut :], *cores[: self.order - cut]])
+        return Rounded(small, reached) if small.n_parameters < self.n_parameters else Rounded(self, 0.0)
+
+    def _without_mode(self, mode: int, row: Array) -> TensorChain:
+        # The matrix A(v) of the core that goes is multiplied into the next one, or into the last but one.
+        left, right = self.network.terms[0].shapes[mode]
+        closed, cores = row.reshape(left, right), list(self.operands(0))
+        bonds, after = list(self.bonds), mode + 1
+        if after < self.order:
+            cores[after] = np.einsum("ab,ibc->iac", closed, cores[after])
+            del bonds[after]
+        else:
+            cores[mode - 1] = cores[mode - 1] @ closed
+            del bonds[mode]
+        del cores[mode]
+        return type(self).from_matrices(chain_network(tuple(bonds)), [core.reshape(len(core), -1) for core in cores])
+
+    def _reordered(self, order: tuple[int, ...]) -> Model:
+        count = self.order
+        for step in (1, -1):
+            if all(
+                (after - before) % count == step % count for before, after in itertools.pairwise((*order, order[0]))
+            ):
+                cores = [self.cores[n] if step == 1 else self.cores[n].transpose(2, 1, 0) for n in order]
+                network = chain_network(tuple(core.shape[0] for core in cores))
+                return type(self).from_matrices(network, [_to_rows(core) for core in cores])
+        return super()._reordered(order)
+
+    def _joined(self, other: Arithmetic) -> tuple[Network, list[Array]]:
+        # A bond of one in both stays one: a sum of trains is a train.
+        theirs = other.network.terms[0].shapes
+        shared = next((n for n, bond in enumerate(self.bonds) if bond == theirs[n][0] == 1), None)
+        matrices = []
+        for n, (one, two) in enumerate(zip(self.operands(0), other.operands(0), strict=True)):
+            common = [0, *([1] if n == shared else []), *([2] if (n + 1) % self.order == shared else [])]
+            matrices.append(direct_sum(one, two, common).reshape(len(one), -1))
+        bonds = [bond + theirs[n][0] for n, bond in enumerate(self.bonds)]
+        if shared is not None:
+            bonds[shared] = 1
+        return chain_network(tuple(bonds)), matrices
+
     @cached_property
     def gauge_dimension(self) -> int:
         """sum R_n^2 - 1: one invertible matrix on each bond, less the scalar that goes around the loop.
@@ -267,9 +372,11 @@ def ring_svd(array: Array, bonds: tuple[int, ...], rng: np.random.Generator) -> 
 
 def _split(matrix: Array, rank: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """Truncated SVD as (U s^1/2, s^1/2 V^H), filled up to `rank`."""
-    u, s, vh = np.linalg.svd(matrix, full_matrices=False)
-    root = np.sqrt(s)
-    return pad_columns(u * root, rank, rng), pad_columns((root[:, None] * vh).T, rank, rng).T
+    u = leading_vectors(matrix, min(rank, *matrix.shape))
+    rest = u.conj().T @ matrix
+    root = np.sqrt(np.linalg.norm(rest, axis=1))
+    inverse = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0.0)
+    return pad_columns(u * root, rank, rng), pad_columns((inverse[:, None] * rest).T, rank, rng).T
 
 
 def _to_rows(core: Array) -> Array:

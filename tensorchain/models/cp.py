@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from tensorchain.kernels import Array
+from tensorchain.models.arrays import ArrayLike
 from tensorchain.models.base import Model
 from tensorchain.models.cp_newton import DampedInverse
 from tensorchain.models.network import Network
+from tensorchain.models.normal_forms import WeightedFactors, weighted_factors
 from tensorchain.models.validation import check_blocks, check_order, check_rank
 
 _LEAST_PARAMETERS, _LARGEST_STRUCTURE = 300, 800
@@ -117,6 +119,77 @@ class CP(Model):
     def gauge_dimension(self) -> int:
         """R (N - 1): the scales of the columns."""
         return self.rank * (self.order - 1) if self.order > 2 else super().gauge_dimension
+
+    def normalized(self) -> WeightedFactors:
+        """Unit columns and weights, in an order and with signs that do not depend on the start of a fit.
+
+        Columns have norm 1 and weights fall.  In every factor but the first the leading entry of a column is positive:
+        the first of those whose magnitude is within 1e-6 of its largest; the first factor takes the signs that are
+        left (phases, for complex models).  Components of equal weight are ordered by where their columns lead.
+
+        Returns
+        -------
+        WeightedFactors
+            `weights` (R,) and `factors`, X = sum_r weights[r] a_r o b_r o ...; unpack it as
+            ``weights, factors = cp.normalized()``.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> cp = tc.CP([np.array([[3.0, -6.0], [4.0, 8.0]]), np.array([[0.0, 2.0], [-1.0, 0.0]])])
+        >>> weights, factors = cp.normalized()
+        >>> weights, factors[0]
+        (array([20.,  5.]), array([[-0.6, -0.6],
+               [ 0.8, -0.8]]))
+        """
+        return weighted_factors(self.factors)
+
+    def _parts(self) -> list[ArrayLike]:
+        single = cp_network(self.order, 1)
+        return [type(self).from_matrices(single, [m[:, r : r + 1] for m in self.matrices]) for r in range(self.rank)]
+
+    @classmethod
+    def from_weights(cls, weights: Any, factors: Sequence[Any]) -> CP:
+        """The CP sum_r weights[r] a_r o b_r o ..., each weight spread evenly over its columns, its sign on the first.
+
+        Parameters
+        ----------
+        weights : array_like, (R,)
+        factors : sequence of array_like, (I_n, R)
+
+        Returns
+        -------
+        CP
+
+        Raises
+        ------
+        ValueError
+            When the number of weights is not that of the columns, or `CP` refuses the factors.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> cp = tc.CP.random((3, 4, 5), 2, rng=0)
+        >>> bool(np.allclose(tc.CP.from_weights(*cp.normalized()), cp))
+        True
+        """
+        given = cls(factors)
+        (sizes,) = check_blocks("CP", [weights])
+        if sizes.shape != (given.rank,):
+            raise ValueError(
+                f"CP: weights of shape {sizes.shape} were given for {given.rank} columns; one each is needed"
+            )
+        share = np.abs(sizes) ** (1.0 / given.order)
+        phases = np.where(sizes != 0, sizes / np.where(sizes != 0, np.abs(sizes), 1.0), 1.0)
+        first, *rest = given.factors
+        return cls([first * (share * phases), *(factor * share for factor in rest)])
+
+    def _without_mode(self, mode: int, row: Array) -> CP:
+        first, *rest = [matrix for n, matrix in enumerate(self.matrices) if n != mode]
+        return type(self).from_matrices(cp_network(self.order - 1, self.rank), [first * row, *rest])
+
+    def _reordered(self, order: tuple[int, ...]) -> CP:
+        return type(self).from_matrices(self.network, [self.matrices[n] for n in order])
 
 
 def cp_network(order: int, rank: int) -> Network:

@@ -11,9 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tensorchain.kernels import Array
 from tensorchain.models.core_terms import CoreTerms
 from tensorchain.models.network import Network, Term
+from tensorchain.models.normal_forms import orthogonal_tucker
+from tensorchain.models.rounding import Rounded, rounded_tucker
 from tensorchain.models.validation import bond_letters, check_blocks, check_order, check_ranks
 
 
@@ -80,9 +84,62 @@ class Tucker(CoreTerms):
     def _to_matrix(self, k: int, block: Array) -> Array:
         return block.reshape(1, -1) if k == 0 else block
 
+    def orthogonalized(self) -> Tucker:
+        """The same tensor with orthonormal factors and an all-orthogonal core: its HOSVD.
+
+        The slices of the core along each mode are orthogonal and their norms, the singular values of the unfolding,
+        fall.  In each column the leading entry is positive.  Ranks beyond what the shape can hold fall.
+
+        Returns
+        -------
+        Tucker
+
+        References
+        ----------
+        L. De Lathauwer, B. De Moor, J. Vandewalle, "A multilinear singular value decomposition", 2000.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> tucker = tc.Tucker.random((6, 7, 8), (2, 3, 2), rng=0)
+        >>> form = tucker.orthogonalized()
+        >>> bool(np.allclose(form, tucker)), bool(np.allclose(form.factors[1].T @ form.factors[1], np.eye(3)))
+        (True, True)
+        """
+        return type(self)(*orthogonal_tucker(self.core, self.factors))
+
+    def _rounded(self, error: float) -> Rounded:
+        core, factors, reached = rounded_tucker(self.core, self.factors, error)
+        small = type(self)(core, factors)
+        return Rounded(small, reached) if small.n_parameters < self.n_parameters else Rounded(self, 0.0)
+
+    def _without_mode(self, mode: int, row: Array) -> Tucker:
+        return type(self).from_matrices(*closed_terms(self, mode, row))
+
+    def _reordered(self, order: tuple[int, ...]) -> Tucker:
+        return type(self).from_matrices(*reordered_terms(self, order))
+
     @classmethod
     def from_state(cls, blocks: list[Array], state: dict[str, Any]) -> Tucker:
         return cls(blocks[0], blocks[1:])
+
+
+def closed_terms(model: CoreTerms, mode: int, row: Array) -> tuple[Network, list[Array]]:
+    """A sum of Tucker terms whose factor of a mode has become one row, multiplied into the cores."""
+    network, cores, ranks = model.network, [], []
+    for t, columns in enumerate(network.columns):
+        core = np.tensordot(model.operands(t)[0][0], row[columns[mode + 1]], axes=(mode, 0))
+        cores.append(core.reshape(1, -1))
+        ranks.append(core.shape)
+    factors = [matrix for k, matrix in enumerate(model.matrices) if k not in (0, mode + 1)]
+    return tucker_network(ranks), [np.concatenate(cores, axis=1), *factors]
+
+
+def reordered_terms(model: CoreTerms, order: tuple[int, ...]) -> tuple[Network, list[Array]]:
+    """A sum of Tucker terms with its modes in another order."""
+    cores = [model.operands(t)[0][0].transpose(order) for t in range(len(model.network.terms))]
+    stacked = np.concatenate([core.reshape(1, -1) for core in cores], axis=1)
+    return tucker_network([core.shape for core in cores]), [stacked, *(model.matrices[n + 1] for n in order)]
 
 
 def check_tucker(kind: str, core: Array, factors: Sequence[Array]) -> None:

@@ -8,6 +8,10 @@
 | `plot_profiles` | which rank is worth its sensitivity? |
 | `plot_sensitivity` | which block makes the model sensitive? |
 | `plot_block`, `plot_blocks` | what stands in its factors and cores? |
+| `plot_factor`, `plot_factors` | which spectra, time courses, loadings did it find? |
+| `plot_starts` | did all starts find the same? |
+| `plot_residual` | which slices of the data does it miss? |
+| `plot_reconstruction` | how does the model look beside the data? |
 | `plot_network` | how are its blocks connected, by bonds of which size? |
 
 Each function takes the axes `ax` to draw on and returns them, so that plots combine; without `ax` it opens a figure.
@@ -15,9 +19,13 @@ Matplotlib is imported when the first plot is drawn.
 """
 
 from tensorchain.plotting.blocks import plot_block, plot_blocks
+from tensorchain.plotting.factors import plot_factor, plot_factors
 from tensorchain.plotting.network import plot_network
+from tensorchain.plotting.path import plot_path
+from tensorchain.plotting.residuals import plot_reconstruction, plot_residual
 from tensorchain.plotting.runs import plot_history, plot_runs
 from tensorchain.plotting.sensitivity import plot_sensitivity
+from tensorchain.plotting.starts import plot_starts
 from tensorchain.plotting.style import (
     BLACK,
     BLUE,
@@ -51,10 +59,16 @@ __all__ = [
     "YELLOW",
     "plot_block",
     "plot_blocks",
+    "plot_factor",
+    "plot_factors",
     "plot_history",
     "plot_network",
+    "plot_path",
     "plot_profiles",
+    "plot_reconstruction",
+    "plot_residual",
     "plot_runs",
     "plot_sensitivity",
+    "plot_starts",
     "plot_trade_off",
 ]

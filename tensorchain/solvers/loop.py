@@ -5,7 +5,7 @@ A solver is a generator of iterates: it holds the algorithm and nothing else.  I
 1. asks the solver for the next iterate, with floating-point warnings off and few BLAS threads;
 2. ends the run where its figures are not finite;
 3. hands the state of the run to who keeps it (a checkpoint), where the solver says that it can go on from here;
-4. counts it, and remembers it if no earlier one was better in the order of the constraint;
+4. counts it, and remembers it if no earlier one was better in the order of the constraint, or if it is the answer;
 5. shows it to the callback, and looks at the clock.
 
 Whatever ends the run, the best iterate is returned, so that a run is never worse than its start.  Why it ended is
@@ -30,6 +30,10 @@ _SMALL_TENSOR = 1_000_000
 """Entries up to which one BLAS thread is used: more save nothing (measured here: see benchmarks)."""
 
 
+_MOST_STAGES = 200
+"""Most minimisers along sensitivity paths that are remembered."""
+
+
 @dataclass(frozen=True)
 class Run:
     """What the loop returns, in the scale ||T|| = 1.
@@ -41,6 +45,8 @@ class Run:
     history : figures of every iterate.
     seconds : of this and of earlier parts of the run.
     optimality : of the best iterate, where the solver has measured it.
+    way : which way the solver took, where it chose among several.
+    stages : minimisers along sensitivity paths.
     """
 
     best: Iterate
@@ -48,6 +54,8 @@ class Run:
     history: History
     seconds: float
     optimality: float | None = None
+    way: str = ""
+    stages: tuple[Iterate, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,9 @@ def run(
     best = tracker.best or Iterate(start, math.inf, math.inf, (math.inf, math.inf))
     if best.model is not tracker.last:
         optimality = None
-    return Run(best, reason, tracker.history(), time.perf_counter() - began, optimality)
+    return Run(
+        best, reason, tracker.history(), time.perf_counter() - began, optimality, tracker.way, tuple(tracker.stages)
+    )
 
 
 class _Tracker:
@@ -127,13 +137,19 @@ class _Tracker:
         self.rows = [] if resume is None else list(resume.rows)
         self.best = None if resume is None else resume.best
         self.last: Model | None = None
+        self.way = ""
+        self.stages: list[Iterate] = []
 
     def take(self, iterate: Iterate, seconds: float) -> None:
         """Count an iterate."""
         self.rows.append((iterate.error, iterate.sensitivity, iterate.penalty, seconds))
         self.last = iterate.model
-        if self.best is None or _merit(iterate) <= _merit(self.best):
+        if self.best is None or iterate.answer or (not self.best.answer and _merit(iterate) <= _merit(self.best)):
             self.best = iterate
+        if iterate.stage_of is not None and len(self.stages) < _MOST_STAGES:
+            self.stages.append(replace(iterate, memory=None))
+        if iterate.way:
+            self.way = iterate.way
 
     def history(self) -> History:
         """What was counted, as arrays."""

@@ -80,6 +80,8 @@ class Path:
         Iteration limit and relative tolerance of each stage.
     cycles : int
         Most paths from fresh random starts; 1 for a single path.
+    first_cycle : int
+        Cycles that lie behind, so that the first path is that of this one: 1 for a weaker first penalty.
     restart_above : float
         A plateau at a lower error than this is not questioned by a restart.
     max_iter, tol, exact : int, float, float
@@ -108,6 +110,7 @@ class Path:
     stage_iter: int = 100
     stage_tol: float = 1e-4
     cycles: int = 6
+    first_cycle: int = 0
     restart_above: float = 1e-3
     max_iter: int = 300
     tol: float = 1e-9
@@ -124,9 +127,10 @@ class Path:
     def steps(self, problem: Problem, start: Model, memory: Memory | None = None) -> Steps:
         """Iterate from `start`, or go on from the memory of an iterate."""
         walk = _Walk(self, problem, start)
-        search = Search() if memory is None else Search.recall(memory)
-        generators = children(problem.rng, max(self.cycles, 1))
-        while search.path is not None or search.cycle < self._cycles(problem):
+        first = 0 if problem.warm else self.first_cycle
+        search = Search(first) if memory is None else Search.recall(memory)
+        generators = children(problem.rng, first + max(self.cycles, 1))
+        while search.path is not None or search.cycle < first + self._cycles(problem):
             if search.path is None:
                 search = replace(search, path=walk.departure(search, generators))
             point, outcome = yield from walk.along(search)

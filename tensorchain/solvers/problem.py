@@ -95,6 +95,9 @@ class Iterate:
     memory : set where the run can be resumed from.
     stage_of : the penalty whose minimiser this is, at the end of a stage of a sensitivity path.
     standard_error : of the error, where that is an estimate.
+    answer : whether the run returns this one, whatever its merit.
+    way : which way a solver took that chooses among several.
+    least_error : least error that was found, where the answer has a larger one.
     """
 
     model: Model
@@ -108,6 +111,9 @@ class Iterate:
     memory: Memory | None = field(default=None, repr=False)
     stage_of: float | None = None
     standard_error: float | None = None
+    answer: bool = False
+    way: str = ""
+    least_error: float | None = None
 
 
 def iterate_at(

@@ -61,8 +61,22 @@ class Result:
     as_iterated: bool = False
 
 
+@dataclass(frozen=True)
+class Given:
+    """The start as it was given, in the scale ||T|| = 1.
+
+    Attributes
+    ----------
+    model : the start.
+    merit : of it, where the run did not begin with that very model; None where it did.
+    """
+
+    model: Model
+    merit: tuple[float, float] | None = None
+
+
 def finished(
-    problem: Problem, best: Iterate, start: Model, *, norm: float, dtype: np.dtype[Any], measure: bool = True
+    problem: Problem, best: Iterate, start: Given, *, norm: float, dtype: np.dtype[Any], measure: bool = True
 ) -> Result:
     """The model to return, and its figures.
 
@@ -70,16 +84,17 @@ def finished(
     ----------
     problem : that was solved, of the tensor of norm 1.
     best : the best iterate.
-    start : the start as it was given, in that scale; a run is never worse.
+    start : a run is never worse.
     norm : ||T||.
     dtype : of the model that is returned.
     measure : whether the data are read again where the error is an estimate.
     """
     estimate = best.standard_error is not None and not measure
     found: Result | None = None
-    for candidate in _candidates(problem, best, start, dtype):
+    wanted = min(merit for merit in (best.merit or (0.0, best.error**2), start.merit) if merit is not None)
+    for candidate in _candidates(problem, best, start.model, dtype):
         result = _measured(problem, candidate, norm, dtype, best.error if estimate else None)
-        good = _as_good(result.merit, best.merit or (0.0, best.error**2))
+        good = _as_good(result.merit, wanted)
         if found is None or result.merit < found.merit:
             found = replace(result, as_iterated=good)
         if estimate or good:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,13 @@ from tensorchain.fit import Fit, History
 from tensorchain.models import Model
 from tensorchain.models.scale import Scale
 from tensorchain.models.validation import checked_wiring
+from tensorchain.regularisation import PathPoint, RegularisationPath
 from tensorchain.solvers.als import balanced
 from tensorchain.solvers.checkpoint import Checkpoint
 from tensorchain.solvers.constraints import Constraint
 from tensorchain.solvers.loop import run
 from tensorchain.solvers.problem import Clock, Iterate, Problem, Solver
-from tensorchain.solvers.result import finished, reason_of
+from tensorchain.solvers.result import Given, finished, reason_of
 from tensorchain.solvers.revive import revived, spare_parts
 from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.tensors import Tensor
@@ -60,12 +61,12 @@ class Start:
         scale = Scale(self.norm, len(given.matrices))
         problem = Problem(unit, self.constraint.normalised(scale), rng, self.init != "random", clock)
         keep, resume = (None, None) if checkpoint is None else (checkpoint.offer, checkpoint.current)
-        begun = self._alive(problem, given, rng)
+        begun, merit = self._alive(problem, given, rng)
         outcome = run(self.solver, problem, begun, callback=self.callback, keep=keep, resume=resume)
         # A complex start of a real tensor stays complex: its error is that of the complex model.
         dtype = np.dtype(np.complex128) if outcome.best.model.dtype.kind == "c" else self.tensor.dtype
         measure = getattr(self.solver, "final_pass", True)
-        result = finished(problem, outcome.best, given, norm=self.norm, dtype=dtype, measure=measure)
+        result = finished(problem, outcome.best, Given(given, merit), norm=self.norm, dtype=dtype, measure=measure)
         history = outcome.history
         return Fit(
             model=result.model,
@@ -77,11 +78,15 @@ class Start:
             history=History(
                 history.error, scale.sensitivity(history.sensitivity), scale.penalty(history.penalty), history.seconds
             ),
-            solver=getattr(outcome, "way", "") or repr(self.solver),
+            solver=f"{self.solver!r}: {outcome.way}" if outcome.way else repr(self.solver),
             dimension_names=self.tensor.dimension_names,
+            labels=self.tensor.labels,
             gap=result.merit[0],
-            objective=result.merit[1],
+            # Starts are compared by what they found.
+            objective=result.merit[1] if outcome.best.least_error is None else outcome.best.least_error**2,
             standard_error=outcome.best.standard_error if result.at is None else None,
+            least_error=outcome.best.least_error,
+            path=_path(outcome.stages, scale, dtype),
         )
 
     def first_model(self, unit: Tensor, rng: np.random.Generator, number: int = 0) -> Model:
@@ -106,13 +111,33 @@ class Start:
     def _gauged(self, model: Model) -> Model:
         return optimal_gauge(model) if self.constraint.allows_gauge else model
 
-    def _alive(self, problem: Problem, model: Model, rng: np.random.Generator) -> Model:
-        """A start whose dead components see what is missing."""
-        if not problem.warm:
-            return model
+    def _alive(
+        self, problem: Problem, model: Model, rng: np.random.Generator
+    ) -> tuple[Model, tuple[float, float] | None]:
+        """A start whose spare parts see what is missing, and the merit of the start as it was where it is another."""
+        if not problem.warm or not spare_parts(model, 1.0)[1]:
+            # Nothing is small beside T: what is missing need not be known, which takes a pass over the data.
+            return model, None
         at = problem.evaluator(model)
+        values = problem.constraint.measured(at)
         merged, parts = spare_parts(model, at.error())
-        return revived(merged, parts, rng) if parts else model
+        if not parts:
+            return model, None
+        return revived(merged, parts, rng), problem.constraint.merit(values)
+
+
+def _path(stages: Sequence[Iterate], scale: Scale, dtype: np.dtype[Any]) -> RegularisationPath:
+    """The minimisers along the way, for T as given."""
+    points = [
+        PathPoint(
+            penalty=float(scale.penalty(stage.stage_of or 0.0)),
+            error=stage.error,
+            sensitivity=float(scale.sensitivity(stage.sensitivity)),
+            model=stage.model.scaled(scale.norm).astype(dtype),
+        )
+        for stage in stages
+    ]
+    return RegularisationPath.of(points)
 
 
 def _with_best_cores(at: Evaluator) -> Model:

@@ -5,6 +5,7 @@ from tensorchain.stability.conditioning import condition_number, jacobian_singul
 from tensorchain.stability.crib import CramerRaoBounds, crib
 from tensorchain.stability.data_perturbation import block_response
 from tensorchain.stability.gauge import optimal_gauge
+from tensorchain.stability.matching import Match, factor_match
 from tensorchain.stability.perturbation import Direction, expected_error, first_order_error, worst_direction
 from tensorchain.stability.quantization import quantization_error, round_blocks
 from tensorchain.stability.sensitivity import sensitivity, sensitivity_gradient
@@ -13,11 +14,13 @@ __all__ = [
     "BitAllocation",
     "CramerRaoBounds",
     "Direction",
+    "Match",
     "allocate_bits",
     "block_response",
     "condition_number",
     "crib",
     "expected_error",
+    "factor_match",
     "first_order_error",
     "jacobian_singular_values",
     "optimal_gauge",

@@ -54,7 +54,7 @@ def cluster() -> Iterator[Any]:
     """A client of two worker processes."""
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", host="127.0.0.1"
         ) as workers,
         distributed.Client(workers) as client,
     ):
@@ -79,16 +79,17 @@ class TestPasses:
         assert disk.passes() == 1.0
 
     def test_an_iteration_reads_once(self, tensor: Any) -> None:
-        """One pass for the norm, one for the start, one for each step that is tried."""
+        """One pass for the norm, one for the start, one for each step that is tried, one for the model in the end."""
         disk = Disk(tensor)
         fit = tc.decompose(Lazy(disk), "cp", 2, solver=tc.LM(max_iter=5), rng=0)
-        assert disk.passes() <= 2 + 5
+        assert disk.passes() <= 3 + 5
         assert fit.iterations == 5
 
     def test_a_sweep_reads_once_for_each_block(self, tensor: Any) -> None:
+        """And one pass for the norm, one for the start, one for the model in the end."""
         disk = Disk(tensor)
         tc.decompose(Lazy(disk), "cp", 2, solver=tc.ALS(max_iter=4), rng=0)
-        assert disk.passes() == 2 + 4 * 3
+        assert disk.passes() == 3 + 4 * 3
 
     def test_grams_of_modes_are_one_pass_each(self, tensor: Any) -> None:
         disk = Disk(tensor)
@@ -197,10 +198,11 @@ class TestDask:
         ran = cluster.run(lambda: "tensorchain.solvers.als" in sys.modules)
         assert list(ran.values()) == [True, True]
         alone = tc.decompose(tensor, "tc", 2, **options, jobs=1)
-        assert np.array_equal(fit.model.full(), alone.model.full())
+        # Workers may run other BLAS kernels and threads than this process.
+        assert relative(fit.model.full(), alone.model.full()) < 1e-8
         for name in ("error", "sensitivity"):
             mine, expected = (sorted(getattr(start, name) for start in f.starts) for f in (fit, alone))
-            assert mine == expected
+            assert mine == pytest.approx(expected, rel=1e-8)
         assert {start.reason for start in fit.starts} == {start.reason for start in alone.starts}
 
 

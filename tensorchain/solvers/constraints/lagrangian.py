@@ -64,7 +64,7 @@ class Term:
     target: float = 0.0
     """The limit in the end; `limit` is that of the stage."""
     violation: float = float("inf")
-    """|max(h, -w / rho)| at the last update."""
+    """How far r was from its limit in the end at the last update, as in `miss`."""
 
     def slope(self, value: float) -> float:
         """psi'."""
@@ -307,12 +307,10 @@ def _begun(bound: Bounded, value: float, size: float, penalty: float | None) -> 
 def _updated(term: Term, value: float) -> Term:
     if term.limit is None:
         return term
-    violation, weight = term.miss(value), term.slope(value)
-    rho = term.rho
-    if violation > 0.25 * term.violation:
+    staged, weight, rho = term.limit > term.target, term.slope(value), term.rho
+    violation = replace(term, limit=term.target).miss(value)
+    if violation > 0.25 * term.violation and not staged:
         # The multiplier comes too slowly.
         rho = min(4.0 * rho, max(_STIFFEST * weight, rho))
     limit = max(term.target, min(term.limit, value / _STEP))
-    if limit != term.limit:
-        return replace(term, weight=weight, limit=limit, rho=rho, violation=float("inf"))
-    return replace(term, weight=weight, rho=rho, violation=violation)
+    return replace(term, weight=weight, limit=limit, rho=rho, violation=violation)

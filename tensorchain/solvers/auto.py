@@ -1,0 +1,287 @@
+"""The default: which start, which data and which solver, by the model and by what the first sweeps show.
+
+1. **Reduction.**  Complete data of many rows are reduced to a core first (:mod:`tensorchain.solvers.reduction`); what
+   follows up to step 4 costs the core.
+2. **Cheap starts.**  Sweeps, and joint steps where these have not converged, from the algebraic solution (CP), from
+   singular vectors, from random blocks.  For a tree (Tucker, a chain with a bond of 1) singular vectors are
+   quasi-optimal and the only start.  For the others, two starts that come to the same minimiser end the search:
+   ordinary noisy data do not pay for hard ones.
+3. **The path** where they do not: swamps, exact solutions that are hard to find, no best approximation.  It is left
+   after one cycle where it comes to what a cheap start has found.  Beyond some thousand unknowns an iteration of the
+   path is expensive, and joint steps from the best start take its place.
+4. **Finish**, on the tensor: sweeps until they no longer lower the error, joint steps where sweeps are slow.
+5. **Slack.**  Where the sensitivity can fall tenfold while the error rises by no more than the slack, the model of
+   least sensitivity within the slack is the answer (:mod:`tensorchain.solvers.stabilise`).
+
+A start that is given is not thrown away, and constraints are met along the path: with either, step 2 is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tensorchain.fit import StopReason
+from tensorchain.models import BlockTerm, Model
+from tensorchain.solvers.als import ALS
+from tensorchain.solvers.constraints import Free, Penalty
+from tensorchain.solvers.lm import LM, check_options
+from tensorchain.solvers.path import Path
+from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Stage, Steps, iterate_at
+from tensorchain.solvers.reduced import Reduced, order_of, shifted
+from tensorchain.solvers.reduction import estimated, reduce, reduced_shape, worthwhile
+from tensorchain.solvers.stabilise import stabilised
+from tensorchain.solvers.starts import STARTS, fitted_multiple, is_tree
+from tensorchain.tensors import Device, Sparse
+
+_SWEEPS = ALS(max_iter=30, tol=1e-6)
+"""From a cheap start."""
+_STEPS = LM(max_iter=40, tol=1e-7)
+"""Where sweeps have not converged."""
+_TREE = ALS(max_iter=50, tol=1e-6)
+_FAST = 1000
+"""Unknowns of the core up to which joint steps cost no more than some sweeps."""
+_LARGE = 2000
+"""Unknowns of the core beyond which the path is not taken."""
+_AGREE = 0.05
+"""Distance of two models, relative to their error, within which they are one minimiser."""
+_LARGE_STEPS = LM(max_iter=60, tol=1e-4)
+_PRICE, _PENALISED = 0.1, ALS(max_iter=5, tol=1e-4)
+"""Of data with gaps: nu SS over the squared error in the first sweeps."""
+_FORMED = 1 << 20
+"""Entries up to which models are compared entry by entry."""
+_FINISH = ALS(max_iter=8, tol=1e-7)
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Choose by model and data: the default solver.
+
+    Parameters
+    ----------
+    slack : float
+        Share of the least error that may be given up where that lowers the sensitivity tenfold; 0 for the least error.
+    exact : float
+        Relative error below which the fit is exact.
+    """
+
+    slack: float = 0.01
+    exact: float = 1e-13
+
+    def __post_init__(self) -> None:
+        check_options("Auto", slack=self.slack, exact=self.exact)
+
+    def steps(self, problem: Problem, start: Model, memory: Memory | None = None) -> Steps:
+        """Iterate from `start`, or go on from the memory of an iterate."""
+        return (yield from _Search(self, problem, start).steps(memory))
+
+
+@dataclass(frozen=True)
+class _Point:
+    """Where a start led, on the core."""
+
+    name: str
+    best: Iterate
+    reason: StopReason
+
+
+class _Search:
+    """One run."""
+
+    def __init__(self, options: Auto, problem: Problem, start: Model) -> None:
+        self.options, self.problem, self.start = options, problem, start
+        self.way: list[str] = []
+        self.stages: list[Iterate] = []
+        self.reduced = Reduced(problem, None)
+        self.path = Path(exact=options.exact)
+
+    def steps(self, memory: Memory | None) -> Steps:
+        problem, start = self.problem, self.start
+        if problem.tensor.complete:
+            self._reduce()
+        if problem.warm:
+            yield iterate_at(problem.evaluator(start), problem.constraint)
+        if problem.warm:
+            found = yield from self._along_path(self.reduced.lower(start), self.path)
+        elif not problem.constraint.free:
+            found = yield from self._constrained()
+        elif problem.tensor.complete:
+            found = yield from self._cheap_starts()
+        else:
+            found = yield from self._incomplete()
+        best, reason = yield from self._finish(found)
+        yield replace(best, way=", ".join(self.way))
+        # A run is never worse than a start that was given.
+        healthy = reason is StopReason.EXACT or is_tree(start) or problem.warm
+        if healthy or not problem.constraint.free or not self.options.slack:
+            return Ended(reason)
+        answer = stabilised(self.reduced, best, self.stages, self.options.slack)
+        if answer is None:
+            return Ended(reason)
+        yield answer
+        return Ended(StopReason.STABILISED)
+
+    def _reduce(self) -> None:
+        problem, network = self.problem, self.start.network
+        if not worthwhile(network, problem.tensor.shape) or isinstance(problem.tensor, Sparse):
+            return
+        reduction = reduce(problem.tensor, reduced_shape(network, problem.tensor.shape), problem.rng)
+        if shifted(problem.constraint, reduction.remainder) is None:
+            return
+        self.reduced = Reduced(problem, reduction)
+        self.way.append("core " + "x".join(map(str, reduction.core.shape)))
+
+    # -- on the core --------------------------------------------------------------------
+
+    def _cheap_starts(self) -> Stage[_Point]:
+        """Sweeps from several starts until two agree; the path, or joint steps, where they do not."""
+        like = self.reduced.lower(self.start)
+        found: list[_Point] = []
+        for name in _starts_of(like):
+            first = STARTS[name](like, self.reduced.problem.tensor, self.problem.rng)
+            if first is None:
+                continue
+            point = yield from self._cheap(name, first)
+            if point.reason is StopReason.EXACT or is_tree(like):
+                return self._taken(point, f"sweeps from {name}")
+            found.append(point)
+            if len(found) > 1 and self._agree(*found[-2:]):
+                return self._taken(min(found, key=_error), "sweeps from " + " and ".join(p.name for p in found))
+            if len(found) == 2:
+                break
+        best_point = min(found, key=_error)
+        if like.n_parameters > _LARGE:
+            best, reason = yield from self.reduced.drive(_LARGE_STEPS, best_point.best.model)
+            return self._taken(_Point(best_point.name, best, reason), f"joint steps from {best_point.name}")
+        point = yield from self._along_path(like, replace(self.path, cycles=1))
+        if point.reason is StopReason.EXACT or any(self._agree(point, other) for other in found):
+            return point
+        rest = replace(self.path, cycles=self.path.cycles - 1, first_cycle=1)
+        again = yield from self._along_path(like.random_like(self.problem.rng), rest)
+        return min(point, again, best_point, key=_error)
+
+    def _incomplete(self) -> Stage[_Point]:
+        """Sweeps from an estimate of the core without gaps; the path, or joint steps, where they do not converge."""
+        like, tensor = self.start, self.problem.tensor
+        first = self._from_estimate()
+        if first is not None:
+            at = tensor.evaluator(first)
+            price = _PRICE * at.error() ** 2 / first.sensitivity()
+            first = self.reduced.aside(_PENALISED, first, Penalty(price)).model
+            best, reason = yield from self.reduced.drive(_SWEEPS, first)
+            point = _Point("an estimated core", best, reason)
+            if reason is StopReason.EXACT or (reason is StopReason.CONVERGED and like.n_parameters > _LARGE):
+                return self._taken(point, "sweeps from an estimated core")
+            if like.n_parameters > _LARGE:
+                best, reason = yield from self.reduced.drive(_LARGE_STEPS, best.model)
+                return self._taken(_Point("an estimated core", best, reason), "joint steps from an estimated core")
+            found = yield from self._along_path(like, replace(self.path, cycles=1))
+            if self._agree(point, found):
+                return found
+            rest = replace(self.path, cycles=self.path.cycles - 1, first_cycle=1)
+            again = yield from self._along_path(like.random_like(self.problem.rng), rest)
+            return min(point, found, again, key=_error)
+        return (yield from self._along_path(like, self.path))
+
+    def _from_estimate(self) -> Model | None:
+        """A fit to an estimate of the core, as a start for the data with their gaps."""
+        like, problem = self.start, self.problem
+        try:
+            reduction = estimated(problem.tensor, reduced_shape(like.network, problem.tensor.shape), problem.rng)
+        except TypeError:
+            return None
+        size = reduction.core_norm
+        if not 0.0 < size < np.inf:
+            return None
+        small = reduction.lower(like)
+        core = reduction.tensor.scaled(1.0 / size)
+        within = Reduced(replace(problem, tensor=core, constraint=Free()), None)
+        found: list[Iterate] = []
+        for name in _starts_of(small):
+            first = STARTS[name](small, core, problem.rng)
+            if first is not None and len(found) < 2:
+                found.append(within.aside(_SWEEPS, first, Free()))
+        best = min(found, key=lambda it: it.error)
+        return fitted_multiple(reduction.lift(best.model), problem.tensor)
+
+    def _constrained(self) -> Stage[_Point]:
+        """The path, and joint steps from singular vectors, which see at once what a path may miss."""
+        like = self.reduced.lower(self.start)
+        found = yield from self._along_path(like, self.path)
+        if not self.problem.tensor.complete or like.n_parameters > _LARGE:
+            return found
+        first = STARTS["svd"](like, self.reduced.problem.tensor, self.problem.rng)
+        assert first is not None
+        free = self.reduced.aside(_STEPS, first, Free()).model
+        best, reason = yield from self.reduced.drive(LM(max_iter=200, tol=1e-8, exact=self.options.exact), free)
+        point = _Point("svd", best, reason)
+        if order_of(best) < order_of(found.best):
+            return self._taken(point, "joint steps from svd")
+        return found
+
+    def _cheap(self, name: str, first: Model) -> Stage[_Point]:
+        small = first.n_parameters <= _FAST
+        if not (small and isinstance(first, BlockTerm)):
+            # Sweeps over several terms cost as much as joint steps.
+            best, reason = yield from self.reduced.drive(_TREE if is_tree(first) else _SWEEPS, first)
+            if reason is not StopReason.ITERATION_LIMIT or not small:
+                return _Point(name, best, reason)
+            first = best.model
+        best, reason = yield from self.reduced.drive(_STEPS, first)
+        return _Point(name, best, reason)
+
+    def _agree(self, one: _Point, two: _Point) -> bool:
+        """Whether two starts came to the same minimiser."""
+        ended = (StopReason.CONVERGED, StopReason.EXACT)
+        if one.reason not in ended or two.reason not in ended:
+            return False
+        apart = distance(one.best.model, two.best.model)
+        return apart <= _AGREE * min(_error(one), _error(two))
+
+    def _along_path(self, start: Model, path: Path) -> Stage[_Point]:
+        steps = self.reduced.drive(path, start, stages=self.stages)
+        best, reason = yield from steps
+        return self._taken(_Point("path", best, reason), "path")
+
+    def _taken(self, point: _Point, what: str) -> _Point:
+        self.way.append(what)
+        return point
+
+    # -- on the tensor ------------------------------------------------------------------
+
+    def _finish(self, point: _Point) -> Stage[tuple[Iterate, StopReason]]:
+        if self.reduced.reduction is None:
+            return point.best, point.reason
+        model = self.reduced.lift(point.best.model)
+        whole = Reduced(replace(self.problem, warm=True), None)
+        tensor = self.problem.tensor
+        if tensor.in_memory is None and not isinstance(tensor, Device):
+            # A step reads the data once, a sweep once for each block.
+            return (yield from whole.drive(LM(max_iter=1, damping=1e-6, exact=self.options.exact), model))
+        if not self.problem.constraint.free:
+            return (yield from whole.drive(LM(max_iter=50, tol=1e-7, exact=self.options.exact), model))
+        best, reason = yield from whole.drive(_FINISH, model)
+        if reason is StopReason.ITERATION_LIMIT:
+            small = len(np.concatenate(point.best.model.matrices, axis=None)) <= _LARGE
+            steps = LM(max_iter=20 if small else 8, tol=1e-6 if small else 1e-4, exact=self.options.exact)
+            best, reason = yield from whole.drive(steps, best.model)
+        return best, reason
+
+
+def _starts_of(model: Model) -> tuple[str, ...]:
+    """Names of the cheap starts, in the order in which they are tried."""
+    return ("svd",) if is_tree(model) else ("algebraic", "svd", "random")
+
+
+def distance(one: Model, two: Model) -> float:
+    """||X - Y||, from the entries where there are few, and from inner products else."""
+    if math.prod(one.shape) <= _FORMED:
+        return float(np.linalg.norm(one.full() - two.full()))
+    square = one.norm() ** 2 - 2.0 * complex(one.inner(two)).real + two.norm() ** 2
+    return math.sqrt(max(square, 0.0))
+
+
+def _error(point: _Point) -> float:
+    return point.best.error
