@@ -14,6 +14,7 @@ and those of Z come back from the other end in the same way: a few small product
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -43,46 +44,97 @@ def sensitivity_of(part: Any) -> Any:
     >>> float(sensitivity_of(part).detach())  # 3 ||second||^2 + 2 ||first||^2
     48.0
     """
+    return sensitivities_of([part])[0]
+
+
+def sensitivities_of(parts: Sequence[Any]) -> Any:
+    """SS of several sequences, (n,); those with layers of the same shapes are computed together.
+
+    Parameters
+    ----------
+    parts : sequence of torch.nn.Sequential
+
+    Returns
+    -------
+    tensor (n,)
+        With a gradient.
+
+    Examples
+    --------
+    >>> import torch
+    >>> parts = [torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.Linear(2, 3)) for _ in range(3)]
+    >>> torch.allclose(sensitivities_of(parts)[1], sensitivity_of(parts[1]))
+    True
+    """
+    import torch
+
+    together: dict[Any, list[int]] = {}
+    described = [_layers(part) for part in parts]
+    for n, layers in enumerate(described):
+        key = tuple((weight.shape, weight.dtype, weight.device, own, copies) for weight, own, copies in layers)
+        together.setdefault(key, []).append(n)
+    order = [n for members in together.values() for n in members]
+    found = torch.cat([_stacked([described[n] for n in members]) for members in together.values()])
+    places = torch.empty(len(order), dtype=torch.long)
+    places[torch.tensor(order)] = torch.arange(len(order))
+    return found[places.to(found.device)]
+
+
+def _layers(part: Any) -> list[tuple[Any, int, int]]:
+    """Weight, groups and folded copies of each layer of a sequence."""
     layers, copies = [], 1
     for module in part:
         if isinstance(module, fold_class()):
             copies = copies // module.groups if module.back else copies * module.groups
         elif hasattr(module, "weight"):
-            weight = module.weight.flatten(2) if module.weight.ndim > 2 else module.weight[:, :, None]
-            own = getattr(module, "groups", 1)
-            whole = weight.reshape(own, -1, *weight.shape[1:]).repeat(copies, 1, 1, 1)
-            layers.append((whole, copies > 1))
-    before, behind = _norms([w for w, _ in layers]), _norms([w.transpose(1, 2) for w, _ in reversed(layers)])[::-1]
+            layers.append((module.weight, getattr(module, "groups", 1), copies))
+    return layers
+
+
+def _stacked(described: list[list[tuple[Any, int, int]]]) -> Any:
+    """SS of sequences of the same shapes, (n,)."""
+    import torch
+
+    layers = []
+    for same in zip(*described, strict=True):
+        _, own, copies = same[0]
+        weights = torch.stack([weight for weight, _, _ in same])
+        whole = weights.reshape(len(same), own, weights.shape[1] // own, weights.shape[2], -1)
+        layers.append((whole.repeat(1, copies, 1, 1, 1) if copies > 1 else whole, copies > 1))
+    before = _norms([weight for weight, _ in layers])
+    behind = _norms([weight.transpose(2, 3) for weight, _ in reversed(layers)])[::-1]
     total = 0.0
     for (weight, shared), left, right in zip(layers, before, behind, strict=True):
         joined = left * right
-        total = total + weight.shape[3] * (joined.sum() if shared else joined.diagonal().sum())
+        each = joined.sum((1, 2)) if shared else joined.diagonal(dim1=1, dim2=2).sum(1)
+        total = total + weight.shape[4] * each
     return total
 
 
 def _norms(layers: list[Any]) -> list[Any]:
-    """For each layer the inner products of what is composed before it, summed over the channels of each two groups."""
+    """For each layer (n, groups, o, i, D) the inner products of what is composed before it, (n, groups, groups).
+
+    They are summed over the channels of each two groups.
+    """
     import torch
 
     first = layers[0]
-    groups, _, inputs, _ = first.shape
-    found = [inputs * torch.eye(groups, dtype=first.dtype, device=first.device)]
+    count, groups, _, inputs, _ = first.shape
+    found = [inputs * torch.eye(groups, dtype=first.dtype, device=first.device).expand(count, -1, -1)]
     gram = None
     for weight, following in pairwise(layers):
-        groups, outputs, inputs, _ = weight.shape
-        if gram is None:
-            if groups == 1:
-                rows = weight[0].flatten(1)
-                gram = rows @ rows.T
-            else:
-                rows = weight.flatten(2)
-                gram = torch.block_diag(*(rows @ rows.transpose(1, 2)))
+        groups, outputs, inputs = weight.shape[1:4]
+        if gram is None and groups == 1:
+            rows = weight[:, 0].flatten(2)
+            gram = rows @ rows.transpose(1, 2)
         elif groups == 1:
-            gram = torch.einsum("oid,ij,pjd->op", weight[0], gram, weight[0])
+            gram = torch.einsum("zoid,zij,zpjd->zop", weight[:, 0], gram, weight[:, 0])
         else:
-            parts = gram.reshape(groups, inputs, groups, inputs)
-            gram = torch.einsum("goid,gihj,hpjd->gohp", weight, parts, weight)
-            gram = gram.reshape(groups * outputs, groups * outputs)
-        inside = following.shape[0], following.shape[2]
-        found.append(torch.einsum("gihi->gh", gram.reshape(*inside, *inside)))
+            if gram is None:
+                gram = torch.eye(groups * inputs, dtype=first.dtype, device=first.device).expand(count, -1, -1)
+            parts = gram.reshape(count, groups, inputs, groups, inputs)
+            gram = torch.einsum("zgoid,zgihj,zhpjd->zgohp", weight, parts, weight)
+            gram = gram.reshape(count, groups * outputs, groups * outputs)
+        inside = following.shape[1], following.shape[3]
+        found.append(torch.einsum("zgihi->zgh", gram.reshape(count, *inside, *inside)))
     return found

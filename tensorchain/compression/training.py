@@ -30,7 +30,7 @@ from tensorchain.compression.torch_inputs import call, inputs_of
 from tensorchain.compression.torch_layers import copied
 from tensorchain.compression.torch_layers import decomposed as replaced
 from tensorchain.compression.torch_modules import fake_quantize_class
-from tensorchain.compression.torch_sensitivity import sensitivity_of
+from tensorchain.compression.torch_sensitivity import sensitivities_of
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def restore(
     # A copy, since a teacher in training mode would learn from the images, and `net` itself would move.
     guide = None if teacher is None else copied(teacher).eval()
     parts = decomposed(net)
-    start = [sensitivity_of(part).detach() for part in parts]
+    start = sensitivities_of(parts).detach() if parts else None
     weights = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(weights, lr=rate, momentum=momentum, weight_decay=decay, nesterov=momentum > 0.0)
     norms = torch.nn.modules.batchnorm._BatchNorm
@@ -179,7 +179,7 @@ def restore(
                 data_loss = data_loss + torch.nn.functional.mse_loss(outputs, wanted)
             objective, relative = data_loss, None
             if parts and count % every == 0:
-                relative = _mean([sensitivity_of(part) / first for part, first in zip(parts, start, strict=True)])
+                relative = (sensitivities_of(parts) / start).mean()
                 # Once in `every` steps with as many times its weight: the same pull on average.
                 objective = data_loss + every * sensitivity * relative
             optimizer.zero_grad(set_to_none=True)
@@ -339,7 +339,7 @@ def _samples(net: Any, modules: Mapping[str, Any], loader: Iterable[Any], batche
             for count, batch in enumerate(loader):
                 if count >= batches:
                     break
-                net(_inputs(batch))
+                call(net, inputs_of(batch))
     finally:
         for hook in hooks:
             hook.remove()
@@ -349,14 +349,5 @@ def _samples(net: Any, modules: Mapping[str, Any], loader: Iterable[Any], batche
     return used
 
 
-def _mean(values: list[Any]) -> Any:
-    return sum(values[1:], values[0]) / len(values) if values else None
-
-
 def _length(loader: Any) -> int:
     return len(loader) if hasattr(loader, "__len__") else 0
-
-
-def _inputs(batch: Any) -> Any:
-    """The inputs of a batch that may hold labels too."""
-    return batch[0] if isinstance(batch, (tuple, list)) else batch

@@ -144,6 +144,7 @@ class Dense(Tensor):
     def _residual(self, model: Model, box: Box) -> Array:
         data, value = self.array[box], part(model, box).full()
         result = memory.empty(data.shape, np.result_type(value, self._double))
+        # In the dtype of the result: a number alone does not widen single precision.
         np.multiply(data, self.scale, out=result, dtype=result.dtype)
         np.subtract(result, value, out=result)
         return result

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 import pytest
 
 NEEDS = {
+    "test_budgets.py": ("torch",),
     "test_digits.py": ("torch", "onnx", "onnxruntime", "sklearn"),
     "test_layer_bits.py": ("torch",),
     "test_network_study.py": ("torch", "safetensors", "sklearn", "onnxruntime"),

@@ -151,6 +151,8 @@ def test_a_layer_of_unknown_size_stays_and_the_others_do_not():
     assert "unsized" in str(report)
     feed = {"x": X, "to": np.array([-1, 12, 6, 24])}
     assert run(small, **feed)[0].shape == (3, 12, 4, 22)
+    with pytest.raises(ValueError, match="give calibration inputs: sizes depend on values"):
+        compressed(proto, keep=["sized"], input_shapes={"x": (1, 8, 12, 12)})
     # A calibration input tells the size.
     _, report = compressed(proto, calibrate=[feed])
     assert report.macs[0] == 12 * 8 * 9 * 144 + 12 * 12 * 9 * 4 * 22
@@ -192,6 +194,21 @@ def test_int8_files_of_old_opsets_open(opset, constants):
     assert np.linalg.norm(run(small, x=X)[0] - expected) < 0.1 * np.linalg.norm(expected)
     rounded = [np.prod(t.dims) for t in small.graph.initializer if t.data_type == TensorProto.INT8 and len(t.dims) == 4]
     assert sum(rounded) == 12 * 8 * 9 + 16 * 12 * 9
+
+
+def test_int8_of_layers_that_share_a_bias():
+    """The name that the quantizer gives to a copy of the bias is that of a value here."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b"], ["b0"], name="first"),
+        helper.make_node("Transpose", ["b0"], ["t"], perm=[0, 1, 3, 2]),
+        helper.make_node("Conv", ["t", "w2", "b"], ["y"], name="second"),
+    ]
+    weights = [tensor("w1", (12, 8, 3, 3)), tensor("w2", (12, 12, 3, 3), 2), tensor("b", (12,), 3)]
+    proto = model(nodes, weights)
+    expected = run(proto, x=X)[0]
+    for case in (proto, as_nodes(proto)):
+        small = quantize_onnx(case, [{"x": X}])
+        assert np.linalg.norm(run(small, x=X)[0] - expected) < 0.1 * np.linalg.norm(expected)
 
 
 def test_int8_that_cannot_be_converted_is_refused_once():
