@@ -194,7 +194,7 @@ def diagnose(
             verdict, evidence, cure_for(verdict, model, figures, None, None, size, subject), figures, known
         )
     clock = Clock(max_seconds)
-    path = trace_path(door, model, max_seconds=max_seconds)
+    path = trace_path(model, door, max_seconds=max_seconds)
     size = door.norm()
     error = door.residual_norm(model) / size
     support = support_of(door, model, error, limit=SPECTRUM_LIMIT, clock=clock)
@@ -260,7 +260,7 @@ def _paths(
     for child in rng.spawn(starts):
         start = model.astype(double).random_like(child)
         start = start.scaled(door.norm() / tensor_norm(start))
-        yield trace_path(door, start, share=_START_SHARE, decades=decades, max_seconds=max_seconds)
+        yield trace_path(start, door, share=_START_SHARE, decades=decades, max_seconds=max_seconds)
 
 
 def _best_other(
