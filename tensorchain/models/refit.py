@@ -34,9 +34,9 @@ from tensorchain.models.network import Network, Term
 
 M = TypeVar("M", bound=ArrayLike)
 
-_SWEEPS = 40
-"""Most sweeps after an index has gone."""
-_SLOW = 0.02
+_SWEEPS = 400
+"""Most sweeps after an index has gone; loops that are fitted with too large bonds need some hundred."""
+_SLOW = 0.002
 """Share of the distance to the target below which a sweep is not worth another."""
 _EXACT = 1e-12
 """Relative error that sweeps reach at best."""

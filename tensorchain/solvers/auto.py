@@ -54,7 +54,7 @@ _FIRST_BATCH, _MORE = 5, 6
 _AGREE = 0.05
 """Distance of two models, relative to their error, within which they are one minimiser."""
 _LARGE_STEPS = LM(max_iter=60, tol=1e-4)
-_PRICE, _PENALISED = 0.1, ALS(max_iter=5, tol=1e-4)
+_PRICE, _PENALISED = 0.1, ALS(max_iter=2, tol=1e-4)
 """Of data with gaps: nu SS over the squared error in the first sweeps."""
 _FORMED = 1 << 20
 """Entries up to which models are compared entry by entry."""

@@ -12,8 +12,8 @@ slack, then at
 
     nu = 2.5 slack e^2 / SS
 
-the objective e^2 + nu SS is less at that model than where the run ended, so that a few sweeps from there lower SS; where
-they do not, the fit is healthy.
+the objective e^2 + nu SS is less at that model than where the run ended, so that a few sweeps from there lower SS;
+where they do not, the fit is healthy.
 
 **The start** of the constrained run is the best minimiser of a sensitivity path that was passed on the way, or else
 where these steps led.
@@ -35,7 +35,7 @@ from tensorchain.stability.gauge import optimal_gauge
 
 _FALL = 10.0
 """How many times smaller SS has to be."""
-_PROBE = ALS(max_iter=4, tol=1e-6, exact=0.0)
+_PROBE = ALS(max_iter=3, tol=1e-6, exact=0.0)
 _LARGE = 4000
 """Unknowns up to which steps are made on the tensor itself."""
 _HEALTHY = 1.5
@@ -72,6 +72,9 @@ def stabilised(reduced: Reduced, best: Iterate, stages: Sequence[Iterate], slack
             return None
         first = wide.lift(probe.model)
     assert first is not None
+    if not allowed > wide.remainder:
+        # Of the error all that is left lies outside of the core, to rounding.
+        wide = Reduced(reduced.whole, None)
     bound = Bounded(SquaredError(), allowed - wide.remainder, tightens=False)
     asked = Normalised((Weighted(Sensitivity(), 1.0),), (bound,), wide.problem.constraint)
     found = wide.aside(_BOUNDED, wide.lower(first), asked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from tensorchain.fit import Fit, History
 from tensorchain.models import Model
 from tensorchain.models.scale import Scale
 from tensorchain.models.validation import checked_wiring
+from tensorchain.regularisation import PathPoint, RegularisationPath
 from tensorchain.solvers.als import balanced
 from tensorchain.solvers.checkpoint import Checkpoint
 from tensorchain.solvers.constraints import Constraint
@@ -79,11 +80,13 @@ class Start:
             ),
             solver=f"{self.solver!r}: {outcome.way}" if outcome.way else repr(self.solver),
             dimension_names=self.tensor.dimension_names,
+            labels=self.tensor.labels,
             gap=result.merit[0],
             # Starts are compared by what they found.
             objective=result.merit[1] if outcome.best.least_error is None else outcome.best.least_error**2,
             standard_error=outcome.best.standard_error if result.at is None else None,
             least_error=outcome.best.least_error,
+            path=_path(outcome.stages, scale, dtype),
         )
 
     def first_model(self, unit: Tensor, rng: np.random.Generator, number: int = 0) -> Model:
@@ -121,6 +124,20 @@ class Start:
         if not parts:
             return model, None
         return revived(merged, parts, rng), problem.constraint.merit(values)
+
+
+def _path(stages: Sequence[Iterate], scale: Scale, dtype: np.dtype[Any]) -> RegularisationPath:
+    """The minimisers along the way, for T as given."""
+    points = [
+        PathPoint(
+            penalty=float(scale.penalty(stage.stage_of or 0.0)),
+            error=stage.error,
+            sensitivity=float(scale.sensitivity(stage.sensitivity)),
+            model=stage.model.scaled(scale.norm).astype(dtype),
+        )
+        for stage in stages
+    ]
+    return RegularisationPath.of(points)
 
 
 def _with_best_cores(at: Evaluator) -> Model:

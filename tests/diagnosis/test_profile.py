@@ -59,7 +59,7 @@ def test_no_model_beats_the_curve(planted: Any, three: list[DegeneracyProfile]) 
 def test_the_downward_half_is_the_path(planted: Any) -> None:
     fit = tc.decompose(planted.tensor, init=planted.model, solver=tc.LM())
     profile = degeneracy_profile(planted.tensor, fit.model, decades=3)
-    path = trace_path(planted.tensor, fit.model, decades=3)
+    path = trace_path(fit, planted.tensor, decades=3)
     assert profile.error[-len(path) :] == pytest.approx(path.error, rel=1e-12)
     assert profile.slope == path.slope
 

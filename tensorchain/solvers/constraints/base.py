@@ -15,6 +15,7 @@ A new constraint is a subclass that gives `objective` or `bounds`, in the scale 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -87,18 +88,24 @@ class Constraint:
         """The same constraint for T / ||T||."""
         error = SquaredError()
 
-        def unit(quantity: Quantity, degree: float) -> float:
-            return float(scale.norm ** (degree - quantity.degree(scale.blocks)))
+        def unit(value: float, degree: float) -> float:
+            # What is no number at this scale becomes the nearest that is one.
+            moved = float(scale.times(value, degree))
+            return min(max(moved, sys.float_info.min), sys.float_info.max) if value > 0.0 else moved
 
         # Without the error in it the objective has units of its own, and errors are bounded relative to ||T||.
         priced = any(part.quantity == error for part in self.objective)
         base = error.degree(scale.blocks)
-        objective = (
-            tuple(Weighted(p.quantity, p.weight / unit(p.quantity, base)) for p in self.objective)
-            if priced
-            else self.objective
+        objective = self.objective
+        if priced:
+            degrees = [p.quantity.degree(scale.blocks) - base for p in objective]
+            objective = tuple(
+                replace(p, weight=unit(p.weight, degree)) for p, degree in zip(objective, degrees, strict=True)
+            )
+        bounds = (
+            b if b.quantity == error else replace(b, limit=unit(b.limit, -b.quantity.degree(scale.blocks)))
+            for b in self.bounds
         )
-        bounds = (b if b.quantity == error else replace(b, limit=b.limit * unit(b.quantity, 0.0)) for b in self.bounds)
         return Normalised(objective, tuple(bounds), self)
 
     def measured(self, at: Evaluator, error: float | None = None) -> Values:
