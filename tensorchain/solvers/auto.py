@@ -33,7 +33,7 @@ from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Stage, 
 from tensorchain.solvers.reduced import Reduced, order_of, shifted
 from tensorchain.solvers.reduction import estimated, reduce, reduced_shape, worthwhile
 from tensorchain.solvers.stabilise import stabilised
-from tensorchain.solvers.starts import STARTS, fitted_multiple, is_tree
+from tensorchain.solvers.starts import fitted_multiple, is_tree, random_start, start_by
 from tensorchain.tensors import Device, Sparse
 
 _SWEEPS = ALS(max_iter=30, tol=1e-6)
@@ -146,7 +146,7 @@ class _Search:
         like = self.reduced.lower(self.start)
         found: list[_Point] = []
         for name in _starts_of(like):
-            first = STARTS[name](like, self.reduced.problem.tensor, self.problem.rng)
+            first = start_by(name, like, self.reduced.problem.tensor, self.problem.rng)
             if first is None:
                 continue
             point = yield from self._cheap(name, first)
@@ -157,6 +157,11 @@ class _Search:
                 return self._taken(min(found, key=_error), "sweeps from " + " and ".join(p.name for p in found))
             if len(found) == 2:
                 break
+        if not found:
+            # Of data that are too large for singular vectors.
+            first = random_start(like, self.reduced.problem.tensor, self.problem.rng)
+            point = yield from self._cheap("random", first)
+            return self._taken(point, "sweeps from random")
         best_point = min(found, key=_error)
         if like.n_parameters > _LARGE:
             best, reason = yield from self.reduced.drive(_LARGE_STEPS, best_point.best.model)
@@ -216,7 +221,7 @@ class _Search:
         within = Reduced(replace(problem, tensor=core, constraint=Free()), None)
         found: list[Iterate] = []
         for name in _starts_of(small):
-            first = STARTS[name](small, core, problem.rng)
+            first = start_by(name, small, core, problem.rng)
             if first is not None and len(found) < 2:
                 found.append(within.aside(_SWEEPS, first, Free()))
         best = min(found, key=lambda it: it.error)
@@ -228,8 +233,9 @@ class _Search:
         found = yield from self._along_path(like, self.path)
         if not self.problem.tensor.complete or like.n_parameters > _LARGE:
             return found
-        first = STARTS["svd"](like, self.reduced.problem.tensor, self.problem.rng)
-        assert first is not None
+        first = start_by("svd", like, self.reduced.problem.tensor, self.problem.rng)
+        if first is None:
+            return found
         free = self.reduced.aside(_STEPS, first, Free()).model
         best, reason = yield from self.reduced.drive(LM(max_iter=200, tol=1e-8, exact=self.options.exact), free)
         point = _Point("svd", best, reason)
