@@ -253,7 +253,7 @@ class _Search:
         if not problem.constraint.error_alone or not problem.tensor.complete or like.n_parameters > _LARGE:
             return None
         for name in _starts_of(like)[:2]:
-            first = STARTS[name](like, problem.tensor, self.problem.rng)
+            first = start_by(name, like, problem.tensor, self.problem.rng)
             if first is None:
                 continue
             model = optimal_gauge(self.reduced.aside(_STEPS, first, Free()).model)
