@@ -832,8 +832,12 @@ def test_bash_completes(capsys: Any) -> None:
     assert completed(script, "tensorchain", "--ver") == ["--version"]
     assert completed(script, "tensorchain", "decompose", "--max-s") == ["--max-sensitivity", "--max-seconds"]
     assert completed(script, "tensorchain", "decompose", "--model", "t") == ["tc", "tucker"]
-    solvers = ["auto", "path", "als", "lm"]
-    assert completed(script, "tensorchain", "--traceback", "decompose", "x", "--solver", "") == solvers
+    assert completed(script, "tensorchain", "--traceback", "decompose", "x", "--solver", "") == [
+        "auto",
+        "path",
+        "als",
+        "lm",
+    ]
     assert completed(script, "tensorchain", "completion", "") == ["bash", "zsh", "fish"]
     # Nothing of ours: bash offers file names.
     assert completed(script, "tensorchain", "decompose", "--out", "") == []
