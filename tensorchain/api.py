@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tensorchain.fit import Fit, StopReason, starts_table
-from tensorchain.models import Model
+from tensorchain.keywords import helpful
+from tensorchain.models import Model, Tucker
+from tensorchain.models.names import bonds_of_train, model_named
+from tensorchain.models.partial import partial_rank, with_identities
 from tensorchain.models.validation import checked_wiring
 from tensorchain.progress import Progress
 from tensorchain.solvers import ALS, LM, Auto, Constraint, ErrorBound, Free, Iterate, Path, SensitivityBound, Solver
@@ -20,16 +23,19 @@ from tensorchain.solvers.checkpoint import Checkpoint, problem_of
 from tensorchain.solvers.loop import draw_seeds
 from tensorchain.solvers.multistart import run_starts
 from tensorchain.solvers.problem import Clock
+from tensorchain.solvers.ranks import RankSearch
 from tensorchain.solvers.start import Start
 from tensorchain.tensors import Tensor, as_tensor
 from tensorchain.tensors.outside import shown
 
 
+@helpful()
 def decompose(
     tensor: Any,
     model: str | type[Model] | None = None,
     rank: Any = None,
     *,
+    error: float | None = None,
     solver: str | Solver | None = None,
     constraint: Constraint | None = None,
     init: str | Model | Fit = "random",
@@ -47,9 +53,13 @@ def decompose(
     ----------
     tensor : array of order 2 to 50, or a door of :mod:`tensorchain.tensors`.  float32, float64 and
         complex128 are kept; integers and booleans become float64, float16 float32, complex64 complex128.
-    model : "cp", "tucker", "btd", "tc", or a subclass of `Model`; not needed when `init` is a model.
-    rank : CP: R.  Tucker: (R_1, ..., R_N) or one number.  TC: bonds (R_1, ..., R_N), R_n in front of
-        core n, or one number.  BTD: one multilinear rank per term, [(2, 2, 2), (3, 3, 3)].
+    model : "cp", "tucker", "btd", "tc", "tt" (a chain whose first bond is 1), or a subclass of `Model`; not needed when
+        `init` is a model.  Other names in use ("parafac", "hosvd", "tr") and any case are understood.
+    rank : CP: R.  Tucker: (R_1, ..., R_N) or one number; None in place of R_n leaves mode n as it is.  TC: bonds
+        (R_1, ..., R_N), R_n in front of core n, or one number.  TT: the inner bonds (R_1, ..., R_{N-1}) or one number.
+        BTD: one multilinear rank per term, [(2, 2, 2), (3, 3, 3)].
+    error : in place of `rank`: the relative error that is allowed, 0 < e < 1.  The ranks are those of the fewest
+        parameters that a search finds; where none meets the error, the reason is INFEASIBLE.
     solver : `Auto()` (the default), `Path()`, `LM()` or `ALS()`, or their names in small letters.
     constraint : `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`, or several joined by `&`.
     init : "random", "svd" (HOSVD, or ring SVD for a chain), or a model or fit to start from; it is not changed.
@@ -81,6 +91,8 @@ def decompose(
     >>> fit = tc.decompose(T, "cp", rank=3, rng=0)
     >>> fit.error < 1e-3, fit.model.shape
     (True, (8, 8, 8))
+    >>> tc.decompose(T, "tt", error=0.01).model.rank
+    (1, 3, 3)
     """
     clock = Clock(_checked_limit(max_seconds))
     door = as_tensor(tensor)
@@ -90,16 +102,28 @@ def decompose(
     if not 1e-300 < norm < 1e300:
         raise ValueError(f"the tensor has norm {norm:.3g}; rescale it: norms between 1e-300 and 1e300 are supported")
     init = init.model if isinstance(init, Fit) else init
-    kind, rank = _model_of(model, rank, init, door)
-    solver = solver_of(solver)
+    solver = None if solver is None else solver_of(solver)
     constraint = Free() if constraint is None else constraint
     _check_arguments(constraint, starts, callback, jobs)
     if progress:
         with Progress(norm=norm, starts=starts, callback=callback) as shown:
             return decompose(
-                door, kind, rank, solver=solver, constraint=constraint, init=init, starts=starts, rng=rng,
+                door, model, rank, error=error, solver=solver, constraint=constraint, init=init, starts=starts, rng=rng,
                 callback=shown, max_seconds=max_seconds, checkpoint=checkpoint,
             )  # fmt: skip
+    if error is not None:
+        _check_search(error, rank, init, constraint, checkpoint)
+        kind, train = _kind_of(model)
+        generator = np.random.default_rng(rng)
+        fitter = _Fitter(door, kind, train, solver, starts, generator, callback, jobs, clock)
+        return RankSearch(door, kind, float(error), fitter, train, generator, clock, solver is not None).run()
+    kind, rank, untouched = _model_of(model, rank, init, door)
+    if untouched and not constraint.free:
+        raise ValueError(
+            f"rank has None for mode {untouched[0] + 1}, and a constraint was given; a partial Tucker model is fitted "
+            f"without constraints: give {door.shape[untouched[0]]} in place of None, or drop the constraint"
+        )
+    solver = Auto() if solver is None else solver
     job = Start(door, norm, kind, rank, init, solver, constraint, callback)
     seeds = draw_seeds(np.random.default_rng(rng), starts)
     if checkpoint is not None:
@@ -107,7 +131,47 @@ def decompose(
     else:
         workers = 1 if callback is not None or starts == 1 else jobs
         best = _best(run_starts(job, seeds, workers, clock))
+    if untouched and isinstance(best.model, Tucker):
+        whole = with_identities(best.model, untouched)
+        best = replace(best, model=whole, sensitivity=whole.sensitivity())
     return replace(best, again=partial(_traded, door))
+
+
+@dataclass
+class _Fitter:
+    """Fits of a search over ranks: the same data, time and randomness."""
+
+    door: Tensor
+    kind: type[Model]
+    train: bool
+    solver: Solver | None
+    starts: int
+    rng: np.random.Generator
+    callback: Callable[[Iterate], object] | None
+    jobs: int | None
+    clock: Clock
+
+    def __call__(
+        self, start: Any, *, solver: Solver | None = None, until: Callable[[Iterate], object] | None = None
+    ) -> Fit:
+        """Fit from a model, or afresh at a rank."""
+        stopped = False
+
+        def callback(iterate: Iterate) -> bool:
+            nonlocal stopped
+            stopped = stopped or (self.callback is not None and bool(self.callback(iterate)))
+            return stopped or (until is not None and bool(until(iterate)))
+
+        warm = isinstance(start, Model)
+        left = self.clock.left
+        fit = decompose(
+            self.door, None if warm else self.kind, None if warm else start, init=start if warm else "random",
+            solver=solver or self.solver, starts=1 if warm else self.starts, rng=self.rng, callback=callback,
+            jobs=self.jobs, max_seconds=None if left is None else max(left, 1e-3),
+        )  # fmt: skip
+        # A callback of the user ends the whole search; the search's own is a limit like others.
+        ours = fit.reason is StopReason.CALLBACK and not stopped
+        return replace(fit, reason=StopReason.ITERATION_LIMIT) if ours else fit
 
 
 def _traded(door: Tensor, start: Model, error: float | None, sensitivity: float | None) -> Fit:
@@ -195,31 +259,60 @@ def _best(numbered: Iterable[tuple[int, Fit]]) -> Fit:
     return best if len(fits) == 1 else replace(best, starts=starts_table(fits))
 
 
-def _model_of(model: Any, rank: Any, init: Any, door: Tensor) -> tuple[type[Model], Any]:
-    """The class and rank that the arguments name."""
+def _kind_of(model: Any) -> tuple[type[Model], bool]:
+    """The class that is meant, and whether its first bond is to be 1."""
+    if model is None:
+        raise ValueError("no model was given; name one of 'cp', 'tucker', 'btd', 'tc', 'tt', or pass init=model")
+    if isinstance(model, str):
+        return model_named(model)
+    if isinstance(model, type) and issubclass(model, Model):
+        return model, False
+    raise TypeError(f"model is {shown(model)}; a name or a subclass of Model is needed")
+
+
+def _model_of(model: Any, rank: Any, init: Any, door: Tensor) -> tuple[type[Model], Any, tuple[int, ...]]:
+    """The class and rank that the arguments name, and the modes that a partial Tucker model leaves as they are."""
     if isinstance(init, Model):
         if init.shape != door.shape:
             raise ValueError(f"init has shape {init.shape}, the tensor {door.shape}; they must be equal")
-        named = Model.registry.get(model) if isinstance(model, str) else model
-        if model is not None and named is not type(init):
-            raise ValueError(f"model {model!r} was asked for and init is a {type(init).__name__}; drop one of them")
+        if model is not None:
+            named, train = _kind_of(model)
+            if named is not type(init):
+                raise ValueError(f"model {model!r} was asked for and init is a {type(init).__name__}; drop one of them")
+            rank = bonds_of_train(rank, door.order) if train else rank
         if rank is not None and checked_wiring(type(init), door.shape, rank) != init.network:
             raise ValueError(f"rank {rank!r} was asked for and init has rank {init.rank!r}; drop one of them")
-        return type(init), init.rank
+        return type(init), init.rank, ()
     if not isinstance(init, str) or init not in ("random", "svd"):
         raise ValueError(f"init is {shown(init)}; 'random', 'svd', a model or a fit is needed")
-    if model is None:
-        raise ValueError("no model was given; name one of 'cp', 'tucker', 'btd', 'tc', or pass init=model")
-    if isinstance(model, str):
-        if model not in Model.registry:
-            raise ValueError(f"model {model!r} is unknown; known are {', '.join(sorted(Model.registry))}")
-        kind = Model.registry[model]
-    elif isinstance(model, type) and issubclass(model, Model):
-        kind = model
-    else:
-        raise TypeError(f"model is {shown(model)}; a name or a subclass of Model is needed")
+    kind, train = _kind_of(model)
+    if train:
+        rank = bonds_of_train(rank, door.order)
+    rank, untouched = partial_rank(rank, door.shape) if kind is Tucker else (rank, ())
     checked_wiring(kind, door.shape, rank)
-    return kind, rank
+    return kind, rank, untouched
+
+
+def _check_search(error: Any, rank: Any, init: Any, constraint: Constraint, checkpoint: Any) -> None:
+    """Whether ranks can be searched for."""
+    if isinstance(error, bool) or not isinstance(error, (int, float, np.integer, np.floating)):
+        raise TypeError(f"error is {shown(error)}; a relative error between 0 and 1 is needed")
+    if not 0.0 < error < 1.0:
+        raise ValueError(f"error is {shown(error)}; a relative error between 0 and 1 is needed (0.05 for 5 percent)")
+    if rank is not None:
+        raise ValueError(
+            f"error and rank {shown(rank)} were given; give error= to have the ranks found, or rank= with "
+            "constraint=tc.ErrorBound(error)"
+        )
+    if not isinstance(init, str) or init != "random":
+        raise ValueError("error was given together with init; a search over ranks makes its own starts: drop one")
+    if not constraint.free:
+        raise ValueError(
+            f"error and {constraint!r} were given; find the ranks first, then call "
+            "decompose(T, init=fit.model, constraint=...)"
+        )
+    if checkpoint is not None:
+        raise ValueError("error and checkpoint were given; a search over ranks has no checkpoint: drop one of them")
 
 
 def _checked_limit(max_seconds: Any) -> float | None:

@@ -448,7 +448,7 @@ def test_many_names_are_not_all_listed(folder: Path, capsys: Any) -> None:
         (["data.npy", "--model", "tc", "--rank", "90"], "lower the rank"),
         (["data.npy", "--model", "tc", "--rank", "2;2"], "rank"),
         (["data.npy", "--model", "btd", "--rank", "2"], "one rank per term"),
-        (["data.npy", "--model", "cp"], "--model and --rank are needed"),
+        (["data.npy", "--model", "cp"], "--model and --rank (or --error) are needed"),
         (["data.npy", "--init", "data.npy"], "not a model file"),
         (["data.npy", "--init", "absent.npz"], "absent.npz: no such file"),
         (["data.npy", *PLAIN, "--plot", "fit.txt"], ".png or .pdf or .svg"),

@@ -61,7 +61,7 @@ RANKS = [
 
 ARGUMENTS = [
     (of(), ValueError, "no model"),
-    (of("cpd", 2), ValueError, r"'cpd' is unknown; known are btd, cp"),
+    (of("cpx", 2), ValueError, r"'cpx' is unknown; known are btd, cp"),
     (of(3, 2), TypeError, "model is 3"),
     (of(CP, 2), TypeError, "subclass of Model"),
     (of(dict, 2), TypeError, "subclass of Model"),

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from tensorchain.cli.errors import Status, one_line
 from tensorchain.models import Model
+from tensorchain.models.names import ALIASES
 from tensorchain.solvers import ALS, LM, Auto, Constraint, ErrorBound, Path, Penalty, SensitivityBound, Solver
 
 SOLVERS: dict[str, Any] = {"auto": Auto, "path": Path, "als": ALS, "lm": LM}
@@ -146,7 +147,8 @@ def parse_index(text: str) -> tuple[int | slice, ...]:
 
 def rank_of(model: str | None, rank: Any) -> Any:
     """`rank` in the form that `decompose` takes: a single block term is a list of one."""
-    return [rank] if model == "btd" and isinstance(rank, tuple) else rank
+    terms = model is not None and ALIASES.get(model, model) == "btd"
+    return [rank] if terms and isinstance(rank, tuple) else rank
 
 
 def solver_of(name: str, max_iter: int | None) -> Solver:
@@ -167,5 +169,5 @@ def constraint_of(arguments: argparse.Namespace) -> Constraint | None:
 
 
 def model_names() -> list[str]:
-    """Short names of all models."""
-    return sorted(Model.registry)
+    """Names of all models: the short ones, then others in use."""
+    return [*sorted(Model.registry), *ALIASES]

@@ -49,6 +49,7 @@ examples:
   tensorchain decompose data.mat --key X --model cp --rank 5 --starts 10 --max-seconds 60 --out fit.npz
   tensorchain decompose photo.jpg --model btd --rank "20,20,3;9,9,2" --max-sensitivity 1e6 --out fit.npz
   tensorchain decompose data.npy --init fit.npz --max-error 0.05 --out tamed.npz --json
+  tensorchain decompose data.npy --model tt --error 0.05 --out fit.npz
   tensorchain decompose frames/ --model tucker --rank 10,30,30 --progress log --out fit.npz
   tensorchain decompose table.csv --missing nan --model cp --rank 2 --out fit.npz
   tensorchain decompose data.npy --model tc --rank 4 --starts 20 --jobs -1 --out fit.npz
@@ -69,8 +70,15 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
     add_data(parser, "file", "FILE")
     model = parser.add_argument_group("what is fitted")
-    model.add_argument("--model", choices=model_names(), help="the model: tc is the tensor chain, btd block terms")
     model.add_argument(
+        "--model", choices=model_names(), type=str.lower, metavar="MODEL",
+        help="cp, tucker, btd (block terms), tc (tensor chain) or tt (train); other names in use are understood",
+    )  # fmt: skip
+    ranks = model.add_mutually_exclusive_group()
+    ranks.add_argument(
+        "--error", type=positive_number, metavar="E", help="in place of --rank: the fewest parameters with error <= E"
+    )
+    ranks.add_argument(
         "--rank", type=parse_rank, metavar="R", help="5, or one number a mode 3,3,3, or one list a term '2,2,2;3,3,3'"
     )
     model.add_argument("--init", default="random", metavar="HOW", help="random (default), svd, or a file to start from")
@@ -152,6 +160,7 @@ def _fit(arguments: argparse.Namespace, array: Any, init: str | Model) -> Fit:
     # Iterates of other processes are not seen here.
     follows = arguments.jobs == 1
     progress = None
+    default = arguments.solver == "auto" and arguments.max_iter is None
     try:
         door = data_of(array, arguments.missing)
         progress = FitProgress(
@@ -166,7 +175,8 @@ def _fit(arguments: argparse.Namespace, array: Any, init: str | Model) -> Fit:
                 door,
                 arguments.model,
                 rank_of(arguments.model, arguments.rank),
-                solver=solver_of(arguments.solver, arguments.max_iter),
+                error=arguments.error,
+                solver=None if default else solver_of(arguments.solver, arguments.max_iter),
                 constraint=constraint_of(arguments),
                 init=init,
                 starts=arguments.starts,
@@ -210,8 +220,8 @@ def _start(arguments: argparse.Namespace) -> str | Model:
     """What `decompose` takes as init."""
     init: str = arguments.init
     if init in ("random", "svd"):
-        if arguments.model is None or arguments.rank is None:
-            raise CommandError("--model and --rank are needed, unless --init names a file to start from")
+        if arguments.model is None or (arguments.rank is None and arguments.error is None):
+            raise CommandError("--model and --rank (or --error) are needed, unless --init names a file to start from")
         return init
     try:
         return load(check_file(init))

@@ -78,13 +78,13 @@ def _compact(model: M) -> tuple[M, list[Array | None]]:
 def _within(target: M, best: M, limit: float, reached: float) -> Iterator[tuple[M, float]]:
     """Smaller models within the limit, those of the least increase of the error for each parameter first."""
     ranked: list[tuple[float, int, M, float]] = []
-    for smaller in _candidates(best):
-        swept = _sweep(target, smaller)
-        saved = best.n_parameters - smaller.n_parameters
+    for fewer in smaller(best):
+        swept = _sweep(target, fewer)
+        saved = best.n_parameters - fewer.n_parameters
         distance = _distance(target, swept)
         ranked.append(((distance**2 - reached**2) / saved, len(ranked), swept, distance))
-    for _, _, smaller, distance in sorted(ranked, key=lambda entry: entry[:2]):
-        fitted, final = _fitted(target, smaller, distance, limit)
+    for _, _, fewer, distance in sorted(ranked, key=lambda entry: entry[:2]):
+        fitted, final = _fitted(target, fewer, distance, limit)
         if final <= limit:
             yield fitted, final
 
@@ -135,13 +135,13 @@ def _projected(target: ArrayLike, model: ArrayLike, k: int) -> Array:
     return np.concatenate(columns, axis=1)
 
 
-def _candidates(model: M) -> Iterator[M]:
+def smaller(model: M) -> Iterator[M]:
     """Models without one index of a bond, or without a term."""
     terms = model.network.terms
     operands = [model.operands(t) for t in range(len(terms))]
     for t, term in enumerate(terms):
         if len(terms) > 1:
-            yield _assembled(model, [*terms[:t], *terms[t + 1 :]], [*operands[:t], *operands[t + 1 :]])
+            yield assembled(model, [*terms[:t], *terms[t + 1 :]], [*operands[:t], *operands[t + 1 :]])
         for letter, k, m in term.gauge_bonds:
             if term.size_of[letter] > 1:
                 balanced = _balanced(operands[t], term, letter, (k, m))
@@ -168,10 +168,11 @@ def _without(
     ]
     sizes = tuple((name, size - (name == letter)) for name, size in terms[t].sizes)
     terms[t] = replace(terms[t], sizes=sizes)
-    return _assembled(model, terms, [*operands[:t], cut, *operands[t + 1 :]])
+    return assembled(model, terms, [*operands[:t], cut, *operands[t + 1 :]])
 
 
-def _assembled(model: M, terms: Sequence[Term], operands: Sequence[Sequence[Array]]) -> M:
+def assembled(model: M, terms: Sequence[Term], operands: Sequence[Sequence[Array]]) -> M:
+    """The model of these terms, from the operands of each."""
     network = Network(tuple(terms), model.network.modes)
     matrices = [
         np.concatenate([parts[k].reshape(len(parts[k]), -1) for parts in operands], axis=1)

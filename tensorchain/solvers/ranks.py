@@ -1,0 +1,308 @@
+r"""Ranks from an error: a model of few parameters with ||T - X|| <= e ||T||.
+
+**Trains**       TT-SVD: every cut is an orthogonal projection, so that squared errors add, and each of the cuts that
+                 are left gets an equal share of what is left of e^2 ||T||^2.
+**Tucker**       the smallest truncation of the HOSVD within e, all partial sums of the core's energies at hand.
+**CP**           the rank doubles until a fit meets e, and is found by bisection.
+**Loops**        bonds of one grow, one bond at a time, the one that lowers the squared error most for each parameter,
+                 as long as the loop is smaller than the smallest train around it, which is the answer otherwise.
+**Block terms**  as loops: a term grows in all modes, or another of rank one comes; the Tucker model is the other
+                 answer.
+
+Then all shrink: one index of a bond (or a term) goes, and sweeps try to come back within e; small loops and block terms
+are also fitted afresh at the smaller ranks.  Quasi-optimal truncations lose up to a factor of sqrt(N), and this is
+where it is regained.  Data with gaps have no singular vectors: all models grow there.
+
+The ranks are the smallest that were found, a local minimum: least ranks are hard to find for all but matrices.
+
+References: Oseledets, "Tensor-train decomposition" (2011); Vannieuwenhoven, Vandebril, Meerbergen, "A new truncation
+strategy for the higher-order singular value decomposition" (2012).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from tensorchain.fit import Fit, StopReason
+from tensorchain.kernels import Array, norm
+from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker
+from tensorchain.models.growth import larger, smaller
+from tensorchain.models.rounding import rounded_tucker
+from tensorchain.models.validation import checked_wiring
+from tensorchain.solvers.als import ALS
+from tensorchain.solvers.lm import LM
+from tensorchain.solvers.problem import Clock, Iterate, Solver
+from tensorchain.tensors import Tensor
+
+_ROOM = 1e-9
+"""Share of the error that is left to the rounding of a truncation."""
+_LOOK, _GROW, _SHRINK = ALS(max_iter=4), ALS(max_iter=40, tol=1e-4), ALS(max_iter=100, tol=1e-5)
+_POLISH, _POLISH_LARGE = LM(max_iter=60, tol=1e-6), ALS(max_iter=30, tol=1e-5)
+_SLOW = 0.01
+"""Share of the distance to the limit, below which a sweep is not worth another."""
+_SMALL = 1000
+"""Parameters up to which smaller ranks are also fitted afresh, and joint steps polish."""
+_LARGE = ALS(max_iter=200, tol=1e-4)
+"""From a random start of more parameters, where the user names no solver: the default would look too long at ranks that
+cannot meet the error."""
+_TRIED = 4
+"""Candidates that are tried in each round of shrinking."""
+_FORMED = 1 << 26
+"""Entries up to which data are decomposed by SVD."""
+
+
+class Fitter(Protocol):
+    """Fits the data at a rank or from a model."""
+
+    def __call__(
+        self, start: Any, *, solver: Solver | None = None, until: Callable[[Iterate], object] | None = None
+    ) -> Fit:
+        """Fit from a model, or afresh at a rank, until an iterate is good enough."""
+
+
+@dataclass
+class RankSearch:
+    """One search.
+
+    Parameters
+    ----------
+    tensor : Tensor
+    kind : type of Model
+    error : float
+        e.
+    fit : Fitter
+    train : bool
+        Whether the chain has a first bond of 1.
+    rng : numpy.random.Generator
+    clock : Clock
+    chosen : bool
+        Whether the user chose the solver.
+    """
+
+    tensor: Tensor
+    kind: type[Model]
+    error: float
+    fit: Fitter
+    train: bool
+    rng: np.random.Generator
+    clock: Clock
+    chosen: bool = False
+    best: Fit | None = None
+    """The smallest that meets the error."""
+    nearest: Fit | None = None
+    ended: StopReason | None = None
+    """Why the search ended before its time."""
+    count: int = 0
+
+    def run(self) -> Fit:
+        """The smallest fit within the error that is found, or the nearest one, which is INFEASIBLE."""
+        if self.kind is CP or self.kind not in (TensorChain, Tucker, BlockTerm):
+            self._bisect()
+        else:
+            array = self._dense()
+            if array is not None:
+                for model in self._truncations(array):
+                    self._try(model, _SHRINK)
+            if array is None or (self.kind in (TensorChain, BlockTerm) and not self.train):
+                self._grow()
+        self._shrink()
+        return self._answer()
+
+    # -- what all ways share ------------------------------------------------------------
+
+    def _try(self, start: Any, solver: Solver | None = None) -> Fit | None:
+        """A fit until it meets the error or will not; None where the time is over."""
+        if self.ended is not None:
+            return None
+        if self.clock.expired and self.nearest is not None:
+            self.ended = StopReason.TIME_LIMIT
+            return None
+        before = [math.inf]
+
+        def until(iterate: Iterate) -> bool:
+            slow = solver is _SHRINK and before[0] - iterate.error < _SLOW * (iterate.error - self.error)
+            before[0] = iterate.error
+            return slow or iterate.error <= self.error * (1.0 - _ROOM)
+
+        if not isinstance(start, Model) and self._parameters(start) > _SMALL and not self.chosen:
+            solver = _LARGE
+        fit = self.fit(start, solver=solver, until=until)
+        self.count += 1
+        if fit.reason in (StopReason.INTERRUPTED, StopReason.CALLBACK):
+            self.ended = fit.reason
+        self._offer(fit)
+        return fit
+
+    def _offer(self, fit: Fit) -> None:
+        if self.nearest is None or fit.error < self.nearest.error:
+            self.nearest = fit
+        if fit.error <= self.error:
+            size = (fit.model.n_parameters, fit.error)
+            if self.best is None or size < (self.best.model.n_parameters, self.best.error):
+                self.best = fit
+
+    def _met(self, fit: Fit | None) -> bool:
+        return fit is not None and fit.error <= self.error
+
+    @property
+    def _ceiling(self) -> int:
+        """Parameters that a better answer has to stay below."""
+        return self.tensor.n_observed if self.best is None else self.best.model.n_parameters
+
+    def _answer(self) -> Fit:
+        fit = self.best
+        if fit is None:
+            assert self.nearest is not None
+            gap = self.nearest.error / self.error - 1.0
+            fit = replace(self.nearest, reason=self.ended or StopReason.INFEASIBLE, gap=gap)
+        elif self.ended is None and not self.clock.expired:
+            polish = _POLISH if fit.model.n_parameters <= _SMALL and self.tensor.complete else _POLISH_LARGE
+            final = self.fit(fit.model, solver=polish)
+            fit = final if final.error <= self.error else fit
+        if self.ended is not None:
+            fit = replace(fit, reason=self.ended)
+        what = f"ranks for an error of {self.error:g} after {self.count} fits"
+        return replace(fit, solver=f"{fit.solver}; {what}", seconds=self.clock.elapsed)
+
+    # -- from singular vectors ----------------------------------------------------------
+
+    def _dense(self) -> Array | None:
+        if not self.tensor.complete or math.prod(self.tensor.shape) > _FORMED:
+            return None
+        try:
+            array = self.tensor.to_dense()
+        except TypeError:
+            return None
+        return np.asarray(array.astype(np.result_type(array, np.float64), copy=False))
+
+    def _truncations(self, array: Array) -> Iterator[Model]:
+        """Models within the error from singular vectors: all trains around a loop, the smallest first."""
+        error, dtype = self.error * (1.0 - _ROOM), self.tensor.dtype
+        if self.kind is TensorChain:
+            trains = []
+            for first in range(1 if self.train else array.ndim):
+                around = [(first + n) % array.ndim for n in range(array.ndim)]
+                cores = train_svd(array.transpose(around), error)
+                trains.append(TensorChain([cores[(n - first) % array.ndim] for n in range(array.ndim)]))
+            yield min(trains, key=lambda train: train.n_parameters).astype(dtype)
+            return
+        core, factors, _ = rounded_tucker(array, [np.eye(size, dtype=array.dtype) for size in array.shape], error)
+        tucker = Tucker(core, factors).astype(dtype)
+        yield BlockTerm([tucker]) if self.kind is BlockTerm else tucker
+
+    # -- growth -------------------------------------------------------------------------
+
+    def _bisect(self) -> None:
+        """One number as the rank: doubled until it is enough, then halved intervals."""
+        low, high = 0, 1
+        while self._possible(high) and not self._met(self._try(high)):
+            low, high = high, 2 * high
+            if self.ended is not None:
+                return
+        if self.best is None:
+            return
+        while high - low > 1 and self.ended is None:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._met(self._try(middle)) else (middle, high)
+
+    def _possible(self, rank: Any) -> bool:
+        """Whether the tensor can determine a model of this rank, with fewer unknowns than entries."""
+        try:
+            return self._parameters(rank) <= self.tensor.n_observed
+        except ValueError:
+            return False
+
+    def _parameters(self, rank: Any) -> int:
+        network, shape = checked_wiring(self.kind, self.tensor.shape, rank), self.tensor.shape
+        rows = [1 if mode is None else shape[mode] for mode in network.modes]
+        return sum(r * w for r, w in zip(rows, network.widths, strict=True))
+
+    def _grow(self) -> None:
+        """From ranks of one, bond by bond, while smaller than what is at hand."""
+        order = self.tensor.order
+        ones: Any = [(1,) * order] if self.kind is BlockTerm else (1,) * order
+        current = self._try(ones)
+        # The first letter of a chain is the bond that closes the loop.
+        fixed = (current.model.network.terms[0].bonds[0][0],) if current is not None and self.train else ()
+        while current is not None and not self._met(current):
+            looks: list[tuple[float, Fit]] = []
+            for model in larger(current.model, self.rng, fixed=fixed):
+                if model.n_parameters >= self._ceiling or not self._possible(model.rank):
+                    continue
+                look = self._try(model, _LOOK)
+                if look is None:
+                    return
+                gain = max(current.error**2 - look.error**2, 0.0)
+                looks.append((gain / (model.n_parameters - current.model.n_parameters), look))
+            if not looks:
+                return
+            met = [look for _, look in looks if self._met(look)]
+            if met:
+                return
+            current = self._try(max(looks, key=lambda pair: pair[0])[1].model, _GROW)
+
+    # -- shrinking ----------------------------------------------------------------------
+
+    def _shrink(self) -> None:
+        """One index of a bond less, as long as the error can be met."""
+        while self.best is not None and self.ended is None:
+            before = self.best
+            for start in self._smaller(before.model):
+                if self._met(self._try(start, _SHRINK)) or self.ended is not None:
+                    break
+            else:
+                if not self._afresh(before.model):
+                    return
+            if self.best is before:
+                return
+
+    def _smaller(self, model: Model) -> list[Model]:
+        """Models with one index less, those that lose least for each parameter first."""
+        found: list[tuple[float, int, Model]] = []
+        for fewer in smaller(model):
+            lost = self.tensor.residual_norm(fewer) ** 2
+            found.append((lost / (model.n_parameters - fewer.n_parameters), len(found), fewer))
+        return [fewer for *_, fewer in sorted(found, key=lambda entry: entry[:2])[:_TRIED]]
+
+    def _afresh(self, model: Model) -> bool:
+        """Whether smaller ranks meet the error in a fit from other starts."""
+        if model.n_parameters > _SMALL or self.kind in (CP, Tucker) or self.train:
+            return False
+        tried: list[Any] = []
+        for fewer in smaller(model):
+            if fewer.rank not in tried and self._possible(fewer.rank):
+                tried.append(fewer.rank)
+                if self._met(self._try(fewer.rank)):
+                    return True
+        return False
+
+
+def train_svd(array: Array, error: float) -> list[Array]:
+    """Cores (R_n, I_n, R_{n+1}) of a tensor train within a relative error: TT-SVD.
+
+    Parameters
+    ----------
+    array : ndarray, (I_1, ..., I_N)
+    error : float
+        The largest ||T - X|| / ||T||.
+
+    References
+    ----------
+    I. Oseledets, "Tensor-train decomposition", 2011, algorithm 1.
+    """
+    limit, spent = error * norm(array), 0.0
+    cores, rest, left = [], array.reshape(1, -1), 1
+    for n, size in enumerate(array.shape[:-1]):
+        u, s, vh = np.linalg.svd(rest.reshape(left * size, -1), full_matrices=False)
+        share = math.sqrt(max(limit**2 - spent, 0.0) / (array.ndim - 1 - n))
+        tails = np.sqrt(np.append(np.cumsum((s**2)[::-1])[::-1], 0.0))
+        rank = max(1, int(np.argmax(tails <= share)))
+        spent += float(tails[rank]) ** 2
+        cores.append(u[:, :rank].reshape(left, size, rank))
+        rest, left = s[:rank, None] * vh[:rank], rank
+    return [*cores, rest.reshape(left, array.shape[-1], 1)]
