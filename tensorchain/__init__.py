@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tensorchain import datasets, interop
 from tensorchain._version import __version__
 from tensorchain.api import decompose
+from tensorchain.cross_validation import CrossValidation, cross_validate
 from tensorchain.diagnosis import (
     DegeneracyProfile,
     Diagnosis,
@@ -62,6 +63,7 @@ __all__ = [
     "BitAllocation",
     "BlockTerm",
     "CramerRaoBounds",
+    "CrossValidation",
     "Decomposition",
     "DegeneracyProfile",
     "Dense",
@@ -96,6 +98,7 @@ __all__ = [
     "congruences",
     "core_consistency",
     "crib",
+    "cross_validate",
     "datasets",
     "decompose",
     "degeneracy_profile",

@@ -6,10 +6,14 @@ c^(2 (K - 1) / K), and the weight nu in ||T - X||^2 + nu SS takes c^2 over that,
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from tensorchain.models.network import Network
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Scale:
         ||T||.
     blocks : int
         K, the number of blocks of the model.
+    start_sensitivity : float
+        SS of a random start of norm 1, the unit of relative penalties.
 
     Examples
     --------
@@ -32,6 +38,27 @@ class Scale:
 
     norm: float
     blocks: int
+    start_sensitivity: float = 1.0
+
+    @classmethod
+    def of(cls, norm: float, network: Network, shape: Sequence[int]) -> Scale:
+        """The scale of a model.
+
+        With independent normal entries of variance c^2 in all K blocks, E ||X||^2 = c^2K m and E I_k tr M_k =
+        c^(2K - 2) m for every k, where m is the number of entries times the sum over terms of the product of their
+        bonds.  Norm 1 means c^2K = 1 / m, so that SS = K m^(1/K).
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> scale = Scale.of(8.0, tc.CP.wiring((4, 5, 6), 2), (4, 5, 6))
+        >>> round(scale.start_sensitivity, 6) == round(3 * (2 * 4 * 5 * 6) ** (1 / 3), 6)
+        True
+        """
+        blocks = len(network.modes)
+        paths = math.fsum(math.prod(float(size) for _, size in term.sizes) for term in network.terms)
+        size = math.log(paths) + math.fsum(math.log(size) for size in shape)
+        return cls(norm, blocks, blocks * math.exp(size / blocks))
 
     def times(self, value: Any, degree: float) -> Any:
         """value ||T||^degree, where that is a number; infinite or zero where it is none."""

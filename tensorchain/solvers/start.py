@@ -60,7 +60,7 @@ class Start:
         rng = np.random.default_rng(seed)
         unit = self.tensor.scaled(1.0 / self.norm)
         given = self.first_model(unit, rng, number)
-        scale = Scale(self.norm, len(given.matrices))
+        scale = Scale.of(self.norm, given.network, given.shape)
         problem = Problem(unit, self.constraint.normalised(scale), rng, self.init != "random", clock)
         keep, resume = (None, None) if checkpoint is None else (checkpoint.offer, checkpoint.current)
         begun, merit = self._alive(problem, given, rng)

@@ -128,6 +128,11 @@ class Masked(Tensor):
         return np.asarray(self._weight > 0)
 
     @property
+    def weights(self) -> Array | None:
+        """W, shaped like the tensor, 0 where nothing is observed; None where all observed entries weigh the same."""
+        return None if self._weight.dtype == bool else self._weight
+
+    @property
     def n_observed(self) -> int:
         return int(np.count_nonzero(self._weight))
 

@@ -169,6 +169,11 @@ class Observed(Listed):
         return [*super()._described(), *([] if self._weights is None else ["weighted"])]
 
     @property
+    def weights(self) -> Array | None:
+        """The weight of each entry; None where all weigh the same."""
+        return self._weights
+
+    @property
     def n_observed(self) -> int:
         return len(self.values)
 

@@ -32,10 +32,15 @@ SLACK = 1e-6
 
 @dataclass(frozen=True)
 class Weighted:
-    """A part of the objective, weight * r."""
+    """A part of the objective, weight * r.
+
+    `relative` says that the weight is a share: weight r / r_0 is added to ||T - X||^2 / ||T||^2, where r_0 is the
+    sensitivity of a random start of norm 1.
+    """
 
     quantity: Quantity
     weight: float
+    relative: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,13 @@ class Bounded:
     """r <= limit.
 
     `tightens` says that more weight on the sensitivity lowers r (True), raises it (False), or does neither (None):
-    how the sensitivity path sees that it has come to the bound.
+    how the sensitivity path sees that it has come to the bound.  `relative` says that the limit is one for T / ||T||.
     """
 
     quantity: Quantity
     limit: float
     tightens: bool | None = None
+    relative: bool = False
 
 
 Values = Mapping[Quantity, float]
@@ -96,17 +102,23 @@ class Constraint:
         # Without the error in it the objective has units of its own, and errors are bounded relative to ||T||.
         priced = any(part.quantity == error for part in self.objective)
         base = error.degree(scale.blocks)
-        objective = self.objective
-        if priced:
-            degrees = [p.quantity.degree(scale.blocks) - base for p in objective]
-            objective = tuple(
-                replace(p, weight=unit(p.weight, degree)) for p, degree in zip(objective, degrees, strict=True)
-            )
-        bounds = (
-            b if b.quantity == error else replace(b, limit=unit(b.limit, -b.quantity.degree(scale.blocks)))
-            for b in self.bounds
-        )
-        return Normalised(objective, tuple(bounds), self)
+        weights: dict[Quantity, float] = {}
+        for part in self.objective:
+            weight = part.weight
+            if part.relative:
+                weight = weight / scale.start_sensitivity
+            elif priced:
+                weight = unit(weight, part.quantity.degree(scale.blocks) - base)
+            weights[part.quantity] = weights.get(part.quantity, 0.0) + weight
+        tightest: dict[Quantity, Bounded] = {}
+        for bound in self.bounds:
+            if bound.quantity != error and not bound.relative:
+                bound = replace(bound, limit=unit(bound.limit, -bound.quantity.degree(scale.blocks)))
+            bound = replace(bound, relative=False)
+            if bound.quantity not in tightest or bound.limit < tightest[bound.quantity].limit:
+                tightest[bound.quantity] = bound
+        objective = tuple(Weighted(quantity, weight) for quantity, weight in weights.items())
+        return Normalised(objective, tuple(tightest.values()), self)
 
     def with_room(self, rounding: float) -> Constraint:
         """The same for ||T|| = 1, with bounds that are met after X and its quantities move by `rounding`."""
@@ -231,3 +243,9 @@ def check_number(kind: str, name: str, value: Any, *, allow_zero: bool = False) 
     if not math.isfinite(value) or value < 0 or (value == 0 and not allow_zero):
         raise ValueError(f"{kind}: {name} is {value!r}; a finite number {'>= 0' if allow_zero else '> 0'} is needed")
     return float(value)
+
+
+def check_flag(kind: str, name: str, value: Any) -> None:
+    """True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{kind}: {name} is {value!r}; True or False is needed")

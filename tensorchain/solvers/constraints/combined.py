@@ -25,12 +25,13 @@ class Combined(Constraint):
 
     @property
     def bounds(self) -> tuple[Bounded, ...]:
-        tightest: dict[Quantity, Bounded] = {}
+        # Relative limits are compared with others when the scale is known.
+        tightest: dict[tuple[Quantity, bool], Bounded] = {}
         for constraint in self.constraints:
             for bound in constraint.bounds:
-                known = tightest.get(bound.quantity)
+                known = tightest.get((bound.quantity, bound.relative))
                 if known is None or bound.limit < known.limit:
-                    tightest[bound.quantity] = bound
+                    tightest[bound.quantity, bound.relative] = bound
         return tuple(tightest.values())
 
     def __repr__(self) -> str:
@@ -56,13 +57,16 @@ def combine(*constraints: Constraint) -> Constraint:
 def _merged_objective(constraints: tuple[Constraint, ...]) -> tuple[Weighted, ...]:
     """The objective of all: that of the error bound where there is one, else the error and what is added to it."""
     bounded = [c for c in constraints if not any(p.quantity == SquaredError() for p in c.objective)]
-    added: dict[Quantity, float] = {}
+    added: dict[tuple[Quantity, bool], float] = {}
     for constraint in constraints:
         for part in constraint.objective:
             if part.quantity != SquaredError() and part.weight > 0.0:
-                added[part.quantity] = added.get(part.quantity, 0.0) + part.weight
+                key = part.quantity, part.relative
+                added[key] = added.get(key, 0.0) + part.weight
     if not bounded:
-        return Weighted(SquaredError(), 1.0), *(Weighted(quantity, weight) for quantity, weight in added.items())
+        return Weighted(SquaredError(), 1.0), *(
+            Weighted(quantity, weight, relative) for (quantity, relative), weight in added.items()
+        )
     for constraint in constraints:
         if constraint not in bounded and not constraint.error_alone:
             raise ValueError(
