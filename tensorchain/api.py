@@ -92,7 +92,7 @@ def decompose(
     >>> fit.error < 1e-3, fit.model.shape
     (True, (8, 8, 8))
     >>> tc.decompose(T, "tt", error=0.01).model.rank
-    (1, 3, 3)
+    (1, 2, 2)
     """
     clock = Clock(_checked_limit(max_seconds))
     door = as_tensor(tensor)

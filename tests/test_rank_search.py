@@ -107,8 +107,27 @@ def test_an_error_out_of_reach_is_infeasible() -> None:
     fit = tc.decompose(T, "tucker", error=1e-9, rng=0)
     assert fit.reason is tc.StopReason.INFEASIBLE
     assert fit.gap > 0
-    noise = np.random.default_rng(0).standard_normal((4, 4, 4))
-    assert tc.decompose(noise, "cp", error=1e-6, rng=0).reason is tc.StopReason.INFEASIBLE
+    assert tc.decompose(T, "cp", error=1e-9, rng=0).reason is tc.StopReason.INFEASIBLE
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+@pytest.mark.parametrize("model", ["cp", "tucker", "tc", "tt", "btd"])
+def test_any_scale(model: str, scale: float) -> None:
+    T = tc.datasets.inverse_radius(order=4, size=4)
+    one, two = (tc.decompose(c * T, model, error=0.01, rng=0) for c in (1.0, scale))
+    assert two.error <= 0.01
+    assert one.model.rank == two.model.rank
+
+
+def test_as_a_matrix_has_its_rank() -> None:
+    T = np.random.default_rng(0).standard_normal((6, 8))
+    values = np.linalg.svd(T, compute_uv=False)
+    tails = np.sqrt(np.cumsum(values[::-1] ** 2)[::-1]) / np.linalg.norm(T)
+    for error in (0.5, 0.3):
+        rank = int(np.argmax(np.append(tails, 0.0) <= error))
+        assert tc.decompose(T, "cp", error=error, rng=0).model.rank == rank
+        assert tc.decompose(T, "tt", error=error, rng=0).model.rank == (1, rank)
+        assert tc.decompose(T, "tucker", error=error, rng=0).model.rank == (rank, rank)
 
 
 def test_same_seed_same_result_and_limits() -> None:

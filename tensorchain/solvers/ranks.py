@@ -52,6 +52,8 @@ _LARGE = ALS(max_iter=200, tol=1e-4)
 cannot meet the error."""
 _TRIED = 4
 """Candidates that are tried in each round of shrinking."""
+_LARGEST = 2
+"""Parameters for each entry up to which ranks are tried."""
 _FORMED = 1 << 26
 """Entries up to which data are decomposed by SVD."""
 
@@ -172,27 +174,28 @@ class RankSearch:
     # -- from singular vectors ----------------------------------------------------------
 
     def _dense(self) -> Array | None:
+        """T / ||T|| in double precision, where it can be held."""
         if not self.tensor.complete or math.prod(self.tensor.shape) > _FORMED:
             return None
         try:
-            array = self.tensor.to_dense()
+            array = self.tensor.scaled(1.0 / self.tensor.norm()).to_dense()
         except TypeError:
             return None
         return np.asarray(array.astype(np.result_type(array, np.float64), copy=False))
 
     def _truncations(self, array: Array) -> Iterator[Model]:
         """Models within the error from singular vectors: all trains around a loop, the smallest first."""
-        error, dtype = self.error * (1.0 - _ROOM), self.tensor.dtype
+        error, size, dtype = self.error * (1.0 - _ROOM), self.tensor.norm(), self.tensor.dtype
         if self.kind is TensorChain:
             trains = []
             for first in range(1 if self.train else array.ndim):
                 around = [(first + n) % array.ndim for n in range(array.ndim)]
                 cores = train_svd(array.transpose(around), error)
                 trains.append(TensorChain([cores[(n - first) % array.ndim] for n in range(array.ndim)]))
-            yield min(trains, key=lambda train: train.n_parameters).astype(dtype)
+            yield min(trains, key=lambda train: train.n_parameters).scaled(size).astype(dtype)
             return
         core, factors, _ = rounded_tucker(array, [np.eye(size, dtype=array.dtype) for size in array.shape], error)
-        tucker = Tucker(core, factors).astype(dtype)
+        tucker = Tucker(core, factors).scaled(size).astype(dtype)
         yield BlockTerm([tucker]) if self.kind is BlockTerm else tucker
 
     # -- growth -------------------------------------------------------------------------
@@ -200,20 +203,20 @@ class RankSearch:
     def _bisect(self) -> None:
         """One number as the rank: doubled until it is enough, then halved intervals."""
         low, high = 0, 1
-        while self._possible(high) and not self._met(self._try(high)):
+        while not self._met(self._try(high)):
             low, high = high, 2 * high
-            if self.ended is not None:
+            while high > low and not self._possible(high):
+                high -= 1
+            if self.ended is not None or high == low:
                 return
-        if self.best is None:
-            return
         while high - low > 1 and self.ended is None:
             middle = (low + high) // 2
             low, high = (low, middle) if self._met(self._try(middle)) else (middle, high)
 
     def _possible(self, rank: Any) -> bool:
-        """Whether the tensor can determine a model of this rank, with fewer unknowns than entries."""
+        """Whether the tensor can determine each block of a model of this rank, which is not too large to be of use."""
         try:
-            return self._parameters(rank) <= self.tensor.n_observed
+            return self._parameters(rank) <= _LARGEST * self.tensor.n_observed
         except ValueError:
             return False
 
@@ -265,7 +268,7 @@ class RankSearch:
         """Models with one index less, those that lose least for each parameter first."""
         found: list[tuple[float, int, Model]] = []
         for fewer in smaller(model):
-            lost = self.tensor.residual_norm(fewer) ** 2
+            lost = (self.tensor.residual_norm(fewer) / self.tensor.norm()) ** 2
             found.append((lost / (model.n_parameters - fewer.n_parameters), len(found), fewer))
         return [fewer for *_, fewer in sorted(found, key=lambda entry: entry[:2])[:_TRIED]]
 
