@@ -353,6 +353,13 @@ def test_export_refuses(saved: tc.Model, capsys: Any, arguments: Any, message: s
     assert not Path("x").exists()
 
 
+def test_iterations_are_limited_for_a_solver_that_has_such(folder: Path, capsys: Any) -> None:
+    np.save("data.npy", TENSOR)
+    assert main(["decompose", "data.npy", *PLAIN, "--max-iter", "3", "--out", "fit.npz"]) == 2
+    assert "--max-iter is for --solver path, als and lm" in complaint(capsys)
+    assert main(["decompose", "data.npy", *PLAIN, "--solver", "als", "--max-iter", "3", "--out", "fit.npz"]) == 0
+
+
 # -- progress -------------------------------------------------------------------------------
 
 

@@ -34,6 +34,7 @@ from tensorchain.solvers.reduced import Reduced, order_of, shifted
 from tensorchain.solvers.reduction import estimated, reduce, reduced_shape, worthwhile
 from tensorchain.solvers.stabilise import stabilised
 from tensorchain.solvers.starts import fitted_multiple, is_tree, random_start, start_by
+from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.tensors import Device, Sparse
 
 _SWEEPS = ALS(max_iter=30, tol=1e-6)
@@ -232,6 +233,9 @@ class _Search:
     def _constrained(self) -> Stage[_Point]:
         """The path, and joint steps from singular vectors, which see at once what a path may miss."""
         like = self.reduced.lower(self.start)
+        unbound = yield from self._without_bounds(like)
+        if unbound is not None:
+            return unbound
         found = yield from self._along_path(like, self.path)
         if not self.problem.tensor.complete or like.n_parameters > _LARGE:
             return found
@@ -244,6 +248,24 @@ class _Search:
         if order_of(best) < order_of(found.best):
             return self._taken(point, "joint steps from svd")
         return found
+
+    def _without_bounds(self, like: Model) -> Stage[_Point | None]:
+        """A model without error that meets the bounds, from a cheap start, where the error is all that is minimised."""
+        problem = self.reduced.problem
+        if not problem.constraint.error_alone or not problem.tensor.complete or like.n_parameters > _LARGE:
+            return None
+        for name in _starts_of(like)[:2]:
+            first = start_by(name, like, problem.tensor, self.problem.rng)
+            if first is None:
+                continue
+            model = optimal_gauge(self.reduced.aside(_STEPS, first, Free()).model)
+            at = problem.evaluator(model)
+            if at.error() <= max(self.options.exact, at.rounding) and not problem.constraint.gap(
+                problem.constraint.measured(at)
+            ):
+                best, reason = yield from self.reduced.drive(LM(max_iter=1, exact=self.options.exact), model)
+                return self._taken(_Point(name, best, reason), f"joint steps from {name}")
+        return None
 
     def _cheap(self, name: str, first: Model) -> Stage[_Point]:
         small = first.n_parameters <= _FAST

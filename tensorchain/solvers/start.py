@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from tensorchain.solvers.revive import revived, spare_parts
 from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.tensors import Tensor
 
+_ROOM = 4.0
+"""Of bounds, for data in single precision, in units of their rounding."""
 _NOISE = 0.3
 """Size of the noise on the second and later starts from one model, relative to each block."""
 
@@ -62,7 +64,11 @@ class Start:
         problem = Problem(unit, self.constraint.normalised(scale), rng, self.init != "random", clock)
         keep, resume = (None, None) if checkpoint is None else (checkpoint.offer, checkpoint.current)
         begun, merit = self._alive(problem, given, rng)
-        outcome = run(self.solver, problem, begun, callback=self.callback, keep=keep, resume=resume)
+        asked = problem
+        if unit.dtype == np.float32 and problem.constraint.bounds:
+            # Blocks are rounded at the end, and the bounds hold for the model that is returned.
+            asked = replace(problem, constraint=problem.constraint.with_room(_ROOM * float(np.finfo(np.float32).eps)))
+        outcome = run(self.solver, asked, begun, callback=self.callback, keep=keep, resume=resume)
         # A complex start of a real tensor stays complex: its error is that of the complex model.
         dtype = np.dtype(np.complex128) if outcome.best.model.dtype.kind == "c" else self.tensor.dtype
         measure = getattr(self.solver, "final_pass", True)

@@ -108,6 +108,17 @@ class Constraint:
         )
         return Normalised(objective, tuple(bounds), self)
 
+    def with_room(self, rounding: float) -> Constraint:
+        """The same for ||T|| = 1, with bounds that are met after X and its quantities move by `rounding`."""
+
+        def roomy(bound: Bounded) -> Bounded:
+            if bound.quantity != SquaredError():
+                return replace(bound, limit=bound.limit * (1.0 - rounding))
+            error = math.sqrt(bound.limit)
+            return replace(bound, limit=max(error - rounding, 0.5 * error) ** 2)
+
+        return Normalised(self.objective, tuple(map(roomy, self.bounds)), self)
+
     def measured(self, at: Evaluator, error: float | None = None) -> Values:
         """All quantities at the model that the evaluator holds; `error` is ||T - X|| there, where it is at hand."""
         known: dict[Quantity, float] = {} if error is None else {SquaredError(): error**2}
