@@ -35,6 +35,7 @@ _ACCURACY = 1e-6
 """Relative accuracy of the weight of a bound."""
 _TRIES, _HALVINGS = 60, 20
 _SMALLEST, _LARGEST = 1e-18, 1e18
+_UNSEEN = 1e-14
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,11 @@ class BlockProblem:
 def solved(at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Array) -> Array:
     """D with D (sum_j w_j A_j)^T = rhs, of least norm, through the structure of the model where it has one."""
     positive = {quantity: weight for quantity, weight in weights.items() if weight > 0.0}
-    error = positive.get(SquaredError(), 0.0)
-    if error > 0.0 and set(positive) <= {SquaredError(), Sensitivity()}:
-        penalty = positive.get(Sensitivity(), 0.0) / error
+    if positive and set(positive) <= {SquaredError(), Sensitivity()}:
+        sensitivity = positive.get(Sensitivity(), 0.0)
+        # Q_k alone is inverted beside a share of M_k that does not count: by the structure of both.
+        error = max(positive.get(SquaredError(), 0.0), _UNSEEN * sensitivity)
+        penalty = sensitivity / error
         if not penalty:
             return at.system(k).solve(rhs / error)
         inverse = at.model.penalised_solver(k, penalty) if at.complete else None
