@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tensorchain.html import report as html_report
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.regularisation import PathPoint, RegularisationPath
@@ -243,9 +244,7 @@ class Fit:
         return f"{self.error:.4g}, an estimate with standard error {self.standard_error:.1g}"
 
     def _repr_html_(self) -> str:
-        from tensorchain.html import report
-
-        return report(self.report(), self)
+        return html_report(self.report(), self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fit to a file, .safetensors where `path` ends so and .npz else; `tensorchain.load` reads it.
@@ -255,7 +254,7 @@ class Fit:
         path : str or path-like
             The file, which is replaced when all is written.
         """
-        from tensorchain.fit_files import save_fit
+        from tensorchain.fit_writing import save_fit
 
         save_fit(self, path)
 

@@ -128,8 +128,8 @@ def judge(
     stopped : whether the fit ended at a limit.
     fitted : whether the model comes from a fit to these data; the truth behind noisy data does not.
     bounded : whether the fit was held back by a constraint.
-    stabilised : whether the model was chosen for little sensitivity at nearly the least error: that SS grows beyond it is
-        why it was, and no fault of it.
+    stabilised : whether the model was chosen for little sensitivity at nearly the least error: that SS grows beyond it
+        is why it was, and no fault of it.
     """
     limits = Thresholds() if limits is None else limits
     if support is not None and is_undetermined(figures, support):
