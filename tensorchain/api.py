@@ -22,6 +22,7 @@ from tensorchain.solvers.multistart import run_starts
 from tensorchain.solvers.problem import Clock
 from tensorchain.solvers.start import Start
 from tensorchain.tensors import Tensor, as_tensor
+from tensorchain.tensors.outside import shown
 
 
 def decompose(
@@ -31,7 +32,7 @@ def decompose(
     *,
     solver: str | Solver | None = None,
     constraint: Constraint | None = None,
-    init: str | Model = "random",
+    init: str | Model | Fit = "random",
     starts: int = 1,
     rng: int | np.random.Generator | None = None,
     callback: Callable[[Iterate], object] | None = None,
@@ -44,14 +45,14 @@ def decompose(
 
     Parameters
     ----------
-    tensor : array of order 2 to 10, or a door of :mod:`tensorchain.tensors`.  float32, float64 and
+    tensor : array of order 2 to 50, or a door of :mod:`tensorchain.tensors`.  float32, float64 and
         complex128 are kept; integers and booleans become float64, float16 float32, complex64 complex128.
     model : "cp", "tucker", "btd", "tc", or a subclass of `Model`; not needed when `init` is a model.
     rank : CP: R.  Tucker: (R_1, ..., R_N) or one number.  TC: bonds (R_1, ..., R_N), R_n in front of
         core n, or one number.  BTD: one multilinear rank per term, [(2, 2, 2), (3, 3, 3)].
     solver : `Auto()` (the default), `Path()`, `LM()` or `ALS()`, or their names in small letters.
     constraint : `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`, or several joined by `&`.
-    init : "random", "svd" (HOSVD, or ring SVD for a chain), or a model to start from; it is not changed.
+    init : "random", "svd" (HOSVD, or ring SVD for a chain), or a model or fit to start from; it is not changed.
     starts : number of starts; the best is returned, all are listed in `fit.starts`.  Where `init` is a model or
         "svd", the first start is just that, and the others have noise on it.
     rng : seed or generator; the same seed gives the same result.
@@ -88,6 +89,7 @@ def decompose(
         raise ValueError("the tensor is zero everywhere: the relative error is undefined and there is nothing to fit")
     if not 1e-300 < norm < 1e300:
         raise ValueError(f"the tensor has norm {norm:.3g}; rescale it: norms between 1e-300 and 1e300 are supported")
+    init = init.model if isinstance(init, Fit) else init
     kind, rank = _model_of(model, rank, init, door)
     solver = solver_of(solver)
     constraint = Free() if constraint is None else constraint
@@ -135,7 +137,7 @@ def solver_of(solver: str | Solver | None) -> Solver:
         return known[solver.lower()]()
     if isinstance(solver, type) or not hasattr(solver, "steps"):
         raise TypeError(
-            f"solver is {solver!r}; a name ('auto', 'als', 'lm', 'path') or an instance such as ALS() is needed"
+            f"solver is {shown(solver)}; a name ('auto', 'als', 'lm', 'path') or an instance such as ALS() is needed"
         )
     return solver
 
@@ -205,7 +207,7 @@ def _model_of(model: Any, rank: Any, init: Any, door: Tensor) -> tuple[type[Mode
             raise ValueError(f"rank {rank!r} was asked for and init has rank {init.rank!r}; drop one of them")
         return type(init), init.rank
     if not isinstance(init, str) or init not in ("random", "svd"):
-        raise ValueError(f"init is {init!r}; 'random', 'svd' or a model is needed")
+        raise ValueError(f"init is {shown(init)}; 'random', 'svd', a model or a fit is needed")
     if model is None:
         raise ValueError("no model was given; name one of 'cp', 'tucker', 'btd', 'tc', or pass init=model")
     if isinstance(model, str):
@@ -215,7 +217,7 @@ def _model_of(model: Any, rank: Any, init: Any, door: Tensor) -> tuple[type[Mode
     elif isinstance(model, type) and issubclass(model, Model):
         kind = model
     else:
-        raise TypeError(f"model is {model!r}; a name or a subclass of Model is needed")
+        raise TypeError(f"model is {shown(model)}; a name or a subclass of Model is needed")
     checked_wiring(kind, door.shape, rank)
     return kind, rank
 
@@ -224,18 +226,20 @@ def _checked_limit(max_seconds: Any) -> float | None:
     if max_seconds is None:
         return None
     if isinstance(max_seconds, bool) or not isinstance(max_seconds, (int, float, np.integer, np.floating)):
-        raise TypeError(f"max_seconds is {max_seconds!r}; a positive number, or None, is needed")
+        raise TypeError(f"max_seconds is {shown(max_seconds)}; a positive number, or None, is needed")
     if not max_seconds > 0:
-        raise ValueError(f"max_seconds is {max_seconds!r}; a positive number, or None, is needed")
+        raise ValueError(f"max_seconds is {shown(max_seconds)}; a positive number, or None, is needed")
     return float(max_seconds)
 
 
 def _check_arguments(constraint: Any, starts: Any, callback: Any, jobs: Any) -> None:
     if not isinstance(constraint, Constraint):
-        raise TypeError(f"constraint is {constraint!r}; Penalty(nu), SensitivityBound(s) or ErrorBound(e) is needed")
+        raise TypeError(
+            f"constraint is {shown(constraint)}; Penalty(nu), SensitivityBound(s) or ErrorBound(e) is needed"
+        )
     if isinstance(starts, bool) or not isinstance(starts, (int, np.integer)) or starts < 1:
-        raise ValueError(f"starts is {starts!r}; a positive integer is needed")
+        raise ValueError(f"starts is {shown(starts)}; a positive integer is needed")
     if callback is not None and not callable(callback):
-        raise TypeError(f"callback is {callback!r}; a function of one Iterate is needed")
+        raise TypeError(f"callback is {shown(callback)}; a function of one Iterate is needed")
     if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs == 0):
-        raise ValueError(f"jobs is {jobs!r}; a number of workers, -1 for all cores, or None is needed")
+        raise ValueError(f"jobs is {shown(jobs)}; a number of workers, -1 for all cores, or None is needed")

@@ -84,7 +84,10 @@ def add_parser(commands: Any) -> None:
     bound.add_argument("--penalty", type=positive_number, metavar="NU", help="minimise ||T - X||^2 + NU * sensitivity")
     search = parser.add_argument_group("how")
     search.add_argument(
-        "--solver", choices=SOLVERS, default="path", help="the sensitivity path (default), or plain als or lm"
+        "--solver",
+        choices=SOLVERS,
+        default="auto",
+        help="what suits the model and the data (default), the sensitivity path, or plain als or lm",
     )
     search.add_argument("--max-iter", type=positive_integer, metavar="N", help="most iterations of the solver")
     search.add_argument(

@@ -194,7 +194,7 @@ def diagnose(
             verdict, evidence, cure_for(verdict, model, figures, None, None, size, subject), figures, known
         )
     clock = Clock(max_seconds)
-    path = trace_path(door, model, max_seconds=max_seconds)
+    path = trace_path(model, door, max_seconds=max_seconds)
     size = door.norm()
     error = door.residual_norm(model) / size
     support = support_of(door, model, error, limit=SPECTRUM_LIMIT, clock=clock)
@@ -202,12 +202,13 @@ def diagnose(
     other = _best_other(door, model, path, starts, generator, max_seconds, limits)
     # Under a bound the objective is no error alone, or more error is the price.
     bounded = fit is not None and (fit.gap > 0.0 or not math.isclose(fit.objective, fit.error**2, rel_tol=1e-6))
+    stabilised = fit is not None and fit.reason is StopReason.STABILISED
     verdict = judge(
         figures, error, path, other, limits,
-        support=support, stopped=stopped, fitted=fit is not None, bounded=bounded,
+        support=support, stopped=stopped, fitted=fit is not None, bounded=bounded, stabilised=stabilised,
     )  # fmt: skip
     found = None
-    if verdict in (Verdict.HEALTHY, Verdict.BADLY_GAUGED):
+    if verdict in (Verdict.HEALTHY, Verdict.BADLY_GAUGED) and not stabilised:
         here, least = (path.model, float(path.error[-1])) if path.error[-1] <= error else (model, error)
         found = _another(door, here, least, starts, generator, max_seconds, limits)
         second = Verdict.HEALTHY if found is None else questioned(least, found, door.complete, limits)
@@ -260,7 +261,7 @@ def _paths(
     for child in rng.spawn(starts):
         start = model.astype(double).random_like(child)
         start = start.scaled(door.norm() / tensor_norm(start))
-        yield trace_path(door, start, share=_START_SHARE, decades=decades, max_seconds=max_seconds)
+        yield trace_path(start, door, share=_START_SHARE, decades=decades, max_seconds=max_seconds)
 
 
 def _best_other(

@@ -149,7 +149,8 @@ class Model(Tabular):
         Tucker models and trains (chains with a bond of 1) are truncated in orthogonal form: the result is the best
         truncation of the HOSVD of a Tucker model, and within sqrt(N - 1) of the best train.  CP, block terms and loops
         lose one index of a bond at a time and are fitted again by alternating least squares: a local search, which
-        need not find the smallest model within the error, and may raise the sensitivity.
+        need not find the smallest model within the error, and may raise the sensitivity.  Loops that were fitted with
+        too large bonds often stay as they are: fit smaller bonds to the data instead.
 
         Parameters
         ----------

@@ -16,7 +16,8 @@ are contractions of blocks with blocks: sweeps of alternating least squares that
 4. It ends when no candidate meets the error.
 
 The result is a local one: it need not be the smallest model within the error, and a CP or a loop may pay for small
-errors with components that cancel, as every least-squares fit of these; look at its sensitivity.
+errors with components that cancel, as every least-squares fit of these; look at its sensitivity.  A loop fitted
+with too large bonds need not be near any loop of smaller ones, and sweeps from there are slow: often it stays as it is.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Stage, 
 from tensorchain.solvers.reduced import Reduced, order_of, shifted
 from tensorchain.solvers.reduction import estimated, reduce, reduced_shape, worthwhile
 from tensorchain.solvers.stabilise import stabilised
-from tensorchain.solvers.starts import STARTS, fitted_multiple, is_tree
+from tensorchain.solvers.starts import fitted_multiple, is_tree, random_start, start_by
 from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.tensors import Device, Sparse
 
@@ -46,10 +46,16 @@ _FAST = 1000
 """Unknowns of the core up to which joint steps cost no more than some sweeps."""
 _LARGE = 2000
 """Unknowns of the core beyond which the path is not taken."""
+_RUN_OFF = 4.0
+"""Growth of the sensitivity at which a path is left for another start."""
+_RUNGS = (4, 6)
+"""First penalties of the paths beyond the first one, as in `Path`: that one has tried the strongest."""
+_FIRST_BATCH, _MORE = 5, 6
+"""Paths beyond the first one, and more of them where the best ran off."""
 _AGREE = 0.05
 """Distance of two models, relative to their error, within which they are one minimiser."""
 _LARGE_STEPS = LM(max_iter=60, tol=1e-4)
-_PRICE, _PENALISED = 0.1, ALS(max_iter=5, tol=1e-4)
+_PRICE, _PENALISED = 0.1, ALS(max_iter=2, tol=1e-4)
 """Of data with gaps: nu SS over the squared error in the first sweeps."""
 _FORMED = 1 << 20
 """Entries up to which models are compared entry by entry."""
@@ -95,6 +101,7 @@ class _Search:
         self.options, self.problem, self.start = options, problem, start
         self.way: list[str] = []
         self.stages: list[Iterate] = []
+        self.settled = False
         self.reduced = Reduced(problem, None)
         self.path = Path(exact=options.exact)
 
@@ -118,7 +125,7 @@ class _Search:
         healthy = reason is StopReason.EXACT or is_tree(start) or problem.warm
         if healthy or not problem.constraint.free or not self.options.slack:
             return Ended(reason)
-        answer = stabilised(self.reduced, best, self.stages, self.options.slack)
+        answer = stabilised(self.reduced, best, self.stages, self.options.slack, settled=self.settled)
         if answer is None:
             return Ended(reason)
         yield answer
@@ -141,7 +148,7 @@ class _Search:
         like = self.reduced.lower(self.start)
         found: list[_Point] = []
         for name in _starts_of(like):
-            first = STARTS[name](like, self.reduced.problem.tensor, self.problem.rng)
+            first = start_by(name, like, self.reduced.problem.tensor, self.problem.rng)
             if first is None:
                 continue
             point = yield from self._cheap(name, first)
@@ -149,19 +156,40 @@ class _Search:
                 return self._taken(point, f"sweeps from {name}")
             found.append(point)
             if len(found) > 1 and self._agree(*found[-2:]):
+                self.settled = True
                 return self._taken(min(found, key=_error), "sweeps from " + " and ".join(p.name for p in found))
             if len(found) == 2:
                 break
+        if not found:
+            # Of data that are too large for singular vectors.
+            first = random_start(like, self.reduced.problem.tensor, self.problem.rng)
+            point = yield from self._cheap("random", first)
+            return self._taken(point, "sweeps from random")
         best_point = min(found, key=_error)
         if like.n_parameters > _LARGE:
             best, reason = yield from self.reduced.drive(_LARGE_STEPS, best_point.best.model)
             return self._taken(_Point(best_point.name, best, reason), f"joint steps from {best_point.name}")
-        point = yield from self._along_path(like, replace(self.path, cycles=1))
-        if point.reason is StopReason.EXACT or any(self._agree(point, other) for other in found):
-            return point
-        rest = replace(self.path, cycles=self.path.cycles - 1, first_cycle=1)
-        again = yield from self._along_path(like.random_like(self.problem.rng), rest)
-        return min(point, again, best_point, key=_error)
+        return (yield from self._paths(like, found))
+
+    def _paths(self, like: Model, found: list[_Point]) -> Stage[_Point]:
+        """The path, until it comes to what was found before; one that runs off is followed to its end only once.
+
+        Most paths that run off are a bad start of a problem that has a solution; where all of them do, it has none.
+        """
+        first = yield from self._along_path(like, replace(self.path, cycles=1))
+        if first.reason is StopReason.EXACT or any(self._agree(first, other) for other in found):
+            return first
+        points = [first, *found]
+        for batch in (_FIRST_BATCH, _MORE):
+            path = replace(self.path, cycles=batch, rungs=_RUNGS, run_off=_RUN_OFF)
+            point = yield from self._along_path(like.random_like(self.problem.rng), path)
+            points.append(point)
+            if point.reason is not StopReason.DIVERGING:
+                return min(points, key=_error)
+        point = min(points[2:], key=_error)
+        warm = Reduced(replace(self.problem, warm=True), self.reduced.reduction)
+        best, reason = yield from warm.drive(self.path, point.best.model, stages=self.stages)
+        return min(*points, self._taken(_Point("path", best, reason), "to its end"), key=_error)
 
     def _incomplete(self) -> Stage[_Point]:
         """Sweeps from an estimate of the core without gaps; the path, or joint steps, where they do not converge."""
@@ -178,12 +206,7 @@ class _Search:
             if like.n_parameters > _LARGE:
                 best, reason = yield from self.reduced.drive(_LARGE_STEPS, best.model)
                 return self._taken(_Point("an estimated core", best, reason), "joint steps from an estimated core")
-            found = yield from self._along_path(like, replace(self.path, cycles=1))
-            if self._agree(point, found):
-                return found
-            rest = replace(self.path, cycles=self.path.cycles - 1, first_cycle=1)
-            again = yield from self._along_path(like.random_like(self.problem.rng), rest)
-            return min(point, found, again, key=_error)
+            return (yield from self._paths(like, [point]))
         return (yield from self._along_path(like, self.path))
 
     def _from_estimate(self) -> Model | None:
@@ -201,7 +224,7 @@ class _Search:
         within = Reduced(replace(problem, tensor=core, constraint=Free()), None)
         found: list[Iterate] = []
         for name in _starts_of(small):
-            first = STARTS[name](small, core, problem.rng)
+            first = start_by(name, small, core, problem.rng)
             if first is not None and len(found) < 2:
                 found.append(within.aside(_SWEEPS, first, Free()))
         best = min(found, key=lambda it: it.error)
@@ -216,8 +239,9 @@ class _Search:
         found = yield from self._along_path(like, self.path)
         if not self.problem.tensor.complete or like.n_parameters > _LARGE:
             return found
-        first = STARTS["svd"](like, self.reduced.problem.tensor, self.problem.rng)
-        assert first is not None
+        first = start_by("svd", like, self.reduced.problem.tensor, self.problem.rng)
+        if first is None:
+            return found
         free = self.reduced.aside(_STEPS, first, Free()).model
         best, reason = yield from self.reduced.drive(LM(max_iter=200, tol=1e-8, exact=self.options.exact), free)
         point = _Point("svd", best, reason)
@@ -231,7 +255,7 @@ class _Search:
         if not problem.constraint.error_alone or not problem.tensor.complete or like.n_parameters > _LARGE:
             return None
         for name in _starts_of(like)[:2]:
-            first = STARTS[name](like, problem.tensor, self.problem.rng)
+            first = start_by(name, like, problem.tensor, self.problem.rng)
             if first is None:
                 continue
             model = optimal_gauge(self.reduced.aside(_STEPS, first, Free()).model)

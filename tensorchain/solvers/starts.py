@@ -80,6 +80,15 @@ STARTS: dict[str, Callable[[Model, Tensor, np.random.Generator], Model | None]] 
 """Each makes a start with the wiring, shape, dtype and row counts of a model, or None where it does not apply."""
 
 
+def start_by(name: str, like: Model, tensor: Tensor, rng: np.random.Generator) -> Model | None:
+    """The start of that name; None where the model has none, or the data are too large to give it."""
+    try:
+        return STARTS[name](like, tensor, rng)
+    except TypeError:
+        # A data class that cannot be held in memory whole, or give the Gram of a mode, says so.
+        return None
+
+
 def is_tree(model: Model) -> bool:
     """Whether the wiring has no loop, so that singular vectors are quasi-optimal: Tucker, chains with a bond of 1."""
     return type(model) is Tucker or (isinstance(model, TensorChain) and 1 in model.bonds)

@@ -143,7 +143,8 @@ def shown(value: Any) -> str:
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple) and not isinstance(value, Model):
         return f"an array of shape {shape}"
-    text = repr(value) if isinstance(value, (str, int, float, complex, tuple, list, dict, type, Model)) else ""
+    plain = (str, bytes, int, float, complex, tuple, list, dict, type, Model)
+    text = repr(value) if value is None or isinstance(value, plain) else ""
     return text if 0 < len(text) <= 80 and "\n" not in text else f"a {type(value).__name__}"
 
 

@@ -196,6 +196,21 @@ def test_int8_files_of_old_opsets_open(opset, constants):
     assert sum(rounded) == 12 * 8 * 9 + 16 * 12 * 9
 
 
+def test_int8_of_layers_that_share_a_bias():
+    """The name that the quantizer gives to a copy of the bias is that of a value here."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b"], ["b0"], name="first"),
+        helper.make_node("Transpose", ["b0"], ["t"], perm=[0, 1, 3, 2]),
+        helper.make_node("Conv", ["t", "w2", "b"], ["y"], name="second"),
+    ]
+    weights = [tensor("w1", (12, 8, 3, 3)), tensor("w2", (12, 12, 3, 3), 2), tensor("b", (12,), 3)]
+    proto = model(nodes, weights)
+    expected = run(proto, x=X)[0]
+    for case in (proto, as_nodes(proto)):
+        small = quantize_onnx(case, [{"x": X}])
+        assert np.linalg.norm(run(small, x=X)[0] - expected) < 0.1 * np.linalg.norm(expected)
+
+
 def test_int8_that_cannot_be_converted_is_refused_once():
     proto = two_convolutions(opset=12)
     proto.opset_import.append(helper.make_opsetid("somewhere", 1))
