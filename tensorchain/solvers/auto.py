@@ -27,6 +27,7 @@ from tensorchain.fit import StopReason
 from tensorchain.models import BlockTerm, Model
 from tensorchain.solvers.als import ALS
 from tensorchain.solvers.constraints import Free, Penalty
+from tensorchain.solvers.ledger import Ledger
 from tensorchain.solvers.lm import LM, check_options
 from tensorchain.solvers.path import Path
 from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Stage, Steps, iterate_at
@@ -102,14 +103,17 @@ class _Search:
         self.way: list[str] = []
         self.stages: list[Iterate] = []
         self.settled = False
-        self.reduced = Reduced(problem, None)
+        self.ledger = Ledger(problem.rng, start) if problem.resumable else None
+        self.reduced = Reduced(problem, None, self.ledger)
         self.path = Path(exact=options.exact)
 
     def steps(self, memory: Memory | None) -> Steps:
         problem, start = self.problem, self.start
+        if memory is not None and self.ledger is not None:
+            self.ledger.recall(memory)
         if problem.tensor.complete:
             self._reduce()
-        if problem.warm:
+        if problem.warm and memory is None:
             yield iterate_at(problem.evaluator(start), problem.constraint)
         if problem.warm:
             found = yield from self._along_path(self.reduced.lower(start), self.path)
@@ -138,7 +142,7 @@ class _Search:
         reduction = reduce(problem.tensor, reduced_shape(network, problem.tensor.shape), problem.rng)
         if shifted(problem.constraint, reduction.remainder) is None:
             return
-        self.reduced = Reduced(problem, reduction)
+        self.reduced = Reduced(problem, reduction, self.ledger)
         self.way.append("core " + "x".join(map(str, reduction.core.shape)))
 
     # -- on the core --------------------------------------------------------------------
@@ -301,7 +305,7 @@ class _Search:
         if self.reduced.reduction is None:
             return point.best, point.reason
         model = self.reduced.lift(point.best.model)
-        whole = Reduced(replace(self.problem, warm=True), None)
+        whole = Reduced(replace(self.problem, warm=True), None, self.ledger)
         tensor = self.problem.tensor
         if tensor.in_memory is None and not isinstance(tensor, Device):
             # A step reads the data once, a sweep once for each block.

@@ -61,7 +61,9 @@ class Start:
         unit = self.tensor.scaled(1.0 / self.norm)
         given = self.first_model(unit, rng, number)
         scale = Scale(self.norm, len(given.matrices))
-        problem = Problem(unit, self.constraint.normalised(scale), rng, self.init != "random", clock)
+        problem = Problem(
+            unit, self.constraint.normalised(scale), rng, self.init != "random", clock, resumable=checkpoint is not None
+        )
         keep, resume = (None, None) if checkpoint is None else (checkpoint.offer, checkpoint.current)
         begun, merit = self._alive(problem, given, rng)
         asked = problem
