@@ -48,7 +48,7 @@ def decompose(
     rank : CP: R.  Tucker: (R_1, ..., R_N) or one number.  TC: bonds (R_1, ..., R_N), R_n in front of
         core n, or one number.  BTD: one multilinear rank per term, [(2, 2, 2), (3, 3, 3)].
     solver : `Auto()` (the default), `Path()`, `LM()` or `ALS()`, or their names in small letters.
-    constraint : `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`, or several joined by `&`.
+    constraint : `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`, `NonNegative()`, or several joined by `&`.
     init : "random", "svd" (HOSVD, or ring SVD for a chain), or a model to start from; it is not changed.
     starts : number of starts; the best is returned, all are listed in `fit.starts`.  Where `init` is a model or
         "svd", the first start is just that, and the others have noise on it.
@@ -90,6 +90,8 @@ def decompose(
     solver = solver_of(solver)
     constraint = Free() if constraint is None else constraint
     _check_arguments(constraint, starts, callback, jobs)
+    network = init.network if isinstance(init, Model) else checked_wiring(kind, door.shape, rank)
+    constraint.domain.check(network, door.dtype, init if isinstance(init, Model) else None)
     if progress:
         with Progress(norm=norm, starts=starts, callback=callback) as shown:
             return decompose(
@@ -197,7 +199,7 @@ def _checked_limit(max_seconds: Any) -> float | None:
 
 def _check_arguments(constraint: Any, starts: Any, callback: Any, jobs: Any) -> None:
     if not isinstance(constraint, Constraint):
-        raise TypeError(f"constraint is {constraint!r}; Penalty(nu), SensitivityBound(s) or ErrorBound(e) is needed")
+        raise TypeError(f"constraint is {constraint!r}; Penalty(nu), SensitivityBound(s), ErrorBound(e) or NonNegative() is needed")
     if isinstance(starts, bool) or not isinstance(starts, (int, np.integer)) or starts < 1:
         raise ValueError(f"starts is {starts!r}; a positive integer is needed")
     if callback is not None and not callable(callback):

@@ -106,6 +106,9 @@ class Fit:
     standard_error : of `error` where that is an estimate from a sample of entries, None where it was measured.
     least_error : least relative error that was found, where a model of far less sensitivity at a slightly larger error
         is returned in its place (`StopReason.STABILISED`); None else.
+    optimality : what the best change of each block alone could still take off what is minimised (multipliers of bounds
+        included), relative to it, all blocks together; zero exactly where the conditions of Karush, Kuhn and Tucker
+        hold.  None where that was not measured: it always is with `NonNegative`.
 
     Fits are compared and hashed by identity.
     """
@@ -124,6 +127,7 @@ class Fit:
     objective: float = float("nan")
     standard_error: float | None = None
     least_error: float | None = None
+    optimality: float | None = None
 
     @property
     def converged(self) -> bool:
@@ -148,6 +152,7 @@ class Fit:
             ("sensitivity", f"{self.sensitivity:.4g} (relative {relative})"),
             *([("least error", f"{self.least_error:.4g} was found")] if self.least_error is not None else []),
             ("stopped", f"{self.reason.name}: {self.reason.value}"),
+            *([("KKT residual", f"{self.optimality:.2g}")] if self.optimality is not None else []),
             ("iterations", f"{self.iterations} in {self.seconds:.3g} s"),
             ("solver", self.solver),
         ]

@@ -9,7 +9,10 @@ written for the change D, which keeps its digits when the residual is small.  A 
 is the slope of its term where D leads, w = psi'(r(D(w))): the left side rises in w and the right side falls, so there
 is one such w, found by bisection and regula falsi in log w.
 
-Cost: P_k^3 for each weight that is tried.
+Where the domain of the constraint restricts the block, D is the minimiser over the changes that do not leave it, which
+has no closed form (:mod:`tensorchain.kernels.nonnegative`); all else is the same.
+
+Cost: P_k^3 for each weight that is tried; some sweeps of I_k P_k^2 over a restricted block.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ import numpy as np
 
 from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array, GramSystem
-from tensorchain.solvers.constraints import Lagrangian, Quantity, Sensitivity, SquaredError
+from tensorchain.solvers.constraints import Domain, Lagrangian, Quantity, Sensitivity, SquaredError
+from tensorchain.solvers.constraints.domain import EVERYWHERE
 from tensorchain.solvers.constraints.lagrangian import Term
 
 _ACCURACY = 1e-6
@@ -42,7 +46,8 @@ class BlockProblem:
     values : r_j at the block as it is.
     gradients : v_j, (I_k, P_k), of the quantities that the block counts in.
     apply : from a quantity and D to D A_j^T.
-    solve : from weights w_j and a right-hand side W to D with D (sum_j w_j A_j)^T = W.
+    solve : from weights w_j and a right-hand side W to D with D (sum_j w_j A_j)^T = W, or the nearest to it, in the
+        metric of that matrix, with which the block stays in its domain.
     """
 
     values: Mapping[Quantity, float]
@@ -57,8 +62,14 @@ class BlockProblem:
         k: int,
         values: Mapping[Quantity, float],
         gradients: Mapping[Quantity, Array | None] | None = None,
+        *,
+        domain: Domain = EVERYWHERE,
+        fine: bool = True,
     ) -> BlockProblem:
-        """Block k of the model that the evaluator holds, whose quantities (and gradients) are given."""
+        """Block k of the model that the evaluator holds, whose quantities (and gradients) are given.
+
+        `fine` as in `Domain.best_change`.
+        """
         found = {}
         for quantity in values:
             gradient = quantity.block_gradient(at, k) if gradients is None else gradients[quantity]
@@ -70,18 +81,28 @@ class BlockProblem:
             assert image is not None
             return image
 
+        if k in domain.restricted(at.network):
+            return cls(values, found, apply, lambda weights, rhs: _within(at, k, weights, rhs, domain, fine))
         return cls(values, found, apply, lambda weights, rhs: solved(at, k, weights, rhs))
 
     @classmethod
     def from_matrices(
-        cls, values: Mapping[Quantity, float], gradients: Mapping[Quantity, Array], curvatures: Mapping[Quantity, Array]
+        cls,
+        values: Mapping[Quantity, float],
+        gradients: Mapping[Quantity, Array],
+        curvatures: Mapping[Quantity, Array],
+        *,
+        domain: Domain = EVERYWHERE,
+        matrix: Array | None = None,
     ) -> BlockProblem:
-        """From the matrices A_j themselves."""
+        """From the matrices A_j themselves; `matrix` is the block where the domain restricts it."""
+
+        def solve(weights: Mapping[Quantity, float], rhs: Array) -> Array:
+            system = _summed(curvatures, weights)
+            return system.solve(rhs) if matrix is None else domain.best_change(matrix, system.gram, rhs, fine=True)
+
         return cls(
-            values,
-            gradients,
-            lambda quantity, change: GramSystem(curvatures[quantity]).apply(change),
-            lambda weights, rhs: _summed(curvatures, weights).solve(rhs),
+            values, gradients, lambda quantity, change: GramSystem(curvatures[quantity]).apply(change), solve
         )
 
     def change(self, weights: Mapping[Quantity, float]) -> Array:
@@ -109,12 +130,28 @@ def solved(at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Array)
         inverse = at.model.penalised_solver(k, penalty) if at.complete else None
         if inverse is not None:
             return inverse(rhs / error)
+    system = _system(at, k, positive)
+    return np.zeros_like(rhs) if system is None else system.solve(rhs)
+
+
+def _within(
+    at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Array, domain: Domain, fine: bool
+) -> Array:
+    """The same in a domain."""
+    system = _system(at, k, {quantity: weight for quantity, weight in weights.items() if weight > 0.0})
+    if system is None:
+        return np.zeros_like(rhs)
+    return domain.best_change(at.model.matrices[k], system.gram, rhs, fine=fine)
+
+
+def _system(at: Evaluator, k: int, weights: Mapping[Quantity, float]) -> GramSystem | None:
+    """sum_j w_j A_j; None where the block counts in none of them."""
     curvatures = {}
-    for quantity in positive:
+    for quantity in weights:
         curvature = quantity.curvature(at, k)
         if curvature is not None:
             curvatures[quantity] = curvature
-    return _summed(curvatures, positive).solve(rhs) if curvatures else np.zeros_like(rhs)
+    return _summed(curvatures, weights) if curvatures else None
 
 
 def _summed(curvatures: Mapping[Quantity, Array], weights: Mapping[Quantity, float]) -> GramSystem:

@@ -24,8 +24,9 @@ References: Nielsen, "Damping parameter in Marquardt's method" (1999); Tichavsky
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -33,9 +34,10 @@ from tensorchain.evaluation import Evaluator
 from tensorchain.fit import StopReason
 from tensorchain.kernels import Array, cholesky, cholesky_solve, diagonal_blocks
 from tensorchain.models import Model
-from tensorchain.solvers.constraints import Constraint, Lagrangian, Quantity, Sensitivity, SquaredError
+from tensorchain.solvers.constraints import Constraint, Domain, Lagrangian, Quantity, Sensitivity, SquaredError
+from tensorchain.solvers.constraints.domain import EVERYWHERE
 from tensorchain.solvers.constraints.lagrangian import half_gradient
-from tensorchain.solvers.krylov import conjugate_gradients, preconditioner, split
+from tensorchain.solvers.krylov import Operator, conjugate_gradients, preconditioner, split
 from tensorchain.solvers.optimality import STATIONARY, attainable_decrease
 from tensorchain.solvers.problem import Ended, Memory, Problem, Stage, Steps, iterate_at
 
@@ -46,6 +48,8 @@ _LEAST_RATIO = 1e-4
 _SLOW_STEPS = 3
 _FRUITLESS = 12
 """Updates of the multipliers in a row that bring no bound closer, after which the run ends."""
+_ROUNDS, _HALVINGS = 4, 30
+"""Most solutions of the equations of a step in a domain, and most halvings of a step along the gradient."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ class LM:
             phi, size = lagrangian.value(values), lagrangian.size(values)
             if slow >= _SLOW_STEPS or (slow and not lagrangian.settled(values)):
                 if lagrangian.settled(values):
-                    left = attainable_decrease(at, lagrangian, values)
+                    left = attainable_decrease(at, lagrangian, values, constraint.domain)
                     if left <= max(STATIONARY, self.tol):
                         return End(StopReason.CONVERGED, lagrangian, damping, used, left)
                     slow = 0
@@ -144,14 +148,16 @@ class LM:
                 return End(StopReason.ITERATION_LIMIT, lagrangian, damping, used)
             if system is None:
                 here = at.model
-                system = NormalEquations(at, lagrangian, values, self.dense_limit)
+                system = NormalEquations(at, lagrangian, values, self.dense_limit, constraint.domain)
             used += 1
             step = system.solve(damping)
             if step is not None:
                 delta, predicted = step
                 if not predicted > _TINY_PREDICTION * max(size, abs(phi)):
                     at.hold(here)
-                    if growth == 2.0 and damping > _SMALLEST_DAMPING and not self._at_end(at, lagrangian, values):
+                    if growth == 2.0 and damping > _SMALLEST_DAMPING and not self._at_end(
+                        at, lagrangian, values, constraint.domain
+                    ):
                         # The damping alone makes the step short.
                         damping = max(0.1 * damping, _SMALLEST_DAMPING)
                         continue
@@ -190,8 +196,10 @@ class LM:
             return False
         return constraint.gap(constraint.measured(at)) <= 0.0
 
-    def _at_end(self, at: Evaluator, lagrangian: Lagrangian, values: dict[Quantity, float]) -> bool:
-        return attainable_decrease(at, lagrangian, values) <= max(STATIONARY, self.tol)
+    def _at_end(
+        self, at: Evaluator, lagrangian: Lagrangian, values: dict[Quantity, float], domain: Domain
+    ) -> bool:
+        return attainable_decrease(at, lagrangian, values, domain) <= max(STATIONARY, self.tol)
 
 
 @dataclass(frozen=True)
@@ -230,7 +238,14 @@ class End:
 class NormalEquations:
     """The equations of a step at one point, for several mu."""
 
-    def __init__(self, at: Evaluator, lagrangian: Lagrangian, values: dict[Quantity, float], dense_limit: int) -> None:
+    def __init__(
+        self,
+        at: Evaluator,
+        lagrangian: Lagrangian,
+        values: dict[Quantity, float],
+        dense_limit: int,
+        domain: Domain = EVERYWHERE,
+    ) -> None:
         model = at.model
         self.at, self.model = at, model
         self.shapes = [matrix.shape for matrix in model.matrices]
@@ -241,12 +256,18 @@ class NormalEquations:
             for quantity, bend in lagrangian.bends(values).items()
         ]
         size = sum(matrix.size for matrix in model.matrices)
-        self.dense = size <= dense_limit and not (at.complete and model.has_damped_inverse)
+        self._both: Array | None = None
+        floors = domain.floors(model)
+        structured = at.complete and model.has_damped_inverse
+        self.dense = size <= dense_limit and (floors is not None or not structured)
+        self.floors = None if floors is None else Floors(floors)
         if self.dense:
             self._form()
 
     def solve(self, damping: float) -> tuple[list[Array], float] | None:
         """Step and predicted decrease of phi, or None when the matrix is not positive definite."""
+        if self.floors is not None:
+            return self._solve_within(self.floors, damping)
         if not self.dense:
             return self._solve_iteratively(damping)
         np.add(self.undamped, damping, out=self.diagonal)
@@ -284,20 +305,62 @@ class NormalEquations:
         self.columns = np.stack(columns, axis=1) if columns else None
 
     def _solve_iteratively(self, damping: float) -> tuple[list[Array], float] | None:
+        inverse = self._inverse(damping)
+        if inverse is None:
+            return None
+        delta = conjugate_gradients(lambda blocks: self._applied(blocks, damping), inverse, self.rhs)
+        pairs = zip(delta, self.rhs, strict=True)
+        predicted = float(sum(np.vdot(d, g).real + damping * np.vdot(d, d).real for d, g in pairs))
+        return delta, predicted
+
+    def _inverse(self, damping: float) -> Operator | None:
+        """The preconditioner."""
         self.at.hold(self.model)
         error = max(self.weights.get(SquaredError(), 0.0), 1e-3)
         penalty = self.weights.get(Sensitivity(), 0.0)
         inverse = preconditioner(self.at, penalty / error, damping / error)
-        if inverse is None:
-            return None
-        delta = conjugate_gradients(
-            lambda blocks: self._applied(blocks, damping),
-            lambda blocks: [block / error for block in inverse(blocks)],
-            self.rhs,
-        )
-        pairs = zip(delta, self.rhs, strict=True)
-        predicted = float(sum(np.vdot(d, g).real + damping * np.vdot(d, d).real for d, g in pairs))
-        return delta, predicted
+        return None if inverse is None else lambda blocks: [block / error for block in inverse(blocks)]
+
+    def _solve_within(self, floors: Floors, damping: float) -> tuple[list[Array], float] | None:
+        """The step in a domain: entries that would leave it end at its edge, and the others are solved for again."""
+        if self.dense:
+            whole, flat = self._whole(), self.flat
+            solve = partial(_free_part, whole, flat, damping)
+            image = whole.__matmul__
+        else:
+            inverse = self._inverse(damping)
+            if inverse is None:
+                return None
+            flat = np.concatenate([block.ravel() for block in self.rhs])
+            solve = partial(self._free_part, inverse, flat, damping)
+
+            def image(step: Array) -> Array:
+                return np.concatenate([b.ravel() for b in self._applied(split(step, self.shapes), 0.0)])
+
+        found = floors.step(flat, solve, image)
+        return None if found is None else (split(found[0], self.shapes), found[1])
+
+    def _whole(self) -> Array:
+        """The matrix without damping, with both triangles and the ranks of the bounds."""
+        if self._both is None:
+            upper = np.triu(self.matrix, 1)
+            self._both = upper + upper.T
+            np.fill_diagonal(self._both, self.undamped)
+            if self.columns is not None:
+                self._both += self.columns @ self.columns.T
+        return self._both
+
+    def _free_part(self, inverse: Operator, flat: Array, damping: float, step: Array, free: Array) -> Array:
+        """The entries of a step that are free, by conjugate gradients, where the others are given."""
+        mask = [part.astype(float) for part in split(free, self.shapes)]
+        fixed = self._applied(split(np.where(free, 0.0, step), self.shapes), damping)
+        rhs = [m * (b - f) for m, b, f in zip(mask, split(flat, self.shapes), fixed, strict=True)]
+
+        def masked(operator: Operator) -> Operator:
+            return lambda blocks: [m * b for m, b in zip(mask, operator(blocks), strict=True)]
+
+        found = conjugate_gradients(masked(lambda blocks: self._applied(blocks, damping)), masked(inverse), rhs)
+        return np.concatenate([block.ravel() for block in found])[free]
 
     def _applied(self, blocks: Sequence[Array], damping: float) -> list[Array]:
         """The matrix times a change of the blocks."""
@@ -312,6 +375,75 @@ class NormalEquations:
             share = bend * sum(np.vdot(v, b) for v, b in zip(vectors, blocks, strict=True))
             result = [r + share * v for r, v in zip(result, vectors, strict=True)]
         return result
+
+
+class Floors:
+    """How far down each entry may go in a step, and the step that heeds it.
+
+    Entries at the edge of the domain whose gradient pushes outwards are held there; the others solve the equations.
+    Those that would go beyond the edge are put onto it, and the rest solve again, some times.  What is left beyond is
+    cut off.  Where that gains nothing the step is along the gradient, cut off likewise.
+
+    Reference: Bertsekas, "Projected Newton methods for optimization problems with simple constraints" (1982).
+    """
+
+    def __init__(self, floors: Sequence[Array]) -> None:
+        self.floor = np.concatenate([floor.ravel() for floor in floors])
+
+    def step(
+        self, flat: Array, solve: Callable[[Array, Array], Array | None], image: Callable[[Array], Array]
+    ) -> tuple[Array, float] | None:
+        """The step d and 2 <b, d> - <d, A d>; None where the equations have no solution.
+
+        Parameters
+        ----------
+        flat : b, the right-hand side.
+        solve : from a step and the mask of its free entries to these.
+        image : A times a step.
+        """
+        floor = self.floor
+        held = (floor >= 0.0) & (flat <= 0.0)
+        step = np.zeros_like(flat)
+        for _ in range(_ROUNDS):
+            free = ~held
+            if not free.any():
+                break
+            found = solve(step, free)
+            if found is None:
+                return None
+            step[free] = found
+            beyond = free & (step < floor)
+            if not beyond.any():
+                break
+            step[beyond] = floor[beyond]
+            held |= beyond
+        step = np.maximum(step, floor)
+        predicted = float(step @ (2.0 * flat - image(step)))
+        if predicted > 0.0:
+            return step, predicted
+        direction = np.where((floor >= 0.0) & (flat <= 0.0), 0.0, flat)
+        curvature = float(direction @ image(direction))
+        if not curvature > 0.0:
+            return np.zeros_like(flat), 0.0
+        length = float(direction @ direction) / curvature
+        for _ in range(_HALVINGS):
+            step = np.maximum(length * direction, floor)
+            predicted = float(step @ (2.0 * flat - image(step)))
+            if predicted > 0.0:
+                break
+            length *= 0.5
+        return step, max(predicted, 0.0)
+
+
+def _free_part(whole: Array, flat: Array, damping: float, step: Array, free: Array) -> Array | None:
+    """The entries of a step that are free, by a Cholesky factor, where the others are given."""
+    part = whole[free]
+    matrix = np.ascontiguousarray(part[:, free])
+    np.einsum("ii->i", matrix)[...] += damping
+    factor = cholesky(matrix)
+    if factor is None:
+        return None
+    return cholesky_solve(factor, flat[free] - part[:, ~free] @ step[~free])
 
 
 def _filled(gradient: Sequence[Array | None], model: Model) -> list[Array]:

@@ -4,12 +4,13 @@ A constraint says which quantities are minimised, each with a weight, and which 
 
     min  sum_j w_j r_j(theta)      subject to      r_b(theta) <= limit_b      for every bound b,
 
-where the r are :mod:`quantities <tensorchain.solvers.constraints.quantities>`, each quadratic in every block.  All else
+where the r are :mod:`quantities <tensorchain.solvers.constraints.quantities>`, each quadratic in every block; and where
+the blocks may lie, its :mod:`domain <tensorchain.solvers.constraints.domain>`: everywhere, if nothing is said.  All else
 follows here, so that no solver asks what kind of constraint it has: how far a model is from meeting the bounds
 (`gap`), which of two models is better (`merit`), whether an error of zero ends the run (`error_alone`), and the
 augmented Lagrangian that a run minimises (:mod:`tensorchain.solvers.constraints.lagrangian`).
 
-A new constraint is a subclass that gives `objective` or `bounds`, in the scale of T as given.
+A new constraint is a subclass that gives `objective`, `bounds` or `domain`, in the scale of T as given.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 
 from tensorchain.evaluation import Evaluator
 from tensorchain.models.scale import Scale
+from tensorchain.solvers.constraints.domain import EVERYWHERE, Domain
 from tensorchain.solvers.constraints.quantities import Quantity, Sensitivity, SquaredError
 
 SLACK = 1e-6
@@ -67,6 +69,11 @@ class Constraint:
         """What is bounded."""
         return ()
 
+    @property
+    def domain(self) -> Domain:
+        """Where the blocks may lie."""
+        return EVERYWHERE
+
     def __and__(self, other: Any) -> Constraint:
         """Both constraints at once."""
         from tensorchain.solvers.constraints.combined import combine
@@ -99,7 +106,7 @@ class Constraint:
             else self.objective
         )
         bounds = (b if b.quantity == error else replace(b, limit=b.limit * unit(b.quantity, 0.0)) for b in self.bounds)
-        return Normalised(objective, tuple(bounds), self)
+        return Normalised(objective, tuple(bounds), self, self.domain)
 
     def measured(self, at: Evaluator, error: float | None = None) -> Values:
         """All quantities at the model that the evaluator holds; `error` is ||T - X|| there, where it is at hand."""
@@ -148,7 +155,7 @@ class Constraint:
         objective = self.objective
         if not any(part.quantity == SquaredError() for part in objective):
             objective = (Weighted(SquaredError(), 1.0),)
-        return Normalised(objective, tuple(b for b in self.bounds if b.tightens is None), self)
+        return Normalised(objective, tuple(b for b in self.bounds if b.tightens is None), self, self.domain)
 
     @property
     def squared_error_limit(self) -> float:
@@ -170,7 +177,7 @@ class Constraint:
     @property
     def free(self) -> bool:
         """Whether nothing is asked but a small error."""
-        return self.error_alone and not self.bounds
+        return self.error_alone and not self.bounds and self.domain.whole
 
 
 @dataclass(frozen=True)
@@ -180,6 +187,7 @@ class Normalised(Constraint):
     parts: tuple[Weighted, ...]
     limits: tuple[Bounded, ...]
     given: Constraint
+    region: Domain = EVERYWHERE
 
     @property
     def objective(self) -> tuple[Weighted, ...]:
@@ -188,6 +196,10 @@ class Normalised(Constraint):
     @property
     def bounds(self) -> tuple[Bounded, ...]:
         return self.limits
+
+    @property
+    def domain(self) -> Domain:
+        return self.region
 
     def __repr__(self) -> str:
         return f"{self.given!r} for the tensor of norm 1"
