@@ -199,7 +199,8 @@ def _checked_limit(max_seconds: Any) -> float | None:
 
 def _check_arguments(constraint: Any, starts: Any, callback: Any, jobs: Any) -> None:
     if not isinstance(constraint, Constraint):
-        raise TypeError(f"constraint is {constraint!r}; Penalty(nu), SensitivityBound(s), ErrorBound(e) or NonNegative() is needed")
+        known = "Penalty(nu), SensitivityBound(s), ErrorBound(e) or NonNegative()"
+        raise TypeError(f"constraint is {constraint!r}; {known} is needed")
     if isinstance(starts, bool) or not isinstance(starts, (int, np.integer)) or starts < 1:
         raise ValueError(f"starts is {starts!r}; a positive integer is needed")
     if callback is not None and not callable(callback):

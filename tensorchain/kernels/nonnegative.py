@@ -77,7 +77,7 @@ def polish(gram: Array, rhs: Array, floor: Array, change: Array, most: int, slac
     slack : of the size of the terms of a gradient, up to which it counts as zero.
     """
     rows, width = change.shape
-    factor, solution, gradient = np.empty((width, width)), np.empty(width), np.empty(width)
+    factor, solution = np.empty((width, width)), np.empty(width)
     free = np.empty(width, dtype=np.int64)
     for i in range(rows):
         matrix = gram[i if len(gram) > 1 else 0]

@@ -14,6 +14,9 @@
    least sensitivity within the slack is the answer (:mod:`tensorchain.solvers.stabilise`).
 
 A start that is given is not thrown away, and constraints are met along the path: with either, step 2 is left out.
+Where all blocks are non-negative and nothing else is asked a best approximation exists: sweeps and joint steps from the
+start are all that is done.  A reduced core loses the signs of entries, so that non-negative blocks are fitted to the
+tensor itself.
 """
 
 from __future__ import annotations
@@ -47,6 +50,8 @@ _AGREE = 0.05
 """Distance of two models, relative to their error, within which they are one minimiser."""
 _LARGE_STEPS = LM(max_iter=60, tol=1e-4)
 _FINISH = ALS(max_iter=8, tol=1e-7)
+_WITHIN, _WITHIN_STEPS, _LAST_SWEEPS = ALS(max_iter=100, tol=1e-5), LM(max_iter=20, tol=1e-8), ALS(max_iter=500)
+"""In a domain."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +98,15 @@ class _Search:
 
     def steps(self, memory: Memory | None) -> Steps:
         problem, start = self.problem, self.start
-        if problem.tensor.complete:
+        if problem.tensor.complete and problem.constraint.domain.whole:
             self._reduce()
         if problem.warm:
             yield iterate_at(problem.evaluator(start), problem.constraint)
         if problem.warm or not problem.constraint.free or not problem.tensor.complete:
-            found = yield from self._along_path(self.reduced.lower(start), self.path)
+            if self._closed():
+                found = yield from self._swept(start)
+            else:
+                found = yield from self._along_path(self.reduced.lower(start), self.path)
         else:
             found = yield from self._cheap_starts()
         best, reason = yield from self._finish(found)
@@ -170,6 +178,25 @@ class _Search:
             return False
         apart = float(np.linalg.norm(one.best.model.full() - two.best.model.full()))
         return apart <= _AGREE * min(_error(one), _error(two))
+
+    def _closed(self) -> bool:
+        """Whether nothing is asked but a domain that restricts every block: no part can grow and cancel others."""
+        constraint, network = self.problem.constraint, self.start.network
+        only = constraint.error_alone and not constraint.bounds
+        return only and len(constraint.domain.restricted(network)) == len(network.modes)
+
+    def _swept(self, start: Model) -> Stage[_Point]:
+        """Some sweeps, some joint steps, and sweeps again where these have not converged."""
+        best, reason = yield from self.reduced.drive(_WITHIN, start)
+        way, steps = "sweeps", [replace(_LAST_SWEEPS, exact=self.options.exact)]
+        if start.n_parameters <= _LARGE:
+            # Joint steps end sweeps that creep; where these creep as well, sweeps are cheaper.
+            way, steps = "sweeps and joint steps", [replace(_WITHIN_STEPS, exact=self.options.exact), *steps]
+        for solver in steps:
+            if reason is StopReason.EXACT or (reason is StopReason.CONVERGED and solver is not steps[0]):
+                break
+            best, reason = yield from self.reduced.drive(solver, best.model)
+        return self._taken(_Point("start", best, reason), way)
 
     def _along_path(self, start: Model, path: Path) -> Stage[_Point]:
         steps = self.reduced.drive(path, start, stages=self.stages)

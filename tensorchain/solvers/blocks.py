@@ -101,9 +101,7 @@ class BlockProblem:
             system = _summed(curvatures, weights)
             return system.solve(rhs) if matrix is None else domain.best_change(matrix, system.gram, rhs, fine=True)
 
-        return cls(
-            values, gradients, lambda quantity, change: GramSystem(curvatures[quantity]).apply(change), solve
-        )
+        return cls(values, gradients, lambda quantity, change: GramSystem(curvatures[quantity]).apply(change), solve)
 
     def change(self, weights: Mapping[Quantity, float]) -> Array:
         """D at given weights."""
@@ -134,9 +132,7 @@ def solved(at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Array)
     return np.zeros_like(rhs) if system is None else system.solve(rhs)
 
 
-def _within(
-    at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Array, domain: Domain, fine: bool
-) -> Array:
+def _within(at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Array, domain: Domain, fine: bool) -> Array:
     """The same in a domain."""
     system = _system(at, k, {quantity: weight for quantity, weight in weights.items() if weight > 0.0})
     if system is None:

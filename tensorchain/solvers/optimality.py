@@ -1,11 +1,11 @@
 """How far a model is from a solution, measured on the model itself.
 
-With v_k half the gradient of the Lagrangian in block k and S_k half its curvature there, the best change D of that block
-alone lowers it by -(2 <v_k, D> + <D, D S_k>), which is <v_k, S_k^-1 v_k> where the block may lie everywhere.  Where it
-may not, D is the best change within the domain, zero exactly where the gradient vanishes in the entries that can move
-both ways and does not fall into the domain in the others: the conditions of Karush, Kuhn and Tucker.  The sum over the blocks, relative to the Lagrangian, is zero exactly where these
-hold, and it changes neither with the units of the data nor with the balance between blocks: it is what a
-sweep would gain.  Damping has no part in it, so that a short step is not taken for the end.
+With v_k half the gradient of the Lagrangian in block k and S_k half its curvature there, the best change D of that
+block alone lowers it by -(2 <v_k, D> + <D, D S_k>), which is <v_k, S_k^-1 v_k> where the block may lie everywhere.
+Where it may not, D is the best change within the domain: zero exactly where the gradient vanishes in the entries that
+can move both ways and does not lead into the domain in the others, the conditions of Karush, Kuhn and Tucker.  The sum
+over the blocks, relative to the Lagrangian, changes neither with the units of the data nor with the balance between
+blocks: it is what a sweep would gain.  Damping has no part in it, so that a short step is not taken for the end.
 
 Reference: Nocedal and Wright, "Numerical Optimization" (2006), chapter 12, for the conditions of Karush, Kuhn, Tucker.
 """
@@ -24,9 +24,7 @@ STATIONARY = 1e-6
 """Relative decrease over a sweep below which a model counts as stationary."""
 
 
-def attainable_decrease(
-    at: Evaluator, lagrangian: Lagrangian, values: Values, domain: Domain = EVERYWHERE
-) -> float:
+def attainable_decrease(at: Evaluator, lagrangian: Lagrangian, values: Values, domain: Domain = EVERYWHERE) -> float:
     """What the best changes of single blocks would take off the Lagrangian, relative to it."""
     weights, size = lagrangian.weights(values), lagrangian.size(values)
     if not size > 0.0:

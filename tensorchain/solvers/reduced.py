@@ -141,7 +141,7 @@ class Reduced:
 
 
 def shifted(constraint: Constraint, remainder: float) -> Constraint | None:
-    """The constraint for the core; None where it is about more than error and sensitivity, restricts blocks, or cannot be met there."""
+    """The constraint for the core; None where it is about other quantities or restricts blocks, or cannot be met."""
     if not constraint.domain.whole:
         # Bases mix rows: signs of entries are lost.
         return None

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from tensorchain.evaluation import Evaluator
-from tensorchain.fit import StopReason
 from tensorchain.models import Model
 from tensorchain.solvers.als import balanced, constrained_sweep
 from tensorchain.solvers.constraints import Lagrangian, Penalty

@@ -4,9 +4,9 @@ A constraint says which quantities are minimised, each with a weight, and which 
 
     min  sum_j w_j r_j(theta)      subject to      r_b(theta) <= limit_b      for every bound b,
 
-where the r are :mod:`quantities <tensorchain.solvers.constraints.quantities>`, each quadratic in every block; and where
-the blocks may lie, its :mod:`domain <tensorchain.solvers.constraints.domain>`: everywhere, if nothing is said.  All else
-follows here, so that no solver asks what kind of constraint it has: how far a model is from meeting the bounds
+where the r are :mod:`quantities <tensorchain.solvers.constraints.quantities>`, each quadratic in every block; and
+where the blocks may lie, its :mod:`domain <tensorchain.solvers.constraints.domain>`: everywhere, if nothing is said.
+All else follows here, so that no solver asks what kind of constraint it has: how far a model is from meeting the bounds
 (`gap`), which of two models is better (`merit`), whether an error of zero ends the run (`error_alone`), and the
 augmented Lagrangian that a run minimises (:mod:`tensorchain.solvers.constraints.lagrangian`).
 

@@ -1,8 +1,8 @@
 """Two constraints at once: ``SensitivityBound(1e3) & Penalty(1e-4)``.
 
-The bounds of both hold, and blocks lie in both domains.  Objectives add up where they ask for the same kind of thing: a price on the sensitivity beside
-the error, or less sensitivity at a given error.  A price on the sensitivity says nothing where the sensitivity itself
-is minimised, so that this combination is refused.
+The bounds of both hold, and blocks lie in both domains.  Objectives add up where they ask for the same kind of thing:
+a price on the sensitivity beside the error, or less sensitivity at a given error.  A price on the sensitivity says
+nothing where the sensitivity itself is minimised, so that this combination is refused.
 """
 
 from __future__ import annotations

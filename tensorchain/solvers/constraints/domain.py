@@ -24,7 +24,7 @@ from tensorchain.stability.gauge import gauge_cycle, optimal_gauge
 AnyModel = TypeVar("AnyModel", bound=Model)
 
 _SWEEPS, _SHARE = 10, 0.02
-"""Most sweeps over a row in a sweep over the blocks, and the share of the first one's decrease at which a row is done."""
+"""Most sweeps over a row in a sweep over the blocks, and the share of the first decrease at which a row is done."""
 _FINE_SWEEPS, _FINE_SHARE = 200, 1e-6
 _POLISHED = 200
 """Width of a block up to which an active set ends what sweeps over its rows have begun."""
