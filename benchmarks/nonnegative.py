@@ -9,8 +9,8 @@ the peer.
 
 pyttb's `cp_apr` fits the Poisson likelihood, not squares, and is shown for the counts alone.
 
-`--inner` measures instead what to do in one block: coordinate descent as it is used, the same with an active set to
-the end, and block principal pivoting.
+`--inner` measures instead what to do in one block: sweeps over its entries alone (HALS), three of them and an active
+set, as it is used, and block principal pivoting.
 """
 
 from __future__ import annotations
@@ -151,9 +151,85 @@ def compare(name: str, starts: int, iterations: int = _ITERATIONS) -> list[dict[
     return rows
 
 
+# -- what to do in one block ------------------------------------------------------------------
+
+
+def pivoted(gram: Array, rhs: Array, start: Array) -> Array:
+    """Block principal pivoting (Kim and Park, 2011), rows of one active set together; `start` gives the first sets."""
+    rows, width = rhs.shape
+    passive = start > 0.0
+    best, patience = np.full(rows, width + 1), np.full(rows, 3)
+    solution, gradient = np.zeros_like(rhs), np.zeros_like(rhs)
+    open_rows = np.arange(rows)
+    for _ in range(5 * width):
+        patterns, which = np.unique(passive[open_rows], axis=0, return_inverse=True)
+        for p, free in enumerate(patterns):
+            those = open_rows[which.ravel() == p]
+            solution[those] = 0.0
+            if free.any():
+                inner = np.linalg.solve(gram[np.ix_(free, free)], rhs[np.ix_(those, free)].T).T
+                solution[np.ix_(those, free)] = inner
+        gradient[open_rows] = solution[open_rows] @ gram - rhs[open_rows]
+        wrong = (passive & (solution < -1e-12)) | (~passive & (gradient < -1e-12 * np.abs(rhs).max()))
+        wrong_counts = wrong.sum(axis=1)
+        open_rows = open_rows[wrong_counts[open_rows] > 0]
+        if not len(open_rows):
+            break
+        for i in open_rows:
+            if wrong_counts[i] < best[i]:
+                best[i], patience[i] = wrong_counts[i], 3
+            elif patience[i] > 0:
+                patience[i] -= 1
+            else:
+                last = np.flatnonzero(wrong[i])[-1]
+                wrong[i] = False
+                wrong[i, last] = True
+            passive[i] ^= wrong[i]
+    return np.maximum(solution, 0.0)
+
+
+def descended(gram: Array, rhs: Array, block: Array) -> Array:
+    """At most ten sweeps over each row, as in accelerated HALS."""
+    from tensorchain.kernels.nonnegative import descend
+
+    change = np.zeros_like(block)
+    descend(gram[None], rhs - block @ gram, -block, change, 10, 0.02)
+    return block + change
+
+
+def inner_methods(name: str, sweeps: int) -> list[list[str]]:
+    """Bare sweeps over a CP with one method in the blocks: error after each number of sweeps, and time of a sweep."""
+    from tensorchain.solvers.constraints.domain import EVERYWHERE
+
+    make, rank = PROBLEMS[name]
+    tensor = make(np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    first = [rng.uniform(size=(size, rank)) for size in tensor.shape]
+    methods: dict[str, Callable[[Array, Array, Array], Array]] = {
+        "sweeps": descended,
+        "sweeps, active set": lambda g, w, b: b + EVERYWHERE.best_change(b, g, w - b @ g),
+        "block pivoting": pivoted,
+    }
+    rows = []
+    for label, method in methods.items():
+        factors, spent, errors = [f.copy() for f in first], 0.0, []
+        for _ in range(sweeps):
+            for n in range(3):
+                one, two = [f for m, f in enumerate(factors) if m != n]
+                gram = (one.T @ one) * (two.T @ two)
+                rhs = np.einsum("abr,br->ar", np.tensordot(np.moveaxis(tensor, n, 0), two, axes=(2, 0)), one)
+                seconds, factors[n] = timed(partial(method, gram, rhs, factors[n]))
+                spent += seconds
+            errors.append(_error(tensor, np.einsum("ir,jr,kr->ijk", *factors, optimize=True)))
+        shown = ", ".join(f"{errors[n - 1]:.5f}" for n in (10, 30, sweeps))
+        rows.append([name, label, shown, f"{1e3 * spent / sweeps:.2f}"])
+    return rows
+
+
 def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--starts", type=int, default=5, help="starts of each problem")
+    options.add_argument("--inner", action="store_true", help="compare methods for one block")
     arguments = options.parse_args()
     problems = list(PROBLEMS)[:3] if arguments.quick else list(PROBLEMS)
     with threadpool_limits(arguments.threads):
@@ -161,6 +237,12 @@ def main() -> None:
         warm = np.random.default_rng(0).uniform(size=(4, 4, 4))
         for solver in SOLVERS.values():
             tc.decompose(warm, "cp", 2, solver=solver, constraint=tc.NonNegative(), rng=0)
+        if arguments.inner:
+            lines = [row for name in PROBLEMS for row in inner_methods(name, 60)]
+            print(
+                table(["problem", "in a block", "error after 10, 30, 60 sweeps", "ms of a sweep in the blocks"], lines)
+            )
+            return
         rows = [row for name in problems for row in compare(name, 3 if arguments.quick else arguments.starts)]
     header = ["problem", "peer", "its error", "our solver", "our error / its", "worst", "time to its error / its"]
     lines = [

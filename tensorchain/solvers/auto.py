@@ -50,7 +50,7 @@ _AGREE = 0.05
 """Distance of two models, relative to their error, within which they are one minimiser."""
 _LARGE_STEPS = LM(max_iter=60, tol=1e-4)
 _FINISH = ALS(max_iter=8, tol=1e-7)
-_WITHIN, _WITHIN_STEPS, _LAST_SWEEPS = ALS(max_iter=100, tol=1e-5), LM(max_iter=20, tol=1e-8), ALS(max_iter=500)
+_WITHIN, _WITHIN_STEPS, _LAST_SWEEPS = ALS(max_iter=100, tol=1e-5), LM(max_iter=20, tol=1e-8), ALS(max_iter=500, tol=1e-7)
 """In a domain."""
 
 

@@ -17,17 +17,21 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tensorchain.kernels import Array, GramSystem
+from tensorchain.kernels import Array
 from tensorchain.models import Model, Network
 from tensorchain.stability.gauge import gauge_cycle, optimal_gauge
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 
-_SWEEPS, _SHARE = 10, 0.02
-"""Most sweeps over a row in a sweep over the blocks, and the share of the first decrease at which a row is done."""
-_FINE_SWEEPS, _FINE_SHARE = 200, 1e-6
-_POLISHED = 200
-"""Width of a block up to which an active set ends what sweeps over its rows have begun."""
+_SWEEPS, _SHARE = 3, 0.1
+"""Most sweeps over a row, and the share of the first decrease at which a row is done, before an active set goes on."""
+_WIDE_SWEEPS, _WIDE_SHARE = 10, 0.02
+_FINE_SWEEPS, _FINE_SHARE = 300, 1e-6
+_WIDE = 200
+"""Width of a block beyond which there is no active set, but more sweeps, and yet more where the solution is asked for.
+
+Up to it the solution costs hardly more than sweeps, and the sweeps over the blocks need fewer rounds (measured by
+``python -m benchmarks.nonnegative --inner``)."""
 _SLACK = 1e-14
 """Gradient at the edge that is rounding, relative to its terms."""
 _FILL = 1e-2
@@ -76,20 +80,20 @@ class Domain:
         matrix : B, (I, P).
         system : M, (P, P), or (I, P, P) for one in each row.
         rhs : W, (I, P).
-        fine : whether to go on to the solution; else a few sweeps, from which the next sweep over the blocks goes on.
+        fine : whether to go on to the solution where that takes many sweeps; else the next sweep over the blocks does.
         """
         from tensorchain.kernels.nonnegative import descend, polish
 
         grams = np.ascontiguousarray(system if system.ndim == 3 else system[None])
         rhs, floor, change = np.ascontiguousarray(rhs), -matrix, np.zeros_like(matrix)
-        most, share = (_FINE_SWEEPS, _FINE_SHARE) if fine else (_SWEEPS, _SHARE)
-        descend(grams, rhs, floor, change, most, share)
-        if fine and matrix.shape[1] <= _POLISHED:
-            before = _objective(system, rhs, change)
-            ended = change.copy()
-            polish(grams, rhs, floor, ended, 2 * matrix.shape[1] + 10, _SLACK)
-            if _objective(system, rhs, ended) < before:
-                return ended
+        if matrix.shape[1] <= _WIDE:
+            descend(grams, rhs, floor, change, _SWEEPS, _SHARE)
+            polish(grams, rhs, floor, change, 2 * matrix.shape[1] + 10, _SLACK)
+        elif not fine:
+            descend(grams, rhs, floor, change, _WIDE_SWEEPS, _WIDE_SHARE)
+        if fine:
+            # Wide blocks, and rows whose matrix is singular, on which the active set gives up.
+            descend(grams, rhs, floor, change, _FINE_SWEEPS, _FINE_SHARE)
         return change
 
     # -- models -------------------------------------------------------------------------
@@ -198,7 +202,3 @@ def _larger_half(matrix: Array) -> Array:
     positive, negative = np.maximum(matrix, 0.0), np.maximum(-matrix, 0.0)
     half = np.where(np.linalg.norm(positive, axis=0) >= np.linalg.norm(negative, axis=0), positive, negative)
     return np.maximum(half, _FILL * float(half.mean()))
-
-
-def _objective(system: Array, rhs: Array, change: Array) -> float:
-    return float(np.vdot(change, GramSystem(system).apply(change) - 2.0 * rhs))
