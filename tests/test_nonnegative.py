@@ -11,6 +11,8 @@ from numpy.testing import assert_allclose
 
 import tensorchain as tc
 from tensorchain.kernels.nonnegative import descend, polish
+from tensorchain.solvers.compressed import Compressed
+from tensorchain.solvers.reduction import reduce
 from tests.cases import SOLVED, THREE, Case, jacobian_blocks
 from tests.tensors.doors import FULL, PARTIAL, Way
 
@@ -213,6 +215,35 @@ def test_what_is_refused() -> None:
         _ = tc.NonNegative() & tc.Penalty(1.0) & tc.ErrorBound(0.1)
     with pytest.raises(TypeError):
         _ = tc.NonNegative() & 3  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("case", THREE, ids=str)
+def test_contractions_with_a_core(case: Case) -> None:
+    rng = np.random.default_rng(0)
+    reduction = reduce(tc.Dense(rng.standard_normal(case.shape)), (2, 2, 3))
+    seen, model = Compressed(reduction), case.model()
+    dense = tc.Dense(np.einsum("abc,ia,jb,kc->ijk", reduction.core, *reduction.bases))
+    for factor in (1.0, 3.0):
+        one, two = seen.scaled(factor), dense.scaled(factor)
+        assert one.norm() == pytest.approx(two.norm())
+        assert one.residual_norm(model) == pytest.approx(two.residual_norm(model))
+        for k in range(len(model.matrices)):
+            assert_allclose(one.contract_all_but(model, k), two.contract_all_but(model, k), atol=1e-11)
+
+
+def test_the_first_sweeps_see_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    T = tc.CP([rng.uniform(size=(size, 2)) for size in (14, 15, 16)]).full()
+    T = T + 0.2 * T.std() * rng.standard_normal(T.shape)
+    whole = tc.decompose(T, "cp", 2, constraint=tc.NonNegative(), rng=0)
+    monkeypatch.setattr("tensorchain.solvers.auto._SMALL", 100)
+    fit = tc.decompose(T, "cp", 2, constraint=tc.NonNegative(), rng=0)
+    assert "core 2x2x2" in fit.solver
+    assert "core" not in whole.solver
+    assert fit.converged
+    assert fit.iterations < whole.iterations
+    assert fit.error == pytest.approx(whole.error, rel=1e-7)
+    assert feasible(fit.model)
 
 
 def test_conjugate_gradients_find_the_same() -> None:

@@ -15,12 +15,13 @@
 
 A start that is given is not thrown away, and constraints are met along the path: with either, step 2 is left out.
 Where all blocks are non-negative and nothing else is asked a best approximation exists: sweeps and joint steps from the
-start are all that is done.  A reduced core loses the signs of entries, so that non-negative blocks are fitted to the
-tensor itself.
+start are all that is done.  A reduced core loses the signs of entries, so that non-negative blocks are not fitted to
+it; the first sweeps over a large tensor see it through its core (:mod:`tensorchain.solvers.compressed`).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +29,7 @@ import numpy as np
 from tensorchain.fit import StopReason
 from tensorchain.models import BlockTerm, Model
 from tensorchain.solvers.als import ALS
+from tensorchain.solvers.compressed import Compressed
 from tensorchain.solvers.lm import LM, check_options
 from tensorchain.solvers.path import Path
 from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Stage, Steps, iterate_at
@@ -50,8 +52,14 @@ _AGREE = 0.05
 """Distance of two models, relative to their error, within which they are one minimiser."""
 _LARGE_STEPS = LM(max_iter=60, tol=1e-4)
 _FINISH = ALS(max_iter=8, tol=1e-7)
-_WITHIN, _WITHIN_STEPS, _LAST_SWEEPS = ALS(max_iter=100, tol=1e-5), LM(max_iter=20, tol=1e-8), ALS(max_iter=500, tol=1e-7)
+_WITHIN, _WITHIN_STEPS, _LAST_SWEEPS = (
+    ALS(max_iter=100, tol=1e-5),
+    LM(max_iter=20, tol=1e-8),
+    ALS(max_iter=500, tol=1e-7),
+)
 """In a domain."""
+_SMALL, _SEEN_THROUGH = 1_000_000, 20
+"""Entries up to which, and times the core up to which, the tensor itself is swept over."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +195,7 @@ class _Search:
 
     def _swept(self, start: Model) -> Stage[_Point]:
         """Some sweeps, some joint steps, and sweeps again where these have not converged."""
-        best, reason = yield from self.reduced.drive(_WITHIN, start)
+        best, reason = yield from self.reduced.drive(_WITHIN, self._from_core(start))
         way, steps = "sweeps", [replace(_LAST_SWEEPS, exact=self.options.exact)]
         if start.n_parameters <= _LARGE:
             # Joint steps end sweeps that creep; where these creep as well, sweeps are cheaper.
@@ -197,6 +205,19 @@ class _Search:
                 break
             best, reason = yield from self.reduced.drive(solver, best.model)
         return self._taken(_Point("start", best, reason), way)
+
+    def _from_core(self, start: Model) -> Model:
+        """Where sweeps lead that see a large tensor through its core, at the cost of the core."""
+        tensor, shape = self.problem.tensor, self.problem.tensor.shape
+        sizes = reduced_shape(start.network, shape)
+        if not tensor.complete or isinstance(tensor, Sparse) or math.prod(shape) < _SEEN_THROUGH * math.prod(sizes):
+            return start
+        if math.prod(shape) < _SMALL:
+            return start
+        reduction = reduce(tensor, sizes, self.problem.rng)
+        self.way.append("core " + "x".join(map(str, reduction.core.shape)))
+        seen = Reduced(replace(self.problem, tensor=Compressed(reduction)), None)
+        return seen.aside(_WITHIN, start, self.problem.constraint).model
 
     def _along_path(self, start: Model, path: Path) -> Stage[_Point]:
         steps = self.reduced.drive(path, start, stages=self.stages)
