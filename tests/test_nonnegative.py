@@ -259,6 +259,16 @@ def test_conjugate_gradients_find_the_same() -> None:
     assert iterative.error == pytest.approx(dense.error, rel=1e-6)
 
 
+def test_features_of_new_samples() -> None:
+    T = data(CASES[0])
+    model = tc.Decomposition("cp", 2, constraint=tc.NonNegative(), random_state=0).fit(T)
+    rng = np.random.default_rng(5)
+    samples = rng.standard_normal((6, *T.shape[1:]))
+    design = np.einsum("jr,kr->jkr", *model.fit_.model.factors[1:]).reshape(-1, 2)
+    expected = [scipy.optimize.nnls(design, sample.ravel())[0] for sample in samples]
+    assert_allclose(model.transform(samples), expected, atol=1e-10)
+
+
 @pytest.mark.parametrize("width", [1, 4, 9])
 @pytest.mark.parametrize("each", [False, True])
 def test_rows_at_their_best(width: int, each: bool) -> None:

@@ -58,6 +58,8 @@ _WITHIN, _WITHIN_STEPS, _LAST_SWEEPS = (
     ALS(max_iter=500, tol=1e-7),
 )
 """In a domain."""
+_ROUNDS, _PAYS = 20, 0.99
+"""Most rounds of joint steps, and the share of the error at which a round was worth another one."""
 _SMALL, _SEEN_THROUGH = 1_000_000, 20
 """Entries up to which, and times the core up to which, the tensor itself is swept over."""
 
@@ -196,14 +198,18 @@ class _Search:
     def _swept(self, start: Model) -> Stage[_Point]:
         """Some sweeps, some joint steps, and sweeps again where these have not converged."""
         best, reason = yield from self.reduced.drive(_WITHIN, self._from_core(start))
-        way, steps = "sweeps", [replace(_LAST_SWEEPS, exact=self.options.exact)]
-        if start.n_parameters <= _LARGE:
+        way, small = "sweeps", start.n_parameters <= _LARGE
+        if small and reason is not StopReason.EXACT:
             # Joint steps end sweeps that creep; where these creep as well, sweeps are cheaper.
-            way, steps = "sweeps and joint steps", [replace(_WITHIN_STEPS, exact=self.options.exact), *steps]
-        for solver in steps:
-            if reason is StopReason.EXACT or (reason is StopReason.CONVERGED and solver is not steps[0]):
-                break
-            best, reason = yield from self.reduced.drive(solver, best.model)
+            way = "sweeps and joint steps"
+            steps = replace(_WITHIN_STEPS, exact=self.options.exact)
+            for _ in range(_ROUNDS):
+                before = best.error
+                best, reason = yield from self.reduced.drive(steps, best.model)
+                if reason is not StopReason.ITERATION_LIMIT or best.error > _PAYS * before:
+                    break
+        if reason is StopReason.ITERATION_LIMIT or not (small or reason is StopReason.EXACT):
+            best, reason = yield from self.reduced.drive(replace(_LAST_SWEEPS, exact=self.options.exact), best.model)
         return self._taken(_Point("start", best, reason), way)
 
     def _from_core(self, start: Model) -> Model:
@@ -212,7 +218,7 @@ class _Search:
         sizes = reduced_shape(start.network, shape)
         if not tensor.complete or isinstance(tensor, Sparse) or math.prod(shape) < _SEEN_THROUGH * math.prod(sizes):
             return start
-        if math.prod(shape) < _SMALL:
+        if self.problem.warm or math.prod(shape) < _SMALL:
             return start
         reduction = reduce(tensor, sizes, self.problem.rng)
         self.way.append("core " + "x".join(map(str, reduction.core.shape)))
