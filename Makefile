@@ -19,7 +19,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help env figures test coverage lint format types docs notebooks wheel wheel-test bench bench-degeneracy clean
+.PHONY: help env figures test test-kernels fuzz coverage lint format types docs notebooks wheel wheel-test bench bench-degeneracy clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ figures: $(STAMP)  ## draw the figures again (a few minutes)
 
 test: $(TEST_STAMP)  ## run every test and doctest
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-kernels: $(TEST_STAMP)  ## run the numerical tests on the BLAS and NumPy kernels of older processors
+	@$(BIN)/python -m tests.processors -n 2 $(ARGS)
+
+fuzz: $(TEST_STAMP)  ## thousands of random fits, damaged files and kills (ARGS="fits 1 --first 123" for one)
+	@$(BIN)/python -m tests.fuzz $(if $(ARGS),$(ARGS),all 10000)
 
 coverage: $(TEST_STAMP)  ## measure what the tests reach
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)

@@ -36,8 +36,8 @@ FREE: dict[str, dict[str, Any]] = {
     "path": {"solver": tc.Path()},
 }
 TAMED: dict[str, dict[str, Any]] = {
-    f"path, SensitivityBound({BOUND:g})": {"constraint": tc.SensitivityBound(BOUND)},
-    f"path, Penalty({WEIGHT:g})": {"constraint": tc.Penalty(WEIGHT)},
+    f"path, SensitivityBound({BOUND:g})": {"solver": tc.Path(), "constraint": tc.SensitivityBound(BOUND)},
+    f"path, Penalty({WEIGHT:g})": {"solver": tc.Path(), "constraint": tc.Penalty(WEIGHT)},
 }
 METHODS = {**FREE, **TAMED}
 
@@ -49,7 +49,6 @@ def parameters(settings: Settings) -> dict[str, Any]:
         "shape": SHAPE,
         "bonds": BONDS,
         "methods": methods,
-        "default": repr(tc.Path()),
         "starts": 40 if settings.full else 5,
     }
 
@@ -64,7 +63,7 @@ def jobs(settings: Settings) -> Iterator[Job]:
 def measure(method: str, seed: int, start: int) -> list[Row]:
     """The iterates of one run."""
     tensor = tc.datasets.border_chain(SHAPE, BONDS, np.random.default_rng(seed)).tensor
-    trace = Trace(METHODS[method].get("constraint"))
+    trace = Trace()
     decompose(tensor, "tc", BONDS, rng=seed + start, callback=trace, **METHODS[method])
     return trace.finish()
 

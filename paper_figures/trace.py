@@ -13,7 +13,6 @@ import numpy as np
 
 import tensorchain as tc
 from paper_figures.results import Row, column
-from tensorchain.solvers import Constraint
 
 DENSITY = 24
 
@@ -21,25 +20,20 @@ DENSITY = 24
 class Trace:
     """A callback of `decompose` that keeps the best iterate so far.
 
-    Parameters
-    ----------
-    constraint : that of the run, for a tensor of norm 1.
-
     Attributes
     ----------
     rows : iteration, error, sensitivity in the optimal gauge (for ||T|| = 1), penalty, and the Frobenius norm of the
         largest block.
     """
 
-    def __init__(self, constraint: Constraint | None = None) -> None:
+    def __init__(self) -> None:
         self.rows: list[Row] = []
-        self._constraint = Constraint() if constraint is None else constraint
         self._best: tc.Iterate | None = None
         self._merit = (float("inf"), float("inf"))
         self._last = 0
 
     def __call__(self, iterate: tc.Iterate) -> None:
-        merit = self._constraint.merit(iterate.error, iterate.sensitivity)
+        merit = (0.0, iterate.error**2) if iterate.merit is None else iterate.merit
         if merit <= self._merit:
             self._best, self._merit = iterate, merit
         self._last = iterate.iteration

@@ -24,8 +24,9 @@ from tensorchain.diagnosis import (
     factor_match_score,
 )
 from tensorchain.fit import Fit, History, StopReason
+from tensorchain.fit_files import load
 from tensorchain.interop import Decomposition
-from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker, load
+from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker
 from tensorchain.progress import Progress
 from tensorchain.solvers import ALS, LM, Auto, ErrorBound, Iterate, NonNegative, Path, Penalty, SensitivityBound
 from tensorchain.solvers.sampled import SampledALS, estimate_error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,13 +15,15 @@ from tensorchain.fit import Fit, StopReason, starts_table
 from tensorchain.models import Model
 from tensorchain.models.validation import checked_wiring
 from tensorchain.progress import Progress
-from tensorchain.solvers import ALS, LM, Auto, Constraint, Free, Iterate, Path, Solver
-from tensorchain.solvers.checkpoint import Checkpoint
+from tensorchain.solvers import ALS, LM, Auto, Constraint, ErrorBound, Free, Iterate, Path, SensitivityBound, Solver
+from tensorchain.solvers.checkpoint import Checkpoint, problem_of
+from tensorchain.solvers.constraints import Domain, Within
 from tensorchain.solvers.loop import draw_seeds
 from tensorchain.solvers.multistart import run_starts
 from tensorchain.solvers.problem import Clock
 from tensorchain.solvers.start import Start
 from tensorchain.tensors import Tensor, as_tensor
+from tensorchain.tensors.outside import shown
 
 
 def decompose(
@@ -29,7 +33,7 @@ def decompose(
     *,
     solver: str | Solver | None = None,
     constraint: Constraint | None = None,
-    init: str | Model = "random",
+    init: str | Model | Fit = "random",
     starts: int = 1,
     rng: int | np.random.Generator | None = None,
     callback: Callable[[Iterate], object] | None = None,
@@ -42,14 +46,14 @@ def decompose(
 
     Parameters
     ----------
-    tensor : array of order 2 to 10, or a door of :mod:`tensorchain.tensors`.  float32, float64 and
+    tensor : array of order 2 to 50, or a door of :mod:`tensorchain.tensors`.  float32, float64 and
         complex128 are kept; integers and booleans become float64, float16 float32, complex64 complex128.
     model : "cp", "tucker", "btd", "tc", or a subclass of `Model`; not needed when `init` is a model.
     rank : CP: R.  Tucker: (R_1, ..., R_N) or one number.  TC: bonds (R_1, ..., R_N), R_n in front of
         core n, or one number.  BTD: one multilinear rank per term, [(2, 2, 2), (3, 3, 3)].
     solver : `Auto()` (the default), `Path()`, `LM()` or `ALS()`, or their names in small letters.
     constraint : `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`, `NonNegative()`, or several joined by `&`.
-    init : "random", "svd" (HOSVD, or ring SVD for a chain), or a model to start from; it is not changed.
+    init : "random", "svd" (HOSVD, or ring SVD for a chain), or a model or fit to start from; it is not changed.
     starts : number of starts; the best is returned, all are listed in `fit.starts`.  Where `init` is a model or
         "svd", the first start is just that, and the others have noise on it.
     rng : seed or generator; the same seed gives the same result.
@@ -86,6 +90,7 @@ def decompose(
         raise ValueError("the tensor is zero everywhere: the relative error is undefined and there is nothing to fit")
     if not 1e-300 < norm < 1e300:
         raise ValueError(f"the tensor has norm {norm:.3g}; rescale it: norms between 1e-300 and 1e300 are supported")
+    init = init.model if isinstance(init, Fit) else init
     kind, rank = _model_of(model, rank, init, door)
     solver = solver_of(solver)
     constraint = Free() if constraint is None else constraint
@@ -101,9 +106,19 @@ def decompose(
     job = Start(door, norm, kind, rank, init, solver, constraint, callback)
     seeds = draw_seeds(np.random.default_rng(rng), starts)
     if checkpoint is not None:
-        return _best(_with_checkpoint(job, seeds, checkpoint, clock))
-    workers = 1 if callback is not None or starts == 1 else jobs
-    return _best(run_starts(job, seeds, workers, clock))
+        best = _best(_with_checkpoint(job, seeds, checkpoint, clock))
+    else:
+        workers = 1 if callback is not None or starts == 1 else jobs
+        best = _best(run_starts(job, seeds, workers, clock))
+    return replace(best, again=partial(_traded, door, constraint.domain))
+
+
+def _traded(door: Tensor, domain: Domain, start: Model, error: float | None, sensitivity: float | None) -> Fit:
+    """The same data from a model, at an error or a sensitivity."""
+    bound = (
+        ErrorBound(error) if error is not None else SensitivityBound(math.nan if sensitivity is None else sensitivity)
+    )
+    return decompose(door, init=start, solver=LM(), constraint=bound & Within(domain))
 
 
 def solver_of(solver: str | Solver | None) -> Solver:
@@ -125,7 +140,7 @@ def solver_of(solver: str | Solver | None) -> Solver:
         return known[solver.lower()]()
     if isinstance(solver, type) or not hasattr(solver, "steps"):
         raise TypeError(
-            f"solver is {solver!r}; a name ('auto', 'als', 'lm', 'path') or an instance such as ALS() is needed"
+            f"solver is {shown(solver)}; a name ('auto', 'als', 'lm', 'path') or an instance such as ALS() is needed"
         )
     return solver
 
@@ -135,15 +150,23 @@ def _with_checkpoint(
 ) -> Iterator[tuple[int, Fit]]:
     """The starts one after the other, each saved as it goes."""
     template = job.first_model(job.tensor.scaled(1.0 / job.norm), np.random.default_rng(0))
-    what = f"{job.kind.__name__} {template.shape} rank {template.rank} norm {job.norm!r} {job.tensor.dtype} "
-    state = Checkpoint(path, what + f"{job.solver!r} {job.constraint!r} starts {len(seeds)}", template, seeds)
+    what = problem_of(job.tensor, template, job.init, job.solver, job.constraint, len(seeds))
+    state = Checkpoint(path, what, template, seeds)
     state.read()
     yield from enumerate(state.finished)
     for number in range(len(state.finished), len(state.seeds)):
         if clock.expired and state.finished:
             return
-        left = clock.left
-        fit = job(state.seeds[number], None if left is None else max(left, 1e-3), number, state)
+        left, resumed = clock.left, state.current
+        try:
+            fit = job(state.seeds[number], None if left is None else max(left, 1e-3), number, state)
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            # A state whose figures fit their digest and not the solver.
+            if resumed is None or state.current is not resumed:
+                raise
+            raise ValueError(
+                f"{os.fspath(path)!r} holds a run that cannot go on ({error!r}); delete it to start anew"
+            ) from error
         if fit.reason in (StopReason.INTERRUPTED, StopReason.TIME_LIMIT, StopReason.CALLBACK):
             if state.current is not None:
                 state.write()
@@ -154,9 +177,24 @@ def _with_checkpoint(
 
 
 def _best(numbered: Iterable[tuple[int, Fit]]) -> Fit:
-    """The best start; all of them are in its table, in the order of their seeds."""
-    fits = [fit for _, fit in sorted(numbered, key=lambda pair: pair[0])]
+    """The best start; all of them are in its table, in the order of their seeds.
+
+    An interrupt ends all starts: the best of those that are finished says so.
+    """
+    found: list[tuple[int, Fit]] = []
+    interrupted = False
+    try:
+        for pair in numbered:
+            found.append(pair)
+            interrupted = pair[1].reason is StopReason.INTERRUPTED
+    except KeyboardInterrupt:
+        if not found:
+            raise
+        interrupted = True
+    fits = [fit for _, fit in sorted(found, key=lambda pair: pair[0])]
     best = min(fits, key=lambda fit: (fit.gap, fit.objective))
+    if interrupted:
+        best = replace(best, reason=StopReason.INTERRUPTED)
     return best if len(fits) == 1 else replace(best, starts=starts_table(fits))
 
 
@@ -172,7 +210,7 @@ def _model_of(model: Any, rank: Any, init: Any, door: Tensor) -> tuple[type[Mode
             raise ValueError(f"rank {rank!r} was asked for and init has rank {init.rank!r}; drop one of them")
         return type(init), init.rank
     if not isinstance(init, str) or init not in ("random", "svd"):
-        raise ValueError(f"init is {init!r}; 'random', 'svd' or a model is needed")
+        raise ValueError(f"init is {shown(init)}; 'random', 'svd', a model or a fit is needed")
     if model is None:
         raise ValueError("no model was given; name one of 'cp', 'tucker', 'btd', 'tc', or pass init=model")
     if isinstance(model, str):
@@ -182,7 +220,7 @@ def _model_of(model: Any, rank: Any, init: Any, door: Tensor) -> tuple[type[Mode
     elif isinstance(model, type) and issubclass(model, Model):
         kind = model
     else:
-        raise TypeError(f"model is {model!r}; a name or a subclass of Model is needed")
+        raise TypeError(f"model is {shown(model)}; a name or a subclass of Model is needed")
     checked_wiring(kind, door.shape, rank)
     return kind, rank
 
@@ -191,19 +229,19 @@ def _checked_limit(max_seconds: Any) -> float | None:
     if max_seconds is None:
         return None
     if isinstance(max_seconds, bool) or not isinstance(max_seconds, (int, float, np.integer, np.floating)):
-        raise TypeError(f"max_seconds is {max_seconds!r}; a positive number, or None, is needed")
+        raise TypeError(f"max_seconds is {shown(max_seconds)}; a positive number, or None, is needed")
     if not max_seconds > 0:
-        raise ValueError(f"max_seconds is {max_seconds!r}; a positive number, or None, is needed")
+        raise ValueError(f"max_seconds is {shown(max_seconds)}; a positive number, or None, is needed")
     return float(max_seconds)
 
 
 def _check_arguments(constraint: Any, starts: Any, callback: Any, jobs: Any) -> None:
     if not isinstance(constraint, Constraint):
         known = "Penalty(nu), SensitivityBound(s), ErrorBound(e) or NonNegative()"
-        raise TypeError(f"constraint is {constraint!r}; {known} is needed")
+        raise TypeError(f"constraint is {shown(constraint)}; {known} is needed")
     if isinstance(starts, bool) or not isinstance(starts, (int, np.integer)) or starts < 1:
-        raise ValueError(f"starts is {starts!r}; a positive integer is needed")
+        raise ValueError(f"starts is {shown(starts)}; a positive integer is needed")
     if callback is not None and not callable(callback):
-        raise TypeError(f"callback is {callback!r}; a function of one Iterate is needed")
+        raise TypeError(f"callback is {shown(callback)}; a function of one Iterate is needed")
     if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs == 0):
-        raise ValueError(f"jobs is {jobs!r}; a number of workers, -1 for all cores, or None is needed")
+        raise ValueError(f"jobs is {shown(jobs)}; a number of workers, -1 for all cores, or None is needed")

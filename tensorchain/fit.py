@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from tensorchain.kernels import Array
 from tensorchain.models import Model
+from tensorchain.regularisation import PathPoint, RegularisationPath
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,6 +101,7 @@ class Fit:
     solver : the solver and its options.
     starts : outcome of every start, in the order of their seeds, when there were several.
     dimension_names : names of the modes, where the tensor had some.
+    labels : for each mode the names of its indices, or None, where the tensor had some.
     gap : how far the bounds of the constraint are from met, relative to them; 0 where they are.
     objective : what was minimised, for the tensor of norm 1: the squared error, with a price on the sensitivity if one
         was asked for, or the sensitivity under a bound on the error.
@@ -109,6 +111,8 @@ class Fit:
     optimality : what the best change of each block alone could still take off what is minimised (multipliers of bounds
         included), relative to it, all blocks together; zero exactly where the conditions of Karush, Kuhn and Tucker
         hold.  None where that was not measured: it always is with `NonNegative`.
+    path : models that were passed on a sensitivity path, from little sensitivity to little error; empty where the
+        solver took none.
 
     Fits are compared and hashed by identity.
     """
@@ -128,6 +132,61 @@ class Fit:
     standard_error: float | None = None
     least_error: float | None = None
     optimality: float | None = None
+    labels: tuple[tuple[Any, ...] | None, ...] | None = None
+    path: RegularisationPath = field(default_factory=RegularisationPath, repr=False)
+    again: Callable[[Model, float | None, float | None], Fit] | None = field(default=None, repr=False)
+    """Fits the same data from a model, at an error or a sensitivity."""
+
+    @property
+    def knee(self) -> PathPoint | None:
+        """The corner of the path, where most of the error is gone for little sensitivity; None without a path."""
+        return self.path.knee
+
+    def at(self, *, error: float | None = None, sensitivity: float | None = None) -> Fit:
+        """Another trade-off: the model of least sensitivity at an error, or of least error at a sensitivity.
+
+        One warm run on the same data, from the nearest model of the path.
+
+        Parameters
+        ----------
+        error : float, optional
+            Relative error that is allowed.
+        sensitivity : float, optional
+            SS that is allowed.
+
+        Returns
+        -------
+        Fit
+
+        Raises
+        ------
+        ValueError
+            When neither or both are given.
+        RuntimeError
+            When the fit comes from a file or another process, without its data.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> T = tc.datasets.border_cp((5, 5, 5), np.random.default_rng(0)).tensor
+        >>> fit = tc.decompose(T, "cp", rank=2, rng=0)
+        >>> mild = fit.at(error=0.02)
+        >>> mild.error <= 0.02 * (1 + 1e-6), mild.sensitivity < fit.sensitivity
+        (True, True)
+        """
+        if (error is None) == (sensitivity is None):
+            raise ValueError("fit.at needs one of error= and sensitivity=: at which error, or at which sensitivity")
+        if self.again is None:
+            raise RuntimeError(
+                "this fit is without its data: call tc.decompose(tensor, init=fit.model, constraint=...) with "
+                "ErrorBound(error) or SensitivityBound(sensitivity)"
+            )
+        start = self.path.within(error=error, sensitivity=sensitivity)
+        return self.again(self.model if start is None else start.model, error, sensitivity)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Data do not travel with their fits.
+        return {**self.__dict__, "again": None}
 
     @property
     def converged(self) -> bool:
@@ -173,14 +232,34 @@ class Fit:
         return report(self.report(), self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model and this report to a file, as `Model.save` does; `tensorchain.load` reads the model."""
-        self.model.save(path, report=self.report())
+        """Write the fit to a file, .safetensors where `path` ends so and .npz else; `tensorchain.load` reads it.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file, which is replaced when all is written.
+        """
+        from tensorchain.fit_files import save_fit
+
+        save_fit(self, path)
 
     def plot(self, ax: Axes | None = None) -> Any:
         """Error and sensitivity over iterations; returns the axes of the error."""
         from tensorchain.plotting import plot_history
 
         return plot_history(self.history, ax=ax, title=f"{type(self.model).__name__}, rank {self.model.rank}")
+
+    def plot_path(self, ax: Axes | None = None) -> Any:
+        """Error against sensitivity along the path, with this fit and the corner; returns the axes."""
+        from tensorchain.plotting import plot_path
+
+        return plot_path(self, ax=ax)
+
+    def plot_starts(self, ax: Axes | None = None) -> Any:
+        """Errors and sensitivities of the starts, and how similar they are to the best; returns the axes."""
+        from tensorchain.plotting import plot_starts
+
+        return plot_starts(self, ax=ax)
 
 
 def starts_table(fits: Sequence[Fit]) -> tuple[Start, ...]:

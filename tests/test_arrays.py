@@ -167,6 +167,7 @@ def test_restrict_takes_all_combinations(case: Case) -> None:
     [
         ([0, None, None], TypeError, r"0 was given for mode 1.*\[0\]"),
         ([None, np.int64(2), None], TypeError, "mode 2"),
+        (slice(0, 2), TypeError, "a selection for each of 3 modes"),
         ([None, None], IndexError, "2 selections were given for 3 modes"),
         ([None] * 4, IndexError, "4 selections"),
         ([None, None, [9]], IndexError, "position 9 is out of range in mode 3"),
@@ -216,6 +217,8 @@ def test_contract_is_a_product_with_a_vector(case: Case) -> None:
         model.contract(model.order, [1.0])
     with pytest.raises(TypeError, match="an integer is needed"):
         model.contract("x", [1.0])
+    with pytest.raises(TypeError, match="an integer is needed"):
+        model.contract(True, [1.0])
     with pytest.raises(ValueError, match=r"is needed"):
         model.contract(0, np.ones(case.shape[0] + 1))
     with pytest.raises(ValueError, match="NaN"):
@@ -237,6 +240,8 @@ def test_transpose_is_that_of_numpy(case: Case) -> None:
     assert_array_equal(np.asarray(model.T), np.asarray(model.transpose()))
     with pytest.raises(ValueError, match="needed once"):
         model.transpose((0,) * model.order)
+    with pytest.raises(TypeError, match="in one tuple"):
+        model.transpose(1)
 
 
 def test_a_chain_in_an_order_that_breaks_it_is_a_plain_model() -> None:
@@ -319,6 +324,11 @@ def test_what_cannot_be_added_is_refused() -> None:
     for wrong in (np.nan, np.inf):
         with pytest.raises(ValueError, match="finite"):
             cp * wrong
+    with pytest.raises(TypeError, match="a number is needed"):
+        cp.scaled("a")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"beyond the range of float32; use model\.astype"):
+        cp.astype("float32") * 1e300
+    assert cp * np.array(2.0) == cp * 2.0
 
 
 @pytest.mark.parametrize("case", ALL, ids=str)
@@ -374,6 +384,8 @@ def test_blocks_are_checked_and_copied() -> None:
     assert other.dtype == np.float64
     with pytest.raises(ValueError, match="NaN"):
         model.with_blocks([np.full((4, 2), np.nan), model.blocks[1]])
+    with pytest.raises(TypeError, match="a sequence of 2 arrays"):
+        model.with_blocks(5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="dtype"):
         model.with_blocks([np.full((4, 2), "a"), model.blocks[1]])
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 import tensorchain as tc
+from tensorchain.models.archives import read_archive, write_archive
 from tensorchain.solvers import checkpoint as module
 
 
@@ -73,11 +76,120 @@ def test_a_finished_run_is_read_back(tmp_path, tensor):
     assert calls == []
 
 
-def test_another_problem_is_refused(tmp_path, tensor):
+def runs():
+    """Arguments of runs that differ in one thing each; all data have one norm and one shape."""
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((4, 4, 4))
+    mask = rng.random(data.shape) < 0.9
+    plain = {"tensor": data, "model": "cp", "rank": 3, "solver": tc.ALS(max_iter=3)}
+    start = tc.CP.random(data.shape, 3, 1)
+    return plain, {
+        "data": [
+            {"tensor": -data},
+            {"tensor": data.transpose(1, 0, 2).copy()},
+            {"tensor": tc.Masked(data)},
+            {"tensor": tc.Masked(data, mask)},
+            {"tensor": tc.Lazy(data)},
+            {"tensor": tc.Masked(data, weights=1.0 + mask)},
+        ],
+        "model": [{"rank": 2}, {"model": "tucker", "rank": 3}],
+        "init": [{"init": "svd"}, {"init": start}, {"init": start.scaled(2.0)}],
+        "solver": [{"solver": tc.ALS(max_iter=4)}, {"solver": tc.LM(max_iter=3)}],
+        "constraint": [{"constraint": tc.Penalty(1e-3)}, {"constraint": tc.SensitivityBound(50.0)}],
+        "starts": [{"starts": 2}],
+    }
+
+
+@pytest.mark.parametrize("part", runs()[1])
+def test_another_problem_is_refused(tmp_path, part):
+    plain, others = runs()
     path = tmp_path / "run.ckpt"
-    tc.decompose(tensor, "cp", 7, rng=0, checkpoint=path, solver=tc.ALS(max_iter=3))
-    with pytest.raises(ValueError, match="another problem"):
-        tc.decompose(tensor, "cp", 6, rng=0, checkpoint=path, solver=tc.ALS(max_iter=3))
+    for k, other in enumerate(others[part]):
+        path.unlink(missing_ok=True)
+        first, second = (plain, plain | other) if k % 2 == 0 else (plain | other, plain)
+        tc.decompose(**first, rng=0, checkpoint=path)
+        with pytest.raises(ValueError, match=rf"another problem \(.*{part} then"):
+            tc.decompose(**second, rng=0, checkpoint=path)
+        again = tc.decompose(**first, rng=0, checkpoint=path)
+        assert again.model.shape == (4, 4, 4)
+
+
+def stopping_after(count):
+    """A callback that stops a run after some iterates."""
+    left = [count]
+
+    def stop(iterate):
+        left[0] -= 1
+        return left[0] <= 0
+
+    return stop
+
+
+def test_a_full_disk_costs_no_fit(tmp_path, tensor, monkeypatch):
+    def full(path, header, arrays):
+        raise OSError(28, "No space left on device")
+
+    expected = tc.decompose(tensor, "cp", 5, rng=0, solver=tc.ALS(max_iter=9), starts=2, jobs=1)
+    monkeypatch.setattr(module, "write_archive", full)
+    with pytest.warns(RuntimeWarning, match="No space left") as caught:
+        fit = tc.decompose(
+            tensor, "cp", 5, rng=0, solver=tc.ALS(max_iter=9), starts=2, checkpoint=tmp_path / "run.ckpt"
+        )
+    assert fit.error == expected.error
+    # Once a run of failures, not once an iteration.
+    assert len(caught) <= 3
+
+
+def test_a_folder_that_is_not_there_is_told_at_once(tmp_path, tensor):
+    for path in (tmp_path / "nowhere" / "run.ckpt", tmp_path):
+        with pytest.raises(ValueError, match="folder"):
+            tc.decompose(tensor, "cp", 5, checkpoint=path, callback=lambda iterate: pytest.fail("the work began"))
+
+
+def test_two_runs_on_one_file(tmp_path, tensor):
+    path = tmp_path / "run.ckpt"
+    arguments = {"tensor": tensor, "model": "cp", "rank": 5, "rng": 0, "checkpoint": path}
+
+    def other(iterate):
+        if iterate.iteration == 3:
+            tc.decompose(**arguments, solver=tc.ALS(max_iter=9))
+
+    with pytest.warns(RuntimeWarning, match="another run has written"):
+        fit = tc.decompose(**arguments, solver=tc.ALS(max_iter=9), callback=other)
+    assert fit.iterations == 9
+    # The file is that of the run that has it, and whole.
+    assert tc.decompose(**arguments, solver=tc.ALS(max_iter=9)).error == pytest.approx(fit.error, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda h: h["current"]["figures"].clear(),
+        lambda h: h["current"]["figures"].update(dict.fromkeys(h["current"]["figures"])),
+        lambda h: h["current"]["best"].pop("error"),
+        lambda h: h["current"].update(rows=[[1]]),
+        lambda h: h.update(current={}),
+        lambda h: h.update(seeds=[]),
+        lambda h: h.update(finished=[{}]),
+        lambda h: h.pop("problem"),
+        lambda h: h.pop("checkpoint"),
+        lambda h: h.update(digest=3),
+    ],
+)
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_changed_file_is_refused(tmp_path, tensor, change, signed):
+    """Also where the digest was made anew: no KeyError, no IndexError."""
+    path = tmp_path / "run.ckpt"
+    arguments = {"tensor": tensor, "model": "cp", "rank": 5, "rng": 0, "checkpoint": path}
+    tc.decompose(**arguments, solver=tc.LM(max_iter=30), callback=stopping_after(6))
+    header, arrays = read_archive(path)
+    change(header)
+    if signed and header.get("digest") != 3:
+        header.pop("digest")
+        header["digest"] = module._digest(header, arrays)
+    write_archive(path, json.dumps(header), arrays)
+    with pytest.raises(ValueError, match=r"run\.ckpt"):
+        tc.decompose(**arguments, solver=tc.LM(max_iter=30))
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut"])
@@ -134,3 +246,17 @@ def test_an_interrupt_keeps_a_start_from_before_the_others_went_to_workers(tenso
     monkeypatch.setattr("joblib.Parallel", Interrupted)
     fit = tc.decompose(tensor, "cp", 7, rng=3, starts=3)
     assert fit.error == alone.starts[0].error
+
+
+def test_an_interrupt_between_starts_says_so(tensor):
+    seen = []
+
+    def interrupt(iterate):
+        seen.append(iterate.iteration)
+        if len(seen) == 12:
+            raise KeyboardInterrupt
+
+    fit = tc.decompose(tensor, "cp", 5, rng=0, starts=4, solver=tc.ALS(max_iter=7), callback=interrupt)
+    assert fit.reason is tc.StopReason.INTERRUPTED
+    assert len(fit.starts) == 2
+    assert fit.error == min(start.error for start in fit.starts)

@@ -123,6 +123,25 @@ def test_hdf5(folder: Path) -> None:
         read_array("bad.h5")
 
 
+def test_matlab_files_that_are_hdf5(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = np.zeros(TENSOR.T.shape, dtype=[("real", float), ("imag", float)])
+    pairs["real"], pairs["imag"] = TENSOR.T, 2 * TENSOR.T
+    with h5py.File("m.mat", "w", userblock_size=512) as file:
+        file["T"] = TENSOR.T
+        file["text"] = np.array([[72, 105]], dtype=np.uint16)
+        file["text"].attrs["MATLAB_class"] = np.bytes_("char")
+        file["#refs#/a"] = np.ones((2, 2))
+    with Path("m.mat").open("r+b") as stream:
+        stream.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
+    assert_array_equal(read_array("m.mat"), TENSOR)
+    with h5py.File("m.mat", "a") as file:
+        file["Z"] = pairs
+    assert_array_equal(read_array("m.mat", "Z"), (1 + 2j) * TENSOR)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(CommandError, match=r"-v7, or install h5py"):
+        read_array("m.mat")
+
+
 def test_without_h5py(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("d.h5").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "h5py", None)
@@ -147,7 +166,7 @@ def test_folders_are_stacked_in_natural_order(folder: Path) -> None:
         np.save(f"slabs/s{i}.npy", slab)
     assert_array_equal(read_array("slabs"), TENSOR)
     assert main(["decompose", "slabs", *PLAIN, "--out", "fit.npz", "--quiet"]) == 0
-    assert tc.load("fit.npz").shape == TENSOR.shape
+    assert tc.load("fit.npz").model.shape == TENSOR.shape
 
 
 def test_folders_that_do_not_stack(folder: Path, capsys: Any) -> None:
@@ -176,7 +195,7 @@ def test_missing_entries_are_not_fitted(folder: Path, mark: float) -> None:
     seen = np.random.default_rng(1).random(TENSOR.shape) < 0.8
     np.save("holes.npy", np.where(seen, TENSOR, mark))
     assert main(["decompose", "holes.npy", *PLAIN, "--missing", str(mark), "--out", "fit.npz", "--quiet"]) == 0
-    assert np.abs(tc.load("fit.npz").full() - TENSOR).max() < 1e-4
+    assert np.abs(tc.load("fit.npz").model.full() - TENSOR).max() < 1e-4
 
 
 def test_missing_is_said_and_meant(folder: Path, capsys: Any) -> None:
@@ -309,9 +328,11 @@ def test_export_arrays_and_models(saved: tc.Model) -> None:
         for n, block in enumerate(fit.model.blocks, start=1):
             assert_array_equal(read_array(name, f"factor_{n}"), block)
     assert main(["export", "fit.npz", "--out", "b.safetensors"]) == 0
-    assert tc.load("b.safetensors") == fit.model
-    # The report goes along.
+    again = tc.load("b.safetensors")
+    assert (again.model, again.error, again.reason) == (fit.model, fit.error, fit.reason)
     assert main(["show", "b.safetensors"]) == 0
+    assert main(["export", "fit.npz", "--out", "c.npz", "--normalized"]) == 0
+    assert_array_equal(tc.load("c.npz").factors[0], fit.model.normalized().factors[0])
 
 
 @pytest.mark.parametrize(
@@ -330,6 +351,13 @@ def test_export_refuses(saved: tc.Model, capsys: Any, arguments: Any, message: s
     assert main(["export", "t.npz", "--out", "x", "--normalized"]) == 2
     assert "--normalized is for CP" in complaint(capsys)
     assert not Path("x").exists()
+
+
+def test_iterations_are_limited_for_a_solver_that_has_such(folder: Path, capsys: Any) -> None:
+    np.save("data.npy", TENSOR)
+    assert main(["decompose", "data.npy", *PLAIN, "--max-iter", "3", "--out", "fit.npz"]) == 2
+    assert "--max-iter is for --solver path, als and lm" in complaint(capsys)
+    assert main(["decompose", "data.npy", *PLAIN, "--solver", "als", "--max-iter", "3", "--out", "fit.npz"]) == 0
 
 
 # -- progress -------------------------------------------------------------------------------

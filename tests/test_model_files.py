@@ -193,4 +193,4 @@ class TestSave:
     def test_a_fit_is_read_as_its_model(self, case: Case, tmp_path: Path) -> None:
         fit = tc.decompose(case.tensor(), case.kind, rank=case.rank, solver=tc.ALS(max_iter=3), rng=0)
         fit.save(tmp_path / "fit.npz")
-        assert np.array_equal(tc.load(tmp_path / "fit.npz").full(), fit.model.full())
+        assert np.array_equal(tc.load(tmp_path / "fit.npz").model.full(), fit.model.full())

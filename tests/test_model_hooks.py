@@ -34,7 +34,7 @@ def test_the_path_asks_for_the_format(case: Case, tmp_path: Path) -> None:
 def test_a_fit_is_saved_with_its_report(tmp_path: Path) -> None:
     fit = tc.decompose(THREE[0].tensor(), "cp", 2, solver=tc.ALS(max_iter=3), rng=0)
     fit.save(tmp_path / "fit.safetensors")
-    assert_array_equal(tc.load(tmp_path / "fit.safetensors").full(), fit.model.full())
+    assert_array_equal(tc.load(tmp_path / "fit.safetensors").model.full(), fit.model.full())
 
 
 def test_decompose_shows_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ BAD = [
     pytest.param(lambda: network(("a", "a"), modes=(0, 1), a=2), r"'a'", id="the letter of a mode"),
     pytest.param(lambda: network(("K", "K"), modes=(0, 1), K=2), r"'K'", id="a capital letter"),
     pytest.param(lambda: network(modes=(0, 1)), r"term", id="no term"),
-    pytest.param(lambda: network(("k",) * 11, modes=(*range(11),), k=2), r"10", id="order 11"),
+    pytest.param(lambda: network(("k",) * 51, modes=(*range(51),), k=2), r"50", id="order 51"),
     pytest.param(lambda: network(("k",) * 12, modes=(0, 1, *[None] * 10), k=2), r"core", id="more cores than letters"),
 ]
 

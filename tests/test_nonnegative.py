@@ -159,6 +159,17 @@ def test_a_start_is_heeded_or_refused() -> None:
     assert feasible(fitted(T, case, tc.LM(), init=clipped).model)
 
 
+def test_another_trade_off_stays_non_negative() -> None:
+    T = data(CASES[0])
+    for solver in (tc.Path(cycles=1), tc.Auto()):
+        fit = fitted(T, CASES[0], solver)
+        assert all(feasible(point.model) for point in fit.path)
+        milder = fit.at(error=1.1 * fit.error)
+        assert feasible(milder.model)
+        assert milder.error <= 1.1 * fit.error * (1 + 1e-6)
+        assert milder.sensitivity < fit.sensitivity
+
+
 def test_a_gauge_of_positive_scales() -> None:
     rng = np.random.default_rng(3)
     for case in THREE:

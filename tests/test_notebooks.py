@@ -18,7 +18,7 @@ NOTEBOOKS = {path.stem: path for path in paths()}
 ROOT = Path(__file__).parents[1]
 
 SAID = {
-    "01_first_fit": ["same model: True"],
+    "01_first_fit": ["same fit: True"],
     "02_why_they_blow_up": ["DIVERGING", "CONVERGED"],
     "03_fast_matrix_multiplication": ["verified with integers", "c22 = ", "solutions tried"],
     "04_compressing_a_network": ["stabilised", "float: 0."],

@@ -330,8 +330,8 @@ def test_success_gives_all_methods_the_same_tensor(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("constraint", [None, tc.SensitivityBound(50.0)])
 def test_trace_is_the_best_so_far_in_the_optimal_gauge(constraint: Any) -> None:
     tensor = tc.datasets.border_chain((5, 5, 5), (2, 2, 2), np.random.default_rng(0)).tensor
-    trace = Trace(constraint)
-    fit = tc.decompose(tensor, "tc", 2, constraint=constraint, rng=0, callback=trace)
+    trace = Trace()
+    fit = tc.decompose(tensor, "tc", 2, solver="path", constraint=constraint, rng=0, callback=trace)
     rows = trace.finish()
     assert rows[0]["iteration"] == 0
     assert rows[-1]["iteration"] == fit.iterations

@@ -131,6 +131,14 @@ def test_a_weak_component_goes() -> None:
     assert (strong + weak).rounded(0.001).model.rank == 3
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_fits_of_a_cp_with_too_large_a_rank_fall_to_the_true_one(seed: int) -> None:
+    canonical = tc.datasets.exact_cp((9, 10, 11), 3, np.random.default_rng(seed)).tensor
+    small, reached = tc.decompose(canonical, "cp", 5, rng=seed).model.rounded(1e-3)
+    assert small.rank == 3
+    assert relative(small.full(), canonical) == pytest.approx(reached, abs=1e-6)
+
+
 def test_the_error_does_not_hang_on_the_scale() -> None:
     for kind, rank in (("cp", 2), ("tc", 2), ("tucker", 2), ("btd", [(1, 1, 1), (2, 2, 2)])):
         model = tc.Model.registry[kind].random((5, 6, 7), rank, rng=0)
@@ -165,7 +173,7 @@ def test_projections_of_models_on_models(case: Case) -> None:
         assert relative(_projected(target, model, k), T.contract_all_but(model, k)) < 1e-11
 
 
-@pytest.mark.parametrize("wrong", [-0.1, 1.0, np.nan, 2])
-def test_errors_out_of_range_are_refused(wrong: float) -> None:
+@pytest.mark.parametrize("wrong", [-0.1, 1.0, np.nan, 2, None, "a"])
+def test_errors_out_of_range_are_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match="from 0 to below 1"):
         tc.CP.random((3, 4), 1, 0).rounded(wrong)

@@ -16,7 +16,8 @@ from numpy.testing import assert_array_equal
 from safetensors.numpy import load_file, save_file
 
 import tensorchain as tc
-from tensorchain.models.files import read_model, read_npz, write_model
+from tensorchain.models.archives import read_archive
+from tensorchain.models.files import read_model, write_model
 from tests.cases import ALL, THREE, Case
 
 
@@ -32,7 +33,7 @@ def write(path: Path, model: Any) -> Path:
 
 
 def read(path: Path) -> Any:
-    header, blocks = read_model(path)
+    header, blocks, _ = read_model(path)
     return tc.Model.registry[header["model"]].from_state(blocks, header["state"])
 
 
@@ -66,7 +67,7 @@ def test_the_content_tells_the_format(tmp_path: Path) -> None:
     write(tmp_path / "model.npz", model).rename(tmp_path / "zip.safetensors")
     for name in ("safe.bin", "zip.safetensors"):
         assert_array_equal(read(tmp_path / name).full(), model.full())
-    header, _ = read_npz(tmp_path / "zip.safetensors")
+    header, _ = read_archive(tmp_path / "zip.safetensors")
     assert header["model"] == "tc"
 
 
@@ -169,7 +170,7 @@ def test_truncated_files_are_refused_and_corrupt_ones_never_crash(data: st.DataO
     )
     (tmp_path / "damaged.safetensors").write_bytes(bytes(damaged))
     try:
-        _, blocks = read_model(tmp_path / "damaged.safetensors")
+        _, blocks, _ = read_model(tmp_path / "damaged.safetensors")
     except ValueError:
         return
     # A flipped bit of a number cannot be told from another number: the format has no checksum.

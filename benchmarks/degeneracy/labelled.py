@@ -37,6 +37,7 @@ import numpy as np
 import tensorchain as tc
 from tensorchain import datasets as ds
 from tensorchain.diagnosis import Diagnosis, Thresholds, Verdict, diagnose
+from tensorchain.diagnosis.support import without_parts
 from tensorchain.models import Model
 
 TUNING = (0, 1, 2, 3)
@@ -44,7 +45,7 @@ EVALUATION = (100, 101, 102, 103, 104, 105)
 
 COSINES = (0.97, 0.99, 0.999)
 
-Pair = tuple[Any, Model]
+Pair = tuple[Any, Any]
 Builder = Callable[[np.random.Generator], Pair | None]
 
 
@@ -57,7 +58,8 @@ class LabelledCase:
     seed: int
     label: Verdict
     tensor: Any
-    model: Model
+    model: Any
+    """A model, or a fit."""
 
 
 @dataclass(frozen=True)
@@ -120,17 +122,41 @@ def _exact(planter: Planter) -> Builder:
     return build
 
 
+_DROWNED = 10.0
+"""F of the weakest part of the truth below which noise may hide it, so that no verdict is the right one."""
+
+
+def _stands_out(planted: Any, noise: float) -> bool:
+    """Whether every part of the truth is above the noise: F from what the clean tensor loses without it."""
+    if noise == 0.0:
+        return True
+    truth, clean = planted.model, tc.Dense(planted.model.full())
+    parameters = truth.n_parameters - truth.gauge_dimension
+    for smaller, _ in without_parts(tc.optimal_gauge(truth)):
+        fewer = parameters - (smaller.n_parameters - smaller.gauge_dimension)
+        lost = tc.decompose(clean, init=smaller, solver=tc.LM(max_iter=50)).error
+        if fewer > 0 and lost**2 / fewer < _DROWNED * noise**2 / clean.n_observed:
+            return False
+    return True
+
+
 def _noisy(planter: Planter) -> Builder:
-    def build(rng: np.random.Generator) -> Pair:
-        planted = planter(rng, noise=float(rng.choice([0.01, 0.1, 0.3])))
+    def build(rng: np.random.Generator) -> Pair | None:
+        noise = float(rng.choice([0.01, 0.1, 0.3]))
+        planted = planter(rng, noise=noise)
+        if not _stands_out(planted, noise):
+            return None
         return planted.tensor, tc.decompose(planted.tensor, init=planted.model, solver=tc.LM()).model
 
     return build
 
 
 def _gauge(planter: Planter) -> Builder:
-    def build(rng: np.random.Generator) -> Pair:
-        planted = planter(rng, noise=float(rng.choice([0.0, 0.05])))
+    def build(rng: np.random.Generator) -> Pair | None:
+        noise = float(rng.choice([0.0, 0.05]))
+        planted = planter(rng, noise=noise)
+        if not _stands_out(planted, noise):
+            return None
         model = tc.decompose(planted.tensor, init=planted.model, solver=tc.LM()).model
         return planted.tensor, ds.bad_gauge(model, float(rng.choice([10.0, 100.0, 1000.0])), rng)
 
@@ -180,6 +206,97 @@ def _swamp(planter: Planter) -> Builder:
             if fit.error > 1e-2 and fit.sensitivity > 3.0 * planted.model.sensitivity():
                 return planted.tensor, fit.model
         return None
+
+    return build
+
+
+def _noisy_over_ranked(planter: Planter, rank: Any) -> Builder:
+    def build(rng: np.random.Generator) -> Pair | None:
+        planted = planter(rng, noise=float(rng.choice([0.01, 0.1])))
+        fit = tc.decompose(planted.tensor, type(planted.model), rank, rng=rng, starts=2)
+        # What fits noise may have no best approximation either; then both verdicts are right.
+        return None if fit.reason is tc.StopReason.DIVERGING else (planted.tensor, fit)
+
+    return build
+
+
+def _mask(shape: tuple[int, ...], share: float, rng: np.random.Generator) -> Any:
+    """Entries observed at random, some in every slice."""
+    seen = rng.random(shape) < share
+    for n, size in enumerate(shape):
+        for i in range(size):
+            for _ in range(8):
+                seen[tuple(i if m == n else rng.integers(extent) for m, extent in enumerate(shape))] = True
+    return seen
+
+
+def _masked(planter: Planter) -> Builder:
+    def build(rng: np.random.Generator) -> Pair | None:
+        noise = float(rng.choice([0.0, 0.05]))
+        planted = planter(rng, noise=noise)
+        if not _stands_out(planted, noise):
+            return None
+        seen = _mask(planted.tensor.shape, float(rng.choice([0.6, 0.8])), rng)
+        data: Any = tc.Masked(planted.tensor, seen)
+        if rng.random() < 0.5:
+            data = tc.Observed(np.argwhere(seen), planted.tensor[seen], planted.tensor.shape)
+        return data, tc.decompose(data, init=planted.model, solver=tc.LM())
+
+    return build
+
+
+def _undetermined(planter: Planter) -> Builder:
+    def build(rng: np.random.Generator) -> Pair:
+        planted = planter(rng)
+        shape = planted.tensor.shape
+        way = int(rng.integers(3))
+        seen = _mask(shape, 0.8, rng)
+        if way == 0:
+            # One entry in a slice.
+            seen[0] = False
+            seen[(0, *(rng.integers(size) for size in shape[1:]))] = True
+        elif way == 1:
+            # Two blocks that share no index.
+            sides = [np.arange(size) < size // 2 for size in shape]
+            seen = np.ones(shape, dtype=bool)
+            for n, side in enumerate(sides):
+                other = sides[(n + 1) % len(shape)]
+                turned = [1] * len(shape)
+                turned[n] = -1
+                next_turned = [1] * len(shape)
+                next_turned[(n + 1) % len(shape)] = -1
+                seen &= side.reshape(turned) == other.reshape(next_turned)
+        else:
+            # Fewer entries than parameters.
+            few = planted.model.n_parameters - planted.model.gauge_dimension - 3
+            seen = np.zeros(shape, dtype=bool)
+            seen[tuple(np.arange(max(shape)) % size for size in shape)] = True
+            free = rng.permutation(np.flatnonzero(~seen.ravel()))
+            seen.ravel()[free[: few - int(seen.sum())]] = True
+        data = tc.Masked(planted.tensor, seen)
+        return data, tc.decompose(data, init=_beside(planted.model, rng, 0.1), solver=tc.LM(max_iter=50))
+
+    return build
+
+
+def _unfinished(planter: Planter) -> Builder:
+    def build(rng: np.random.Generator) -> Pair | None:
+        planted = planter(rng, noise=0.1)
+        best = tc.decompose(planted.tensor, init=planted.model, solver=tc.LM()).error
+        start = _beside(planted.model, rng, 1.0)
+        for steps in (1, 2, 3, 5, 8, 13):
+            fit = tc.decompose(planted.tensor, init=start, solver=tc.ALS(max_iter=steps), rng=rng)
+            if 1.05 * best < fit.error < 1.35 * best and fit.reason is tc.StopReason.ITERATION_LIMIT:
+                return planted.tensor, fit
+        return None
+
+    return build
+
+
+def _noise(shape: tuple[int, ...], kind: str, rank: Any) -> Builder:
+    def build(rng: np.random.Generator) -> Pair:
+        data = rng.standard_normal(shape)
+        return data, tc.decompose(data, kind, rank, rng=rng, starts=2)
 
     return build
 
@@ -241,8 +358,43 @@ def recipes() -> Iterator[Recipe]:
     }
     for name, (make, kind, rank, small) in borders.items():
         yield Recipe("border", name, Verdict.DIVERGING, _border(make, kind, rank), small)
+    yield from _of_the_data(planters)
     for name in ("tc 7x7x7 (3,3,3)", "tc 6x7x8 (2,3,2)", "tc 6x6x6 (2,2,2)"):
         yield Recipe("swamp", name, Verdict.STUCK, _swamp(planters[name][0]))
+
+
+def _of_the_data(planters: dict[str, tuple[Planter, bool]]) -> Iterator[Recipe]:
+    """Fits that the data do not bear out, and masked ones that they do."""
+    for name, rank, small in (
+        ("cp 6x6x6 r3", 4, True),
+        ("cp 6x6x6 r3", 5, False),
+        ("cp 8x7x6 r4", 5, False),
+        ("cp 5x4x5x4 r3", 4, False),
+        ("tucker 7x6x5 (3,2,2)", (4, 2, 2), False),
+        ("tucker 7x6x5 (3,2,2)", (4, 3, 3), True),
+        ("btd 8x8x8 2x(2,2,2)", [(2, 2, 2), (2, 2, 2), (1, 1, 1)], False),
+        ("tc 6x6x6 (2,2,2)", (3, 2, 2), True),
+        ("tc 7x7x7 (3,3,3)", (4, 3, 3), False),
+    ):
+        build = _noisy_over_ranked(planters[name][0], rank)
+        yield Recipe("noisy over-ranked", f"{name} as {rank}", Verdict.OVER_RANKED, build, small)
+    for name in ("cp 8x7x6 r4", "cp 5x4x5x4 r3", "tucker 7x6x5 (3,2,2)", "btd 8x8x8 2x(2,2,2)", "tc 7x7x7 (3,3,3)"):
+        yield Recipe("masked", name, Verdict.HEALTHY, _masked(planters[name][0]), name.startswith("tucker"))
+    for name in ("cp 6x6x6 r3", "cp 8x7x6 r4", "tucker 7x6x5 (3,2,2)", "btd 8x8x8 2x(2,2,2)", "tc 6x6x6 (2,2,2)"):
+        build = _undetermined(planters[name][0])
+        yield Recipe("undetermined", name, Verdict.UNDETERMINED, build, name.startswith("cp 6"))
+    for name in ("cp 6x6x6 r3", "cp 8x7x6 r4", "tucker 5x5x5x5 (2,2,2,2)", "tc 7x7x7 (3,3,3)"):
+        yield Recipe("unfinished", name, Verdict.UNFINISHED, _unfinished(planters[name][0]), name.startswith("cp"))
+    for shape, kind, rank, small in (
+        ((10, 10, 10), "cp", 1, True),
+        ((8, 7, 6), "cp", 3, False),
+        ((8, 8, 8), "tucker", (2, 2, 2), True),
+        ((7, 7, 7), "tc", (2, 2, 2), False),
+        ((5, 6, 5, 4), "btd", [(2, 2, 2, 2)], False),
+        ((20, 15), "cp", 2, False),
+    ):
+        name = f"{kind} {rank} of {'x'.join(map(str, shape))}"
+        yield Recipe("noise", name, Verdict.EXPLAINS_LITTLE, _noise(shape, kind, rank), small)
 
 
 def cases(seeds: tuple[int, ...], *, quick: bool = False) -> Iterator[LabelledCase]:
@@ -290,18 +442,36 @@ def table(counts: Counter[tuple[Verdict, Verdict]]) -> str:
 def margins(pairs: Sequence[tuple[LabelledCase, Diagnosis]]) -> str:
     """For each threshold: the largest figure of the cases that belong below it, the least of those above it."""
     limits, healthy = Thresholds(), {Verdict.HEALTHY}
-    finite = healthy | {Verdict.BADLY_GAUGED, Verdict.ILL_CONDITIONED, Verdict.OVER_RANKED}
+    finite = set(Verdict) - {Verdict.DIVERGING, Verdict.STUCK, Verdict.UNDETERMINED}
     ill = {Verdict.ILL_CONDITIONED, Verdict.OVER_RANKED}
     questions: list[tuple[str, float, Callable[[Diagnosis], float | None], set[Verdict], set[Verdict]]] = [
         ("slope", limits.slope, lambda d: d.path.slope if d.path else None, finite, {Verdict.DIVERGING}),
         ("cancellation", limits.cancellation, lambda d: d.figures.cancellation, finite, {Verdict.DIVERGING}),
         ("spread", limits.spread, lambda d: d.figures.spread, healthy | {Verdict.BADLY_GAUGED}, ill),
+        (
+            "needed",
+            limits.needed,
+            lambda d: d.support.least_evidence if d.support else None,
+            {Verdict.OVER_RANKED},
+            healthy,
+        ),
+        (
+            "noise",
+            limits.noise,
+            lambda d: d.support.evidence if d.support else None,
+            {Verdict.EXPLAINS_LITTLE},
+            healthy,
+        ),
         ("gauge_excess", limits.gauge_excess, lambda d: d.figures.gauge_excess, healthy, {Verdict.BADLY_GAUGED}),
     ]
     lines = []
     for name, limit, figure, below, above in questions:
-        low = [value for case, d in pairs if case.label in below and (value := figure(d)) is not None]
-        high = [value for case, d in pairs if case.label in above and (value := figure(d)) is not None]
+        low = [
+            value for case, d in pairs if case.label in below and (value := figure(d)) is not None and value == value
+        ]
+        high = [
+            value for case, d in pairs if case.label in above and (value := figure(d)) is not None and value == value
+        ]
         if low and high:
             lines.append(f"{name:<13} {max(low):10.3g}  < {limit:5.3g} <=  {min(high):<10.3g}")
     return "\n".join(lines)

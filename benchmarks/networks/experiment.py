@@ -44,8 +44,9 @@ from tensorchain.compression import (
     recalibrate,
     restore,
 )
+from tensorchain.compression.torch_sensitivity import sensitivity_of
 from tensorchain.compression.torch_sites import sites_of
-from tensorchain.compression.training import decomposed, sensitivity_of
+from tensorchain.compression.training import decomposed
 
 CALIBRATION = 2000
 """Training images, not augmented, with which normalisations, covariances and ranges are measured."""

@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 
 from tensorchain._version import __version__
 from tensorchain.cli import completion, compress, decompose, diagnose, export, figures, reconstruct, show
@@ -72,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["show", "absent.npz"])
     2
     """
+    _open_closed_streams()
     try:
         arguments = make_parser().parse_args(argv)
     except SystemExit as stop:
@@ -86,10 +88,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(Status.FAILED)
     except (Exception, KeyboardInterrupt) as error:
         status, message = explain(error)
-        if arguments.traceback:
-            traceback.print_exc()
-    sys.stderr.write(f"tensorchain: error: {one_line(message)}\n")
+        with suppress(OSError):
+            if arguments.traceback:
+                traceback.print_exc()
+            sys.stderr.write(f"tensorchain: error: {one_line(message)}\n")
+            sys.stderr.flush()
     return int(status)
+
+
+def _open_closed_streams() -> None:
+    """What is written to a stream that the shell has closed (`>&-`) goes nowhere; the work is done all the same."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open as long as the process
 
 
 def explain(error: BaseException) -> tuple[Status, str]:

@@ -163,6 +163,8 @@ def rank_of(model: str | None, rank: Any) -> Any:
 
 def solver_of(name: str, max_iter: int | None) -> Solver:
     """The solver of that name."""
+    if max_iter is not None and name == "auto":
+        raise ValueError("--max-iter is for --solver path, als and lm; auto, the default, ends by itself")
     solver: Solver = SOLVERS[name]() if max_iter is None else SOLVERS[name](max_iter=max_iter)
     return solver
 

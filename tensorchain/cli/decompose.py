@@ -38,9 +38,9 @@ from tensorchain.tensors import Dense, Masked, Tensor
 DESCRIPTION = """\
 Decompose the tensor in a file and save the model.
 
-The file may be .npy, .npz, .mat (up to version 7.2), .h5, .csv or a picture; a folder of pictures, .npy files
-or tables is one tensor, its first mode along the files.  On a terminal a bar shows error, sensitivity and time;
---progress log writes lines.  Ctrl-C stops after the iteration in progress and saves the best model so far.
+The file may be .npy, .npz, .mat, .h5, .csv or a picture; a folder of pictures, .npy files or tables is one tensor,
+its first mode along the files.  On a terminal a bar shows error, sensitivity and time;
+--progress log writes lines.  Ctrl-C, or SIGTERM, stops after the iteration in progress and saves the best model so far.
 """
 
 EPILOG = f"""\
@@ -85,7 +85,10 @@ def add_parser(commands: Any) -> None:
     model.add_argument("--non-negative", action="store_true", help="blocks whose entries are all >= 0")
     search = parser.add_argument_group("how")
     search.add_argument(
-        "--solver", choices=SOLVERS, default="path", help="the sensitivity path (default), or plain als or lm"
+        "--solver",
+        choices=SOLVERS,
+        default="auto",
+        help="what suits the model and the data (default), the sensitivity path, or plain als or lm",
     )
     search.add_argument("--max-iter", type=positive_integer, metavar="N", help="most iterations of the solver")
     search.add_argument(

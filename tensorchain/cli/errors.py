@@ -14,7 +14,7 @@ class Status(enum.IntEnum):
     BAD_INPUT = 2
     """A file, an option or their combination cannot be used; nothing was written."""
     INTERRUPTED = 130
-    """Ctrl-C, as shells report it; the best model so far was saved if there was one."""
+    """Ctrl-C or SIGTERM; the best model so far was saved if there was one."""
 
 
 EXIT_STATUS = """\
@@ -22,7 +22,7 @@ exit status:
   0    done
   1    the input was good and the work did not succeed, as when a bound cannot be met (the nearest model is saved)
   2    a file, an option or their combination cannot be used; nothing was written
-  130  stopped by Ctrl-C (the best model so far is saved)
+  130  stopped by Ctrl-C or SIGTERM (the best model so far is saved)
 """
 """For the end of every help."""
 

@@ -15,6 +15,8 @@ from tensorchain.cli.output import print_report
 from tensorchain.cli.reading import check_file
 from tensorchain.cli.reconstruct import hdf5
 from tensorchain.cli.writing import check_target, replace_file
+from tensorchain.fit import Fit
+from tensorchain.fit_files import load as load_whole
 from tensorchain.models import CP, Model, load
 from tensorchain.models.dimensions import dimensions_of
 from tensorchain.models.files import read_model
@@ -60,7 +62,7 @@ def run(arguments: argparse.Namespace) -> Status:
     """Read, convert, write."""
     path, out = check_file(arguments.file), Path(arguments.out)
     try:
-        header, _ = read_model(path)
+        header, *_ = read_model(path)
         model = load(path)
     except (ValueError, ImportError) as error:
         raise CommandError(str(error)) from error
@@ -102,7 +104,11 @@ def _write_file(arguments: argparse.Namespace, model: Model, header: dict[str, A
     else:
         extra = header.get("extra")
         try:
-            model.save(out, **(extra if isinstance(extra, dict) else {}))
+            whole = load_whole(path)
+            if isinstance(whole, Fit) and not arguments.normalized:
+                whole.save(out)
+            else:
+                model.save(out, **(extra if isinstance(extra, dict) else {}))
         except ImportError as error:
             raise CommandError(f"--out {out}: {error}") from error
     print_report([(name, str(array.shape)) for name, array in arrays.items()] + [("saved", str(out))], title=str(path))

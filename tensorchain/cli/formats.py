@@ -4,7 +4,8 @@
   first line; a first line, or a first column, that holds words is taken for names and left out; so is a first line of
   numbers above a column of names, if its first cell is empty.  Empty cells, NA and nan are missing entries.  With
   semicolons a comma may stand for the decimal point.
-- **HDF5** (.h5, .hdf5): the data sets of numbers in the file itself; links to other files are not followed.
+- **HDF5** (.h5, .hdf5, and MATLAB's .mat of version 7.3): the data sets of numbers in the file itself; links to other
+  files are not followed.
 - **Folders**: pictures, .npy files or tables of one shape, in the natural order of their names (frame2 before frame10),
   stacked along the first mode.
 """
@@ -24,6 +25,7 @@ from tensorchain.kernels import Array
 
 TABLES = (".csv", ".tsv")
 HDF5 = (".h5", ".hdf5")
+_PAIR, _NO_NUMBERS = ("real", "imag"), (b"char", b"cell", b"struct")
 _MISSING = ("", "na", "n/a", "nan", "null", "none")
 _DELIMITERS = "\t;, "
 
@@ -74,8 +76,13 @@ def _number(cell: str) -> float | None:
         return None
 
 
-def read_hdf5(path: Path, key: str | None, choose: Callable[[Path, Sequence[str], str | None], str]) -> Array:
-    """A data set of an HDF5 file."""
+def read_hdf5(
+    path: Path, key: str | None, choose: Callable[[Path, Sequence[str], str | None], str], *, matlab: bool = False
+) -> Array:
+    """A data set of an HDF5 file, or a variable of a MATLAB file of version 7.3, which is one.
+
+    MATLAB writes the last mode first, complex numbers as pairs, and the content of cells under names that begin with #.
+    """
     try:
         import h5py
     except ImportError as error:
@@ -84,11 +91,16 @@ def read_hdf5(path: Path, key: str | None, choose: Callable[[Path, Sequence[str]
         found: list[str] = []
 
         def visit(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset) and item.dtype.kind in "biufc" and item.ndim > 0 and not item.external:
+            numbers = isinstance(item, h5py.Dataset) and (item.dtype.kind in "biufc" or item.dtype.names == _PAIR)
+            foreign = matlab and (name.startswith("#") or item.attrs.get("MATLAB_class") in _NO_NUMBERS)
+            if numbers and not foreign and item.ndim > 0 and not item.external:
                 found.append(name)
 
         file.visititems(visit)
-        return np.asarray(file[choose(path, found, None if key is None else key.strip("/"))][...])
+        array = np.asarray(file[choose(path, found, None if key is None else key.strip("/"))][...])
+    if array.dtype.names == _PAIR:
+        array = array["real"] + 1j * array["imag"]
+    return array.T if matlab else array
 
 
 def read_folder(path: Path, read: Callable[[Path], Array], endings: Sequence[Sequence[str]]) -> Array:

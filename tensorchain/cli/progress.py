@@ -1,13 +1,13 @@
-"""What is seen while a fit runs: a bar or lines on stderr, and Ctrl-C that saves.
+"""What is seen while a fit runs: a bar or lines on stderr, and Ctrl-C (or SIGTERM) that saves.
 
 `FitProgress` is the callback of `decompose`: the `Progress` of the library, shown as a bar on a terminal, or as lines
 every few seconds for logs.  How long all of it will take is known from the starts that are finished, or from the time
 limit.
 
-It turns the first Ctrl-C into a request to stop after the iteration in progress, so that an interrupt never falls
-between two starts, where the best of them would be lost.  A second Ctrl-C interrupts at once.  Iterates of other
-processes are not seen: then only the time is shown, and the first Ctrl-C interrupts, upon which `decompose` returns
-the best of the starts that are finished.
+It turns the first Ctrl-C, or the SIGTERM of a batch system, into a request to stop after the iteration in progress, so
+that an interrupt never falls between two starts, where the best of them would be lost.  A second one interrupts at
+once.  Iterates of other processes are not seen: then only the time is shown, and the first Ctrl-C interrupts, upon
+which `decompose` returns the best of the starts that are finished.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tensorchain.solvers import Iterate
 
 MODES = ("auto", "bar", "log", "none")
 """How progress is shown."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _REFRESH, _LINES = 0.1, 5.0
 """Seconds between two updates of a bar, and between two lines; an iteration may take far less."""
 
@@ -44,7 +45,7 @@ class FitProgress(Progress):
 
     Attributes
     ----------
-    interrupted : whether Ctrl-C was pressed.
+    interrupted : whether Ctrl-C was pressed, or the process was asked to end.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class FitProgress(Progress):
         self.interrupted = False
         self._console, self._lines, self._finished = console, mode == "log", 0.0
         self._follows, self._max_seconds = follows, max_seconds
-        self._handler: Any = None
+        self._handlers: dict[int, Any] = {}
         self._bar = bar.Progress(
             bar.SpinnerColumn(),
             bar.TextColumn("{task.description}"),
@@ -82,7 +83,7 @@ class FitProgress(Progress):
         super().__enter__()
         # Handlers can only be set in the main thread.
         if threading.current_thread() is threading.main_thread():
-            self._handler = signal.signal(signal.SIGINT, self._interrupt)
+            self._handlers = {number: signal.signal(number, self._interrupt) for number in _SIGNALS}
         self._bar.start()
         if self._lines and not self._follows:
             self._write(f"fitting, {self._starts} starts in parallel")
@@ -93,8 +94,8 @@ class FitProgress(Progress):
     ) -> None:
         super().__exit__(kind, error, trace)
         self._bar.stop()
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def __call__(self, iterate: Iterate) -> bool:
         """Show `iterate`; whether to stop."""

@@ -3,13 +3,14 @@
 What a file holds is never executed: NumPy files are read without pickle.  A damaged or hostile file, whatever the
 reader below raises, ends in one `CommandError` that names the file.
 
-Supported are .npy (mapped into memory, not read whole), .npz, .mat up to version 7.2, the pictures that Pillow opens,
-and what :mod:`tensorchain.cli.formats` adds.  Where a file holds several arrays, `key` names one.
+Supported are .npy (mapped into memory, not read whole), .npz, .mat, the pictures that Pillow opens, and what
+:mod:`tensorchain.cli.formats` adds.  Where a file holds several arrays, `key` names one.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import itertools
 import os
 import warnings
@@ -153,7 +154,12 @@ def _read_mat(path: Path, key: str | None) -> Array:
     try:
         listed = whosmat(path, appendmat=False)
     except NotImplementedError as error:
-        raise CommandError(f"{path}: a MATLAB file of version 7.3 (HDF5); save it with the option -v7") from error
+        if importlib.util.find_spec("h5py") is None:
+            raise CommandError(
+                f"{path}: a MATLAB file of version 7.3 (HDF5); save it with the option -v7, or install h5py: "
+                'pip install "tensorchain[hdf5]"'
+            ) from error
+        return read_hdf5(path, key, _choose, matlab=True)
     # MATLAB stores numbers as 1 x 1 matrices.
     arrays = [name for name, shape, kind in listed if kind in _NUMBERS and np.prod(shape, dtype=float) > 1]
     if key is not None and key not in arrays and key in (name for name, _, _ in listed):

@@ -10,7 +10,8 @@ import numpy as np
 from tensorchain.cli.errors import EXIT_STATUS, CommandError, Status
 from tensorchain.cli.output import print_columns, print_json, print_report
 from tensorchain.cli.reading import check_file
-from tensorchain.models import Model, load
+from tensorchain.fit_files import figures_of, load
+from tensorchain.models import Model
 from tensorchain.models.files import read_model
 from tensorchain.stability import sensitivity
 
@@ -45,16 +46,18 @@ def run(arguments: argparse.Namespace) -> Status:
     """Read and report."""
     path = check_file(arguments.file)
     try:
-        header, _ = read_model(path)
-        model = load(path)
+        found = load(path)
+        header = read_model(path)[0] if isinstance(found, Model) else {}
     except (ValueError, ImportError) as error:
         raise CommandError(str(error)) from error
-    report = saved_report(header, model)
+    model = found if isinstance(found, Model) else found.model
+    report = saved_report(header, found) if isinstance(found, Model) else [("holds", "a fit"), *found.report()]
     shares = np.asarray(sensitivity(model, per_block=True))
     blocks = list(zip(model.block_names, model.blocks, shares, strict=True))
     if arguments.json:
         listed = [{"name": name, "shape": block.shape, "sensitivity": share} for name, block, share in blocks]
-        print_json({"file": str(path), **record_of(model), "report": dict(report), "blocks": listed})
+        figures = {} if isinstance(found, Model) else {"fit": figures_of(found)}
+        print_json({"file": str(path), **record_of(model), **figures, "report": dict(report), "blocks": listed})
     else:
         total = float(shares.sum())
         print_report(report, title=str(path))
@@ -82,13 +85,14 @@ def record_of(model: Model) -> dict[str, Any]:
 
 
 def saved_report(header: dict[str, Any], model: Model) -> list[tuple[str, str]]:
-    """The report in the file; of a model that was saved without one, what the model itself tells."""
+    """The report in the file of a model; of one that was saved without a report, what the model itself tells."""
     extra = header.get("extra")
     rows = extra.get("report") if isinstance(extra, dict) else None
     if isinstance(rows, list) and all(isinstance(row, list) and len(row) == 2 for row in rows) and rows:
-        return [(str(name), str(value)) for name, value in rows]
+        return [("holds", "a model, with the report of its fit"), *((str(name), str(value)) for name, value in rows)]
     return [
+        ("holds", "a model, saved without a fit"),
         ("model", repr(model)),
         ("sensitivity", f"{model.sensitivity():.4g}"),
-        ("report", "none: the file was written by Model.save, Fit.save keeps the report too"),
+        ("report", "none: the file was written by Model.save; Fit.save writes the fit too"),
     ]

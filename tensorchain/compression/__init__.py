@@ -5,6 +5,7 @@ mathematics below them is free of both.
 """
 
 from tensorchain.compression.allocation import Allocation, allocate, one_step
+from tensorchain.compression.budgets import agreement, compress_within, output_error
 from tensorchain.compression.conv import Convolution, Fold, Geometry, LayerPlan, Unfold
 from tensorchain.compression.fitting import METHODS, KernelFit, fit_kernel
 from tensorchain.compression.grid import GridFit, fit_on_grid
@@ -52,12 +53,14 @@ __all__ = [
     "Trial",
     "Unfold",
     "VariationalRank",
+    "agreement",
     "allocate",
     "allocate_layer_bits",
     "compress",
     "compress_in_steps",
     "compress_onnx",
     "compress_to_score",
+    "compress_within",
     "energy_rank",
     "evbmf",
     "fit_kernel",
@@ -67,6 +70,7 @@ __all__ = [
     "module_of",
     "multilinear_rank",
     "one_step",
+    "output_error",
     "plan_network",
     "plan_of",
     "quantize",

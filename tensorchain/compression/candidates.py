@@ -40,6 +40,8 @@ _QUICK = ALS(max_iter=12, tol=1e-3)
 _WIDE = ALS(max_iter=2, tol=1e-3)
 _WIDE_RANK = 256
 """CP ranks above which two sweeps have to do."""
+_DENSER = {"svd": 4, "tucker2": 2}
+"""Times as many ranks on ladders whose errors all come from one decomposition."""
 _LEAST, _MOST = 0.01, 0.9
 """Ends of a ladder, as shares of the kernel's parameters."""
 
@@ -64,18 +66,18 @@ class Candidate:
 
 
 def ladder(method: str, shape: tuple[int, int, int, int], rungs: int = 6) -> list[Any]:
-    """Ranks for a kernel (T, S, D1, D2), from 1 to 90 % of its parameters, at most `rungs` on each ladder.
+    """Ranks for a kernel (T, S, D1, D2), from 1 to 90 % of its parameters; `rungs` on each ladder, or a multiple.
 
     Examples
     --------
-    >>> ladder("tucker2", (32, 16, 3, 3), rungs=4)
+    >>> ladder("tucker2", (32, 16, 3, 3), rungs=2)
     [(1, 1), (2, 4), (5, 11), (13, 26)]
     """
     if method not in METHODS:
         raise ValueError(f"method {method!r} is unknown; known are {', '.join(METHODS)}")
     outputs, inputs, rows, columns = shape
     taps, size = rows * columns, outputs * inputs * rows * columns
-    shares = np.geomspace(_LEAST, _MOST, max(rungs, 2))
+    shares = np.geomspace(_LEAST, _MOST, max(rungs, 2) * _DENSER.get(method, 1))
 
     def pairs(groups: int) -> Iterator[tuple[int, int]]:
         # Of a = y S and b = y T: groups (y S^2 + y^2 S T D + y T^2) parameters.

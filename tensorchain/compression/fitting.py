@@ -48,7 +48,7 @@ _PATH = Path(cycles=1, stage_iter=30, max_iter=60, tol=1e-6)
 _CORRECTION = ALS(max_iter=100, tol=1e-4)
 _SHORT_PLAIN = ALS(max_iter=40, tol=1e-4)
 _SHORT_CORRECTION = ALS(max_iter=30, tol=3e-3)
-_SMALL = 4000
+_SMALL = 1500
 """Parameters up to which the path is tried and the correction runs to its end.  On larger kernels the path gains
 nothing, and the first ten sweeps of the correction bring all but a few percent of what it can."""
 _LARGE = 20_000

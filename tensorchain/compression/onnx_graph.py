@@ -112,7 +112,7 @@ def compress_onnx(
     layers = layers_of(original, sizes, None if feeds is None else next(iter(feeds)))
     wanted = [layer for layer in layers if not request.refusal(layer.site)]
     if not wanted:
-        raise ValueError(_nothing(layers, request, inputs[0].name if inputs else "x"))
+        raise ValueError(_nothing(layers, request, inputs[0].name if inputs and not sizes else ""))
     _check_runs(original)
     measured = Measured(
         [layer.site for layer in layers],
@@ -171,14 +171,17 @@ def _checked_sizes(given: Mapping[str, Sequence[int]], names: Sequence[str]) -> 
 
 
 def _nothing(layers: Sequence[OnnxLayer], request: Request, name: str) -> str:
-    """Why no layer can be replaced, each reason once, and what to do."""
+    """Why no layer can be replaced, each reason once, and what to do; `name` of an input whose sizes would help."""
     reasons = Counter(request.refusal(layer.site).split(";")[0] for layer in layers)
     if not reasons:
         return "no convolution and no product with a constant matrix is in the model; there is nothing to compress"
     why = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
     cure = "see `tensorchain compress --help` for what is replaced"
     if NO_SIZE in reasons:
-        cure = f"give calibration inputs, or the shape of the input (--input-shape {name}=1,3,224,224)"
+        cure = "give calibration inputs"
+        cure += (
+            f", or the shape of the input (--input-shape {name}=1,3,224,224)" if name else ": sizes depend on values"
+        )
     elif any(reason.startswith("inside") for reason in reasons):
         cure = "export the model without control flow, or take a version of it with one branch"
     elif "its weight is stored in few bits" in reasons:

@@ -124,7 +124,10 @@ def in_int8_opset(model: Any) -> Any:
 
 
 def _with_initializers(model: Any) -> Any:
-    """A copy whose Constant nodes are initializers: the quantizer rounds no others."""
+    """A copy whose Constant nodes are initializers, the only ones that the quantizer rounds.
+
+    Each layer gets a bias of its own: the quantizer names copies of shared ones after names that may be taken.
+    """
     onnx = onnx_package()
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -138,4 +141,18 @@ def _with_initializers(model: Any) -> Any:
             added.CopyFrom(tensor)
             added.name = node.output[0]
             del graph.node[k]
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    taken = set(stored) | {name for node in graph.node for name in (*node.input, *node.output)}
+    seen: set[str] = set()
+    for node in graph.node:
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or len(node.input) < 3 or node.input[2] not in stored:
+            continue
+        name = node.input[2]
+        if name in seen:
+            own = f"{name}/own{len(taken)}"
+            added = graph.initializer.add()
+            added.CopyFrom(stored[name])
+            added.name = node.input[2] = own
+            taken.add(own)
+        seen.add(name)
     return copy

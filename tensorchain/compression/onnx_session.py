@@ -49,9 +49,10 @@ class OnnxSession:
         options = runtime.SessionOptions()
         options.log_severity_level = _SILENT
         options.intra_op_num_threads = threads
-        self.partial = runtime.RunOptions()
+        self.whole, self.partial = runtime.RunOptions(), runtime.RunOptions()
         self.partial.only_execute_path_to_fetches = True
-        self.partial.log_severity_level = _SILENT
+        for one in (self.whole, self.partial):
+            one.log_severity_level = _SILENT
         try:
             # Where it cannot open a model the package prints, and tries the same once more.
             self.session = runtime.InferenceSession(
@@ -62,11 +63,12 @@ class OnnxSession:
 
     def run(self, feed: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, Any]:
         """Values by name, those of the outputs unless others are named; ValueError where the run fails."""
+        how = self.whole if names is None else self.partial
         names = self.outputs if names is None else list(dict.fromkeys(names))
         computed = [name for name in names if name not in self.fed]
         values = {name: np.asarray(feed[name]) for name in names if name in self.fed}
         try:
-            found = self.session.run(computed, dict(feed), self.partial) if computed else []
+            found = self.session.run(computed, dict(feed), how) if computed else []
         except Exception as error:
             raise ValueError(f"ONNX Runtime does not run the model: {_reason(error)}") from error
         return {**values, **dict(zip(computed, found, strict=True))}

@@ -33,6 +33,7 @@ class Site:
     refusal : why it must stay as it is; empty where it need not.
     plan : the small convolutions that stand for the layer already, or None.
     counts : parameters and multiplications of a layer that is no convolution, and stays; None for all others.
+    stored : numbers that the layer stores, where they are not its kernel and its bias.
     parameters, macs : of the dense layer.
     """
 
@@ -45,12 +46,15 @@ class Site:
     refusal: str = ""
     plan: LayerPlan | None = None
     counts: Pair | None = None
+    stored: int | None = None
 
     @property
     def parameters(self) -> int:
         """Numbers that the dense layer stores."""
         if self.counts is not None:
             return self.counts[0]
+        if self.stored is not None:
+            return self.stored
         return self.kernel.size + (0 if self.bias is None else self.bias.size)
 
     @property

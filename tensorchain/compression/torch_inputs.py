@@ -35,6 +35,17 @@ def call(net: Any, inputs: Any) -> Any:
     return net(inputs)
 
 
+def first_of(given: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    """The first argument of a call, positional or named.
+
+    Examples
+    --------
+    >>> first_of((3, 4), {}), first_of((), {"input": 5})
+    (3, 5)
+    """
+    return given[0] if given else next(iter(named.values()), None)
+
+
 def batch_of(inputs: Any) -> int:
     """The length of the first tensor in inputs, 1 where there is none.
 

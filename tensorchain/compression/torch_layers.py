@@ -21,15 +21,32 @@ from tensorchain.compression.torch_modules import fold_class
 
 def with_plans(net: Any, plans: Mapping[str, LayerPlan], report: Report) -> Any:
     """A copy of a network in evaluation mode with plans in place of some layers, and the report."""
-    small = copy.deepcopy(net).eval()
+    small = copied(net).eval()
     # New layers draw random weights before they get theirs; the caller's random numbers stay as they were.
     with torch_package().random.fork_rng(devices=[]):
         for name, plan in plans.items():
-            parent, _, last = name.rpartition(".")
-            owner = small.get_submodule(parent)
-            setattr(owner, last, module_of(plan, getattr(owner, last)))
+            old = small.get_submodule(name)
+            new = module_of(plan, old)
+            if old is small:
+                small = new
+            # A layer may stand under several names.
+            for owner in list(small.modules()):
+                for key, child in list(owner._modules.items()):
+                    if child is old:
+                        owner._modules[key] = new
     small.report = report
     return small
+
+
+def copied(net: Any) -> Any:
+    """A copy of a network, those with weights that are computed by hooks (weight_norm, pruning) among them."""
+    tensor = torch_package().Tensor
+    for module in net.modules():
+        for key, value in vars(module).items():
+            # Computed anew by the next call; with its history it cannot be copied.
+            if isinstance(value, tensor) and value.grad_fn is not None:
+                vars(module)[key] = value.detach()
+    return copy.deepcopy(net)
 
 
 def decomposed(net: Any) -> dict[str, LayerReport]:
@@ -58,6 +75,8 @@ def module_of(plan: LayerPlan, like: Any = None) -> Any:
         reference = next(like.parameters())
         module.to(device=reference.device, dtype=reference.dtype)
         module.train(like.training)
+        # What was frozen stays frozen.
+        module.requires_grad_(any(parameter.requires_grad for parameter in like.parameters()))
     return module
 
 

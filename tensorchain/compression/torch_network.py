@@ -10,7 +10,6 @@ The torch-free mathematics is elsewhere.  Needs `pip install tensorchain[torch]`
 
 from __future__ import annotations
 
-import copy
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +20,8 @@ import numpy as np
 from tensorchain.compression.conv import LayerPlan, Pair
 from tensorchain.compression.network import Measured, Timer
 from tensorchain.compression.request import Request
-from tensorchain.compression.torch_inputs import batch_of, batches_of
-from tensorchain.compression.torch_layers import module_of, torch_package, with_plans
+from tensorchain.compression.torch_inputs import batch_of, batches_of, call
+from tensorchain.compression.torch_layers import copied, module_of, torch_package, with_plans
 from tensorchain.compression.torch_patches import patch_covariances
 from tensorchain.compression.torch_refit import refit_network
 from tensorchain.compression.torch_sites import sites_of
@@ -95,16 +94,29 @@ def compress(
     progress = measured.progress(checkpoint, request, rng)
     plans, report = measured.planned(request, rng, progress, timer_of(net, example))
     small = with_plans(net, plans, report)
-    if request.refit:
-        refit_network(small, net, batches, rounds=rounds, rng=0)
+    _try(small, example)
+    if request.refit and batches is not None:
+        refit_network(small, net, lambda: ((inputs, None) for inputs in batches()), rounds=rounds, rng=0)
     return small
+
+
+def _try(small: Any, example: Any) -> None:
+    """Run the example; what fails here would fail for the caller."""
+    with torch_package().no_grad():
+        try:
+            call(small, example)
+        except Exception as error:
+            raise RuntimeError(
+                f"the compressed network does not run on the example: {error}. Its own code may reach into layers; "
+                "name these in keep=, so that they are left as they are"
+            ) from error
 
 
 def measured_of(net: Any, example: Any, request: Request, batches: Callable[[], Iterator[Any]] | None) -> Measured:
     """The layers of a network, and their covariances where there are calibration batches."""
     if request.fit_output and batches is None:
         raise ValueError("fit_output needs calibration=, inputs of the network")
-    probe = copy.deepcopy(net).eval()
+    probe = copied(net).eval()
     sites = sites_of(probe, example, whole=True)
     wanted = [site for site in sites if not request.refusal(site)]
     covariances = None if batches is None else patch_covariances(probe, wanted, batches)

@@ -14,7 +14,7 @@ import numpy as np
 from tensorchain.compression.patches import PatchCovariance
 from tensorchain.compression.refit import Moments
 from tensorchain.compression.request import Site
-from tensorchain.compression.torch_inputs import call
+from tensorchain.compression.torch_inputs import call, first_of
 from tensorchain.compression.torch_layers import is_linear, padding_mode_of
 
 _NUMBERS = 1 << 22
@@ -90,7 +90,7 @@ def patch_covariances(
     counts: dict[str, int] = {}
 
     def gather(module: Any, inputs: Any, name: str) -> None:
-        for patches, _ in rows_of(module, wanted[name], inputs[0].detach()):
+        for patches, _ in rows_of(module, wanted[name], inputs.detach()):
             double = patches.double()
             sums[name] = sums.get(name, 0.0) + double.T @ double
             counts[name] = counts.get(name, 0) + len(patches)
@@ -98,7 +98,9 @@ def patch_covariances(
     wanted = {site.name: site for site in sites}
     modules = {name: module for name, module in net.named_modules() if name in wanted}
     hooks = [
-        module.register_forward_pre_hook(lambda module, inputs, name=name: gather(module, inputs, name))
+        module.register_forward_pre_hook(
+            lambda module, given, named, name=name: gather(module, first_of(given, named), name), with_kwargs=True
+        )
         for name, module in modules.items()
     ]
     try:

@@ -12,7 +12,6 @@ numbers are held.  Cost: each layer needs a pass over the inputs, up to this lay
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -24,8 +23,8 @@ from tensorchain.compression.refit import RIDGE, Moments
 from tensorchain.compression.refit_factors import refit_factors
 from tensorchain.compression.report import LayerReport
 from tensorchain.compression.request import Site
-from tensorchain.compression.torch_inputs import batches_of, call
-from tensorchain.compression.torch_layers import decomposed, plan_of_module
+from tensorchain.compression.torch_inputs import batches_of, call, first_of
+from tensorchain.compression.torch_layers import copied, decomposed, plan_of_module
 from tensorchain.compression.torch_patches import add_rows, rows_of
 from tensorchain.compression.torch_sites import sites_of
 
@@ -95,7 +94,7 @@ def refit_network(
     batches = batches_of(calibration)
     generator = np.random.default_rng(rng)
     training = [module.training for module in net.modules()]
-    teacher = copy.deepcopy(original).eval()
+    teacher = copied(original).eval()
     net.eval()
     done = decomposed(net)
     bits = {name for name, layer in done.items() if layer.bits is not None}
@@ -105,6 +104,7 @@ def refit_network(
             site
             for site in sites
             if (site.name in done or (dense and _can_move(site, net)))
+            and site.counts is None
             and site.name not in bits
             and site.kernel[0].size <= MOST_INPUTS
         ]
@@ -124,7 +124,7 @@ def _can_move(site: Site, net: Any) -> bool:
     """Whether a layer that was not replaced may get other weights."""
     module = net.get_submodule(site.name)
     free = all(parameter.requires_grad for parameter in module.parameters())
-    return free and not site.refusal
+    return free and not site.refusal and module._parameters.get("weight") is not None
 
 
 def _refit_layer(
@@ -182,7 +182,9 @@ def _moments(
     module = teacher.get_submodule(site.name)
     hooks = [
         module.register_forward_hook(lambda _, __, result: see(outputs, result)),
-        net.get_submodule(site.name).register_forward_pre_hook(lambda _, given: see(inputs, given[0])),
+        net.get_submodule(site.name).register_forward_pre_hook(
+            lambda _, given, named: see(inputs, first_of(given, named)), with_kwargs=True
+        ),
     ]
     try:
         with torch.no_grad():

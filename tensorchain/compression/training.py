@@ -5,7 +5,7 @@ layers have moved them; that alone brings back much.  Then a few epochs of stoch
 
     loss + weight * mean over replaced layers of SS(layer) / SS(layer at the start),
 
-with SS the sensitivity of :mod:`tensorchain.compression.conv`, here with a gradient: what can be rounded stays so.  A
+with SS the sensitivity (:mod:`tensorchain.compression.torch_sensitivity`): what can be rounded stays so.  A
 teacher adds the mean squared difference of the outputs: more is known of what they should be than the labels say.
 
 **Quantization-aware training.**  Weights and inputs of every convolution and linear layer pass through `FakeQuantize`:
@@ -17,7 +17,6 @@ Reference: Kozyrskiy, Phan, "CNN acceleration by low-rank approximation with qua
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -27,8 +26,11 @@ import numpy as np
 
 from tensorchain.compression.layer_bits import allocate_layer_bits
 from tensorchain.compression.quantize import check_bits, quantizer
+from tensorchain.compression.torch_inputs import call, inputs_of
+from tensorchain.compression.torch_layers import copied
 from tensorchain.compression.torch_layers import decomposed as replaced
-from tensorchain.compression.torch_modules import fake_quantize_class, fold_class
+from tensorchain.compression.torch_modules import fake_quantize_class
+from tensorchain.compression.torch_sensitivity import sensitivities_of
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,11 @@ class Epoch:
 def recalibrate(net: Any, loader: Iterable[Any], batches: int | None = None) -> None:
     """Measure the means and variances of all normalisations again, in place; weights are not touched.
 
+    Normalisations whose weights are frozen stay as they are.
+
     Parameters
     ----------
-    loader : batches of inputs, or of (inputs, labels).
+    loader : batches of inputs, or of (inputs, labels); or a function that returns them.
     batches : most batches used.
 
     Examples
@@ -58,7 +62,7 @@ def recalibrate(net: Any, loader: Iterable[Any], batches: int | None = None) -> 
     import torch
 
     kinds = torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d
-    norms = [module for module in net.modules() if isinstance(module, kinds) and module.track_running_stats]
+    norms = [m for m in net.modules() if isinstance(m, kinds) and m.track_running_stats and not frozen(m)]
     if not norms:
         return
     momenta, training = [norm.momentum for norm in norms], [module.training for module in net.modules()]
@@ -70,10 +74,10 @@ def recalibrate(net: Any, loader: Iterable[Any], batches: int | None = None) -> 
         norm.train()
     seen = 0
     with torch.no_grad():
-        for batch in loader:
+        for batch in loader() if callable(loader) else loader:
             if batches is not None and seen >= batches:
                 break
-            net(_inputs(batch))
+            call(net, inputs_of(batch))
             seen += 1
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -81,6 +85,12 @@ def recalibrate(net: Any, loader: Iterable[Any], batches: int | None = None) -> 
         module.training = was
     if seen == 0:
         raise ValueError("the loader holds no batch, and the statistics are lost; give a list, or a fresh iterator")
+
+
+def frozen(module: Any) -> bool:
+    """Whether a module has parameters, and none of them is trained."""
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
 def restore(
@@ -92,6 +102,7 @@ def restore(
     momentum: float = 0.9,
     decay: float = 1e-4,
     sensitivity: float = 1e-2,
+    every: int = 4,
     loss: Callable[[Any, Any], Any] | None = None,
     teacher: Any = None,
     callback: Callable[[int, Epoch], object] | None = None,
@@ -105,7 +116,8 @@ def restore(
     epochs : passes over the data; 0 only measures the normalisations again.
     rate, momentum, decay : of stochastic gradients; the rate falls to zero along a cosine.
     sensitivity : weight of the relative sensitivity in the loss; 0 lets it grow.
-    loss : of (outputs, labels); cross entropy by default.
+    every : the sensitivity is part of the loss in one of so many steps, with as many times its weight.
+    loss : of (outputs, labels); cross entropy by default, for which labels are integers, or shares that sum to one.
     teacher : network, such as the one that was compressed, whose outputs are to be matched as well: their mean squared
         difference is added to the loss.
     callback : called with the number of the epoch and its figures; a true return value stops.
@@ -127,6 +139,8 @@ def restore(
     """
     import torch
 
+    if isinstance(every, bool) or every < 1:
+        raise ValueError(f"every is {every!r}; a positive integer is needed")
     if epochs < 0:
         raise ValueError(f"epochs is {epochs!r}; an integer >= 0 is needed")
     if not (rate > 0.0 and sensitivity >= 0.0):
@@ -137,66 +151,67 @@ def restore(
     recalibrate(net, pass_over())
     criterion = torch.nn.functional.cross_entropy if loss is None else loss
     # A copy, since a teacher in training mode would learn from the images, and `net` itself would move.
-    guide = None if teacher is None else copy.deepcopy(teacher).eval()
+    guide = None if teacher is None else copied(teacher).eval()
     parts = decomposed(net)
-    start = [sensitivity_of(part).detach() for part in parts]
+    start = sensitivities_of(parts).detach() if parts else None
     weights = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(weights, lr=rate, momentum=momentum, weight_decay=decay, nesterov=momentum > 0.0)
+    norms = torch.nn.modules.batchnorm._BatchNorm
+    still = [module for module in net.modules() if isinstance(module, norms) and frozen(module)]
     history: list[Epoch] = []
     for epoch in range(epochs):
         net.train()
-        total, growth, count = 0.0, 0.0, 0
+        for module in still:
+            module.eval()
+        total, growth, count, measured = 0.0, 0.0, 0, 0
         steps = _length(loader)
         for inputs, labels in pass_over():
             within = count / steps if steps else 0.0
             for group in optimizer.param_groups:
                 group["lr"] = 0.5 * rate * (1.0 + math.cos(math.pi * min(epoch + within, epochs) / epochs))
-            outputs = net(inputs)
+            outputs = call(net, inputs)
+            if loss is None:
+                _check_labels(labels)
             data_loss = criterion(outputs, labels)
             if guide is not None:
                 with torch.no_grad():
-                    wanted = guide(inputs)
+                    wanted = call(guide, inputs)
                 data_loss = data_loss + torch.nn.functional.mse_loss(outputs, wanted)
-            relative = _mean([sensitivity_of(part) / first for part, first in zip(parts, start, strict=True)])
-            objective = data_loss if relative is None else data_loss + sensitivity * relative
+            objective, relative = data_loss, None
+            if parts and count % every == 0:
+                relative = (sensitivities_of(parts) / start).mean()
+                # Once in `every` steps with as many times its weight: the same pull on average.
+                objective = data_loss + every * sensitivity * relative
             optimizer.zero_grad(set_to_none=True)
             objective.backward()
             optimizer.step()
             total, count = total + float(data_loss.detach()), count + 1
-            growth += 1.0 if relative is None else float(relative.detach())
+            if relative is not None:
+                growth, measured = growth + float(relative.detach()), measured + 1
         if count == 0:
             raise ValueError("the loader holds no batch")
-        history.append(Epoch(total / count, growth / count))
+        history.append(Epoch(total / count, growth / measured if measured else 1.0))
         if callback is not None and callback(epoch, history[-1]):
             break
     net.eval()
     return history
 
 
+def _check_labels(labels: Any) -> None:
+    """TypeError where cross entropy would take targets for shares of classes that are none."""
+    if not hasattr(labels, "is_floating_point") or not labels.is_floating_point():
+        return
+    shares = labels.ndim > 1 and bool((labels >= 0.0).all()) and bool(((labels.sum(1) - 1.0).abs() < 1e-3).all())
+    if not shares:
+        raise TypeError(
+            f"the labels are {labels.dtype} of shape {tuple(labels.shape)} and no shares of classes; give loss=, a "
+            "function of (outputs, labels) such as torch.nn.functional.mse_loss"
+        )
+
+
 def decomposed(net: Any) -> list[Any]:
     """The sequences of convolutions, or linear layers, that `compress` put in place."""
     return [net.get_submodule(name) for name in replaced(net)]
-
-
-def sensitivity_of(part: Any) -> Any:
-    """SS of a sequence of convolutions as a tensor with a gradient; the formula of `LayerPlan.sensitivity`."""
-    import torch
-
-    flat, copies = [], 1
-    for module in part:
-        if isinstance(module, fold_class()):
-            copies = copies // module.groups if module.back else copies * module.groups
-        elif hasattr(module, "weight"):
-            weight = module.weight if module.weight.ndim == 4 else module.weight[:, :, None, None]
-            flat.append((weight.repeat(copies, 1, 1, 1), getattr(module, "groups", 1) * copies, copies > 1))
-    dense = [_dense(weight, groups) for weight, groups, _ in flat]
-    total = torch.zeros((), dtype=dense[0].dtype, device=dense[0].device)
-    for k, (weight, groups, shared) in enumerate(flat):
-        before = _overlaps(dense[:k], groups, dense[k].shape[1], 0, weight)
-        behind = _overlaps(dense[k + 1 :], groups, dense[k].shape[0], 1, weight)
-        joined = before * behind
-        total = total + weight.shape[2] * weight.shape[3] * (joined.sum() if shared else joined.trace())
-    return total
 
 
 def quantize(
@@ -251,7 +266,7 @@ def quantize(
     import torch
     from torch.nn.utils import parametrize
 
-    small = copy.deepcopy(net).eval()
+    small = copied(net).eval()
     kinds = torch.nn.Conv2d, torch.nn.Linear
     modules = {name: module for name, module in small.named_modules() if isinstance(module, kinds)}
     allocation = None
@@ -324,7 +339,7 @@ def _samples(net: Any, modules: Mapping[str, Any], loader: Iterable[Any], batche
             for count, batch in enumerate(loader):
                 if count >= batches:
                     break
-                net(_inputs(batch))
+                call(net, inputs_of(batch))
     finally:
         for hook in hooks:
             hook.remove()
@@ -334,43 +349,5 @@ def _samples(net: Any, modules: Mapping[str, Any], loader: Iterable[Any], batche
     return used
 
 
-def _dense(weight: Any, groups: int) -> Any:
-    import torch
-
-    if groups == 1:
-        return weight
-    parts = weight.reshape(groups, -1, *weight.shape[1:])
-    each = torch.arange(groups, device=weight.device)
-    result = weight.new_zeros((groups, parts.shape[1], groups, *parts.shape[2:]))
-    result[each, :, each] = parts
-    return result.reshape(weight.shape[0], weight.shape[1] * groups, *weight.shape[2:])
-
-
-def _overlaps(kernels: list[Any], groups: int, channels: int, axis: int, like: Any) -> Any:
-    """Inner products of the composed kernels that end (axis 0) or begin (axis 1) in each group."""
-    import torch
-
-    if not kernels:
-        size = channels // groups
-        return size * torch.eye(groups, dtype=like.dtype, device=like.device)
-    kernel = kernels[0]
-    for weight in kernels[1:]:
-        # One of the two has no extent along each axis, so taps multiply.
-        product = torch.einsum("tcpq,csuv->tspuqv", weight, kernel)
-        rows, columns = weight.shape[2] * kernel.shape[2], weight.shape[3] * kernel.shape[3]
-        kernel = product.reshape(weight.shape[0], kernel.shape[1], rows, columns)
-    rows = kernel.movedim(axis, 0).reshape(groups, -1)
-    return rows @ rows.T
-
-
-def _mean(values: list[Any]) -> Any:
-    return sum(values[1:], values[0]) / len(values) if values else None
-
-
 def _length(loader: Any) -> int:
     return len(loader) if hasattr(loader, "__len__") else 0
-
-
-def _inputs(batch: Any) -> Any:
-    """The inputs of a batch that may hold labels too."""
-    return batch[0] if isinstance(batch, (tuple, list)) else batch

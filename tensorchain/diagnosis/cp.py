@@ -33,7 +33,9 @@ from tensorchain.kernels import Array
 from tensorchain.models import Model, Tucker
 from tensorchain.stability.conditioning import is_canonical
 from tensorchain.stability.scales import double_precision, scalar_ldexp, unit_blocks
-from tensorchain.tensors import as_tensor
+from tensorchain.tensors import Tensor, as_tensor
+
+_LARGEST_CORE = 2000
 
 
 def is_cp(model: Model) -> bool:
@@ -108,33 +110,46 @@ def congruences(model: Model, modes: Sequence[int] | None = None) -> Array:
     return result
 
 
-def core_consistency(tensor: Any, model: Model, *, normalised: bool = False) -> float:
+def core_consistency(model: Model, tensor: Any, *, normalised: bool = False) -> float:
     """Core consistency diagnostic (CORCONDIA), in percent.
 
     Parameters
     ----------
-    tensor : array or door of the shape of the model.
-    model : a CPD of rank R, fitted to it.
-    normalised : divide by ||G||^2 instead of R; the figure then lies in (-inf, 100] but rarely below -100.
+    model : Model or Fit
+        A CPD of rank R, fitted to the tensor.
+    tensor : Tensor or array_like
+        The tensor, of the shape of the model.  Missing entries count as missing: the core is the one that fits the
+        observed entries best, with their weights.
+    normalised : bool, optional
+        Divide by ||G||^2 instead of R; the figure then lies in (-inf, 100] but rarely below -100.
 
     Returns
     -------
-    100 (1 - ||G - I||^2 / R) with G the least-squares core and I the superdiagonal one: 100 for an exact CPD with
-    factors of full column rank, low or negative when components share their variation.
+    float
+        100 (1 - ||G - I||^2 / R) with G the least-squares core and I the superdiagonal one: 100 for an exact CPD with
+        factors of full column rank, low or negative when components share their variation.
 
     Raises
     ------
-    TypeError when the model is no CPD; ValueError when shapes differ.
+    TypeError
+        When the model is no CPD.
+    ValueError
+        When shapes differ, or, with missing entries, the core has more than 2000 numbers.
+
+    References
+    ----------
+    Bro and Kiers, "A new efficient method for determining the number of components in PARAFAC models", J. Chemometrics
+    (2003).
 
     Examples
     --------
     >>> import numpy as np, tensorchain as tc
     >>> planted = tc.datasets.exact_cp((6, 5, 4), 2, np.random.default_rng(0))
-    >>> round(tc.core_consistency(planted.tensor, planted.model), 6)
+    >>> round(tc.core_consistency(planted.model, planted.tensor), 6)
     100.0
     """
-    door = as_tensor(tensor)
     checked = _checked(model)
+    door = as_tensor(tensor)
     if checked.shape != door.shape:
         raise ValueError(f"the model has shape {checked.shape}, the tensor {door.shape}; they must be equal")
     size = checked.norm()
@@ -144,15 +159,29 @@ def core_consistency(tensor: Any, model: Model, *, normalised: bool = False) -> 
     norms = np.prod([_column_norms(matrix) for matrix in unit.matrices], axis=0)
     share = norms ** (1.0 / unit.order)
     factors = [_directions(matrix) * share for matrix in unit.matrices]
-    inverses = [np.linalg.pinv(factor) for factor in factors]
+    core = _least_squares_core(door.scaled(float(np.ldexp(1.0, -sum(exponents)))), factors, checked.dtype)
     rank = len(share)
-    # For a Tucker model with factors (A_n^+)^H the adjoint of its core's design is T x_1 A_1^+ ... x_N A_N^+.
-    scaled = door.scaled(float(np.ldexp(1.0, -sum(exponents))))
-    closing = Tucker(np.ones((rank,) * unit.order, dtype=checked.dtype), [inverse.conj().T for inverse in inverses])
-    core = scaled.contract_all_but(closing, 0).reshape((rank,) * unit.order)
     distance = core - _superdiagonal(rank, unit.order)
     reference = float(np.linalg.norm(core)) ** 2 if normalised else float(rank)
     return 100.0 * (1.0 - float(np.linalg.norm(distance)) ** 2 / reference)
+
+
+def _least_squares_core(door: Tensor, factors: list[Array], dtype: Any) -> Array:
+    """The core G that minimises ||T - G x_1 A_1 ... x_N A_N||_W, (R, ..., R)."""
+    rank, order = factors[0].shape[1], len(factors)
+    ones = np.ones((rank,) * order, dtype=dtype)
+    if door.complete:
+        # For a Tucker model with factors (A_n^+)^H the adjoint of its core's design is T x_1 A_1^+ ... x_N A_N^+.
+        closing = Tucker(ones, [np.linalg.pinv(factor).conj().T for factor in factors])
+        return door.contract_all_but(closing, 0).reshape(ones.shape)
+    if ones.size > _LARGEST_CORE:
+        raise ValueError(
+            f"the core has {ones.size} numbers; with missing entries at most {_LARGEST_CORE} are supported"
+        )
+    model = Tucker(ones, factors)
+    gram, rhs = np.asarray(door.gram(model, 0)), door.contract_all_but(model, 0)
+    solution, *_ = np.linalg.lstsq(gram.reshape(ones.size, ones.size), rhs.ravel(), rcond=None)
+    return np.asarray(solution.reshape(ones.shape))
 
 
 class FactorMatch(NamedTuple):
@@ -229,7 +258,7 @@ def _checked(model: Model) -> Model:
     """The model in double precision, if it is a CPD."""
     checked = double_precision(model)
     if not is_cp(checked):
-        raise TypeError(f"this figure exists for a CPD alone, and a {type(model).__name__} was given")
+        raise TypeError(f"this figure exists for a CPD alone, and a {type(checked).__name__} was given")
     return checked
 
 

@@ -15,20 +15,31 @@ Reference: Phan et al., "How to train your unstable looped tensor network" (2022
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from tensorchain.diagnosis.evidence import cure_for, explain
-from tensorchain.diagnosis.figures import Figures, measure, tensor_norm
+from tensorchain.diagnosis.figures import SPECTRUM_LIMIT, Figures, measure, tensor_norm
 from tensorchain.diagnosis.path import DECADES, FIRST_SHARE, SensitivityPath, trace_path
-from tensorchain.diagnosis.verdict import Thresholds, Verdict, grows, is_better, judge
-from tensorchain.fit import Fit
+from tensorchain.diagnosis.support import Support, support_of
+from tensorchain.diagnosis.verdict import Other, Thresholds, Verdict, grows, is_better, judge, questioned
+from tensorchain.fit import Fit, StopReason
 from tensorchain.labels import block_names
 from tensorchain.models import Model
+from tensorchain.solvers.problem import Clock
 from tensorchain.tensors import Tensor, as_tensor
 
+_LIMITS = (
+    StopReason.ITERATION_LIMIT,
+    StopReason.TIME_LIMIT,
+    StopReason.INTERRUPTED,
+    StopReason.CALLBACK,
+    StopReason.NON_FINITE,
+)
+"""Reasons of a fit that was stopped."""
 _START_SHARE = 0.3
 """nu SS / ||T||^2 at the first stage of a path from a random start."""
 
@@ -43,7 +54,8 @@ class Diagnosis:
     evidence : sentences with the figures that led to the verdict, the decisive ones first.
     cure : the call that cures, as code; empty when nothing is wrong.
     figures : all measured figures of the model.
-    error : ||T - X|| / ||T||, None without the tensor.
+    error : ||T - X|| / ||T||; without the tensor that of the fit, None for a model alone.
+    support : what the data say: how much of them is explained, determined, needed; None without the tensor.
     path : the sensitivity path from the model (from another start where that showed the model to be stuck),
         None without the tensor.
     """
@@ -54,6 +66,7 @@ class Diagnosis:
     figures: Figures
     error: float | None = None
     path: SensitivityPath | None = field(default=None, repr=False)
+    support: Support | None = field(default=None, repr=False)
 
     @property
     def healthy(self) -> bool:
@@ -84,6 +97,8 @@ class Diagnosis:
         rows.append(("rounding", f"expected error {rounding}"))
         if self.error is not None:
             rows.append(("error", f"{self.error:.4g}"))
+        if self.support is not None:
+            rows.append(("explained", f"{100.0 * self.support.explained:.4g} % of the squared norm of the data"))
         if self.path is not None:
             rows.append(("path", _path_row(self.path)))
         return rows
@@ -110,6 +125,7 @@ class Diagnosis:
             "cure": self.cure,
             "figures": asdict(self.figures),
             "error": self.error,
+            "support": None if self.support is None else asdict(self.support),
             "path": path,
         }
 
@@ -130,7 +146,8 @@ def diagnose(
     fit_or_model : what `decompose` returned, or any model.
     tensor : the tensor that it approximates, an array or a door of :mod:`tensorchain.tensors`.  Without it the
         figures of the model alone decide; with it the sensitivity path is traced and tells for certain.
-    starts : paths from other random starts by which a suspected divergence is questioned.
+    starts : paths from other random starts by which a suspected divergence is questioned, and a model that looks
+        healthy (one of them).
     rng : seed or generator for these starts.
     max_seconds : time limit of each path.
     limits : thresholds of the verdicts, by default `Thresholds()`.
@@ -156,29 +173,94 @@ def diagnose(
     ('BADLY_GAUGED', 'model = tc.optimal_gauge(model)')
     """
     limits = Thresholds() if limits is None else limits
-    model = fit_or_model.model if isinstance(fit_or_model, Fit) else fit_or_model
+    fit, model = (fit_or_model, fit_or_model.model) if isinstance(fit_or_model, Fit) else (None, fit_or_model)
+    subject = "model" if fit is None else "fit.model"
     if starts < 0:
         raise ValueError(f"starts is {starts!r}; an integer of at least 0 is needed")
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds is {max_seconds!r}; a positive number, or None, is needed")
     door = None if tensor is None else as_tensor(tensor)
-    names = fit_or_model.dimension_names if isinstance(fit_or_model, Fit) else None
+    names = None if fit is None else fit.dimension_names
     if names is None and door is not None:
         names = door.dimension_names
     figures = replace(measure(model), block_names=block_names(model, names))
+    stopped = fit is not None and fit.reason in _LIMITS
     if door is None:
         size = tensor_norm(model)
-        verdict = judge(figures, limits=limits)
-        evidence = explain(verdict, figures, None, None, None, limits)
-        return Diagnosis(verdict, evidence, cure_for(verdict, model, figures, None, None, size), figures)
-    path = trace_path(door, model, max_seconds=max_seconds)
+        known = None if fit is None else fit.error
+        verdict = judge(figures, known, limits=limits, stopped=stopped)
+        evidence = explain(verdict, figures, known, None, None, limits)
+        return Diagnosis(
+            verdict, evidence, cure_for(verdict, model, figures, None, None, size, subject), figures, known
+        )
+    clock = Clock(max_seconds)
+    path = trace_path(model, door, max_seconds=max_seconds)
     size = door.norm()
     error = door.residual_norm(model) / size
-    other = _best_other(door, model, path, starts, np.random.default_rng(rng), max_seconds, limits)
-    verdict = judge(figures, error, path, other, limits)
-    evidence = explain(verdict, figures, error, path, other, limits)
+    support = support_of(door, model, error, limit=SPECTRUM_LIMIT, clock=clock)
+    generator = np.random.default_rng(rng)
+    other = _best_other(door, model, path, starts, generator, max_seconds, limits)
+    # Under a bound the objective is no error alone, or more error is the price.
+    bounded = fit is not None and (fit.gap > 0.0 or not math.isclose(fit.objective, fit.error**2, rel_tol=1e-6))
+    verdict = judge(
+        figures, error, path, other, limits,
+        support=support, stopped=stopped, fitted=fit is not None, bounded=bounded,
+    )  # fmt: skip
+    found = None
+    if verdict in (Verdict.HEALTHY, Verdict.BADLY_GAUGED):
+        here, least = (path.model, float(path.error[-1])) if path.error[-1] <= error else (model, error)
+        found = _another(door, here, least, starts, generator, max_seconds, limits)
+        second = Verdict.HEALTHY if found is None else questioned(least, found, door.complete, limits)
+        if second is Verdict.HEALTHY or (second is Verdict.STUCK and bounded):
+            found = None
+        else:
+            verdict = second
+    evidence = explain(verdict, figures, error, path, other if found is None else found.path, limits, support)
+    if found is not None:
+        there = f"another start leads to error {found.path.error[-1]:.3g}"
+        evidence = (f"{there} with a tensor {found.distance:.3g} ||T|| away from that of the model", *evidence)
+        other = found.path
     shown = other if verdict is Verdict.STUCK and other is not None else path
-    return Diagnosis(verdict, evidence, cure_for(verdict, model, figures, error, path, size), figures, error, shown)
+    cure = cure_for(verdict, model, figures, error, path, size, subject)
+    return Diagnosis(verdict, evidence, cure, figures, error, shown, support)
+
+
+def _another(
+    door: Tensor,
+    model: Model,
+    error: float,
+    starts: int,
+    rng: np.random.Generator,
+    max_seconds: float | None,
+    limits: Thresholds,
+) -> Other | None:
+    """The path of least error from other starts, if one comes to the error of the model; None without any."""
+    best: Other | None = None
+    for path in _paths(door, model, min(starts, 1), rng, max_seconds):
+        if best is None or path.error[-1] < best.path.error[-1]:
+            best = Other(path, _distance(model, path.model) / door.norm())
+        if best.path.error[-1] <= error / limits.unfinished:
+            break
+    return best
+
+
+def _distance(one: Model, two: Model) -> float:
+    """||X - Y|| from inner products: to 1e-8 of their norms."""
+    square = one.norm() ** 2 - 2.0 * complex(one.inner(two)).real + two.norm() ** 2
+    return math.sqrt(max(square, 0.0))
+
+
+def _paths(
+    door: Tensor, model: Model, starts: int, rng: np.random.Generator, max_seconds: float | None
+) -> Iterator[SensitivityPath]:
+    """Paths from random starts."""
+    double = np.complex128 if model.dtype.kind == "c" or door.dtype.kind == "c" else np.float64
+    # From a random start the penalty begins where it leads, not where it only tames.
+    decades = DECADES + math.log10(_START_SHARE / FIRST_SHARE)
+    for child in rng.spawn(starts):
+        start = model.astype(double).random_like(child)
+        start = start.scaled(door.norm() / tensor_norm(start))
+        yield trace_path(start, door, share=_START_SHARE, decades=decades, max_seconds=max_seconds)
 
 
 def _best_other(
@@ -194,13 +276,7 @@ def _best_other(
     if not grows(path, limits):
         return None
     best: SensitivityPath | None = None
-    double = np.complex128 if model.dtype.kind == "c" or door.dtype.kind == "c" else np.float64
-    # From a random start the penalty begins where it leads, not where it only tames.
-    decades = DECADES + math.log10(_START_SHARE / FIRST_SHARE)
-    for child in rng.spawn(starts):
-        start = model.astype(double).random_like(child)
-        start = start.scaled(door.norm() / tensor_norm(start))
-        found = trace_path(door, start, share=_START_SHARE, decades=decades, max_seconds=max_seconds)
+    for found in _paths(door, model, starts, rng, max_seconds):
         if not grows(found, limits) and (best is None or found.error[-1] < best.error[-1]):
             best = found
         if best is not None and is_better(float(best.error[-1]), float(path.error[-1]), limits):

@@ -1,7 +1,7 @@
 """The evidence for a verdict in words, and the call that cures.
 
-Every sentence states a measured figure and what it means.  The cure is code: it runs with `tc` the package, `T` the
-tensor, `model` the model, and `diagnosis` the diagnosis.
+Every sentence states a measured figure and what it means.  The cure is code that can be pasted: it runs with `tc` the
+package, `T` the tensor, `fit` the fit or `model` the model that was diagnosed, and `diagnosis` the diagnosis.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from tensorchain.diagnosis.figures import CPFigures, Figures
 from tensorchain.diagnosis.path import SensitivityPath
+from tensorchain.diagnosis.support import Support
 from tensorchain.diagnosis.verdict import Thresholds, Verdict, grows
 from tensorchain.models import Model
 
@@ -28,9 +29,11 @@ def explain(
     path: SensitivityPath | None,
     other: SensitivityPath | None,
     limits: Thresholds,
+    support: Support | None = None,
 ) -> tuple[str, ...]:
     """Sentences, the decisive ones first."""
     sentences = [
+        *_on_the_data(verdict, figures, error, support),
         *_on_the_path(verdict, figures, error, path, other, limits),
         *_on_the_blocks(verdict, figures, path, limits),
         *_on_the_components(figures.cp),
@@ -40,6 +43,37 @@ def explain(
     if path is not None and not path.complete:
         sentences.append(f"the time limit cut the path short after {len(path)} stages")
     return tuple(sentences)
+
+
+def _on_the_data(verdict: Verdict, figures: Figures, error: float | None, support: Support | None) -> Iterator[str]:
+    if support is None:
+        if verdict is Verdict.UNFINISHED:
+            yield "the fit stopped at a limit, and not because it had converged; the tensor would tell what is left"
+        if verdict is Verdict.EXPLAINS_LITTLE and error is not None:
+            yield f"the model leaves {100.0 * error**2:.3g} % of the squared norm of the tensor"
+        return
+    share = f"the model explains {100.0 * support.explained:.4g} % of the squared norm of the data"
+    if verdict is Verdict.UNDETERMINED:
+        if support.entries < support.parameters:
+            yield f"{support.entries} entries are observed, and the model has {support.parameters} free parameters"
+        if support.nullity:
+            many = "s" if support.nullity > 1 else ""
+            yield (
+                f"at the observed entries the Jacobian has {support.nullity} null direction{many} beyond the gauge, at "
+                f"all entries {figures.nullity if figures.nullity is not None else 'an unknown number'}"
+            )
+    elif verdict is Verdict.EXPLAINS_LITTLE:
+        yield (
+            f"{share} with {support.parameters} free parameters for {support.entries} entries (F = "
+            f"{support.evidence:.3g}; fits of noise have 2 to 3)"
+        )
+        return
+    elif verdict is Verdict.OVER_RANKED and support.least_part and not figures.nullity:
+        yield (
+            f"without {support.least_part} the rest explains as much but for what noise would give (F = "
+            f"{support.least_evidence:.3g}; noise gives 2 to 3)"
+        )
+    yield share
 
 
 def _on_the_path(
@@ -56,6 +90,7 @@ def _on_the_path(
                 f"cancellation {figures.cancellation:.3g} (1 is none): the terms of the model cancel, as in a "
                 "divergent fit; with the tensor the path would tell for certain"
             )
+            yield "the bound in the cure is a guess from the cancellation: with the tensor it is that of the path"
         return
     last = f"error {path.error[-1]:.3g} at sensitivity {path.sensitivity[-1]:.3g}"
     if grows(path, limits):
@@ -75,7 +110,7 @@ def _on_the_path(
                 "stopped early: without a bound it would diverge"
             )
         return
-    if verdict is Verdict.STUCK:
+    if verdict in (Verdict.STUCK, Verdict.UNFINISHED):
         yield f"the model has error {error:.3g}; the path from it leads to {last}"
         return
     yield f"along the path the sensitivity tends to a limit (exponent {path.slope:.2f}): {last}"
@@ -120,25 +155,42 @@ def _on_the_components(figures: CPFigures | None) -> Iterator[str]:
 
 
 def cure_for(
-    verdict: Verdict, model: Model, figures: Figures, error: float | None, path: SensitivityPath | None, size: float
+    verdict: Verdict,
+    model: Model,
+    figures: Figures,
+    error: float | None,
+    path: SensitivityPath | None,
+    size: float,
+    subject: str = "model",
 ) -> str:
-    """Code that cures, empty when nothing is wrong; `size` is ||T||, or ||X|| without the tensor."""
+    """Code that cures, empty when nothing is wrong.
+
+    Parameters
+    ----------
+    verdict, model, figures, error, path : what was found.
+    size : ||T||, or ||X|| without the tensor.
+    subject : the model in code: "model", or "fit.model".
+    """
     if verdict is Verdict.BADLY_GAUGED:
-        return "model = tc.optimal_gauge(model)"
+        return f"model = tc.optimal_gauge({subject})"
     if verdict is Verdict.STUCK:
         return "fit = tc.decompose(T, init=diagnosis.path.model, solver=tc.LM())"
+    if verdict is Verdict.UNFINISHED:
+        return f"fit = tc.decompose(T, init={subject}, solver=tc.LM(max_iter=1000))"
     if verdict is Verdict.DIVERGING:
         bound = figures.sensitivity / figures.gauge_excess / figures.cancellation * 10.0 if path is None else knee(path)
-        return f"fit = tc.decompose(T, init=model, constraint=tc.SensitivityBound({bound:.3g}))"
-    if verdict is Verdict.ILL_CONDITIONED:
+        return f"fit = tc.decompose(T, init={subject}, constraint=tc.SensitivityBound({bound:.3g}))"
+    if verdict in (Verdict.ILL_CONDITIONED, Verdict.UNDETERMINED):
         # A penalty of the size of the misfit shrinks what the data do not determine and nothing else.
         misfit = max(error if error is not None else 1e-3, 1e-6)
         weight = 0.1 * (misfit * size) ** 2 * figures.gauge_excess / figures.sensitivity
-        return f"fit = tc.decompose(T, init=model, constraint=tc.Penalty({weight:.3g}))"
+        return f"fit = tc.decompose(T, init={subject}, constraint=tc.Penalty({weight:.3g}))"
+    name = repr(type(model).name) if type(model).name else type(model).__name__
     if verdict is Verdict.OVER_RANKED:
-        name = repr(type(model).name) if type(model).name else type(model).__name__
         ranks = [lower_rank(model.rank), model.rank]
         return f"profiles = tc.degeneracy_profile(T, {name}, {ranks!r})"
+    if verdict is Verdict.EXPLAINS_LITTLE:
+        return f"fit = tc.decompose(T, {name}, {higher_rank(model.rank)!r}, starts=10)"
     return ""
 
 
@@ -157,3 +209,12 @@ def lower_rank(rank: Any) -> Any:
     if isinstance(rank, tuple):
         return tuple(max(1, value - 1) for value in rank)
     return max(1, rank - 1)
+
+
+def higher_rank(rank: Any) -> Any:
+    """The next higher rank to try: one more everywhere, one more term for a list of terms."""
+    if isinstance(rank, list):
+        return [*rank, rank[-1]]
+    if isinstance(rank, tuple):
+        return tuple(value + 1 for value in rank)
+    return rank + 1

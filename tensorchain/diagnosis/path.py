@@ -46,7 +46,7 @@ from tensorchain.solvers import LM, Penalty, Problem
 from tensorchain.solvers.loop import run
 from tensorchain.solvers.problem import Clock
 from tensorchain.stability.gauge import optimal_gauge
-from tensorchain.stability.scales import double_precision
+from tensorchain.stability.scales import double_precision, takes_fits
 from tensorchain.tensors import Tensor, as_tensor
 
 FIRST_SHARE = 1e-3
@@ -126,9 +126,10 @@ class SensitivityPath:
         return float(np.polyfit(depth[tail], logs[tail], 1)[0])
 
 
+@takes_fits
 def trace_path(
-    tensor: Any,
     model: Model,
+    tensor: Any,
     *,
     share: float = FIRST_SHARE,
     decades: float = DECADES,
@@ -140,8 +141,8 @@ def trace_path(
 
     Parameters
     ----------
-    tensor : array, or a door of :mod:`tensorchain.tensors`.
-    model : where to start; it is not changed.
+    model : where to start, a model or a fit; it is not changed.
+    tensor : array, or a data class of :mod:`tensorchain.tensors`.
     share : nu SS / ||T||^2 of the first stage, in the scale of a model without cancellation.
     decades, per_decade : length of the path and number of stages in each decade of nu.
     max_iter : most Levenberg-Marquardt iterations a stage.
@@ -162,7 +163,7 @@ def trace_path(
     >>> import numpy as np, tensorchain as tc
     >>> from tensorchain.diagnosis import trace_path
     >>> border = tc.datasets.border_cp((4, 4, 4), np.random.default_rng(0))
-    >>> path = trace_path(border.tensor, border.approximant(1e-2))
+    >>> path = trace_path(border.approximant(1e-2), border.tensor)
     >>> round(path.slope, 2), path.stalls
     (0.25, False)
     """

@@ -166,7 +166,7 @@ def _several(kind: Any, shape: tuple[int, ...], rank: Any) -> Sequence[Any] | No
 
 def _profile(door: Tensor, start: Model, decades: float, max_seconds: float | None) -> DegeneracyProfile:
     """The path from a model, followed both ways."""
-    down = trace_path(door, start, decades=decades, max_seconds=max_seconds)
+    down = trace_path(start, door, decades=decades, max_seconds=max_seconds)
     up = _upward(door, down, max_seconds)
     models = tuple(model.astype(start.dtype) for model, *_ in up) + down.models
     columns = np.array([figures for _, *figures in up]).reshape(-1, 3)

@@ -111,7 +111,7 @@ class Decomposition:
         ------
         AttributeError before `fit`; ValueError when the samples have another shape than those of `fit`.
         """
-        return self._put_out(self._features(as_tensor(X)), X)
+        return self._put_out(self._features(_samples(X)), X)
 
     def _features(self, door: Tensor) -> Array:
         model = self._fitted()
@@ -177,7 +177,7 @@ class Decomposition:
         >>> round(tc.Decomposition("cp", 3, random_state=0).fit(samples[:15]).score(samples[15:]), 6)
         1.0
         """
-        door = as_tensor(X)
+        door = _samples(X)
         features = self._features(door)
         model = self._fitted()
         size = door.norm()
@@ -280,7 +280,7 @@ class Decomposition:
     def _fit(self, X: Any) -> Model:
         init = {"model": self.model, "rank": self.rank} if isinstance(self.init, str) else {}
         self.fit_ = decompose(
-            X, **init, solver=self.solver, constraint=self.constraint, init=self.init, starts=self.starts,
+            _samples(X), **init, solver=self.solver, constraint=self.constraint, init=self.init, starts=self.starts,
             rng=self.random_state, max_seconds=self.max_seconds,
         )  # fmt: skip
         model = self.fit_.model
@@ -291,3 +291,8 @@ class Decomposition:
         if not hasattr(self, "fit_"):
             raise AttributeError(f"this {type(self).__name__} is not fitted yet; call fit(samples) first")
         return self.fit_.model
+
+
+def _samples(X: Any) -> Tensor:
+    """What scikit-learn calls X, as a data class; a data frame is the matrix of its numbers."""
+    return as_tensor(X.to_numpy() if type(X).__name__ == "DataFrame" and hasattr(X, "to_numpy") else X)

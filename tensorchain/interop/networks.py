@@ -8,6 +8,7 @@ may choose the order, the hardware and the precision, add further operands, or d
 
 from __future__ import annotations
 
+import string
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -66,8 +67,17 @@ def to_einsum(model: Subject) -> tuple[Einsum, ...]:
             operand[0] if mode is None else operand
             for operand, mode in zip(model.operands(t), network.modes, strict=True)
         ]
-        expressions.append(Einsum(f"{','.join(inputs)}->{network.output}", tuple(operands)))
+        expressions.append(Einsum(_in_one_alphabet(f"{','.join(inputs)}->{network.output}"), tuple(operands)))
     return tuple(expressions)
+
+
+def _in_one_alphabet(equation: str) -> str:
+    """The equation in the letters that NumPy takes, where these are enough; of more, opt_einsum takes any."""
+    letters = [letter for letter in dict.fromkeys(equation) if letter not in ",->"]
+    if all(letter in string.ascii_letters for letter in letters) or len(letters) > len(string.ascii_letters):
+        return equation
+    renamed = {ord(old): new for old, new in zip(letters, string.ascii_letters, strict=False)}
+    return equation.translate(renamed)
 
 
 def to_quimb(model: Subject) -> Any:

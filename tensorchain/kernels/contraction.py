@@ -18,8 +18,11 @@ large operands is for the caller to choose: indices that stay (bonds) in front o
 from __future__ import annotations
 
 import math
+import string
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +38,9 @@ _LEAST_MATRIX = 256
 """Entries of the matrices of a stack below which a copy is the lesser evil."""
 
 
-_SWAPS = [(*range(n - 2), n - 1, n - 2) for n in range(26)]
+_ALPHABET = string.ascii_letters
+"""The letters that NumPy's einsum takes."""
+_SWAPS = [(*range(n - 2), n - 1, n - 2) for n in range(65)]
 """The permutation that exchanges the last two of n axes."""
 
 
@@ -73,7 +78,8 @@ class Step(NamedTuple):
 def contract(subscripts: str, *operands: Array) -> Array:
     """Einsum with explicit subscripts, e.g. ``"iab,jbc,kca->ijk"``.
 
-    An index may be shared by any number of operands; none may be repeated within one operand.
+    An index may be shared by any number of operands; none may be repeated within one operand.  Any character but
+    a comma and those of the arrow can be an index, so that contractions of fifty operands can be written.
     """
     return _plan(subscripts, tuple([operand.shape for operand in operands]))(*operands)
 
@@ -196,9 +202,14 @@ def _order(labels: list[str], output: str, sizes: dict[str, int]) -> list[tuple[
         return []
     if len(labels) == 2:
         return [(0, 1)]
+    if len(sizes) > len(_ALPHABET):
+        return _greedy_order(labels, output, sizes)
+    # NumPy's search takes the letters of one alphabet, and callers have more.
+    renamed = str.maketrans(dict(zip(sizes, _ALPHABET, strict=False)))
+    subscripts = (",".join(labels) + "->" + output).translate(renamed)
     dummies = [np.broadcast_to(np.float64(0.0), [sizes[x] for x in letters]) for letters in labels]
     strategy = "optimal" if len(labels) <= 5 else "greedy"
-    path: list[tuple[int, ...]] = np.einsum_path(",".join(labels) + "->" + output, *dummies, optimize=strategy)[0][1:]
+    path: list[tuple[int, ...]] = np.einsum_path(subscripts, *dummies, optimize=strategy)[0][1:]
     pairs: list[tuple[int, int]] = []
     for group in path:
         # A group of more than two is contracted from the back; its results are appended at the end.
@@ -208,6 +219,38 @@ def _order(labels: list[str], output: str, sizes: dict[str, int]) -> list[tuple[
         for member in reversed(members[:-2]):
             count -= 1
             pairs.append((member, count - 1))
+    return pairs
+
+
+def _greedy_order(labels: list[str], output: str, sizes: dict[str, int]) -> list[tuple[int, int]]:
+    """Pairs as in `_order`, each the one whose product adds least to what is held.
+
+    Operands that share an index of few holders are paired first: the bonds of a chain before the batch that all share.
+    """
+    labels, pairs = list(labels), []
+    while len(labels) > 1:
+        counts = Counter(output)
+        for letters in labels:
+            counts.update(letters)
+        holders: dict[str, list[int]] = {}
+        for position, letters in enumerate(labels):
+            for letter in letters:
+                holders.setdefault(letter, []).append(position)
+        shared = [owners for owners in holders.values() if len(owners) > 1]
+        fewest = min(map(len, shared), default=0)
+        near = {pair for owners in shared if len(owners) == fewest for pair in combinations(owners, 2)}
+        volumes = [_volume(letters, sizes) for letters in labels]
+        best: tuple[int, tuple[int, int], str] | None = None
+        for left, right in sorted(near) or combinations(range(len(labels)), 2):
+            a, b = labels[left], labels[right]
+            result = "".join(x for x in dict.fromkeys(a + b) if counts[x] > (x in a) + (x in b))
+            added = _volume(result, sizes) - volumes[left] - volumes[right]
+            if best is None or added < best[0]:
+                best = added, (left, right), result
+        assert best is not None
+        _, (left, right), result = best
+        pairs.append((left, right))
+        labels = [letters for n, letters in enumerate(labels) if n not in (left, right)] + [result]
     return pairs
 
 

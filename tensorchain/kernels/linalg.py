@@ -103,16 +103,29 @@ def trace(matrix: Array) -> float:
 
 def norm(array: Array) -> float:
     """Euclidean norm of all entries, safe from overflow and underflow (e.g. at scales 1e-200, 1e200)."""
+    size, exponent = scaled_norm(array)
+    try:
+        return math.ldexp(size, exponent)
+    except OverflowError:
+        return math.inf
+
+
+def scaled_norm(array: Array) -> tuple[float, int]:
+    """(s, e) with ||array|| = s 2^e, s moderate: the norm of finite numbers, even where it is none itself.
+
+    Not finite numbers give a number s that is not finite.
+    """
     flat = array.ravel(order="K")
-    with np.errstate(over="ignore"):
-        direct = float(np.linalg.norm(flat))
-    if 1e-140 < direct < 1e140 and flat.dtype != np.float32:
-        return direct
+    if flat.dtype != np.float32:
+        with np.errstate(over="ignore", invalid="ignore"):
+            direct = float(np.linalg.norm(flat))
+        if 1e-140 < direct < 1e140:
+            return direct, 0
     parts = (flat.real, flat.imag) if flat.dtype.kind == "c" else (flat,)
     # No array of absolute values: it would be as large as the tensor.
     largest = max(float(max(part.max(initial=0.0), -part.min(initial=0.0))) for part in parts)
     if largest == 0.0 or not np.isfinite(largest):
-        return largest
+        return largest, 0
     # A power of two scales without rounding; subnormal numbers need it in two steps.
     exponent = -int(np.floor(np.log2(largest)))
     total = 0.0
@@ -120,7 +133,4 @@ def norm(array: Array) -> float:
         for start in range(0, len(part), _PIECE):
             piece = np.ldexp(part[start : start + _PIECE].astype(np.float64), exponent)
             total += float(piece @ piece)
-    try:
-        return math.ldexp(math.sqrt(total), -exponent)
-    except OverflowError:
-        return math.inf
+    return math.sqrt(total), -exponent

@@ -47,8 +47,10 @@ class Arithmetic(Form):
 
         Raises
         ------
+        TypeError
+            When the factor is no number.
         ValueError
-            When the factor is NaN or infinite.
+            When it is NaN, infinite, or beyond the range of the blocks.
 
         Examples
         --------
@@ -57,10 +59,17 @@ class Arithmetic(Form):
         >>> bool(np.allclose(cp.scaled(-8.0).full(), -8.0 * cp.full()))
         True
         """
+        if not _is_number(factor):
+            raise TypeError(f"a model times {factor!r} was asked for; a number is needed")
+        factor = factor.item() if isinstance(factor, (np.ndarray, np.generic)) else factor
         if not cmath.isfinite(factor):
             raise ValueError(f"a model times {factor} was asked for; a finite number is needed")
         size = abs(factor)
         share = float(size) ** (1.0 / len(self._matrices))
+        if share > float(np.finfo(self.dtype).max):
+            raise ValueError(
+                f"a model times {factor} is beyond the range of {self.dtype}; use model.astype(float) first"
+            )
         matrices = [matrix * matrix.dtype.type(share) for matrix in self._matrices]
         sign = complex(factor) / size if size else 1.0
         if sign != 1.0:
@@ -197,4 +206,6 @@ def _is_connected(term: Term) -> bool:
 
 
 def _is_number(value: object) -> bool:
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        return value.dtype.kind in "iufc"
     return isinstance(value, (numbers.Number, np.number)) and not isinstance(value, (bool, np.bool_))

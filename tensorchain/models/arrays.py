@@ -208,8 +208,10 @@ class ArrayLike(Arithmetic):
 
         Raises
         ------
+        TypeError
+            When `order` is a number.
         ValueError
-            When `order` does not name each mode once.
+            When it does not name each mode once.
 
         Examples
         --------
@@ -217,6 +219,8 @@ class ArrayLike(Arithmetic):
         >>> tc.TensorChain.random((4, 5, 6), (1, 2, 3), rng=0).transpose((1, 2, 0))
         TensorChain(5 x 6 x 4, rank=(2, 3, 1), 56 parameters, float64)
         """
+        if isinstance(order, (int, np.integer)):
+            raise TypeError(f"order {order!r} was given; all {self.order} modes in one tuple are needed")
         given = tuple(reversed(range(self.order))) if order is None else tuple(order)
         modes = tuple(checked_mode(mode, self.order) for mode in given)
         if sorted(modes) != list(range(self.order)):
@@ -255,6 +259,8 @@ class ArrayLike(Arithmetic):
         True
         """
         kind, old = type(self).__name__, self.blocks
+        if not hasattr(blocks, "__len__"):
+            raise TypeError(f"{kind}: blocks is a {type(blocks).__name__}; a sequence of {len(old)} arrays is needed")
         if len(blocks) != len(old):
             raise ValueError(f"{kind} has {len(old)} blocks, {len(blocks)} were given")
         arrays = check_blocks(kind, blocks)

@@ -31,26 +31,9 @@ Self = TypeVar("Self", bound="Model")
 
 _FOR_USERS = frozenset(
     [
-        "astype",
-        "block_names",
-        "block_sensitivities",
-        "blocks",
-        "dtype",
-        "full",
-        "gauge_dimension",
-        "inner",
-        "n_parameters",
-        "name",
-        "network",
-        "norm",
-        "order",
-        "random",
-        "rank",
-        "restrict",
-        "rounded",
-        "save",
-        "sensitivity",
-        "shape",
+        *("astype", "block_names", "block_sensitivities", "blocks", "dtype", "full", "gauge_dimension", "inner"),
+        *("n_parameters", "name", "network", "norm", "order", "random", "rank", "restrict", "rounded", "save"),
+        *("sensitivity", "shape"),
     ]
 )
 """Of the names of the bases, those that `dir` shows."""
@@ -166,7 +149,8 @@ class Model(Tabular):
         Tucker models and trains (chains with a bond of 1) are truncated in orthogonal form: the result is the best
         truncation of the HOSVD of a Tucker model, and within sqrt(N - 1) of the best train.  CP, block terms and loops
         lose one index of a bond at a time and are fitted again by alternating least squares: a local search, which
-        need not find the smallest model within the error, and may raise the sensitivity.
+        need not find the smallest model within the error, and may raise the sensitivity.  Loops that were fitted with
+        too large bonds often stay as they are: fit smaller bonds to the data instead.
 
         Parameters
         ----------
@@ -292,35 +276,43 @@ class Model(Tabular):
 
         `extra` holds further JSON-able figures, kept beside the model.
         """
-        if not self.name:
-            raise TypeError(f"{type(self).__name__} has no `name`, so no file could be read back; give the class one")
-        arrays = {f"block_{k}": block for k, block in enumerate(self.blocks)}
-        header = {
-            "format": FORMAT,
-            "model": self.name,
-            "blocks": len(arrays),
-            "state": self._state(),
-            "extra": extra,
-        }
+        header, arrays = model_file(self, extra)
         write_model(path, json.dumps(header), arrays)
 
 
 def load(path: str | os.PathLike[str]) -> Model:
-    """Read a model written by `Model.save` or `Fit.save`.
+    """The model in a file written by `Model.save` or `Fit.save`.
 
     Raises
     ------
-    FileNotFoundError, or ValueError when the file is not a model file.
+    FileNotFoundError
+        When there is none.
+    ValueError
+        When the file is not a model file.
     """
-    header, blocks = read_model(path)
+    header, blocks, _ = read_model(path)
+    return model_from(os.fspath(path), header, blocks)
+
+
+def model_file(model: Model, extra: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Header and arrays of the file of a model; `extra` holds further figures."""
+    if not model.name:
+        raise TypeError(f"{type(model).__name__} has no `name`, so no file could be read back; give the class one")
+    arrays = {f"block_{k}": block for k, block in enumerate(model.blocks)}
+    header = {"format": FORMAT, "model": model.name, "blocks": len(arrays), "state": model._state(), "extra": extra}
+    return header, arrays
+
+
+def model_from(name: str, header: dict[str, Any], blocks: list[Array]) -> Model:
+    """The model in the file `name`, from what was read."""
     kind = Model.registry.get(str(header.get("model")))
     if kind is None:
         known = ", ".join(sorted(Model.registry))
-        raise ValueError(f"{os.fspath(path)!r} holds a model {header.get('model')!r}; known are {known}")
+        raise ValueError(f"{name!r} holds a model {str(header.get('model'))[:40]!r}; known are {known}")
     try:
         return kind.from_state(blocks, header.get("state", {}))
     except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{os.fspath(path)!r} is damaged: {error!r}") from error
+        raise ValueError(f"{name!r} is damaged: {error!r}") from error
 
 
 def pad_columns(vectors: Array, width: int, rng: np.random.Generator, size: float = 0.1) -> Array:

@@ -56,6 +56,8 @@ class CoreSystem:
 def one_term_solver(grams: Sequence[Array], row_counts: Sequence[int], penalty: float, damping: float) -> Apply | None:
     """The inverse of M_0 + penalty Q_0 + damping for one term, applied to its core; None if not positive definite.
 
+    Without damping it is the pseudoinverse.
+
     Parameters
     ----------
     grams : C_n, (R_n, R_n).
@@ -68,6 +70,10 @@ def one_term_solver(grams: Sequence[Array], row_counts: Sequence[int], penalty: 
         for n, size in enumerate(row_counts):
             ones = np.ones_like(values[n])
             weights = weights + penalty * size * _outer([ones if m == n else v for m, v in enumerate(values)])
+    if not damping:
+        # What the matrix does not see to rounding stays out of the solution, which is that of least norm.
+        seen = weights > np.finfo(float).eps * weights.size * float(weights.max())
+        weights = np.where(seen, weights, np.inf)
     if not float(weights.min()) > 0.0:
         return None
 

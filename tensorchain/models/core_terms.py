@@ -285,6 +285,11 @@ class CoreTerms(Model):
 
         return lambda block: conjugate_gradients(image, solver, block.astype(self._cores.dtype, copy=False))
 
+    def penalised_solver(self, k: int, penalty: float) -> Callable[[Array], Array] | None:
+        if k or (self._padding.count > 1 and self.network.widths[0] <= _FORMED):
+            return super().penalised_solver(k, penalty)
+        return self.damped_solver(k, penalty, 0.0)
+
     def _term_solvers(self, penalty: float, damping: float) -> Callable[[Array], Array] | None:
         """The inverse of M_0 + penalty Q_0 + damping within each term, the coupling of terms left out."""
         places = [columns[0] for columns in self.network.columns]

@@ -1,7 +1,8 @@
 """Model files: plain arrays with a JSON header, as .npz archives or as .safetensors; never a pickle.
 
 Both hold the blocks in their natural shapes as `block_0`, `block_1`, ..., and one JSON header: the format, the name of
-the model, how many blocks it has, what else it needs (its state), and the report of the fit.
+the model, how many blocks it has, what else it needs (its state), and the report of the fit.  A saved fit has further
+arrays, which the header lists (:mod:`tensorchain.fit_files`).
 
 | | npz | safetensors |
 |---|---|---|
@@ -18,14 +19,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from tensorchain.kernels import Array
+from tensorchain.models.archives import read_archive, write_archive
+from tensorchain.models.atomic import replacing
 
 FORMAT = 1
 _SUFFIX = ".safetensors"
@@ -36,35 +36,28 @@ def write_model(path: str | os.PathLike[str], header: str, arrays: dict[str, Arr
     if os.fspath(path).endswith(_SUFFIX):
         write_safetensors(path, header, arrays)
     else:
-        write_npz(path, header, arrays)
+        write_archive(path, header, arrays)
 
 
-def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Array]]:
-    """Header and blocks of a file written by `Model.save`, whatever its format.
+def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Array], dict[str, Array]]:
+    """Header, blocks and further arrays of a file written by `Model.save` or `Fit.save`, whatever its format.
 
     Raises
     ------
-    FileNotFoundError, or ValueError when the file is not a model file.
+    FileNotFoundError
+        When there is none.
+    ValueError
+        When the file is not a model file.
     """
-    return read_safetensors(path) if _is_safetensors(path) else read_npz(path)
-
-
-def write_npz(path: str | os.PathLike[str], header: str, arrays: dict[str, Array]) -> None:
-    """Write header and arrays to `path` atomically."""
-    _replace(path, lambda stream: np.savez(stream, header=np.array(header), **arrays))  # type: ignore[arg-type]
-
-
-def read_npz(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Array]]:
-    """Header and blocks of a file written by `Model.save`; ValueError if it is anything else."""
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            header = json.loads(str(archive["header"][()]))
-            arrays = {key: archive[key] for key in archive.files if key != "header"}
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ValueError(f"{os.fspath(path)!r} is not a model file of tensorchain: {error}") from error
+    header, arrays = _read_safetensors(path) if _is_safetensors(path) else _read_npz(path)
     return _checked(os.fspath(path), header, arrays)
+
+
+def _read_npz(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Array]]:
+    try:
+        return read_archive(path)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)!r} is not a model file of tensorchain: {error}") from error
 
 
 def write_safetensors(path: str | os.PathLike[str], header: str, arrays: dict[str, Array]) -> None:
@@ -76,11 +69,11 @@ def write_safetensors(path: str | os.PathLike[str], header: str, arrays: dict[st
         for name, array in arrays.items()
     }
     content = save(plain, metadata={"tensorchain": header, "complex": json.dumps(pairs)})
-    _replace(path, lambda stream: stream.write(content))
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
-def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Array]]:
-    """Header and blocks of a .safetensors file written by `Model.save`; ValueError if it is anything else."""
+def _read_safetensors(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Array]]:
     opened = _safetensors("").safe_open
     try:
         with opened(os.fspath(path), framework="np") as archive:
@@ -91,11 +84,11 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list
             arrays = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
         for name in pairs:
             arrays[name] = _from_pairs(arrays[name])
-    except FileNotFoundError:
+    except (FileNotFoundError, MemoryError):
         raise
     except Exception as error:
         raise ValueError(f"{os.fspath(path)!r} is not a model file of tensorchain: {error}") from error
-    return _checked(os.fspath(path), header, arrays)
+    return header, arrays
 
 
 def _from_pairs(array: Array) -> Array:
@@ -126,28 +119,20 @@ def _safetensors(part: str) -> Any:
     return getattr(safetensors, part) if part else safetensors
 
 
-def _checked(name: str, header: Any, arrays: dict[str, Array]) -> tuple[dict[str, Any], list[Array]]:
+def _checked(name: str, header: Any, arrays: dict[str, Array]) -> tuple[dict[str, Any], list[Array], dict[str, Array]]:
     """What is in the file, if it is whole."""
+    if isinstance(header, dict) and "checkpoint" in header:
+        raise ValueError(
+            f"{name!r} is a checkpoint of a run, not a model; give it as checkpoint= to go on with the run"
+        )
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"{name!r} is not a model file that this version reads (format {FORMAT})")
-    expected = [f"block_{k}" for k in range(len(arrays))]
-    if header.get("blocks") != len(arrays) or set(arrays) != set(expected):
-        raise ValueError(f"{name!r} is damaged: it holds {sorted(arrays)}, not {header.get('blocks')} blocks")
-    return header, [arrays[key] for key in expected]
-
-
-def _replace(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
-    """Write a file under a temporary name beside `path`, and rename it."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            write(stream)
-        # mkstemp makes files private; give this one what `open` would have given.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    others = header.get("arrays", [])
+    if not isinstance(others, list) or not all(isinstance(other, str) for other in others):
+        raise ValueError(f"{name!r} is damaged: its header lists no names of arrays")
+    count = len(arrays) - len(others)
+    expected = [f"block_{k}" for k in range(count)]
+    if header.get("blocks") != count or set(arrays) != {*expected, *others}:
+        found = ", ".join(sorted(arrays)[:10])
+        raise ValueError(f"{name!r} is damaged: it holds {found[:200]}, not {str(header.get('blocks'))[:20]} blocks")
+    return header, [arrays[key] for key in expected], {key: arrays[key] for key in others}

@@ -38,6 +38,7 @@ from tensorchain.kernels import (
     norm,
 )
 from tensorchain.kernels.linalg import trace
+from tensorchain.kernels.systems import SMALLEST_PIVOT
 from tensorchain.models.blocks import Blocks
 from tensorchain.models.network import COLUMN, ROW
 
@@ -178,7 +179,7 @@ class Form(Blocks):
         Returns
         -------
         callable or None
-            From W, (I_k, P_k), to B with B (M_k + nu Q_k)^T = W; None where the matrix is not positive definite.
+            From W, (I_k, P_k), to B with B (M_k + nu Q_k)^T = W; None where the matrix is singular to rounding.
 
         Examples
         --------
@@ -189,7 +190,14 @@ class Form(Blocks):
         >>> bool(np.allclose(model.system(0).apply(solved) + 0.1 * model.apply_metric(0, solved), core))
         True
         """
-        return self.damped_solver(k, penalty, 0.0)
+        system = self.gram(k) + penalty * self.sensitivity_metric(k)
+        factor = cholesky(system)
+        if factor is None:
+            return None
+        pivots = factor.diagonal().real
+        if not pivots.min() > SMALLEST_PIVOT * pivots.max():
+            return None
+        return lambda block: cholesky_solve(factor, np.ascontiguousarray(block.T)).T
 
     def gram_traces(self) -> list[float]:
         """tr M_k of each block, without the Grams."""

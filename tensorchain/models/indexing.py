@@ -38,6 +38,8 @@ def checked_rows(shape: tuple[int, ...], rows: Sequence[Any]) -> list[slice | Ar
     IndexError
         For another number of indices than of modes, positions out of range, and where no row is left.
     """
+    if not hasattr(rows, "__len__") or isinstance(rows, str):
+        raise TypeError(f"{rows!r} was given; a list with a selection for each of {len(shape)} modes is needed")
     if len(rows) != len(shape):
         raise IndexError(f"{len(rows)} selections were given for {len(shape)} modes; give one for each, None for all")
     checked: list[slice | Array | None] = []
@@ -129,7 +131,9 @@ def checked_mode(mode: Any, order: int) -> int:
     try:
         number = operator.index(mode)
     except TypeError:
-        raise TypeError(f"mode {mode!r} was given; an integer is needed") from None
+        number = None
+    if number is None or isinstance(mode, (bool, np.bool_)):
+        raise TypeError(f"mode {mode!r} was given; an integer is needed")
     if not -order <= number < order:
         raise IndexError(f"mode {number} was given; a tensor of order {order} has modes 0 to {order - 1}")
     return number % order

@@ -22,8 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MODE_LETTERS = "abcdefghij"
-BOND_LETTERS = "klmnopqrstuvwxy"
+_GREEK = "αβγδεζηθικλμνξοπρστυφχψω"
+_CYRILLIC = "абвгдежзийклмнопрстуфхцчшщъыьэюяѐёђѓєѕіїјљњћќѝўџ"
+MODE_LETTERS = "abcdefghij" + _GREEK + _GREEK.upper()[:16]
+"""The first ten are letters of NumPy's einsum, and enough for most tensors; fifty in all."""
+BOND_LETTERS = "klmnopqrstuvwxy" + _CYRILLIC
+"""Their capitals stand for the bonds of the conjugated model, so that each needs one of its own."""
 CORE_LETTERS = "CDEFGHIJ"
 BATCH = "Z"
 ROW = "A"

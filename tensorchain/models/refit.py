@@ -16,7 +16,8 @@ are contractions of blocks with blocks: sweeps of alternating least squares that
 4. It ends when no candidate meets the error.
 
 The result is a local one: it need not be the smallest model within the error, and a CP or a loop may pay for small
-errors with components that cancel, as every least-squares fit of these; look at its sensitivity.
+errors with components that cancel, as every least-squares fit of these; look at its sensitivity.  A loop fitted
+with too large bonds need not be near any loop of smaller ones, and sweeps from there are slow: often it stays as it is.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ from tensorchain.models.network import Network, Term
 
 M = TypeVar("M", bound=ArrayLike)
 
-_SWEEPS = 40
-"""Most sweeps after an index has gone."""
-_SLOW = 0.02
+_SWEEPS = 400
+"""Most sweeps after an index has gone; loops that are fitted with too large bonds need some hundred."""
+_SLOW = 0.002
 """Share of the distance to the target below which a sweep is not worth another."""
 _EXACT = 1e-12
 """Relative error that sweeps reach at best."""

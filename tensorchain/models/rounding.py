@@ -51,7 +51,10 @@ def checked_error(error: Any) -> float:
     ValueError
         When it is not.
     """
-    value = float(error)
+    try:
+        value = float(error)
+    except (TypeError, ValueError):
+        value = math.nan
     if not 0.0 <= value < 1.0:
         raise ValueError(f"error is {error!r}; a relative error from 0 to below 1 is needed")
     return value

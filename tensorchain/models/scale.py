@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -31,18 +33,25 @@ class Scale:
     norm: float
     blocks: int
 
+    def times(self, value: Any, degree: float) -> Any:
+        """value ||T||^degree, where that is a number; infinite or zero where it is none."""
+        # In steps: the power alone may overflow where the product does not.
+        step = self.norm ** (0.25 * degree)
+        with np.errstate(over="ignore", under="ignore"):
+            return value * step * step * step * step
+
     def sensitivity(self, unit: Any) -> Any:
         """SS for T, from SS for T / ||T||."""
-        return unit * self.norm ** (2.0 * (self.blocks - 1) / self.blocks)
+        return self.times(unit, 2.0 * (self.blocks - 1) / self.blocks)
 
     def unit_sensitivity(self, value: Any) -> Any:
         """SS for T / ||T||, from SS for T."""
-        return value * self.norm ** (-2.0 * (self.blocks - 1) / self.blocks)
+        return self.times(value, -2.0 * (self.blocks - 1) / self.blocks)
 
     def penalty(self, unit: Any) -> Any:
         """nu for T, from nu for T / ||T||."""
-        return unit * self.norm ** (2.0 / self.blocks)
+        return self.times(unit, 2.0 / self.blocks)
 
     def unit_penalty(self, value: Any) -> Any:
         """nu for T / ||T||, from nu for T."""
-        return value * self.norm ** (-2.0 / self.blocks)
+        return self.times(value, -2.0 / self.blocks)

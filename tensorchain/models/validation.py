@@ -43,7 +43,7 @@ def check_blocks(kind: str, blocks: Sequence[Any], ndim: int | None = None) -> l
 
 
 def check_order(kind: str, order: int) -> None:
-    """Orders 2 to 10."""
+    """Orders 2 to 50."""
     if not 2 <= order <= MAX_ORDER:
         raise ValueError(f"{kind}: order {order} was given; orders 2 to {MAX_ORDER} are supported")
 

@@ -21,6 +21,7 @@ Matplotlib is imported when the first plot is drawn.
 from tensorchain.plotting.blocks import plot_block, plot_blocks
 from tensorchain.plotting.factors import plot_factor, plot_factors
 from tensorchain.plotting.network import plot_network
+from tensorchain.plotting.path import plot_path
 from tensorchain.plotting.residuals import plot_reconstruction, plot_residual
 from tensorchain.plotting.runs import plot_history, plot_runs
 from tensorchain.plotting.sensitivity import plot_sensitivity
@@ -62,6 +63,7 @@ __all__ = [
     "plot_factors",
     "plot_history",
     "plot_network",
+    "plot_path",
     "plot_profiles",
     "plot_reconstruction",
     "plot_residual",

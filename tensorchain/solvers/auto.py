@@ -30,14 +30,16 @@ from tensorchain.fit import StopReason
 from tensorchain.models import BlockTerm, Model
 from tensorchain.solvers.als import ALS
 from tensorchain.solvers.compressed import Compressed
+from tensorchain.solvers.constraints import Free, Penalty
 from tensorchain.solvers.lm import LM, check_options
 from tensorchain.solvers.path import Path
 from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Stage, Steps, iterate_at
-from tensorchain.solvers.reduced import Reduced, shifted
-from tensorchain.solvers.reduction import reduce, reduced_shape, worthwhile
+from tensorchain.solvers.reduced import Reduced, order_of, shifted
+from tensorchain.solvers.reduction import estimated, reduce, reduced_shape, worthwhile
 from tensorchain.solvers.stabilise import stabilised
-from tensorchain.solvers.starts import STARTS, is_tree
-from tensorchain.tensors import Sparse
+from tensorchain.solvers.starts import fitted_multiple, is_tree, random_start, start_by
+from tensorchain.stability.gauge import optimal_gauge
+from tensorchain.tensors import Device, Sparse
 
 _SWEEPS = ALS(max_iter=30, tol=1e-6)
 """From a cheap start."""
@@ -48,9 +50,19 @@ _FAST = 1000
 """Unknowns of the core up to which joint steps cost no more than some sweeps."""
 _LARGE = 2000
 """Unknowns of the core beyond which the path is not taken."""
+_RUN_OFF = 4.0
+"""Growth of the sensitivity at which a path is left for another start."""
+_RUNGS = (4, 6)
+"""First penalties of the paths beyond the first one, as in `Path`: that one has tried the strongest."""
+_FIRST_BATCH, _MORE = 5, 6
+"""Paths beyond the first one, and more of them where the best ran off."""
 _AGREE = 0.05
 """Distance of two models, relative to their error, within which they are one minimiser."""
 _LARGE_STEPS = LM(max_iter=60, tol=1e-4)
+_PRICE, _PENALISED = 0.1, ALS(max_iter=2, tol=1e-4)
+"""Of data with gaps: nu SS over the squared error in the first sweeps."""
+_FORMED = 1 << 20
+"""Entries up to which models are compared entry by entry."""
 _FINISH = ALS(max_iter=8, tol=1e-7)
 _WITHIN, _WITHIN_STEPS, _LAST_SWEEPS = (
     ALS(max_iter=100, tol=1e-5),
@@ -112,13 +124,16 @@ class _Search:
             self._reduce()
         if problem.warm:
             yield iterate_at(problem.evaluator(start), problem.constraint)
-        if problem.warm or not problem.constraint.free or not problem.tensor.complete:
-            if self._closed():
-                found = yield from self._swept(start)
-            else:
-                found = yield from self._along_path(self.reduced.lower(start), self.path)
-        else:
+        if self._closed():
+            found = yield from self._swept(start)
+        elif problem.warm or not problem.constraint.domain.whole:
+            found = yield from self._along_path(self.reduced.lower(start), self.path)
+        elif not problem.constraint.free:
+            found = yield from self._constrained()
+        elif problem.tensor.complete:
             found = yield from self._cheap_starts()
+        else:
+            found = yield from self._incomplete()
         best, reason = yield from self._finish(found)
         yield replace(best, way=", ".join(self.way))
         # A run is never worse than a start that was given.
@@ -148,7 +163,7 @@ class _Search:
         like = self.reduced.lower(self.start)
         found: list[_Point] = []
         for name in _starts_of(like):
-            first = STARTS[name](like, self.reduced.problem.tensor, self.problem.rng)
+            first = start_by(name, like, self.reduced.problem.tensor, self.problem.rng)
             if first is None:
                 continue
             point = yield from self._cheap(name, first)
@@ -159,16 +174,112 @@ class _Search:
                 return self._taken(min(found, key=_error), "sweeps from " + " and ".join(p.name for p in found))
             if len(found) == 2:
                 break
+        if not found:
+            # Of data that are too large for singular vectors.
+            first = random_start(like, self.reduced.problem.tensor, self.problem.rng)
+            point = yield from self._cheap("random", first)
+            return self._taken(point, "sweeps from random")
         best_point = min(found, key=_error)
         if like.n_parameters > _LARGE:
             best, reason = yield from self.reduced.drive(_LARGE_STEPS, best_point.best.model)
             return self._taken(_Point(best_point.name, best, reason), f"joint steps from {best_point.name}")
-        point = yield from self._along_path(like, replace(self.path, cycles=1))
-        if point.reason is StopReason.EXACT or any(self._agree(point, other) for other in found):
-            return point
-        rest = replace(self.path, cycles=self.path.cycles - 1, first_cycle=1)
-        again = yield from self._along_path(like.random_like(self.problem.rng), rest)
-        return min(point, again, best_point, key=_error)
+        return (yield from self._paths(like, found))
+
+    def _paths(self, like: Model, found: list[_Point]) -> Stage[_Point]:
+        """The path, until it comes to what was found before; one that runs off is followed to its end only once.
+
+        Most paths that run off are a bad start of a problem that has a solution; where all of them do, it has none.
+        """
+        first = yield from self._along_path(like, replace(self.path, cycles=1))
+        if first.reason is StopReason.EXACT or any(self._agree(first, other) for other in found):
+            return first
+        points = [first, *found]
+        for batch in (_FIRST_BATCH, _MORE):
+            path = replace(self.path, cycles=batch, rungs=_RUNGS, run_off=_RUN_OFF)
+            point = yield from self._along_path(like.random_like(self.problem.rng), path)
+            points.append(point)
+            if point.reason is not StopReason.DIVERGING:
+                return min(points, key=_error)
+        point = min(points[2:], key=_error)
+        warm = Reduced(replace(self.problem, warm=True), self.reduced.reduction)
+        best, reason = yield from warm.drive(self.path, point.best.model, stages=self.stages)
+        return min(*points, self._taken(_Point("path", best, reason), "to its end"), key=_error)
+
+    def _incomplete(self) -> Stage[_Point]:
+        """Sweeps from an estimate of the core without gaps; the path, or joint steps, where they do not converge."""
+        like, tensor = self.start, self.problem.tensor
+        first = self._from_estimate()
+        if first is not None:
+            at = tensor.evaluator(first)
+            price = _PRICE * at.error() ** 2 / first.sensitivity()
+            first = self.reduced.aside(_PENALISED, first, Penalty(price)).model
+            best, reason = yield from self.reduced.drive(_SWEEPS, first)
+            point = _Point("an estimated core", best, reason)
+            if reason is StopReason.EXACT or (reason is StopReason.CONVERGED and like.n_parameters > _LARGE):
+                return self._taken(point, "sweeps from an estimated core")
+            if like.n_parameters > _LARGE:
+                best, reason = yield from self.reduced.drive(_LARGE_STEPS, best.model)
+                return self._taken(_Point("an estimated core", best, reason), "joint steps from an estimated core")
+            return (yield from self._paths(like, [point]))
+        return (yield from self._along_path(like, self.path))
+
+    def _from_estimate(self) -> Model | None:
+        """A fit to an estimate of the core, as a start for the data with their gaps."""
+        like, problem = self.start, self.problem
+        try:
+            reduction = estimated(problem.tensor, reduced_shape(like.network, problem.tensor.shape), problem.rng)
+        except TypeError:
+            return None
+        size = reduction.core_norm
+        if not 0.0 < size < np.inf:
+            return None
+        small = reduction.lower(like)
+        core = reduction.tensor.scaled(1.0 / size)
+        within = Reduced(replace(problem, tensor=core, constraint=Free()), None)
+        found: list[Iterate] = []
+        for name in _starts_of(small):
+            first = start_by(name, small, core, problem.rng)
+            if first is not None and len(found) < 2:
+                found.append(within.aside(_SWEEPS, first, Free()))
+        best = min(found, key=lambda it: it.error)
+        return fitted_multiple(reduction.lift(best.model), problem.tensor)
+
+    def _constrained(self) -> Stage[_Point]:
+        """The path, and joint steps from singular vectors, which see at once what a path may miss."""
+        like = self.reduced.lower(self.start)
+        unbound = yield from self._without_bounds(like)
+        if unbound is not None:
+            return unbound
+        found = yield from self._along_path(like, self.path)
+        if not self.problem.tensor.complete or like.n_parameters > _LARGE:
+            return found
+        first = start_by("svd", like, self.reduced.problem.tensor, self.problem.rng)
+        if first is None:
+            return found
+        free = self.reduced.aside(_STEPS, first, Free()).model
+        best, reason = yield from self.reduced.drive(LM(max_iter=200, tol=1e-8, exact=self.options.exact), free)
+        point = _Point("svd", best, reason)
+        if order_of(best) < order_of(found.best):
+            return self._taken(point, "joint steps from svd")
+        return found
+
+    def _without_bounds(self, like: Model) -> Stage[_Point | None]:
+        """A model without error that meets the bounds, from a cheap start, where the error is all that is minimised."""
+        problem = self.reduced.problem
+        if not problem.constraint.error_alone or not problem.tensor.complete or like.n_parameters > _LARGE:
+            return None
+        for name in _starts_of(like)[:2]:
+            first = start_by(name, like, problem.tensor, self.problem.rng)
+            if first is None:
+                continue
+            model = optimal_gauge(self.reduced.aside(_STEPS, first, Free()).model)
+            at = problem.evaluator(model)
+            if at.error() <= max(self.options.exact, at.rounding) and not problem.constraint.gap(
+                problem.constraint.measured(at)
+            ):
+                best, reason = yield from self.reduced.drive(LM(max_iter=1, exact=self.options.exact), model)
+                return self._taken(_Point(name, best, reason), f"joint steps from {name}")
+        return None
 
     def _cheap(self, name: str, first: Model) -> Stage[_Point]:
         small = first.n_parameters <= _FAST
@@ -186,7 +297,7 @@ class _Search:
         ended = (StopReason.CONVERGED, StopReason.EXACT)
         if one.reason not in ended or two.reason not in ended:
             return False
-        apart = float(np.linalg.norm(one.best.model.full() - two.best.model.full()))
+        apart = distance(one.best.model, two.best.model)
         return apart <= _AGREE * min(_error(one), _error(two))
 
     def _closed(self) -> bool:
@@ -241,6 +352,10 @@ class _Search:
             return point.best, point.reason
         model = self.reduced.lift(point.best.model)
         whole = Reduced(replace(self.problem, warm=True), None)
+        tensor = self.problem.tensor
+        if tensor.in_memory is None and not isinstance(tensor, Device):
+            # A step reads the data once, a sweep once for each block.
+            return (yield from whole.drive(LM(max_iter=1, damping=1e-6, exact=self.options.exact), model))
         if not self.problem.constraint.free:
             return (yield from whole.drive(LM(max_iter=50, tol=1e-7, exact=self.options.exact), model))
         best, reason = yield from whole.drive(_FINISH, model)
@@ -254,6 +369,14 @@ class _Search:
 def _starts_of(model: Model) -> tuple[str, ...]:
     """Names of the cheap starts, in the order in which they are tried."""
     return ("svd",) if is_tree(model) else ("algebraic", "svd", "random")
+
+
+def distance(one: Model, two: Model) -> float:
+    """||X - Y||, from the entries where there are few, and from inner products else."""
+    if math.prod(one.shape) <= _FORMED:
+        return float(np.linalg.norm(one.full() - two.full()))
+    square = one.norm() ** 2 - 2.0 * complex(one.inner(two)).real + two.norm() ** 2
+    return math.sqrt(max(square, 0.0))
 
 
 def _error(point: _Point) -> float:

@@ -7,7 +7,13 @@ At given weights w_j the minimiser of sum_j w_j r_j solves
 
 written for the change D, which keeps its digits when the residual is small.  A bound asks in addition that its weight
 is the slope of its term where D leads, w = psi'(r(D(w))): the left side rises in w and the right side falls, so there
-is one such w, found by bisection and regula falsi in log w.
+is one such w, found by bisection and regula falsi in log w.  With several bounds the weights depend on each other:
+they maximise the dual function
+
+    min over D of sum_j w_j r_j(D)  -  sum over bounds of w_b limit_b + limit_b (w_b - multiplier_b)^2 / (2 rho_b),
+
+which is concave, by Newton's method with w >= 0 (its second derivatives are -2 <g_b, S^-1 g_c>, g half the gradients at
+D, S the matrix above).
 
 Where the domain of the constraint restricts the block, D is the minimiser over the changes that do not leave it, which
 has no closed form (:mod:`tensorchain.kernels.nonnegative`); all else is the same.
@@ -18,8 +24,8 @@ Cost: P_k^3 for each weight that is tried; some sweeps of I_k P_k^2 over a restr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,10 +37,8 @@ from tensorchain.solvers.constraints.lagrangian import Term
 
 _ACCURACY = 1e-6
 """Relative accuracy of the weight of a bound."""
-_TRIES = 60
+_TRIES, _HALVINGS = 60, 20
 _SMALLEST, _LARGEST = 1e-18, 1e18
-_CYCLES = 4
-"""Rounds over the bounds where there are several."""
 
 
 @dataclass(frozen=True)
@@ -159,15 +163,14 @@ def best_change(problem: BlockProblem, lagrangian: Lagrangian) -> tuple[Array, d
     """D that minimises phi over the block, and the quantities there; None where that is no better."""
     weights = lagrangian.weights(problem.values)
     bounds = [term for term in lagrangian.terms if term.limit is not None and term.quantity in problem.gradients]
-    change = None
-    for _ in range(_CYCLES if len(bounds) > 1 else 1):
-        for term in bounds:
-            others = dict(weights)
-            others[term.quantity] -= term.slope(problem.values[term.quantity])
-            weight, change = _consistent(problem, term, others, weights)
-            weights[term.quantity] = others[term.quantity] + weight
-    if change is None:
+    unbounded = replace(lagrangian, terms=tuple(term for term in lagrangian.terms if term.limit is None))
+    base = dict.fromkeys(weights, 0.0) | unbounded.weights(problem.values)
+    if not bounds:
         change = problem.change(weights)
+    elif len(bounds) == 1:
+        change = _consistent(problem, bounds[0], base, weights)[1]
+    else:
+        change = _jointly_consistent(problem, bounds, base)
     values = problem.after(change)
     return (change, values) if lagrangian.value(values) < lagrangian.value(problem.values) else None
 
@@ -191,6 +194,48 @@ def _consistent(
     low, high = _bracket(difference, middle)
     weight = _root(difference, low, high)
     return weight, found[weight]
+
+
+def _jointly_consistent(problem: BlockProblem, bounds: Sequence[Term], base: Mapping[Quantity, float]) -> Array:
+    """D at the weights of several bounds that are the slopes of their terms there."""
+    limits = np.array([term.limit for term in bounds], dtype=float)
+    rho, multipliers = (np.array([getattr(term, name) for term in bounds]) for name in ("rho", "weight"))
+
+    def at(bound_weights: Array) -> tuple[float, Array, Array, dict[Quantity, float]]:
+        """The dual function, its gradient, D, and the total weights."""
+        total = dict(base)
+        for term, weight in zip(bounds, bound_weights, strict=True):
+            total[term.quantity] += float(weight)
+        change = problem.change(total)
+        values = problem.after(change)
+        missing = np.array([values[term.quantity] for term in bounds]) - limits
+        away = bound_weights - multipliers
+        dual = sum(total[q] * values[q] for q in total) - float(bound_weights @ limits)
+        dual -= float(np.sum(limits * away**2 / (2.0 * rho)))
+        return dual, missing - limits * away / rho, change, total
+
+    weights = np.array([term.slope(problem.values[term.quantity]) for term in bounds])
+    weights = np.where(weights > 0.0, weights, np.maximum(multipliers, 1e-3 * rho))
+    dual, gradient, change, total = at(weights)
+    for _ in range(_TRIES):
+        free = (weights > 0.0) | (gradient > 0.0)
+        if np.all(np.abs(gradient * rho / limits)[free] <= _ACCURACY * weights[free]):
+            break
+        slopes = [problem.gradients[t.quantity] + problem.apply(t.quantity, change) for t in bounds]
+        solved_slopes = [problem.solve(total, slope) for slope in slopes]
+        bend = np.array([[2.0 * float(np.vdot(g, s).real) for s in solved_slopes] for g in slopes])
+        bend[np.diag_indices_from(bend)] += limits / rho
+        step = np.zeros_like(weights)
+        step[free] = np.linalg.solve(bend[np.ix_(free, free)], gradient[free])
+        for share in 0.5 ** np.arange(_HALVINGS):
+            trial = np.maximum(weights + share * step, 0.0)
+            found = at(trial)
+            if found[0] > dual:
+                break
+        else:
+            break
+        weights, (dual, gradient, change, total) = trial, found
+    return change
 
 
 def _bracket(difference: Callable[[float], float], middle: float) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -1,8 +1,14 @@
 """Runs that survive: the state of a run in one file, written atomically, from which it goes on.
 
-The file is an .npz archive without pickle: a JSON header (figures, history, seeds, what is being solved) and
-the blocks of the models.  A run that was interrupted and resumed ends with the same result, bit for bit, as
-one that was not: solvers say at which iterates they can go on and with what (`Iterate.memory`).
+The file is an archive of plain arrays (:mod:`tensorchain.models.archives`): a JSON header (figures, history, seeds,
+what is being solved, and a digest of all of it) and the blocks of the models.  A run that was interrupted and resumed
+ends with the same result, bit for bit, as one that was not: solvers say at which iterates they can go on and with what
+(`Iterate.memory`).
+
+- **Whose it is.**  A file belongs to one problem: the digest of the data (entries, mask, weights, class), the model,
+  the start, the solver and the constraint.  For any other it is refused, and the message names what differs.
+- **One process.**  A run that finds that another one has written the file since stops writing it, and goes on.
+- **A full disk** costs the checkpoint and not the run: a failed write is a warning.
 """
 
 from __future__ import annotations
@@ -10,26 +16,47 @@ from __future__ import annotations
 import json
 import os
 import time
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from tensorchain.fit import Fit, History, StopReason
+from tensorchain.fit import Fit, History
+from tensorchain.fit_files import figures_of, fit_from
 from tensorchain.kernels import Array
 from tensorchain.models import Model
-from tensorchain.models.files import write_npz
+from tensorchain.models.archives import read_archive, write_archive
+from tensorchain.models.atomic import clean, target_of
 from tensorchain.solvers.loop import RunState
 from tensorchain.solvers.problem import Iterate, Memory
+from tensorchain.tensors import Tensor
+from tensorchain.tensors.intake import digest_of
 
-_FORMAT = 2
+_FORMAT = 3
 _ITERATE = ("error", "sensitivity", "merit", "penalty", "damping", "standard_error", "answer", "least_error")
-_FIT = (
-    "error", "sensitivity", "iterations", "seconds", "solver", "gap", "objective", "standard_error", "least_error"
-)  # fmt: skip
-"""Figures of an iterate and of a fit that are written as they are."""
+"""Figures of an iterate that are written as they are."""
 _INTERVAL = 2.0
 """Least seconds between two writes."""
+
+
+class OtherProblemError(ValueError):
+    """The checkpoint belongs to another problem."""
+
+
+def problem_of(
+    tensor: Tensor, template: Model, init: str | Model, solver: Any, constraint: Any, starts: int
+) -> dict[str, str]:
+    """What a run solves, part by part: two runs with the same parts have the same result from the same seeds."""
+    return {
+        "data": f"{type(tensor).__name__} of norm {tensor.norm():.6g}, digest {tensor.digest()}",
+        "model": f"{type(template).__name__} {template.shape}, rank {template.rank}, {template.dtype}",
+        "init": init if isinstance(init, str) else f"a model, digest {digest_of(init.matrices)}",
+        "solver": repr(solver),
+        "constraint": repr(constraint),
+        "starts": str(starts),
+    }
 
 
 @dataclass
@@ -38,54 +65,77 @@ class Checkpoint:
 
     Parameters
     ----------
-    path : the file; it need not exist.
-    problem : text that identifies tensor, model, solver and constraint; a file of another problem is refused.
-    template : a model of the wiring and shape that is fitted.
+    path : str or path-like
+        The file; it need not exist, its folder must.
+    problem : mapping of str
+        What is solved, see `problem_of`; a file of another problem is refused.
+    template : Model
+        A model of the wiring and shape that is fitted.
+    seeds : list of int
+        Of the starts; those in the file take their place.
+
+    Raises
+    ------
+    ValueError
+        When no file can be written there.
     """
 
     path: str | os.PathLike[str]
-    problem: str
+    problem: Mapping[str, str]
     template: Model
     seeds: list[int] = field(default_factory=list)
     finished: list[Fit] = field(default_factory=list)
     current: RunState | None = None
     _written: float = 0.0
+    _seen: tuple[int, int] | None = None
+    """The file as this run has left it: inode and time."""
+    _lost: bool = False
+    _failed: bool = False
+
+    def __post_init__(self) -> None:
+        target = target_of(self.path)
+        if not target.parent.is_dir():
+            raise ValueError(f"checkpoint {os.fspath(self.path)!r}: there is no folder {os.fspath(target.parent)!r}")
+        clean(target)
 
     def read(self) -> bool:
         """Fill in what the file holds; False when there is none.
 
         Raises
         ------
-        ValueError when the file is damaged or belongs to another problem.
+        ValueError
+            When the file is damaged or belongs to another problem.
         """
         name = os.fspath(self.path)
+        self._seen = self._stamp()
         try:
-            with open(self.path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-                header = json.loads(str(archive["header"][()]))
-                arrays = {key: archive[key] for key in archive.files if key != "header"}
+            header, arrays = read_archive(self.path)
             if header["checkpoint"] != _FORMAT:
-                raise ValueError(f"format {header['checkpoint']}")
-            if header["problem"] != self.problem:
-                raise OtherProblemError(
-                    f"{name!r} is the checkpoint of another problem: {header['problem']}; now: {self.problem}. "
-                    "Give the same tensor, model, solver and constraint, or another file"
-                )
+                raise ValueError(f"it has format {str(header['checkpoint'])[:20]}, this version reads {_FORMAT}")
+            if header.pop("digest") != _digest(header, arrays):
+                raise ValueError("its content is not what was written")
+            self._check_problem(name, header["problem"])
             self.seeds = [int(seed) for seed in header["seeds"]]
+            if len(self.seeds) != int(self.problem["starts"]) or len(header["finished"]) > len(self.seeds):
+                raise ValueError(f"it has {len(self.seeds)} seeds for {self.problem['starts']} starts")
             self.finished = [
                 self._to_fit(row, self._model(arrays, f"finished{n}")) for n, row in enumerate(header["finished"])
             ]
             self.current = None if header["current"] is None else self._to_run(header["current"], arrays)
         except FileNotFoundError:
             return False
-        except OtherProblemError:
+        except (OtherProblemError, MemoryError):
             raise
+        # Whatever a damaged file holds.
         except Exception as error:
-            advice = "delete it to start anew"
-            raise ValueError(f"{name!r} is not a checkpoint that can be read ({error}); {advice}") from error
+            what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise ValueError(
+                f"{name!r} is not a checkpoint that can be read: {what}; delete it to start anew"
+            ) from error
         return True
 
     def offer(self, run: RunState) -> None:
-        """Keep the state of the run under way, if the last write is long enough ago."""
+        """Take the state of the run under way, and write it if the last write is long enough ago."""
         self.current = run
         if time.monotonic() - self._written >= _INTERVAL:
             self.write()
@@ -97,20 +147,65 @@ class Checkpoint:
         self.write()
 
     def write(self) -> None:
-        """Write the file under a temporary name and rename it."""
+        """Write the file; where that fails the run goes on, with a warning."""
+        if self._lost:
+            return
+        name = os.fspath(self.path)
+        if self._stamp() != self._seen:
+            self._lost = True
+            warnings.warn(
+                f"another run has written the checkpoint {name!r}; this run goes on and leaves it alone: give each "
+                "run a file of its own",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return
         arrays: dict[str, Array] = {}
         for n, fit in enumerate(self.finished):
             _pack(arrays, f"finished{n}", fit.model)
         current = None if self.current is None else self._from_run(self.current, arrays)
         header = {
             "checkpoint": _FORMAT,
-            "problem": self.problem,
+            "problem": dict(self.problem),
             "seeds": self.seeds,
             "finished": [_from_fit(fit) for fit in self.finished],
             "current": current,
         }
-        write_npz(self.path, json.dumps(header), arrays)
-        self._written = time.monotonic()
+        # As it will be read: tuples have become lists.
+        header = json.loads(json.dumps(header, default=str))
+        header["digest"] = _digest(header, arrays)
+        try:
+            write_archive(self.path, json.dumps(header), arrays)
+            self._failed = False
+        except OSError as error:
+            if not self._failed:
+                warnings.warn(
+                    f"the checkpoint {name!r} could not be written ({error.strerror or error}); the run goes on "
+                    "without it",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            self._failed = True
+        self._seen, self._written = self._stamp(), time.monotonic()
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
+    def _check_problem(self, name: str, problem: Any) -> None:
+        now = dict(self.problem)
+        if problem == now:
+            return
+        parts = [part for part in now if not isinstance(problem, dict) or problem.get(part) != now[part]]
+        then = problem if isinstance(problem, dict) else {}
+        told = "; ".join(f"{part} then: {str(then.get(part))[:200]}, now: {now[part][:200]}" for part in parts)
+        raise OtherProblemError(
+            f"{name!r} is the checkpoint of another problem ({told}). Give the same tensor, model, init, solver and "
+            "constraint, or another file"
+        )
 
     def _from_run(self, run: RunState, arrays: dict[str, Array]) -> dict[str, Any]:
         _pack(arrays, "best", run.best.model)
@@ -131,38 +226,30 @@ class Checkpoint:
         merit = figures.pop("merit")
         best = Iterate(self._model(arrays, "best"), merit=None if merit is None else tuple(merit), **figures)
         rows = [tuple(float(value) for value in values) for values in row["rows"]]
+        if any(len(values) != len(History.__dataclass_fields__) for values in rows):
+            raise ValueError("its history has rows of another length")
         return RunState(rows, best, Memory(row["figures"], models), float(row["seconds"]))  # type: ignore[arg-type]
 
     def _model(self, arrays: dict[str, Array], name: str) -> Model:
         matrices = [arrays[f"{name}.{k}"] for k in range(len(self.template.matrices))]
         for matrix, like in zip(matrices, self.template.matrices, strict=True):
-            if matrix.shape != like.shape or not np.all(np.isfinite(matrix)):
-                raise ValueError(f"model {name} does not fit the problem")
+            if matrix.shape != like.shape or matrix.dtype.kind not in "fc" or not np.all(np.isfinite(matrix)):
+                raise ValueError(f"its model {name} does not fit the problem")
         return self.template.with_matrices(matrices)
 
     def _to_fit(self, row: dict[str, Any], model: Model) -> Fit:
-        history = History(*(np.array(row["history"][key]) for key in History.__dataclass_fields__))
-        figures = {key: row[key] for key in _FIT}
-        names = row["dimension_names"]
-        return Fit(
-            model=model,
-            reason=StopReason[row["reason"]],
-            history=history,
-            dimension_names=None if names is None else tuple(names),
-            **figures,
-        )
-
-
-class OtherProblemError(ValueError):
-    """The checkpoint belongs to another problem."""
+        history = History(*(np.array(row["history"][key], dtype=float) for key in History.__dataclass_fields__))
+        return fit_from(model, row, history)
 
 
 def _from_fit(fit: Fit) -> dict[str, Any]:
-    row = {key: getattr(fit, key) for key in _FIT}
-    row["reason"] = fit.reason.name
-    row["dimension_names"] = fit.dimension_names
-    row["history"] = {key: getattr(fit.history, key).tolist() for key in History.__dataclass_fields__}
-    return row
+    history = {key: getattr(fit.history, key).tolist() for key in History.__dataclass_fields__}
+    return {**figures_of(fit), "history": history}
+
+
+def _digest(header: dict[str, Any], arrays: dict[str, Array]) -> str:
+    text = json.dumps(header, sort_keys=True)
+    return digest_of([text, *(part for name in sorted(arrays) for part in (name, arrays[name]))])
 
 
 def _pack(arrays: dict[str, Array], name: str, model: Model) -> None:

@@ -30,6 +30,10 @@ _SMALL_TENSOR = 1_000_000
 """Entries up to which one BLAS thread is used: more save nothing (measured here: see benchmarks)."""
 
 
+_MOST_STAGES = 200
+"""Most minimisers along sensitivity paths that are remembered."""
+
+
 @dataclass(frozen=True)
 class Run:
     """What the loop returns, in the scale ||T|| = 1.
@@ -42,6 +46,7 @@ class Run:
     seconds : of this and of earlier parts of the run.
     optimality : of the best iterate, where the solver has measured it.
     way : which way the solver took, where it chose among several.
+    stages : minimisers along sensitivity paths.
     """
 
     best: Iterate
@@ -50,6 +55,7 @@ class Run:
     seconds: float
     optimality: float | None = None
     way: str = ""
+    stages: tuple[Iterate, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,9 @@ def run(
     best = tracker.best or Iterate(start, math.inf, math.inf, (math.inf, math.inf))
     if best.model is not tracker.last:
         optimality = None
-    return Run(best, reason, tracker.history(), time.perf_counter() - began, optimality, tracker.way)
+    return Run(
+        best, reason, tracker.history(), time.perf_counter() - began, optimality, tracker.way, tuple(tracker.stages)
+    )
 
 
 class _Tracker:
@@ -130,6 +138,7 @@ class _Tracker:
         self.best = None if resume is None else resume.best
         self.last: Model | None = None
         self.way = ""
+        self.stages: list[Iterate] = []
 
     def take(self, iterate: Iterate, seconds: float) -> None:
         """Count an iterate."""
@@ -137,6 +146,8 @@ class _Tracker:
         self.last = iterate.model
         if self.best is None or iterate.answer or (not self.best.answer and _merit(iterate) <= _merit(self.best)):
             self.best = iterate
+        if iterate.stage_of is not None and len(self.stages) < _MOST_STAGES:
+            self.stages.append(replace(iterate, memory=None))
         if iterate.way:
             self.way = iterate.way
 

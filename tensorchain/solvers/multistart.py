@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -80,13 +81,20 @@ def _in_parallel(
                     yield found
     except KeyboardInterrupt:
         # What is finished is with the caller already.
-        if not finished:
-            raise
-        return
+        _end_workers()
+        raise
     if not finished:
         # The workers took longer to come up than the limit allows.
         number, seed = waiting[0]
         yield number, job(seed, 1e-3, number)
+
+
+def _end_workers() -> None:
+    """End the processes that joblib started on this machine, and what they are at; none outlives an interrupt."""
+    loky = sys.modules.get("joblib.externals.loky.reusable_executor")
+    executor = getattr(loky, "_executor", None)
+    if executor is not None:
+        executor.shutdown(wait=True, kill_workers=True)
 
 
 def _seconds(clock: Clock) -> float | None:

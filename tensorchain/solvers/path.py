@@ -81,6 +81,10 @@ class Path:
         Most paths from fresh random starts; 1 for a single path.
     first_cycle : int
         Cycles that lie behind, so that the first path is that of this one: 1 for a weaker first penalty.
+    rungs : tuple of int
+        Powers of `factor` by which the first penalties of successive paths are lower.
+    run_off : float
+        Growth of SS since the first stage of a path beyond which it is left as degenerate.
     restart_above : float
         A plateau at a lower error than this is not questioned by a restart.
     max_iter, tol, exact : int, float, float
@@ -110,6 +114,8 @@ class Path:
     stage_tol: float = 1e-4
     cycles: int = 6
     first_cycle: int = 0
+    rungs: tuple[int, ...] = _RUNGS
+    run_off: float = math.inf
     restart_above: float = 1e-3
     max_iter: int = 300
     tol: float = 1e-9
@@ -189,7 +195,7 @@ class _Walk:
         if cycle > 0:
             # One unit for all cycles: their paths pass through the same penalties and can be compared.
             unit = self._scaled(start)[1]
-        return self._path(scaled, options.share * options.factor ** -_RUNGS[cycle % len(_RUNGS)] * unit)
+        return self._path(scaled, options.share * options.factor ** -options.rungs[cycle % len(options.rungs)] * unit)
 
     def _path(self, model: Model, penalty: float) -> _Path:
         return _Path(model, LM.damping, max(penalty, self.floor))
@@ -245,6 +251,7 @@ class _Walk:
                 penalty=max(path.penalty / options.factor, self.floor),
                 previous=(path.penalty, point.error),
                 revivals=path.revivals,
+                begun=path.begun or point.sensitivity,
             )
 
     def _revived(self, path: _Path, point: Point) -> Model | None:
@@ -269,7 +276,7 @@ class _Walk:
         penalty = path.penalty
         if penalty <= self.floor:
             return Outcome.FLOOR
-        if penalty < self.options.smallest:
+        if penalty < self.options.smallest or point.sensitivity > self.options.run_off * (path.begun or math.inf):
             return Outcome.DEGENERATE
         if path.previous is None or not point.error > 0.0:
             return None
@@ -360,6 +367,8 @@ class _Path:
     """Penalty and error of the stage before, whose minimiser the model is."""
     revivals: int = 0
     """How often components that had died were set anew."""
+    begun: float | None = None
+    """SS at the end of the first stage."""
 
 
 @dataclass(frozen=True)
@@ -383,6 +392,7 @@ class Search:
             "penalty": self.path.penalty,
             "damping": self.path.damping,
             "previous": self.path.previous,
+            "begun": self.path.begun,
             "revivals": self.path.revivals,
             "best": None if best is None else [best.error, best.sensitivity, *best.merit, best.damping],
         }
@@ -401,6 +411,7 @@ class Search:
             damping=figures["damping"],
             penalty=figures["penalty"],
             previous=None if previous is None else (previous[0], previous[1]),
+            begun=figures["begun"],
             revivals=figures["revivals"],
         )
         best = None if row is None else Point(models["best"], row[0], row[1], (row[2], row[3]), row[4])

@@ -9,13 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
-
 from tensorchain.fit import StopReason
 from tensorchain.models import Model
 from tensorchain.solvers.constraints import Constraint, Quantity, Sensitivity, SquaredError
 from tensorchain.solvers.constraints.base import Normalised
-from tensorchain.solvers.problem import Iterate, Memory, Problem, Solver, Stage
+from tensorchain.solvers.problem import Iterate, Problem, Solver, Stage
 from tensorchain.solvers.reduction import Reduction, widened
 
 
@@ -92,7 +90,7 @@ class Reduced:
                 return best, stop.value.reason
             if not (math.isfinite(iterate.error) and math.isfinite(iterate.sensitivity)):
                 return best or replace(iterate, merit=(math.inf, math.inf)), StopReason.NON_FINITE
-            if best is None or _order(iterate) <= _order(best):
+            if best is None or order_of(iterate) <= order_of(best):
                 best = iterate
             if stages is not None and iterate.stage_of is not None:
                 stages.append(iterate)
@@ -105,39 +103,12 @@ class Reduced:
         for iterate in solver.steps(problem, start):
             if not (math.isfinite(iterate.error) and math.isfinite(iterate.sensitivity)):
                 break
-            if best is None or _order(iterate) <= _order(best):
+            if best is None or order_of(iterate) <= order_of(best):
                 best = iterate
             if problem.clock.expired:
                 break
         assert best is not None
         return best
-
-    # -- to go on later -----------------------------------------------------------------
-
-    def joined(self, label: Memory, memory: Memory) -> Memory:
-        """Both memories as one, with models in the shape of T: rows of zeros below those of the core."""
-        models = {f"inner-{name}": self._padded(model) for name, model in memory.models.items()}
-        models |= {name: self._padded(model) for name, model in label.models.items()}
-        return Memory({**label.figures, "inner": memory.figures}, models)
-
-    def parted(self, memory: Memory, like: Model) -> tuple[Memory, Memory]:
-        """What `joined` put together; `like` is a model of the core."""
-        models = {name: self._cut(model, like) for name, model in memory.models.items()}
-        inner = {name[6:]: model for name, model in models.items() if name.startswith("inner-")}
-        own = {name: model for name, model in models.items() if not name.startswith("inner-")}
-        figures = {name: value for name, value in memory.figures.items() if name != "inner"}
-        return Memory(figures, own), Memory(memory.figures["inner"], inner)
-
-    def _padded(self, model: Model) -> Model:
-        if self.reduction is None:
-            return model
-        rows = self.reduction.row_counts(model.network)
-        return model.with_matrices(
-            [np.pad(m, ((0, count - len(m)), (0, 0))) for m, count in zip(model.matrices, rows, strict=True)]
-        ).with_row_counts(None)
-
-    def _cut(self, model: Model, like: Model) -> Model:
-        return like.with_matrices([m[: len(o)] for m, o in zip(model.matrices, like.matrices, strict=True)])
 
 
 def shifted(constraint: Constraint, remainder: float) -> Constraint | None:
@@ -159,5 +130,6 @@ def shifted(constraint: Constraint, remainder: float) -> Constraint | None:
     return Normalised(constraint.objective, tuple(bounds), constraint, constraint.domain)
 
 
-def _order(iterate: Iterate) -> tuple[float, float]:
+def order_of(iterate: Iterate) -> tuple[float, float]:
+    """By which iterates of one problem are compared."""
     return (0.0, iterate.error**2) if iterate.merit is None else iterate.merit

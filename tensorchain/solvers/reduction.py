@@ -204,6 +204,16 @@ def _wiring(sizes: Sequence[int]) -> Network:
     return Tucker.wiring(tuple(sizes), tuple(sizes))
 
 
+def estimated(tensor: Tensor, sizes: Sequence[int], rng: np.random.Generator | None = None) -> Reduction:
+    """Core and bases as they would be without the gaps, from data with missing entries: for starts.
+
+    With entries missing at random, the Grams that such data give are unbiased, and so is, up to a factor, the product
+    of the data, gaps as zeros, with the bases.  `remainder` is not known: 0.
+    """
+    core, bases = _from_products(tensor, sizes, np.random.default_rng(rng))
+    return Reduction(core, tuple(bases), tensor.norm(), 0.0)
+
+
 def widened(reduction: Reduction, tensor: Tensor, model: Model) -> Reduction:
     """A reduction in whose span a model lies as well: its bases, and the directions that the model adds to them.
 

@@ -45,6 +45,7 @@ from tensorchain.solvers.blocks import BlockProblem, best_change
 from tensorchain.solvers.constraints import Domain, Lagrangian, Quantity, SquaredError
 from tensorchain.solvers.lm import check_options
 from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Steps
+from tensorchain.stability.scales import takes_fits
 from tensorchain.tensors import Tensor
 from tensorchain.tensors.dispatch import as_tensor
 from tensorchain.tensors.sampling import fibers
@@ -251,16 +252,17 @@ class HeldOut:
         return Estimate(value, 0.0 if mean == 0.0 else 0.5 * value * spread / mean)
 
 
+@takes_fits
 def estimate_error(
-    tensor: Any, model: Model, *, samples: int = 100_000, rng: int | np.random.Generator | None = None
+    model: Model, tensor: Any, *, samples: int = 100_000, rng: int | np.random.Generator | None = None
 ) -> Estimate:
     """Relative error of a model from a sample of entries, where a pass over the tensor takes too long.
 
     Parameters
     ----------
-    tensor : array in memory, memory-mapped file or dask array, or the door to one; its norm is read in one pass,
-        unless the door knows it already.
-    model : of the same shape.
+    model : a model or a fit.
+    tensor : of the same shape: an array in memory, memory-mapped file or dask array, or a data class; its norm is read
+        in one pass, unless that has been done before.
     samples : entries drawn, uniformly and with replacement.
     rng : seed or generator.
 
@@ -279,7 +281,7 @@ def estimate_error(
     >>> from tensorchain.solvers.sampled import estimate_error
     >>> T = np.random.default_rng(0).standard_normal((30, 30, 30))
     >>> model = tc.CP([np.zeros((30, 1))] * 3)
-    >>> estimate = estimate_error(T, model, samples=1000, rng=0)
+    >>> estimate = estimate_error(model, T, samples=1000, rng=0)
     >>> abs(estimate.value - 1.0) < 3 * estimate.standard_error < 0.1
     True
     """

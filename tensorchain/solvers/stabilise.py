@@ -12,8 +12,8 @@ slack, then at
 
     nu = 2.5 slack e^2 / SS
 
-the objective e^2 + nu SS is less at that model than where the run ended, so that a few steps from there lower SS; where
-they do not, the fit is healthy.
+the objective e^2 + nu SS is less at that model than where the run ended, so that a few sweeps from there lower SS;
+where they do not, the fit is healthy.
 
 **The start** of the constrained run is the best minimiser of a sensitivity path that was passed on the way, or else
 where these steps led.
@@ -35,10 +35,9 @@ from tensorchain.stability.gauge import optimal_gauge
 
 _FALL = 10.0
 """How many times smaller SS has to be."""
-_PROBE = LM(max_iter=12, tol=1e-6, exact=0.0)
-_SWEEPS = ALS(max_iter=6, tol=1e-6, exact=0.0)
-_LARGE = 2000
-"""Unknowns beyond which sweeps ask the question."""
+_PROBE = ALS(max_iter=3, tol=1e-6, exact=0.0)
+_LARGE = 4000
+"""Unknowns up to which steps are made on the tensor itself."""
 _HEALTHY = 1.5
 """Fall of SS over these steps up to which a fit is healthy."""
 _MET = 1e-3
@@ -68,18 +67,21 @@ def stabilised(reduced: Reduced, best: Iterate, stages: Sequence[Iterate], slack
     lower = wide.lower(model)
     if passed is None or passed.sensitivity * _HEALTHY > sensitivity:
         price = Penalty(2.5 * slack * best.error**2 / sensitivity)
-        probe = wide.aside(_PROBE if lower.n_parameters <= _LARGE else _SWEEPS, lower, price)
+        probe = wide.aside(_PROBE, lower, price)
         if probe.sensitivity * _HEALTHY > sensitivity:
             return None
         first = wide.lift(probe.model)
     assert first is not None
+    if not allowed > wide.remainder:
+        # Of the error all that is left lies outside of the core, to rounding.
+        wide = Reduced(reduced.whole, None)
     bound = Bounded(SquaredError(), allowed - wide.remainder, tightens=False)
     asked = Normalised((Weighted(Sensitivity(), 1.0),), (bound,), wide.problem.constraint)
     found = wide.aside(_BOUNDED, wide.lower(first), asked)
     if found.merit is None or found.merit[0] > _MET or found.sensitivity * _FALL > sensitivity:
         return None
     answer = wide.lifted(found)
-    if wide.reduction is not None and math.prod(best.model.shape) <= _SMALL and model.n_parameters <= 2 * _LARGE:
+    if wide.reduction is not None and math.prod(best.model.shape) <= _SMALL and model.n_parameters <= _LARGE:
         # The best directions may lie outside of the core: some steps on the tensor find them.
         whole = Reduced(wide.whole, None)
         asked = replace(asked, limits=(replace(bound, limit=allowed),))

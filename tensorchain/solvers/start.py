@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from tensorchain.fit import Fit, History
 from tensorchain.models import Model, Network
 from tensorchain.models.scale import Scale
 from tensorchain.models.validation import checked_wiring
+from tensorchain.regularisation import PathPoint, RegularisationPath
 from tensorchain.solvers.als import balanced
 from tensorchain.solvers.checkpoint import Checkpoint
 from tensorchain.solvers.constraints import Constraint, Domain
@@ -22,6 +23,8 @@ from tensorchain.solvers.result import Given, finished, reason_of
 from tensorchain.solvers.revive import revived, spare_parts
 from tensorchain.tensors import Tensor
 
+_ROOM = 4.0
+"""Of bounds, for data in single precision, in units of their rounding."""
 _NOISE = 0.3
 """Size of the noise on the second and later starts from one model, relative to each block."""
 
@@ -60,7 +63,11 @@ class Start:
         problem = Problem(unit, self.constraint.normalised(scale), rng, self.init != "random", clock)
         keep, resume = (None, None) if checkpoint is None else (checkpoint.offer, checkpoint.current)
         begun, merit = self._alive(problem, given, rng)
-        outcome = run(self.solver, problem, begun, callback=self.callback, keep=keep, resume=resume)
+        asked = problem
+        if unit.dtype == np.float32 and problem.constraint.bounds:
+            # Blocks are rounded at the end, and the bounds hold for the model that is returned.
+            asked = replace(problem, constraint=problem.constraint.with_room(_ROOM * float(np.finfo(np.float32).eps)))
+        outcome = run(self.solver, asked, begun, callback=self.callback, keep=keep, resume=resume)
         # A complex start of a real tensor stays complex: its error is that of the complex model.
         dtype = np.dtype(np.complex128) if outcome.best.model.dtype.kind == "c" else self.tensor.dtype
         measure = getattr(self.solver, "final_pass", True)
@@ -79,11 +86,13 @@ class Start:
             ),
             solver=f"{self.solver!r}: {outcome.way}" if outcome.way else repr(self.solver),
             dimension_names=self.tensor.dimension_names,
+            labels=self.tensor.labels,
             gap=result.merit[0],
             # Starts are compared by what they found.
             objective=result.merit[1] if outcome.best.least_error is None else outcome.best.least_error**2,
             standard_error=outcome.best.standard_error if result.at is None else None,
             least_error=outcome.best.least_error,
+            path=_path(outcome.stages, scale, dtype),
         )
 
     def first_model(self, unit: Tensor, rng: np.random.Generator, number: int = 0) -> Model:
@@ -130,6 +139,20 @@ def _blank(kind: type[Model], network: Network, shape: tuple[int, ...], dtype: A
     """A model of zeros."""
     pairs = zip(network.modes, network.widths, strict=True)
     return kind.from_matrices(network, [np.zeros((1 if n is None else shape[n], width), dtype) for n, width in pairs])
+
+
+def _path(stages: Sequence[Iterate], scale: Scale, dtype: np.dtype[Any]) -> RegularisationPath:
+    """The minimisers along the way, for T as given."""
+    points = [
+        PathPoint(
+            penalty=float(scale.penalty(stage.stage_of or 0.0)),
+            error=stage.error,
+            sensitivity=float(scale.sensitivity(stage.sensitivity)),
+            model=stage.model.scaled(scale.norm).astype(dtype),
+        )
+        for stage in stages
+    ]
+    return RegularisationPath.of(points)
 
 
 def _with_best_cores(at: Evaluator, domain: Domain) -> Model:

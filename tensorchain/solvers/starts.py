@@ -80,6 +80,15 @@ STARTS: dict[str, Callable[[Model, Tensor, np.random.Generator], Model | None]] 
 """Each makes a start with the wiring, shape, dtype and row counts of a model, or None where it does not apply."""
 
 
+def start_by(name: str, like: Model, tensor: Tensor, rng: np.random.Generator) -> Model | None:
+    """The start of that name; None where the model has none, or the data are too large to give it."""
+    try:
+        return STARTS[name](like, tensor, rng)
+    except TypeError:
+        # A data class that cannot be held in memory whole, or give the Gram of a mode, says so.
+        return None
+
+
 def is_tree(model: Model) -> bool:
     """Whether the wiring has no loop, so that singular vectors are quasi-optimal: Tucker, chains with a bond of 1."""
     return type(model) is Tucker or (isinstance(model, TensorChain) and 1 in model.bonds)
@@ -91,7 +100,11 @@ def fitted_multiple(model: Model, tensor: Tensor) -> Model:
     if not 0.0 < size < math.inf:
         return model
     unit = optimal_gauge(model.scaled(1.0 / size), tol=_GAUGE_TOL)
-    factor = complex(np.vdot(unit.matrices[0], tensor.contract_all_but(unit, 0)))
+    at = tensor.evaluator(unit)
+    factor = complex(np.vdot(unit.matrices[0], at.rhs(0)))
+    if not tensor.complete:
+        # ||X||^2 over the observed entries.
+        factor /= float(np.vdot(unit.matrices[0], at.system(0).apply(unit.matrices[0])).real)
     best = factor if unit.dtype.kind == "c" else factor.real
     if abs(best) < 1e-12 * tensor.norm():
         return unit.scaled(tensor.norm())

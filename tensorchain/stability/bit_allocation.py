@@ -33,7 +33,7 @@ from tensorchain.stability.quantization import (
     quantization_error,
     rounding_variance,
 )
-from tensorchain.stability.scales import double_precision, unit_blocks
+from tensorchain.stability.scales import double_precision, takes_fits, unit_blocks
 
 _SLACK = 1e-12
 """Relative difference of errors within which two allocations are equally good."""
@@ -59,6 +59,7 @@ class BitAllocation:
     uniform_error: float
 
 
+@takes_fits
 def allocate_bits(
     model: Model,
     budget_bits: int,

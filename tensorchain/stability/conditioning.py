@@ -39,9 +39,10 @@ from tensorchain.models import Model
 from tensorchain.models.network import Network
 from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.stability.jacobian import Compressed, compress, outside_spectrum, spectrum
-from tensorchain.stability.scales import common_scale, double_precision, ldexp, unit_blocks
+from tensorchain.stability.scales import common_scale, double_precision, ldexp, takes_fits, unit_blocks
 
 
+@takes_fits
 def condition_number(model: Model) -> float:
     """Condition number of the decomposition, modulo gauge; infinite where the blocks are not identifiable.
 
@@ -77,6 +78,7 @@ def condition_number(model: Model) -> float:
     return 1.0 / smallest if smallest > 0.0 else math.inf
 
 
+@takes_fits
 def jacobian_singular_values(model: Model) -> Array:
     """Singular values of J in the gauge of the model, decreasing, without the zeros that belong to the gauge.
 

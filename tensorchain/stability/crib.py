@@ -35,7 +35,7 @@ from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.stability.conditioning import is_canonical
 from tensorchain.stability.jacobian import Compressed, Spectrum, compress, outside_spectrum, spectrum
-from tensorchain.stability.scales import common_scale, double_precision, scalar_ldexp
+from tensorchain.stability.scales import common_scale, double_precision, scalar_ldexp, takes_fits
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class CramerRaoBounds:
     angular_errors: tuple[Array, ...] | None
 
 
+@takes_fits
 def crib(model: Model, noise: float) -> CramerRaoBounds:
     """Cramer-Rao bounds of the blocks under white Gaussian noise on the tensor.
 

@@ -31,7 +31,7 @@ from tensorchain.models import Model
 from tensorchain.stability.gauge_tangent import gauge_complement
 from tensorchain.stability.jacobian import DENSE_LIMIT
 from tensorchain.stability.perturbation import split_flat
-from tensorchain.stability.scales import common_scale, double_precision, largest, ldexp
+from tensorchain.stability.scales import common_scale, double_precision, largest, ldexp, takes_fits
 from tensorchain.tensors import Dense, as_tensor
 
 _STATIONARY = 1e-3
@@ -39,6 +39,7 @@ _STATIONARY = 1e-3
 _SINGULAR = 1e-13
 
 
+@takes_fits
 def block_response(model: Model, change: Any, tensor: Any = None) -> list[Array]:
     """First-order change of the blocks of a least-squares fit when the tensor changes by `change`.
 

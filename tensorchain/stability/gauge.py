@@ -41,6 +41,7 @@ import scipy
 from tensorchain.kernels import Array
 from tensorchain.kernels.linalg import lapack, trace
 from tensorchain.models import Model
+from tensorchain.stability.scales import takes_fits
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 
@@ -53,6 +54,7 @@ _FAR = 1e8
 """Condition number of S on some bond beyond which the Grams are computed anew."""
 
 
+@takes_fits
 def optimal_gauge(
     model: AnyModel, *, tol: float = 1e-9, max_cycles: int = 500, scaled: Collection[int] = ()
 ) -> AnyModel:

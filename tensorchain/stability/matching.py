@@ -69,6 +69,8 @@ def factor_match(model: Model, other: Model, modes: Sequence[int] | None = None)
 
     Raises
     ------
+    TypeError
+        When one is no model.
     ValueError
         When orders or the sizes of the modes differ, a mode is out of range or named twice, a model is zero or not
         finite, or no mode says anything: the spaces of both models are all of it, as those of a wide chain are.
@@ -89,9 +91,12 @@ def factor_match(model: Model, other: Model, modes: Sequence[int] | None = None)
     >>> round(tc.factor_match(tucker, tucker.orthogonalized()).score, 12)
     1.0
     """
+    for given in (model, other):
+        if not isinstance(given, Model):
+            raise TypeError(f"two models are needed, and a {type(given).__name__} was given; of a fit take fit.model")
     if model.order != other.order:
         raise ValueError(f"models of orders {model.order} and {other.order} were given; equal ones are needed")
-    chosen = tuple(range(model.order)) if modes is None else tuple(modes)
+    chosen = tuple(range(model.order)) if modes is None else tuple(np.atleast_1d(np.array(modes)).tolist())
     if not chosen or len(set(chosen)) < len(chosen) or not all(0 <= mode < model.order for mode in chosen):
         raise ValueError(f"modes is {modes!r}; different numbers from 0 to {model.order - 1} are needed")
     for mode in chosen:

@@ -32,7 +32,7 @@ import scipy
 
 from tensorchain.kernels import Array
 from tensorchain.models import Model
-from tensorchain.stability.scales import common_scale, double_precision, scalar_ldexp, unit_blocks
+from tensorchain.stability.scales import common_scale, double_precision, scalar_ldexp, takes_fits, unit_blocks
 
 _DENSE = 100
 """Up to this many parameters J^H J is formed: faster than Lanczos, and ARPACK needs some room."""
@@ -40,6 +40,7 @@ _DENSE_WIDE = 4000
 """The same for a model in which one Gram is nearly as large as J^H J, so that a product costs as much."""
 
 
+@takes_fits
 def expected_error(model: Model, sigma: float | Sequence[float]) -> float:
     """Expected squared error under independent noise on the blocks, exact at any noise level.
 
@@ -71,6 +72,7 @@ def expected_error(model: Model, sigma: float | Sequence[float]) -> float:
     return scalar_ldexp(excess(unit, noise, amplitude) * value * value, 2 * (extra + exponent))
 
 
+@takes_fits
 def first_order_error(model: Model, sigma: float | Sequence[float]) -> float:
     """The part of `expected_error` of second order in sigma: sum_k sigma_k^2 I_k tr M_k.
 
@@ -132,6 +134,7 @@ class Direction(NamedTuple):
     blocks: tuple[Array, ...]
 
 
+@takes_fits
 def worst_direction(model: Model, *, tol: float = 1e-10) -> Direction:
     """The change of the blocks that moves X most: largest singular value of J and its right singular vector.
 

@@ -33,7 +33,7 @@ from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.stability.perturbation import excess
-from tensorchain.stability.scales import double_precision, unit_blocks
+from tensorchain.stability.scales import double_precision, takes_fits, unit_blocks
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 Scale = Literal["block", "slice"]
@@ -43,6 +43,7 @@ _CANCELLED = 1e-12
 """Ratio of ||X||^2 to the product of the norms of the moments below which it keeps fewer than four digits."""
 
 
+@takes_fits
 def quantization_error(model: Model, bits: int | Sequence[int], scale: Scale = "block") -> float:
     """Predicted relative error of X when its blocks are rounded to `bits` bits.
 
@@ -81,6 +82,7 @@ def quantization_error(model: Model, bits: int | Sequence[int], scale: Scale = "
     return math.sqrt(excess(unit, noise)) / size
 
 
+@takes_fits
 def round_blocks(model: AnyModel, bits: int | Sequence[int], scale: Scale = "block") -> AnyModel:
     """The model with its blocks rounded to the nearest levels.
 

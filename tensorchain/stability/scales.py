@@ -11,8 +11,9 @@ the figure is right for blocks of size 1e-150 or 1e150 and for blocks of very di
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -20,18 +21,41 @@ from tensorchain.kernels import Array
 from tensorchain.models import Model
 
 AnyModel = TypeVar("AnyModel", bound=Model)
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def model_of(subject: Any) -> Any:
+    """The model itself, or that of a fit.
+
+    Raises
+    ------
+    TypeError
+        When it is neither.
+    """
+    found = subject if isinstance(subject, Model) else getattr(subject, "model", None)
+    if not isinstance(found, Model):
+        raise TypeError(f"a model such as CP or TensorChain, or a fit, is needed, got {type(subject).__name__}")
+    return found
+
+
+def takes_fits(function: Function) -> Function:
+    """Let a function whose first argument is a model take a fit as well."""
+
+    @wraps(function)
+    def unwrapped(model: Any, *arguments: Any, **options: Any) -> Any:
+        return function(model_of(model), *arguments, **options)
+
+    return cast(Function, unwrapped)
 
 
 def double_precision(model: AnyModel) -> AnyModel:
-    """The model in float64 or complex128.
+    """The model, or that of a fit, in float64 or complex128.
 
     Raises
     ------
     TypeError when `model` is no model; ValueError when a block holds NaN or infinity.
     """
-    if not isinstance(model, Model):
-        hint = "; pass fit.model" if isinstance(getattr(model, "model", None), Model) else ""
-        raise TypeError(f"a model such as CP or TensorChain is needed, got {type(model).__name__}{hint}")
+    model = cast(AnyModel, model_of(model))
     for name, matrix in zip(model.block_names, model.matrices, strict=True):
         if not np.all(np.isfinite(matrix)):
             raise ValueError(f"{name} of the {type(model).__name__} holds NaN or infinity; its stability is undefined")

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from tensorchain.kernels import Array
 from tensorchain.models import Model
-from tensorchain.stability.scales import common_scale, double_precision, ldexp
+from tensorchain.stability.scales import common_scale, double_precision, ldexp, takes_fits
 
 
+@takes_fits
 def sensitivity(model: Model, *, relative: bool = False, per_block: bool = False) -> float | Array:
     """Sensitivity of a model.
 
@@ -41,6 +42,7 @@ def sensitivity(model: Model, *, relative: bool = False, per_block: bool = False
     return shares * (total / sum_of_shares) if sum_of_shares > 0 else shares
 
 
+@takes_fits
 def sensitivity_gradient(model: Model) -> list[Array]:
     """Gradient of SS, 2 B_k Q_k^T for each block.
 

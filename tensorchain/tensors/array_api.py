@@ -97,10 +97,19 @@ class Library:
             return np.asarray(array.detach().resolve_conj().cpu().numpy())
         return np.asarray(array.get() if hasattr(array, "get") else array)
 
+    def largest(self, array: Any) -> float:
+        """The largest absolute value; not finite where an entry is not."""
+        return float(self.names.max(self.names.abs(array)))
+
+    def ldexp(self, array: Any, exponent: int) -> Any:
+        """2^exponent times an array; in two steps, since the power may be no number of single precision."""
+        half = exponent // 2
+        return array * math.ldexp(1.0, half) * math.ldexp(1.0, exponent - half)
+
     def norm(self, array: Any) -> float:
         """Euclidean norm of all entries, summed in double precision where there is one, safe from overflow."""
         size = self.names.abs(array)
-        largest = float(self.names.max(size))
+        largest = self.largest(array)
         if largest == 0.0 or not np.isfinite(largest):
             return largest
         ratio = self.cast(size, np.dtype(np.float64 if self.wide else np.float32)) / largest

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -26,6 +26,8 @@ import numpy as np
 from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array, GramSystem, System
 from tensorchain.models import Model
+from tensorchain.tensors.intake import digest_of
+from tensorchain.tensors.outside import Given, Labels
 
 Door = TypeVar("Door", bound="Tensor")
 
@@ -60,10 +62,42 @@ class Tensor(ABC):
     dtype: np.dtype[Any]
     scale: float = 1.0
     dimension_names: tuple[str, ...] | None = None
+    """What the modes are called, where the data had names."""
+    labels: Labels | None = None
+    """For each mode what its indices are called, or None."""
+
+    def __repr__(self) -> str:
+        names = self.dimension_names or ("",) * len(self.shape)
+        sizes = " x ".join(f"{name} {size}".strip() for name, size in zip(names, self.shape, strict=True))
+        return f"{type(self).__name__}({', '.join([sizes, *self._described()])})"
+
+    def _described(self) -> list[str]:
+        """What `repr` says after the shape."""
+        return [str(self.dtype)]
+
+    def digest(self) -> str:
+        """A digest of the entries, the mask, the weights and the class: equal for equal data, other for others.
+
+        It identifies checkpoints, so that a run goes on with the data that it began with.  One pass over the data.
+        """
+        return digest_of([type(self).__name__, self.shape, str(self.dtype), self.scale, *self._content()])
+
+    def _content(self) -> Iterable[Any]:
+        """Arrays and numbers that say what the data are."""
+        raise TypeError(f"{type(self).__name__} has no digest, so its runs have no checkpoint; write `_content`")
+
+    def _name(self, given: Given) -> None:
+        """Take over the names that came with the data."""
+        self.dimension_names, self.labels = given.names, given.labels
 
     @property
     def order(self) -> int:
         return len(self.shape)
+
+    @property
+    def n_observed(self) -> int:
+        """Entries that count: all of them, or those that are observed."""
+        return math.prod(self.shape)
 
     @property
     def rounding(self) -> float:

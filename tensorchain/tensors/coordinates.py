@@ -21,16 +21,17 @@ import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from tensorchain import kernels
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.tensors.base import Tensor
 from tensorchain.tensors.boxes import in_double
 from tensorchain.tensors.dtypes import double_of, kept_dtype
+from tensorchain.tensors.intake import check_shape, moderate
+from tensorchain.tensors.outside import either, on_host, opened, shown
 
 Door = TypeVar("Door", bound="Listed")
 
@@ -56,6 +57,10 @@ class Listed(Tensor):
         twin.scale = self.scale * factor
         return twin
 
+    def _described(self) -> list[str]:
+        share = 100.0 * len(self.values) / math.prod(self.shape)
+        return [f"{len(self.values)} entries ({share:.3g} %)", str(self.dtype)]
+
     def contract_all_but(self, model: Model, k: int) -> Array:
         return contract_listed(model, k, self.indices, self._masses()) * self.scale
 
@@ -66,18 +71,26 @@ class Listed(Tensor):
         if self.shape[mode] ** 2 > _HELD:
             raise TypeError(f"the Gram of mode {mode + 1} is {self.shape[mode]} squared; use init='random' or a model")
         others = [n for n in range(self.order) if n != mode]
-        _, columns = np.unique(self.indices[:, others], axis=0, return_inverse=True)
+        if math.prod(self.shape[n] for n in others) < 2**62:
+            # One number for each column: sorting rows of numbers takes ten times as long.
+            key = np.ravel_multi_index(
+                [self.indices[:, n].astype(np.int64) for n in others], [self.shape[n] for n in others]
+            )
+            _, columns = np.unique(key, return_inverse=True)
+        else:
+            _, columns = np.unique(self.indices[:, others], axis=0, return_inverse=True)
         sides = (self.shape[mode], int(columns.max()) + 1)
         unfolded = sparse.csr_array((self.values, (self.indices[:, mode], columns.ravel())), shape=sides)
         gram = np.asarray((unfolded @ unfolded.conj().T).toarray())
-        return gram.astype(double_of(gram), copy=False) * self.scale**2
+        return gram.astype(double_of(gram), copy=False) * self.scale * self.scale
 
     def to_dense(self) -> Array:
         """The tensor as an array, entries that are not listed as zero."""
         if math.prod(self.shape) > _HELD:
             raise TypeError(f"a tensor of shape {self.shape} is not held in memory whole; use init='random' or a model")
         result = np.zeros(self.shape, dtype=self.values.dtype)
-        result[tuple(self.indices.T)] = self.values * self.values.dtype.type(self.scale)
+        # In double precision first: the scale may be no number of single precision.
+        result[tuple(self.indices.T)] = np.multiply(self.values, self.scale, dtype=double_of(self.values))
         return result
 
     def _masses(self) -> Array:
@@ -163,10 +176,26 @@ def chunks(chosen: slice, length: int) -> Iterator[slice]:
 # -- what users give --------------------------------------------------------------------------
 
 
-def checked_entries(kind: str, indices: Any, values: Any, shape: Any) -> tuple[Array, Array, tuple[int, ...]]:
-    """Positions (Z, N), values (Z,) and shape, checked; the positions in the smallest of int32 and int64."""
+class Entries(NamedTuple):
+    """What a user listed, checked."""
+
+    indices: Array
+    """(Z, N) in the smallest of int32 and int64."""
+    values: Array
+    """(Z,) of moderate size: the entries are `scale` times these."""
+    shape: tuple[int, ...]
+    scale: float
+    chosen: Array | None
+    """Which of those given these are, where a mask hides some; None for all."""
+
+
+def checked_entries(kind: str, indices: Any, values: Any, shape: Any) -> Entries:
+    """Positions and values as they are held; entries that a mask hides are left out."""
     sizes = _checked_shape(kind, shape)
-    positions, numbers = np.asarray(indices), checked_values(kind, values)
+    inside = on_host(kind, opened(indices))
+    positions, numbers, hidden = np.asarray(inside.data), *checked_values(kind, values)
+    if inside.missing is not None:
+        hidden = either(hidden, np.asarray(inside.missing.reshape(len(inside.missing), -1).any(axis=1)))
     if positions.dtype.kind not in "iu":
         raise TypeError(
             f"{kind}: indices have dtype {positions.dtype}; integers are needed: np.asarray(indices, dtype=int)"
@@ -179,6 +208,8 @@ def checked_entries(kind: str, indices: Any, values: Any, shape: Any) -> tuple[A
         )
     if len(positions) != len(numbers):
         raise ValueError(f"{kind}: {len(positions)} positions and {len(numbers)} values were given; one each is needed")
+    if hidden is not None:
+        positions, numbers = positions[~hidden], numbers[~hidden]
     if len(numbers) == 0:
         raise ValueError(f"{kind}: no entry was given; one or more are needed")
     outside = np.any((positions < 0) | (positions >= np.array(sizes)), axis=1)
@@ -188,35 +219,41 @@ def checked_entries(kind: str, indices: Any, values: Any, shape: Any) -> tuple[A
             f"{kind}: {int(outside.sum())} positions lie outside the shape {sizes}, the first is indices[{first}] = "
             f"{positions[first].tolist()}; indices start at 0"
         )
+    held, scale, size = moderate(numbers)
+    if not math.isfinite(size):
+        raise ValueError(f"{kind}: values hold NaN or infinity; drop these entries or clean them with np.nan_to_num")
     kept = np.int32 if max(sizes) < 2**31 else np.int64
-    return np.ascontiguousarray(positions, dtype=kept), numbers, sizes
+    chosen = None if hidden is None else ~hidden
+    return Entries(np.ascontiguousarray(positions, dtype=kept), held, sizes, scale, chosen)
 
 
-def checked_values(kind: str, values: Any) -> Array:
-    """Finite numbers (Z,): real float32, float64 or complex128."""
-    numbers = np.asarray(values)
+def checked_values(kind: str, values: Any) -> tuple[Array, Array | None]:
+    """Numbers (Z,), real float32, float64 or complex128, and where a mask hides them."""
+    inside = on_host(kind, opened(values))
+    numbers = inside.data
     if numbers.ndim != 1:
         raise ValueError(f"{kind}: values have shape {numbers.shape}; one number for each entry is needed, shape (Z,)")
     try:
-        numbers = numbers.astype(kept_dtype(numbers.dtype), copy=False)
+        with np.errstate(over="ignore"):
+            numbers = numbers.astype(kept_dtype(numbers.dtype), copy=False)
     except TypeError:
         raise TypeError(
             f"{kind}: values have dtype {numbers.dtype}; numbers are needed: np.asarray(values, dtype=float)"
         ) from None
-    if not np.isfinite(kernels.norm(numbers)):
-        raise ValueError(f"{kind}: values hold NaN or infinity; drop these entries or clean them with np.nan_to_num")
-    return numbers
+    if inside.missing is not None:
+        numbers = np.where(inside.missing, numbers.dtype.type(0), numbers)
+    return numbers, inside.missing
 
 
 def _checked_shape(kind: str, shape: Any) -> tuple[int, ...]:
     try:
         sizes = tuple(operator.index(size) for size in shape)
     except TypeError:
-        raise TypeError(f"{kind}: shape is {shape!r}; a sequence of integers is needed") from None
-    if not 2 <= len(sizes) <= 10:
-        raise ValueError(f"{kind}: shape {sizes} has order {len(sizes)}; orders 2 to 10 are supported")
-    if min(sizes) < 1:
-        raise ValueError(f"{kind}: shape {sizes} has an empty mode; every mode needs at least one entry")
+        raise TypeError(f"{kind}: shape is {shown(shape)}; a sequence of integers is needed") from None
+    try:
+        check_shape(sizes)
+    except ValueError as error:
+        raise ValueError(f"{kind}: {error}") from None
     return sizes
 
 

@@ -20,6 +20,7 @@ from tensorchain.kernels import Array, memory
 from tensorchain.models import Model
 from tensorchain.tensors.base import Residual, Tensor
 from tensorchain.tensors.boxes import BOX_ENTRIES, Box, boxes, empty_blocks, in_double, part, rows_of
+from tensorchain.tensors.intake import dense_numbers, moderate
 
 _WHOLE = 1 << 21
 """Most entries of T - X that are made at once, and held for the gradient (16 MB in double); of more, box by box."""
@@ -30,36 +31,58 @@ class Dense(Tensor):
 
     Parameters
     ----------
-    array : order 2 to 10, real float32/float64 or complex128; other real and integer dtypes are
-        converted to float64, float16 to float32, complex64 to complex128.
+    array : array_like
+        Order 2 to 50, real float32/float64 or complex128; other real and integer dtypes are converted to float64,
+        float16 to float32, complex64 to complex128.  The names of an `xarray.DataArray` are kept.
 
     Raises
     ------
-    TypeError for other dtypes; ValueError for empty arrays, NaN or infinity, or an unsupported order.
+    TypeError
+        For other dtypes, and for what is no array: tables, models, paths, sparse or device arrays.
+    ValueError
+        For empty arrays, NaN or infinity, masked entries, an unsupported order, or ragged lists.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> tc.Dense(np.ones((3, 4), dtype="int16"))
+    Dense(3 x 4, float64)
     """
 
     def __init__(self, array: Any) -> None:
-        self.array = _checked(array)
+        values, given = dense_numbers("Dense", array)
+        if given.missing is not None and given.missing.any():
+            raise ValueError(
+                f"{np.count_nonzero(given.missing)} entries are masked; use tc.Masked(array), which does not count them"
+            )
+        held, self.scale, self._norm = moderate(values)
+        if not math.isfinite(self._norm):
+            raise ValueError(
+                "the tensor holds NaN or infinity; use tc.Masked(T, mask) for missing entries, "
+                "or clean it with np.nan_to_num"
+            )
+        self.array = np.ascontiguousarray(held)
+        self._name(given)
         self.shape = self.array.shape
         self.dtype = self.array.dtype
-        self._norm = kernels.norm(self.array)
 
     def scaled(self, factor: float) -> Dense:
         twin = object.__new__(Dense)
         twin.__dict__.update(self.__dict__)
         twin.scale = self.scale * factor
-        size = self._norm
-        if not 1e-100 < size < 1e100 or not 1e-100 < abs(twin.scale) < 1e100:
-            # Products of such entries overflow or vanish before the scale is applied: copy once.
-            twin.array = _times(self.array, twin.scale)
-            twin.scale, twin._norm = 1.0, kernels.norm(twin.array)
         return twin
 
     def norm(self) -> float:
         return self.scale * self._norm
 
+    def _content(self) -> Iterable[Any]:
+        return (self.array,)
+
     def to_dense(self) -> Array:
-        return self.array if self.scale == 1.0 else self.array * self.array.dtype.type(self.scale)
+        if self.scale == 1.0:
+            return self.array
+        # In double precision first: the scale may be no number of single precision.
+        return np.asarray(np.multiply(self.array, self.scale, dtype=self._double).astype(self.dtype, copy=False))
 
     @property
     def in_memory(self) -> Array | None:
@@ -73,12 +96,12 @@ class Dense(Tensor):
         for start in range(0, len(slices), step):
             rows = slices[start : start + step].swapaxes(0, 1).reshape(size, -1)
             gram += rows @ rows.conj().T
-        return np.asarray(gram * self.scale**2)
+        return np.asarray(gram * self.scale * self.scale)
 
     def residual_norm(self, model: Model) -> float:
         model = in_double(model)
-        return float(
-            np.linalg.norm([kernels.norm(self._residual(model, box)) for box in boxes(self.shape, BOX_ENTRIES)])
+        return kernels.norm(
+            np.array([kernels.norm(self._residual(model, box)) for box in boxes(self.shape, BOX_ENTRIES)])
         )
 
     def contract_all_but(self, model: Model, k: int) -> Array:
@@ -121,43 +144,10 @@ class Dense(Tensor):
     def _residual(self, model: Model, box: Box) -> Array:
         data, value = self.array[box], part(model, box).full()
         result = memory.empty(data.shape, np.result_type(value, self._double))
-        np.multiply(data, self.scale, out=result)
+        # In the dtype of the result: a number alone does not widen single precision.
+        np.multiply(data, self.scale, out=result, dtype=result.dtype)
         np.subtract(result, value, out=result)
         return result
-
-
-def _times(array: Array, factor: float) -> Array:
-    """array * factor without intermediate overflow or underflow."""
-    exponent = int(np.floor(np.log2(abs(factor))))
-    half = exponent // 2
-    rest = factor / np.ldexp(1.0, exponent) if abs(exponent) < 1000 else np.ldexp(factor, -exponent)
-    real = np.float64 if array.dtype.kind != "c" else np.complex128
-    return np.asarray(array.astype(real) * np.ldexp(1.0, half) * np.ldexp(1.0, exponent - half) * rest)
-
-
-def _checked(array: Any) -> Array:
-    given = np.asarray(array) if not isinstance(array, np.ndarray) else array
-    kind = given.dtype.kind
-    if kind not in "iubfc":
-        advice = "convert it with np.asarray(T, dtype=float)"
-        raise TypeError(f"the tensor has dtype {given.dtype}; numbers are needed: {advice}")
-    if kind in "iub" or given.dtype == np.longdouble:
-        given = given.astype(np.float64)
-    elif given.dtype == np.float16:
-        given = given.astype(np.float32)
-    elif kind == "c" and given.dtype != np.complex128:
-        given = given.astype(np.complex128)
-    given = given.astype(given.dtype.newbyteorder("="), copy=False)
-    if not 2 <= given.ndim <= 10:
-        raise ValueError(f"the tensor has shape {given.shape}, order {given.ndim}; orders 2 to 10 are supported")
-    if given.size == 0:
-        raise ValueError(f"the tensor is empty, shape {given.shape}; every mode needs at least one entry")
-    if not np.isfinite(kernels.norm(given)):
-        raise ValueError(
-            "the tensor holds NaN or infinity; use tc.Masked(T, mask) for missing entries, "
-            "or clean it with np.nan_to_num"
-        )
-    return np.ascontiguousarray(given)
 
 
 def add_gradient(blocks: Sequence[Array], model: Model, box: Box, piece: Array) -> None:

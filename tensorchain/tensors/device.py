@@ -12,15 +12,21 @@ Grams and J^H J follow from the model and stay on the host.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from tensorchain import kernels
 from tensorchain.kernels import Array, contract
 from tensorchain.models import Model
 from tensorchain.tensors.array_api import Library, Remote, name_of
 from tensorchain.tensors.base import Residual, Tensor
 from tensorchain.tensors.boxes import Box, boxes, empty_blocks, part, rows_of
+from tensorchain.tensors.dtypes import double_of
+from tensorchain.tensors.intake import MODERATE, check_shape
+from tensorchain.tensors.outside import opened, refuse_torch
 
 _BOX = 1 << 24
 """Entries of T - X held on the device at once (128 MB in double precision)."""
@@ -40,12 +46,16 @@ class Device(Tensor):
 
     Parameters
     ----------
-    array : a `cupy.ndarray`, `torch.Tensor`, `jax.Array` or any array of the array API, of order 2 to 10.
-        Dtypes are converted as by `Dense`; on a device without double precision, to single precision.
+    array : cupy.ndarray, torch.Tensor or jax.Array
+        Or any array of the array API, of order 2 to 50.  Dtypes are converted as by `Dense`; on a device without
+        double precision, to single precision.
 
     Raises
     ------
-    TypeError for other objects and dtypes; ValueError for empty arrays, NaN or infinity, or an unsupported order.
+    TypeError
+        For other objects and dtypes, and sparse tensors of PyTorch.
+    ValueError
+        For empty arrays, NaN or infinity, an unsupported order, and tensors without data (the device "meta").
 
     Examples
     --------
@@ -57,37 +67,51 @@ class Device(Tensor):
     """
 
     def __init__(self, array: Any) -> None:
-        if not all(hasattr(array, name) for name in ("shape", "dtype", "device")):
+        given = opened(array)
+        data = given.data
+        if isinstance(data, np.ndarray) or not all(hasattr(data, name) for name in ("shape", "dtype", "device")):
             raise TypeError(f"a {type(array).__name__} is not an array on a device; pass NumPy arrays as they are")
-        self._library = Library(array)
-        name = name_of(array.dtype)
+        self._library = Library(data)
+        if self._library.torch:
+            refuse_torch(data)
+        name = name_of(data.dtype)
         if name not in _KEPT:
-            raise TypeError(f"the tensor has dtype {array.dtype}; real or complex numbers are needed")
-        self.shape = tuple(int(size) for size in array.shape)
-        if not 2 <= len(self.shape) <= 10:
-            raise ValueError(
-                f"the tensor has shape {self.shape}, order {len(self.shape)}; orders 2 to 10 are supported"
-            )
-        if min(self.shape) < 1:
-            raise ValueError(f"the tensor is empty, shape {self.shape}; every mode needs at least one entry")
+            raise TypeError(f"the tensor has dtype {data.dtype}; real or complex numbers are needed")
+        if any(not isinstance(size, (int, np.integer)) for size in data.shape):
+            raise ValueError(f"the array has shape {tuple(data.shape)}; every size must be known: compute it first")
+        self.shape = tuple(int(size) for size in data.shape)
+        check_shape(self.shape)
         self.dtype = self._on_device(np.dtype(_KEPT[name]))
-        self._array = self._library.cast(array.detach() if self._library.torch else array, self.dtype)
+        held = self._library.cast(data.detach() if self._library.torch else data, self.dtype)
+        self._array, self.scale = self._moderate(held)
         self._norm = self._library.norm(self._array)
         if not np.isfinite(self._norm):
             raise ValueError("the tensor holds NaN or infinity; bring it to the host and use tc.Masked, or clean it")
+        self._name(given)
 
-    def __repr__(self) -> str:
-        where = f"{self._library.names.__name__} on {self._library.device}"
-        return f"Device({' x '.join(map(str, self.shape))}, {self.dtype}, {where})"
+    def _moderate(self, held: Any) -> tuple[Any, float]:
+        """(T', s) with T = s T', s a power of two and 1 unless squares of the entries would overflow or vanish."""
+        largest = self._library.largest(held)
+        if largest == 0.0 or not math.isfinite(largest):
+            return held, 1.0
+        shift = math.frexp(largest)[1]
+        single = self.dtype in (np.float32, np.complex64)
+        if abs(shift) <= MODERATE["float32" if single else "float64"]:
+            return held, 1.0
+        shift = max(-1074, min(shift, 1023))
+        return self._library.ldexp(held, -shift), math.ldexp(1.0, shift)
+
+    def _described(self) -> list[str]:
+        return [str(self.dtype), f"{self._library.names.__name__} on {self._library.device}"]
+
+    def _content(self) -> Iterable[Any]:
+        # Boxes follow one another in the order of memory: the same whatever their size.
+        return (self._library.fetch(self._array[box]) for box in self._boxes)
 
     def scaled(self, factor: float) -> Device:
         twin = object.__new__(Device)
         twin.__dict__.update(self.__dict__)
         twin.scale = self.scale * factor
-        if not 1e-100 < self._norm < 1e100 or (self.dtype == np.float32 and not 1e-20 < self._norm < 1e20):
-            # Products of such entries overflow or vanish before the scale is applied: copy once.
-            twin._array = self._array * twin.scale
-            twin.scale, twin._norm = 1.0, self._library.norm(twin._array)
         return twin
 
     def norm(self) -> float:
@@ -97,7 +121,7 @@ class Device(Tensor):
         return self._contracted(self._array, model, k) * self.scale
 
     def residual_norm(self, model: Model) -> float:
-        return float(np.linalg.norm([self._library.norm(self._error(model, box)) for box in self._boxes]))
+        return kernels.norm(np.array([self._library.norm(self._error(model, box)) for box in self._boxes]))
 
     def exact_error(self, model: Model) -> float:
         return self.residual_norm(model)
@@ -115,10 +139,12 @@ class Device(Tensor):
         unfolded = names.reshape(self._library.permute(self._array, order), (self.shape[mode], -1))
         other = names.conj(unfolded) if self.dtype.kind == "c" else unfolded
         gram = self._library.fetch(unfolded @ self._library.permute(other, (1, 0)))
-        return gram.astype(np.result_type(gram, np.float64)) * self.scale**2
+        return gram.astype(np.result_type(gram, np.float64)) * self.scale * self.scale
 
     def to_dense(self) -> Array:
-        return np.asarray(self._library.fetch(self._array) * self.dtype.type(self.scale))
+        array = self._library.fetch(self._array)
+        # In double precision first: the scale may be no number of single precision.
+        return np.multiply(array, self.scale, dtype=double_of(array)).astype(array.dtype, copy=False)
 
     # -- inside -------------------------------------------------------------------------
 

@@ -6,9 +6,9 @@ Libraries are recognised by the module of the type, so that none is imported for
 |---|---|
 | a door | itself |
 | dask array, `numpy.memmap` | `Lazy` |
-| scipy.sparse, pydata/sparse | `Sparse` |
+| scipy.sparse, pydata/sparse, sparse tensors of PyTorch | `Sparse` |
 | CuPy, PyTorch, JAX, any other array API | `Device` |
-| `numpy.ma.MaskedArray` | `Masked` |
+| `numpy.ma.MaskedArray`, lists of them, dask arrays of them | `Masked` |
 | `xarray.DataArray` | the door of its data, with the names of its dimensions |
 | anything that becomes a NumPy array | `Dense` |
 """
@@ -24,6 +24,7 @@ from tensorchain.tensors.dense import Dense
 from tensorchain.tensors.device import Device
 from tensorchain.tensors.lazy import Lazy
 from tensorchain.tensors.masked import Masked
+from tensorchain.tensors.outside import library_of, opened
 from tensorchain.tensors.sparse import Sparse
 
 
@@ -32,39 +33,54 @@ def as_tensor(tensor: Any) -> Tensor:
 
     Parameters
     ----------
-    tensor : a door, or an array of NumPy, dask, scipy.sparse, sparse, CuPy, PyTorch, JAX or xarray, or nested lists.
+    tensor : Tensor or array_like
+        A data class, or an array of NumPy, dask, scipy.sparse, sparse, CuPy, PyTorch, JAX or xarray, or nested lists.
+
+    Returns
+    -------
+    Tensor
 
     Raises
     ------
-    TypeError, ValueError when the door refuses it; the message says what to change.
+    TypeError, ValueError
+        When the data class refuses it; the message says what to change.
 
     Examples
     --------
     >>> import numpy as np, scipy.sparse
     >>> as_tensor(scipy.sparse.eye_array(3))
-    Sparse(3 x 3, 3 entries, float64)
+    Sparse(3 x 3, 3 entries (33.3 %), float64)
     >>> as_tensor(np.ma.masked_equal([[1, 2], [3, 0], [5, 6]], 0)).observed.sum().item()
     5
     """
     if isinstance(tensor, Tensor):
         return tensor
-    library = type(tensor).__module__.partition(".")[0]
-    if library == "xarray" and hasattr(tensor, "dims"):
-        door = as_tensor(tensor.data)
-        door.dimension_names = tuple(map(str, tensor.dims))
-        return door
-    if library == "dask" and hasattr(tensor, "to_delayed") and hasattr(tensor, "chunks"):
-        return Lazy(tensor)
-    if library == "scipy" and hasattr(tensor, "tocoo"):
-        return Sparse.from_scipy(tensor)
+    given = opened(tensor)
+    data, library = given.data, library_of(given.data)
+    if given.missing is not None:
+        return Masked(tensor)
+    made = _of_library(data, library)
+    if made is None:
+        return Dense(tensor)
+    made.dimension_names, made.labels = given.names, given.labels
+    return made
+
+
+def _of_library(data: Any, library: str) -> Tensor | None:
+    """The data class for an array of a library; None for what becomes a NumPy array."""
+    if library == "dask" and hasattr(data, "to_delayed") and hasattr(data, "chunks"):
+        # Which entries are masked is seen when the chunks are computed; a Lazy has no missing entries.
+        return Masked(data) if isinstance(getattr(data, "_meta", None), np.ma.MaskedArray) else Lazy(data)
+    if library == "scipy" and hasattr(data, "tocoo"):
+        return Sparse.from_scipy(data)
     if library == "sparse":
-        return Sparse.from_pydata(tensor)
-    if isinstance(tensor, np.ma.MaskedArray):
-        return Masked(tensor.data, ~np.ma.getmaskarray(tensor))
-    if isinstance(tensor, np.memmap):
-        return Lazy(tensor)
-    if not isinstance(tensor, (np.ndarray, np.generic)) and (
-        library == "torch" or hasattr(tensor, "__array_namespace__") or hasattr(tensor, "__cuda_array_interface__")
+        return Sparse.from_pydata(data)
+    if isinstance(data, np.memmap):
+        return Lazy(data)
+    if library == "torch" and "sparse" in str(getattr(data, "layout", "")):
+        return Sparse.from_torch(data)
+    if not isinstance(data, (np.ndarray, np.generic)) and (
+        library == "torch" or hasattr(data, "__array_namespace__") or hasattr(data, "__cuda_array_interface__")
     ):
-        return Device(tensor)
-    return Dense(tensor)
+        return Device(data)
+    return None

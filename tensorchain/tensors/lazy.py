@@ -16,6 +16,7 @@ Cost: one pass over the data; memory for a box (a chunk of the dask array) and i
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from importlib import import_module
@@ -30,6 +31,8 @@ from tensorchain.tensors.base import Residual, Tensor
 from tensorchain.tensors.boxes import Box, boxes, in_double, part, rows_of
 from tensorchain.tensors.dense import Dense, add_gradient
 from tensorchain.tensors.dtypes import double_of, kept_dtype
+from tensorchain.tensors.intake import MODERATE, check_shape, entry_sums, ldexp
+from tensorchain.tensors.outside import opened, shown
 
 _BRANCHES = 16
 """Sums that are added in one task of a dask graph."""
@@ -38,10 +41,11 @@ _HELD = 1 << 24
 
 
 class Part(NamedTuple):
-    """What one box, or several together, adds: squares of norms (as norms) and rows of blocks."""
+    """What one box, or several together, adds: norms, rows of blocks, and sums of integers."""
 
-    norms: list[float]
+    norms: list[Any]
     blocks: dict[int, list[tuple[slice, Array]]]
+    sums: tuple[int, ...] = ()
 
 
 Job = Callable[..., Part]
@@ -60,14 +64,19 @@ class Lazy(Tensor):
 
     Parameters
     ----------
-    array : a dask array, a `numpy.memmap`, or anything with `shape`, `dtype` and slicing, of order 2 to 10.
-        Dtypes are converted box by box as by `Dense`.
-    box_entries : most entries of a box, for what is not a dask array (which has its own chunks).
+    array : dask.array.Array or numpy.memmap
+        Or anything else with `shape`, `dtype` and slicing, of order 2 to 50.  Dtypes are converted box by box as by
+        `Dense`; the names of an `xarray.DataArray` are kept.
+    box_entries : int, optional
+        Most entries of a box, for what is not a dask array (which has its own chunks).
 
     Raises
     ------
-    TypeError for what cannot be sliced or holds no numbers; ValueError for an unsupported order, unknown chunk
-        sizes, and, when the data are first read, NaN or infinity.
+    TypeError
+        For what cannot be sliced or holds no numbers.
+    ValueError
+        For an unsupported order, unknown chunk sizes and masked arrays; when the data are first read, for NaN or
+        infinity, masked entries, and slices that have not the shape that the array says.
 
     Examples
     --------
@@ -83,27 +92,36 @@ class Lazy(Tensor):
     """
 
     def __init__(self, array: Any, *, box_entries: int = 1 << 21) -> None:
-        if not all(hasattr(array, name) for name in ("shape", "dtype", "__getitem__")):
+        given = opened(array)
+        data = given.data
+        sliced = all(hasattr(data, name) for name in ("shape", "dtype", "__getitem__"))
+        if not sliced or isinstance(array, (list, tuple)):
             raise TypeError(f"a {type(array).__name__} cannot be sliced; a dask array or a numpy.memmap is needed")
-        if box_entries < 1:
-            raise ValueError(f"box_entries is {box_entries}; it must be at least 1")
-        self.dtype = kept_dtype(array.dtype)
-        if any(not isinstance(size, (int, np.integer)) for size in array.shape):
+        count: Any = box_entries
+        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
+            raise ValueError(f"box_entries is {shown(box_entries)}; it must be an integer of at least 1")
+        hidden = given.missing is not None and bool(given.missing.any())
+        if hidden or isinstance(getattr(data, "_meta", None), np.ma.MaskedArray):
+            raise ValueError("the array is masked; use tc.Masked(array), which holds it in memory, or tc.Observed")
+        self.dtype = kept_dtype(data.dtype)
+        if any(not isinstance(size, (int, np.integer)) for size in data.shape):
             raise ValueError(
-                f"the array has shape {array.shape}; its chunk sizes are unknown: call compute_chunk_sizes()"
+                f"the array has shape {tuple(data.shape)}; its chunk sizes are unknown: call compute_chunk_sizes()"
             )
-        self.shape = tuple(int(size) for size in array.shape)
-        if not 2 <= len(self.shape) <= 10:
-            raise ValueError(
-                f"the tensor has shape {self.shape}, order {len(self.shape)}; orders 2 to 10 are supported"
-            )
-        if min(self.shape) < 1:
-            raise ValueError(f"the tensor is empty, shape {self.shape}; every mode needs at least one entry")
-        self.array, self._box_entries = array, int(box_entries)
-        self._known: dict[str, float] = {}
+        self.shape = tuple(int(size) for size in data.shape)
+        check_shape(self.shape)
+        self.array, self._box_entries = data, int(box_entries)
+        self._name(given)
+        self._known: dict[str, tuple[float, int]] = {}
+        """The norm of the data, once they have been read: ||T|| = s 2^e / scale as (s, e)."""
 
-    def __repr__(self) -> str:
-        return f"Lazy({' x '.join(map(str, self.shape))}, {self.dtype}, {type(self.array).__name__})"
+    def _described(self) -> list[str]:
+        return [str(self.dtype), type(self.array).__name__]
+
+    def _content(self) -> Iterable[Any]:
+        # The same in whatever boxes the data are read: a checkpoint outlives another choice of chunks.
+        sums = self._source.total(_digest, self.shape).sums
+        return [value % (1 << 64) for value in sums]
 
     def scaled(self, factor: float) -> Lazy:
         twin = object.__new__(Lazy)
@@ -114,24 +132,42 @@ class Lazy(Tensor):
     def norm(self) -> float:
         """||T||_F; the first call reads the data once."""
         if "norm" not in self._known:
-            size = float(np.linalg.norm(self._source.total(_norm).norms))
+            # A piece may be too large or small for a norm in double precision: its power of two is apart.
+            sizes = self._source.total(_norm).norms
+            top = max((exponent for size, exponent in sizes if size), default=0)
+            size = kernels.norm(np.array([math.ldexp(size, max(exponent - top, -2000)) for size, exponent in sizes]))
             if not np.isfinite(size):
                 raise ValueError("the tensor holds NaN or infinity; clean it first, as with dask.array.nan_to_num")
-            self._known["norm"] = size
-        return self.scale * self._known["norm"]
+            self._known["norm"] = size, top
+        size, exponent = self._known["norm"]
+        return _times(size * self.scale, exponent)
+
+    @property
+    def _shift(self) -> int:
+        """e such that products are made with 2^-e T, where T is too large or small to be squared; 0 for most."""
+        # Not known before the data are read; solvers ask for the norm first.
+        size, exponent = self._known.get("norm", (0.0, 0))
+        shift = exponent + math.frexp(size)[1]
+        return 0 if size == 0.0 or abs(shift) <= MODERATE[self.dtype.name] else shift
+
+    @property
+    def _unit(self) -> float:
+        """What 2^-e T is multiplied with to give the tensor."""
+        return _times(self.scale, self._shift)
 
     def contract_all_but(self, model: Model, k: int) -> Array:
-        sums = self._source.total(_contract, model, k)
-        return _assembled(model, sums.blocks, self.dtype)[k] * self.scale
+        sums = self._source.total(_contract, self._shift, model, k)
+        return _assembled(model, sums.blocks, self.dtype)[k] * self._unit
 
     def residual_norm(self, model: Model) -> float:
-        return float(np.linalg.norm(self._source.total(_residual, in_double(model), self.scale, False).norms))
+        model = in_double(model)
+        return kernels.norm(np.array(self._source.total(_residual, self._shift, model, self._unit, False).norms))
 
     def residual(self, model: Model) -> Residual:
         # One pass for both: reading costs more than the products of a step that is then refused.
         model = in_double(model)
-        sums = self._source.total(_residual, model, self.scale, True)
-        return Residual(float(np.linalg.norm(sums.norms)), lambda: _assembled(model, sums.blocks, self.dtype))
+        sums = self._source.total(_residual, self._shift, model, self._unit, True)
+        return Residual(kernels.norm(np.array(sums.norms)), lambda: _assembled(model, sums.blocks, self.dtype))
 
     def mode_gram(self, mode: int) -> Array:
         return self.mode_grams([mode])[0]
@@ -141,36 +177,48 @@ class Lazy(Tensor):
             # A box that cuts none of these modes would be too large.
             return [self.mode_gram(mode) for mode in modes]
         whole = tuple(modes)
-        sums = _source_of(self.array, self._box_entries, whole).total(_mode_grams, whole)
-        return [np.asarray(sum(gram for _, gram in sums.blocks[mode]) * self.scale**2) for mode in modes]
+        sums = _source_of(self.array, self._box_entries, self.shape, whole).total(_mode_grams, self._shift, whole)
+        grams = [sum(gram for _, gram in sums.blocks[mode]) for mode in modes]
+        return [np.asarray(gram * self._unit * self._unit) for gram in grams]
 
     def to_dense(self) -> Array:
         if math.prod(self.shape) > _HELD:
             raise TypeError(
                 f"an array of shape {self.shape} is not read into memory whole; use init='random' or a model"
             )
-        return np.asarray(np.asarray(self.array[...]).astype(self.dtype, copy=False) * self.dtype.type(self.scale))
+        whole = _kept(self.array[(slice(None),) * self.order], self._shift)
+        return np.multiply(whole, self._unit, dtype=double_of(whole)).astype(self.dtype, copy=False)
 
     @cached_property
     def _source(self) -> Source:
-        return _source_of(self.array, self._box_entries)
+        return _source_of(self.array, self._box_entries, self.shape)
 
 
 # -- what is summed over boxes; these run on workers and are sent there by name ---------------
 
 
 def _norm(piece: Array, box: Box) -> Part:
-    return Part([kernels.norm(_kept(piece))], {})
+    return Part([kernels.scaled_norm(_kept(piece))], {})
 
 
-def _contract(piece: Array, box: Box, model: Model, k: int) -> Part:
-    rows = Dense.bare(_kept(piece)).contract_all_but(part(model, box), k)
+def _digest(piece: Array, box: Box, shape: tuple[int, ...]) -> Part:
+    """Two sums over the entries, each mixed with its position."""
+    strides = [math.prod(shape[n + 1 :]) for n in range(len(shape))]
+    position = np.zeros(piece.shape, dtype=np.uint64)
+    for n, (side, stride) in enumerate(zip(box, strides, strict=True)):
+        along = np.arange(side.start, side.stop, dtype=np.uint64) * np.uint64(stride)
+        position += along.reshape([-1 if m == n else 1 for m in range(len(shape))])
+    return Part([], {}, entry_sums(_kept(piece).ravel(), position.ravel()))
+
+
+def _contract(piece: Array, box: Box, shift: int, model: Model, k: int) -> Part:
+    rows = Dense.bare(_kept(piece, shift)).contract_all_but(part(model, box), k)
     return Part([], {k: [(rows_of(model, k, box), rows)]})
 
 
-def _residual(piece: Array, box: Box, model: Model, scale: float, with_gradient: bool) -> Part:
+def _residual(piece: Array, box: Box, shift: int, model: Model, scale: float, with_gradient: bool) -> Part:
     """||T - X|| in a box and, with the gradient, J_k^H (T - X) from it; the residual is formed in smaller boxes."""
-    piece, inside = _kept(piece), part(model, box)
+    piece, inside = _kept(piece, shift), part(model, box)
     dtype = double_of(piece, inside.dtype)
     blocks = [np.zeros(matrix.shape, dtype=dtype) for matrix in inside.matrices] if with_gradient else []
     norms = []
@@ -183,25 +231,27 @@ def _residual(piece: Array, box: Box, model: Model, scale: float, with_gradient:
     return Part(norms, {k: [(rows_of(model, k, box), block)] for k, block in enumerate(blocks)})
 
 
-def _mode_grams(piece: Array, box: Box, modes: tuple[int, ...]) -> Part:
+def _mode_grams(piece: Array, box: Box, shift: int, modes: tuple[int, ...]) -> Part:
     # In double precision: a Gram squares what there is, and eigenvectors are lost below the root of the rounding.
-    piece = _kept(piece)
+    piece = _kept(piece, shift)
     data = Dense.bare(piece.astype(double_of(piece), copy=False))
     return Part([], {mode: [(slice(None), data.mode_gram(mode))] for mode in modes})
 
 
 def _together(parts: Iterable[Part]) -> Part:
     """Sum of several parts: rows at the same place are added, so that what travels does not grow."""
-    norms: list[float] = []
+    norms: list[Any] = []
     blocks: dict[int, dict[tuple[Any, Any], tuple[slice, Array]]] = {}
+    sums: tuple[int, ...] = ()
     for one in parts:
-        norms = [float(np.linalg.norm([*norms, *one.norms]))] if one.norms else norms
+        norms += one.norms
+        sums = tuple(map(operator.add, sums, one.sums)) if sums else one.sums
         for k, pieces in one.blocks.items():
-            sums = blocks.setdefault(k, {})
+            found = blocks.setdefault(k, {})
             for rows, piece in pieces:
                 place = (rows.start, rows.stop)
-                sums[place] = (rows, sums[place][1] + piece) if place in sums else (rows, piece)
-    return Part(norms, {k: list(sums.values()) for k, sums in blocks.items()})
+                found[place] = (rows, found[place][1] + piece) if place in found else (rows, piece)
+    return Part(norms, {k: list(pieces.values()) for k, pieces in blocks.items()}, sums)
 
 
 def _assembled(model: Model, blocks: dict[int, list[tuple[slice, Array]]], dtype: Any) -> list[Array]:
@@ -216,47 +266,62 @@ def _assembled(model: Model, blocks: dict[int, list[tuple[slice, Array]]], dtype
 # -- where boxes come from ----------------------------------------------------------------------
 
 
-def _source_of(array: Any, box_entries: int, whole: tuple[int, ...] = ()) -> Source:
+def _source_of(array: Any, box_entries: int, shape: tuple[int, ...], whole: tuple[int, ...] = ()) -> Source:
     """Boxes of an array; none of them cuts a mode of `whole`."""
     if hasattr(array, "to_delayed"):
         cut = {mode: -1 if mode in whole else "auto" for mode in range(array.ndim)}
         return Chunks(array.rechunk(cut) if whole else array)
-    return Slices(array, box_entries, whole)
+    return Slices(array, box_entries, shape, whole)
 
 
 class Slices:
     """Boxes of anything that can be sliced, read one after the other."""
 
-    def __init__(self, array: Any, box_entries: int, whole: tuple[int, ...] = ()) -> None:
-        self.array, self.box_entries, self.whole = array, box_entries, whole
+    def __init__(self, array: Any, box_entries: int, shape: tuple[int, ...], whole: tuple[int, ...] = ()) -> None:
+        self.array, self.box_entries, self.shape, self.whole = array, box_entries, shape, whole
 
     def _boxes(self) -> Iterator[Box]:
-        shape = tuple(int(size) for size in self.array.shape)
+        shape = self.shape
         cut = [mode for mode in range(len(shape)) if mode not in self.whole]
         limit = max(1, self.box_entries // math.prod(shape[mode] for mode in self.whole))
         for box in boxes([shape[mode] for mode in cut], limit):
             sides = dict(zip(cut, box, strict=True))
             yield tuple(sides.get(mode, slice(0, size)) for mode, size in enumerate(shape))
 
+    def _read(self, box: Box) -> Array:
+        piece: Array = np.asanyarray(self.array[box])
+        expected = tuple(side.stop - side.start for side in box)
+        if piece.shape != expected:
+            raise ValueError(
+                f"the {type(self.array).__name__} says that it has shape {self.shape}, and gives an array of shape "
+                f"{piece.shape} where one of shape {expected} was asked for"
+            )
+        return piece
+
     def total(self, job: Job, *arguments: Any) -> Part:
-        return _together(job(np.asarray(self.array[box]), box, *arguments) for box in self._boxes())
+        return _together(job(self._read(box), box, *arguments) for box in self._boxes())
 
 
 class Chunks:
     """Chunks of a dask array, computed wherever dask computes."""
 
     def __init__(self, array: Any) -> None:
-        self.pieces = array.to_delayed().ravel()
         sides = [
             [slice(int(stop - size), int(stop)) for size, stop in zip(sizes, np.cumsum(sizes), strict=True)]
             for sizes in array.chunks
         ]
         counts = [len(side) for side in sides]
-        self.boxes = [tuple(s[i] for s, i in zip(sides, at, strict=True)) for at in np.ndindex(*counts)]
+        cut = [tuple(s[i] for s, i in zip(sides, at, strict=True)) for at in np.ndindex(*counts)]
+        # Filters leave chunks of length 0.
+        pairs = [
+            (piece, box)
+            for piece, box in zip(array.to_delayed().ravel(), cut, strict=True)
+            if all(side.stop > side.start for side in box)
+        ]
+        self.pieces, self.boxes = [piece for piece, _ in pairs], [box for _, box in pairs]
 
     def total(self, job: Job, *arguments: Any) -> Part:
         dask: Any = import_module("dask")
-
         # Wrapped once, an argument is one object in the graph, however many chunks use it.
         sent = [dask.delayed(argument, traverse=False) for argument in arguments]
         work, add = dask.delayed(job, pure=False, traverse=False), dask.delayed(_together, pure=False)
@@ -267,6 +332,18 @@ class Chunks:
         return _together([result])
 
 
-def _kept(piece: Any) -> Array:
+def _kept(piece: Any, shift: int = 0) -> Array:
+    """A piece in the dtype in which data are held, times 2^-shift."""
+    if isinstance(piece, np.ma.MaskedArray) and np.ma.getmaskarray(piece).any():
+        raise ValueError("part of the array is masked; use tc.Masked(array), which holds it in memory, or tc.Observed")
     array = np.asarray(piece)
-    return np.ascontiguousarray(array, dtype=kept_dtype(array.dtype))
+    with np.errstate(over="ignore"):
+        return ldexp(np.ascontiguousarray(array, dtype=kept_dtype(array.dtype)), -shift)
+
+
+def _times(value: float, exponent: int) -> float:
+    """value * 2^exponent, infinite where that overflows."""
+    try:
+        return math.ldexp(value, exponent)
+    except OverflowError:
+        return math.copysign(math.inf, value)

@@ -15,7 +15,8 @@ References: Acar, Dunlavy, Kolda, Morup, "Scalable tensor factorizations for inc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,9 @@ from tensorchain.tensors.base import Residual, Tensor
 from tensorchain.tensors.boxes import Box, boxes, empty_blocks, in_double, part, split
 from tensorchain.tensors.curvature import unbiased_mode_gram, weighted_gram, weighted_normal_matrix
 from tensorchain.tensors.dense import Dense, add_gradient
-from tensorchain.tensors.dtypes import double_of, kept_dtype
+from tensorchain.tensors.dtypes import double_of
+from tensorchain.tensors.intake import dense_numbers, moderate
+from tensorchain.tensors.outside import Given, either, on_host, opened
 
 _WHOLE = 1 << 21
 """Most entries of a residual that is held for its gradient (16 MB in double precision)."""
@@ -41,17 +44,23 @@ class Masked(Tensor):
 
     Parameters
     ----------
-    array : order 2 to 10, numbers; what is not observed may be NaN.
-    mask : boolean, shaped like `array`, True where observed; by default what is not NaN, or what has a
-        positive weight.
-    weights : W >= 0, shaped like `array`.  Only their ratios matter: they are divided by their mean over
-        the observed entries.  A weight of zero is a missing entry.
+    array : array_like
+        Numbers, order 2 to 50; what is not observed may be NaN.  Entries that a `numpy.ma` mask hides are missing, and
+        the names of an `xarray.DataArray` are kept.
+    mask : array_like of bool, optional
+        Shaped like `array`, True where observed; by default what is not NaN and not hidden by a mask of the array, or
+        what has a positive weight.  (A mask of `numpy.ma` says the opposite: True where missing.)
+    weights : array_like, optional
+        W >= 0, shaped like `array`.  Only their ratios matter: they are divided by their mean over the observed
+        entries.  A weight of zero, or one that is masked, is a missing entry.
 
     Raises
     ------
-    ValueError when the mask or the weights have another shape, weights are negative or not finite, an observed
-        entry is NaN or infinite, or some slice of the tensor has no observed entry (its row of the blocks could
-        be anything); TypeError for a mask that is not boolean, or dtypes that are not numbers.
+    ValueError
+        When the mask or the weights have another shape, weights are negative or not finite, an observed entry is NaN
+        or infinite, or some slice of the tensor has no observed entry (its row of the blocks could be anything).
+    TypeError
+        For a mask that is not boolean, dtypes that are not numbers, and arrays that are sparse or on a device.
 
     Examples
     --------
@@ -66,31 +75,61 @@ class Masked(Tensor):
     """
 
     def __init__(self, array: Any, mask: Any = None, *, weights: Any = None) -> None:
-        given = np.asarray(array)
-        values = given.astype(kept_dtype(given.dtype), copy=False)
-        observed = _checked_mask(values, mask)
-        weight = None if weights is None else _checked_weights(values, weights)
-        if weight is not None:
-            observed = weight > 0 if mask is None else observed & (weight > 0)
+        values, given = dense_numbers("Masked", array)
+        hidden = given.missing
+        observed = None if mask is None else _checked_mask(values, mask, given.names)
+        weight = None
+        if weights is not None:
+            weight, unweighted = _checked_weights(values, weights, given.names)
+            hidden = either(hidden, unweighted)
+            observed = weight > 0 if observed is None else observed & (weight > 0)
+        if observed is None:
+            observed = ~np.isnan(values) if hidden is None else np.ones(values.shape, dtype=bool)
+        if hidden is not None:
+            observed = observed & ~hidden
         seen = [np.atleast_1d(observed.any(axis=tuple(_others(n, values.ndim)))) for n in range(values.ndim)]
         check_observed(values.shape, seen)
-        kept = np.where(observed, values, values.dtype.type(0))
-        if not np.isfinite(kernels.norm(kept)):
+        kept, self.scale, size = moderate(np.where(observed, values, values.dtype.type(0)))
+        if not np.isfinite(size):
             raise ValueError("an observed entry is NaN or infinite; mask such entries, or give them the weight 0")
         self._weight = observed
         if weight is not None and np.ptp(weight[observed]) > 0.0:
             real = np.float32 if values.dtype == np.float32 else np.float64
-            self._weight = np.where(observed, weight / weight[observed].mean(), 0.0).astype(real)
+            self._weight = np.where(observed, weight / weight[observed].max(), 0.0)
+            self._weight = (self._weight / self._weight[observed].mean()).astype(real)
+            if not np.all(self._weight[observed] > 0):
+                least = weight[observed].min() / weight[observed].max()
+                raise ValueError(
+                    f"the least weight is {least:.1e} of the largest, less than their precision holds; give such "
+                    "entries the weight 0"
+                )
             kept = kept * self._weight
         self._complete = self._weight.dtype == np.bool_ and bool(self._weight.all())
         self._data = Dense(kept)
+        # Both scales are one: that of the entries, and what products with weights asked for.
+        self.scale *= self._data.scale
+        self._data = self._data.scaled(self.scale / self._data.scale)
+        self._name(given)
         self.shape, self.dtype = self._data.shape, self._data.dtype
-        self._norm = float(np.linalg.norm([self._size(self._data.array[box], box) for box in boxes(self.shape)]))
+        self._norm = kernels.norm(np.array([self._size(self._data.array[box], box) for box in boxes(self.shape)]))
+
+    def _described(self) -> list[str]:
+        share = np.count_nonzero(self._weight) / self._weight.size
+        weighted = [] if self._weight.dtype == bool else ["weighted"]
+        return [str(self.dtype), f"{100.0 * share:.3g} % observed", *weighted]
+
+    def _content(self) -> Iterable[Any]:
+        weights = [] if self._weight.dtype == bool else [self._weight]
+        return [self._data.array, np.packbits(self.observed), *weights]
 
     @property
     def observed(self) -> Array:
         """True where an entry counts; boolean, shaped like the tensor."""
         return np.asarray(self._weight > 0)
+
+    @property
+    def n_observed(self) -> int:
+        return int(np.count_nonzero(self._weight))
 
     @property
     def complete(self) -> bool:
@@ -114,14 +153,14 @@ class Masked(Tensor):
 
     def residual_norm(self, model: Model) -> float:
         model = in_double(model)
-        return float(np.linalg.norm([self._size(self._error(model, box), box) for box in boxes(self.shape)]))
+        return kernels.norm(np.array([self._size(self._error(model, box), box) for box in boxes(self.shape)]))
 
     def residual(self, model: Model) -> Residual:
         model = in_double(model)
         pieces = [(box, self._error(model, box)) for box in boxes(self.shape)] if self._small else None
         if pieces is None:
             return Residual(self.residual_norm(model), lambda: self._gradient(model, self._errors(model)))
-        size = float(np.linalg.norm([self._size(piece, box) for box, piece in pieces]))
+        size = kernels.norm(np.array([self._size(piece, box) for box, piece in pieces]))
         return Residual(size, lambda: self._gradient(model, pieces))
 
     def gram(self, model: Model, k: int) -> Array:
@@ -195,10 +234,17 @@ def check_observed(shape: tuple[int, ...], seen: Sequence[Array]) -> None:
             )
 
 
-def _checked_mask(values: Array, mask: Any) -> Array:
-    if mask is None:
-        return ~np.isnan(values)
-    observed = np.asarray(mask)
+def _aligned(given: Given, names: tuple[str, ...] | None) -> Array:
+    """An array whose dimensions have names, in the order of those of the tensor."""
+    array = np.asarray(given.data)
+    if names is None or given.names is None or given.names == names or sorted(given.names) != sorted(names):
+        return array
+    return array.transpose([given.names.index(name) for name in names])
+
+
+def _checked_mask(values: Array, mask: Any, names: tuple[str, ...] | None) -> Array:
+    given = on_host("Masked, mask", opened(mask))
+    observed = _aligned(given, names)
     if observed.dtype != bool:
         raise TypeError(
             f"the mask has dtype {observed.dtype}; a boolean one is needed, True where observed: "
@@ -206,19 +252,24 @@ def _checked_mask(values: Array, mask: Any) -> Array:
         )
     if observed.shape != values.shape:
         raise ValueError(f"the mask has shape {observed.shape} and the tensor {values.shape}; they must be equal")
-    return observed
+    return observed if given.missing is None else observed & ~_aligned(replace(given, data=given.missing), names)
 
 
-def _checked_weights(values: Array, weights: Any) -> Array:
-    given = np.asarray(weights)
+def _checked_weights(values: Array, weights: Any, names: tuple[str, ...] | None) -> tuple[Array, Array | None]:
+    """The weights, and where they are masked."""
+    inside = on_host("Masked, weights", opened(weights))
+    given = _aligned(inside, names)
     if given.dtype.kind not in "iubf":
         raise TypeError(f"the weights have dtype {given.dtype}; real numbers are needed")
     if given.shape != values.shape:
         raise ValueError(f"the weights have shape {given.shape} and the tensor {values.shape}; they must be equal")
+    hidden = None if inside.missing is None else _aligned(replace(inside, data=inside.missing), names)
     given = given.astype(np.float64)
+    if hidden is not None:
+        given = np.where(hidden, 0.0, given)
     if not np.all(np.isfinite(given)) or np.any(given < 0):
         raise ValueError("the weights hold NaN, infinity or negative numbers; finite weights >= 0 are needed")
-    return given
+    return given, hidden
 
 
 def _others(mode: int, order: int) -> list[int]:

@@ -41,9 +41,13 @@ from tensorchain.tensors.coordinates import (
 from tensorchain.tensors.curvature import unbiased_mode_gram
 from tensorchain.tensors.dtypes import double_of
 from tensorchain.tensors.masked import check_observed
+from tensorchain.tensors.outside import on_host, opened
+from tensorchain.tensors.tables import read_table
 
 _CHUNK = 1 << 20
 """Numbers in the design rows of a chunk (8 MB in double precision)."""
+_COUNTED = 1 << 20
+"""Slices of a mode up to which those without an entry are found and named."""
 _WHOLE = 1 << 23
 """Most numbers in design rows that an evaluator holds (64 MB in double precision)."""
 
@@ -55,15 +59,27 @@ class Observed(Listed):
 
     Parameters
     ----------
-    indices : integers (Z, N), one row for each entry, from 0; no position twice.
-    values : (Z,), real or complex; float32, float64 and complex128 are kept.
-    shape : (I_1, ..., I_N), order 2 to 10.
-    weights : (Z,), positive.  Only their ratios matter: they are divided by their mean.
+    indices : array_like of int
+        (Z, N), one row for each entry, from 0; no position twice.
+    values : array_like
+        (Z,), real or complex; float32, float64 and complex128 are kept.  Entries that a `numpy.ma` mask hides are
+        missing.
+    shape : sequence of int
+        (I_1, ..., I_N), order 2 to 50.
+    weights : array_like, optional
+        (Z,), positive.  Only their ratios matter: they are divided by their mean.
 
     Raises
     ------
-    ValueError for positions outside the shape or given twice, NaN, weights that are not positive, or slices of
-        the tensor without any entry; TypeError for indices that are not integers or values that are not numbers.
+    ValueError
+        For positions outside the shape or given twice, NaN, weights that are not positive, or slices of the tensor
+        without any entry.
+    TypeError
+        For indices that are not integers or values that are not numbers.
+
+    See Also
+    --------
+    Observed.from_frame : from a table with names instead of positions.
 
     Examples
     --------
@@ -78,7 +94,14 @@ class Observed(Listed):
     """
 
     def __init__(self, indices: Any, values: Any, shape: Any, *, weights: Any = None) -> None:
-        positions, numbers, self.shape = checked_entries("Observed", indices, values, shape)
+        given = checked_entries("Observed", indices, values, shape)
+        positions, numbers, self.shape, self.scale = given.indices, given.values, given.shape, given.scale
+        if max(self.shape) > max(len(positions), _COUNTED):
+            mode = self.shape.index(max(self.shape))
+            raise ValueError(
+                f"Observed: {len(positions)} entries cannot reach the {self.shape[mode]} slices of mode {mode + 1}; "
+                f"number those that hold an entry: np.unique(indices[:, {mode}], return_inverse=True)"
+            )
         order, starts = sorted_entries(positions, self.shape)
         if len(starts) < len(order):
             repeated = np.flatnonzero(np.diff(starts, append=len(order)) > 1)[0]
@@ -91,12 +114,63 @@ class Observed(Listed):
         check_observed(self.shape, seen)
         self.indices, self.values = positions[order], numbers[order]
         self.dtype = self.values.dtype
-        self._weights = None if weights is None else _checked_weights(weights, len(order))[order]
+        self._weights = None if weights is None else _checked_weights(weights, given.chosen, len(order))[order]
         self._complete = weights is None and len(order) == math.prod(self.shape)
         self._norm = self._size(self.values)
 
-    def __repr__(self) -> str:
-        return f"Observed({' x '.join(map(str, self.shape))}, {len(self.values)} entries, {self.dtype})"
+    @classmethod
+    def from_frame(
+        cls, frame: Any, columns: Sequence[str] | None = None, value: Any = None, *, weights: Any = None
+    ) -> Any:
+        """The entries in a table: one row for each, with the names of its indices and a value.
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame or pandas.Series
+            Or any table whose columns are read by name, such as a dict of arrays.  A Series with a MultiIndex needs
+            nothing else.
+        columns : sequence of str, optional
+            Columns that hold the indices, one for each mode; by default the levels of the index.
+        value : str, optional
+            The column that holds the values; by default the Series itself.
+        weights : str, optional
+            The column that holds the weights.
+
+        Returns
+        -------
+        Observed
+            With `dimension_names`, the names of the columns, and `labels`, for each mode what its indices stand for:
+            the values that occur, in rising order (categories in theirs).
+
+        Raises
+        ------
+        ValueError
+            For columns that are not there, that hold nothing in some row, and entries given twice.
+        TypeError
+            For what is no table.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> table = {"who": ["ann", "bob", "ann", "bob"], "what": ["tea", "tea", "rye", "rye"], "price": [3.0, 4, 6, 8]}
+        >>> T = tc.Observed.from_frame(table, ["who", "what"], "price")
+        >>> T, T.labels
+        (Observed(who 2 x what 2, 4 entries (100 %), float64), (('ann', 'bob'), ('rye', 'tea')))
+        """
+        table = read_table(frame, columns, value, weights)
+        tensor = cls(table.indices, table.values, table.shape, weights=table.weights)
+        tensor.dimension_names, tensor.labels = table.names, table.labels
+        return tensor
+
+    def _content(self) -> Iterable[Any]:
+        return (self.indices, self.values) if self._weights is None else (self.indices, self.values, self._weights)
+
+    def _described(self) -> list[str]:
+        return [*super()._described(), *([] if self._weights is None else ["weighted"])]
+
+    @property
+    def n_observed(self) -> int:
+        return len(self.values)
 
     @property
     def complete(self) -> bool:
@@ -257,17 +331,23 @@ def _side_by_side(model: Model, indices: Array) -> Array:
     return np.concatenate(rows, axis=1, dtype=double_of(*model.matrices))
 
 
-def _checked_weights(weights: Any, count: int) -> Array:
-    given = np.asarray(weights)
+def _checked_weights(weights: Any, chosen: Array | None, count: int) -> Array:
+    """Weights of the `count` entries that are held, with mean 1; `chosen` says which of those given they are."""
+    inside = on_host("Observed, weights", opened(weights))
+    given = inside.data
     if given.dtype.kind not in "iubf":
         raise TypeError(f"Observed: weights have dtype {given.dtype}; real numbers are needed")
-    if given.shape != (count,):
+    expected = count if chosen is None else len(chosen)
+    if given.shape != (expected,):
         raise ValueError(
-            f"Observed: weights have shape {given.shape}; one number for each of the {count} entries is needed"
+            f"Observed: weights have shape {given.shape}; one number for each of the {expected} entries is needed"
         )
-    given = given.astype(np.float64)
+    if inside.missing is not None and inside.missing.any():
+        raise ValueError("Observed: some weights are masked; drop the entries that should not count")
+    given = given.astype(np.float64) if chosen is None else given.astype(np.float64)[chosen]
     if not np.all(np.isfinite(given)) or np.any(given <= 0):
         raise ValueError("Observed: weights hold NaN, infinity or numbers <= 0; drop entries that should not count")
+    given = given / given.max()
     return np.asarray(given / given.mean())
 
 

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 import pytest
 
 NEEDS = {
+    "test_budgets.py": ("torch",),
     "test_digits.py": ("torch", "onnx", "onnxruntime", "sklearn"),
     "test_layer_bits.py": ("torch",),
     "test_network_study.py": ("torch", "safetensors", "sklearn", "onnxruntime"),
@@ -16,6 +17,7 @@ NEEDS = {
     "test_onnx_shipped.py": ("onnx", "onnxruntime"),
     "test_steps.py": ("torch", "safetensors"),
     "test_torch.py": ("torch",),
+    "test_torch_kinds.py": ("torch",),
     "test_torch_refit.py": ("torch",),
 }
 

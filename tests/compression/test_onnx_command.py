@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.networks import shipped
 from tensorchain.cli import compress as command
 from tensorchain.cli.arguments import Parser
 from tensorchain.cli.errors import CommandError, Status
@@ -188,6 +189,20 @@ def test_several_inputs_come_from_one_archive(files):
         execute(*words, "--calibration", files / "short.npz")
     with pytest.raises(CommandError, match=r"no array 'x'.*'gain' \(\) float32"):
         execute(*words, "--calibration", files / "images.npz")
+
+
+def test_files_of_others_are_measured_by_a_script(files, capsys):
+    proto = onnx.load(files / "net.onnx")
+    proto.graph.node[0].input[1] = "v"
+    onnx.save(proto, files / "flawed.onnx")
+    words = ["--files", files / "net.onnx", files / "flawed.onnx", "--inputs", files / "images.npz", "-"]
+    assert shipped.main([str(word) for word in (*words, "--shares", 0.7, "--methods", "tucker2")]) == 0
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert [row[1].split()[0] for row in rows[2:]] == ["original;", "int8", "tucker2,", "refused:"]
+    compressed = dict(zip(rows[0], rows[4], strict=True))
+    assert float(compressed["MACs"]) <= 0.7
+    # Half of the images are enough to fit to white noise, or nearly.
+    assert 0.0 < float(compressed["refitted"]) <= 1.05 * float(compressed["error"])
 
 
 def test_arrays_are_split_as_the_inputs_ask():

@@ -151,6 +151,8 @@ def test_a_layer_of_unknown_size_stays_and_the_others_do_not():
     assert "unsized" in str(report)
     feed = {"x": X, "to": np.array([-1, 12, 6, 24])}
     assert run(small, **feed)[0].shape == (3, 12, 4, 22)
+    with pytest.raises(ValueError, match="give calibration inputs: sizes depend on values"):
+        compressed(proto, keep=["sized"], input_shapes={"x": (1, 8, 12, 12)})
     # A calibration input tells the size.
     _, report = compressed(proto, calibrate=[feed])
     assert report.macs[0] == 12 * 8 * 9 * 144 + 12 * 12 * 9 * 4 * 22
@@ -192,6 +194,21 @@ def test_int8_files_of_old_opsets_open(opset, constants):
     assert np.linalg.norm(run(small, x=X)[0] - expected) < 0.1 * np.linalg.norm(expected)
     rounded = [np.prod(t.dims) for t in small.graph.initializer if t.data_type == TensorProto.INT8 and len(t.dims) == 4]
     assert sum(rounded) == 12 * 8 * 9 + 16 * 12 * 9
+
+
+def test_int8_of_layers_that_share_a_bias():
+    """The name that the quantizer gives to a copy of the bias is that of a value here."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b"], ["b0"], name="first"),
+        helper.make_node("Transpose", ["b0"], ["t"], perm=[0, 1, 3, 2]),
+        helper.make_node("Conv", ["t", "w2", "b"], ["y"], name="second"),
+    ]
+    weights = [tensor("w1", (12, 8, 3, 3)), tensor("w2", (12, 12, 3, 3), 2), tensor("b", (12,), 3)]
+    proto = model(nodes, weights)
+    expected = run(proto, x=X)[0]
+    for case in (proto, as_nodes(proto)):
+        small = quantize_onnx(case, [{"x": X}])
+        assert np.linalg.norm(run(small, x=X)[0] - expected) < 0.1 * np.linalg.norm(expected)
 
 
 def test_int8_that_cannot_be_converted_is_refused_once():
@@ -323,6 +340,40 @@ def test_layers_inside_branches_are_left_and_listed():
     proto.graph.node[0].output[0] = "y"
     with pytest.raises(ValueError, match=r"2 x inside If\); export the model without control flow"):
         compressed(proto)
+
+
+def test_layers_inside_loops_are_left_and_listed():
+    """A loop around a convolution with weights of the graph outside, and an If inside it with weights of its own."""
+    ends = [helper.make_tensor_value_info(name, kind, []) for name, kind in (("k", 7), ("go", 9))]
+    state = [helper.make_tensor_value_info(name, FLOAT, (1, 8, 12, 12)) for name in ("before", "after")]
+    inner = [
+        helper.make_graph(
+            [helper.make_node("Conv", ["c", f"v{n}"], [f"o{n}"], name=f"inner{n}", pads=[1, 1, 1, 1])],
+            f"branch{n}", [], [helper.make_tensor_value_info(f"o{n}", FLOAT, (1, 8, 12, 12))],
+            [tensor(f"v{n}", (8, 8, 3, 3))],
+        )
+        for n in (1, 2)
+    ]  # fmt: skip
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["on"]),
+            helper.make_node("Conv", ["before", "w"], ["c"], name="looped", pads=[1, 1, 1, 1]),
+            helper.make_node("If", ["go"], ["after"], then_branch=inner[0], else_branch=inner[1]),
+        ],
+        "body", [*ends, state[0]], [helper.make_tensor_value_info("on", 9, []), state[1]],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"], name="first", pads=[1, 1, 1, 1]),
+        helper.make_node("Loop", ["count", "", "a"], ["y"], body=body),
+    ]
+    weights = [tensor("w0", (8, 8, 3, 3)), tensor("w", (8, 8, 3, 3), 1), whole(3, "count")]
+    proto = model(nodes, weights, {"x": (1, 8, 12, 12)})
+    small, report = compressed(proto, 0.7)
+    assert {layer.name: layer.rank for layer in report.layers if layer.method == "dense"} == dict.fromkeys(
+        ("looped", "inner1", "inner2"), "inside Loop; multiplications not counted"
+    )
+    assert report.parameters[0] == 4 * 576
+    assert run(small, x=X[:1])[0].shape == (1, 8, 12, 12)
 
 
 def test_shared_weights_count_once():

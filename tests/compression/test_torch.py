@@ -17,8 +17,9 @@ from tensorchain.compression.quantize import quantizer
 from tensorchain.compression.sandwich import Sandwich
 from tensorchain.compression.torch_layers import geometry_of, module_of
 from tensorchain.compression.torch_modules import fake_quantize_class
+from tensorchain.compression.torch_sensitivity import sensitivities_of, sensitivity_of
 from tensorchain.compression.torch_sites import sites_of
-from tensorchain.compression.training import decomposed, sensitivity_of
+from tensorchain.compression.training import decomposed
 from tensorchain.models import CP, TensorChain
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -101,6 +102,15 @@ def test_sensitivity_with_a_gradient_is_that_of_the_plan():
                     w.add_(step * d)
                 sides.append(float(sensitivity_of(moved).detach()))
         assert (sides[0] - sides[1]) / 2e-5 == pytest.approx(expected, rel=1e-5)
+
+
+def test_sensitivities_of_several_layers_are_those_of_each():
+    rng = np.random.default_rng(1)
+    parts = [module_of(plan) for _ in range(3) for plan in plans((3, 2), Geometry(), None, rng)]
+    together = sensitivities_of(parts).detach()
+    alone = torch.stack([sensitivity_of(part).detach() for part in parts])
+    assert torch.allclose(together, alone, rtol=1e-5)
+    assert len(set(alone.tolist())) == len(parts)
 
 
 @pytest.mark.parametrize("method", METHODS)

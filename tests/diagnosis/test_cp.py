@@ -77,26 +77,26 @@ def test_core_consistency_against_least_squares(shape: tuple[int, ...], dtype: s
     ideal = np.zeros((rank,) * len(shape))
     ideal[(range(rank),) * len(shape)] = 1.0
     distance = np.linalg.norm(core - ideal.ravel()) ** 2
-    assert core_consistency(tensor, model) == pytest.approx(100.0 * (1.0 - distance / rank), rel=1e-9)
+    assert core_consistency(model, tensor) == pytest.approx(100.0 * (1.0 - distance / rank), rel=1e-9)
     expected = 100.0 * (1.0 - distance / np.linalg.norm(core) ** 2)
-    assert core_consistency(tensor, model, normalised=True) == pytest.approx(expected, rel=1e-9)
+    assert core_consistency(model, tensor, normalised=True) == pytest.approx(expected, rel=1e-9)
 
 
 def test_core_consistency_is_high_near_the_truth_and_falls_where_components_cancel() -> None:
     planted = tc.datasets.exact_cp((7, 6, 5), 2, np.random.default_rng(0), noise=0.05)
     fit = tc.decompose(planted.tensor, init=planted.model, solver=tc.LM())
-    assert core_consistency(planted.tensor, fit.model) > 98.0
+    assert core_consistency(fit, planted.tensor) > 98.0
     border = tc.datasets.border_cp((7, 6, 5), np.random.default_rng(0))
     degenerate = border.approximant(1e-3)
     assert np.linalg.norm(degenerate.full() - border.tensor) < 1e-2
-    assert core_consistency(border.tensor, degenerate) < 0.0
+    assert core_consistency(degenerate, border.tensor) < 0.0
 
 
 def test_core_consistency_does_not_see_scale() -> None:
     model = random_cp((4, 3, 5), 2)
     tensor = model.full() + 0.1 * gaussian((4, 3, 5), "float64", np.random.default_rng(1))
     moved = tc.CP([1e150 * model.factors[0], 1e-100 * model.factors[1], model.factors[2]])
-    assert core_consistency(1e50 * tensor, moved) == pytest.approx(core_consistency(tensor, model), rel=1e-9)
+    assert core_consistency(moved, 1e50 * tensor) == pytest.approx(core_consistency(model, tensor), rel=1e-9)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -150,15 +150,38 @@ def test_bad_input() -> None:
         with pytest.raises(TypeError, match="for a CPD alone, and a TensorChain"):
             figure(chain)
     with pytest.raises(TypeError, match="for a CPD alone"):
-        core_consistency(np.ones((4, 3, 5)), chain)
+        core_consistency(chain, np.ones((4, 3, 5)))
     with pytest.raises(TypeError, match="for a CPD alone"):
         factor_match_score(cp, chain)
     with pytest.raises(ValueError, match="must be equal"):
-        core_consistency(np.ones((4, 3, 4)), cp)
+        core_consistency(cp, np.ones((4, 3, 4)))
     with pytest.raises(ValueError, match="must be equal"):
         factor_match_score(cp, random_cp((4, 3, 4), 2))
     with pytest.raises(ValueError, match="norm of the model is 0"):
-        core_consistency(np.ones((2, 2, 2)), tc.CP([np.zeros((2, 1))] * 3))
+        core_consistency(tc.CP([np.zeros((2, 1))] * 3), np.ones((2, 2, 2)))
     for modes in ([0, 0], [3], [-1], []):
         with pytest.raises(ValueError, match="numbers from 0 to 2"):
             congruences(cp, modes)
+
+
+@pytest.mark.parametrize("make", ["masked", "observed", "weighted"])
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_missing_entries_count_as_missing(make: str, dtype: str) -> None:
+    """100 for an exact CPD, and the least-squares core over the observed entries for any other."""
+    rng = np.random.default_rng(5)
+    model = tc.CP.random((5, 4, 6), 2, rng, dtype=dtype)
+    seen = rng.random(model.shape) < 0.8
+    weights = seen * rng.uniform(0.5, 2.0, model.shape) if make == "weighted" else seen * 1.0
+    for tensor in (model.full(), model.full() + 0.2 * rng.standard_normal(model.shape)):
+        data: Any = tc.Masked(tensor, weights=weights)
+        if make == "observed":
+            data = tc.Observed(np.argwhere(seen), tensor[seen], model.shape)
+        share = np.prod([np.linalg.norm(f, axis=0) for f in model.factors], axis=0) ** (1.0 / 3.0)
+        factors = [f / np.linalg.norm(f, axis=0) * share for f in model.factors]
+        design = np.einsum("ip,jq,kr->ijkpqr", *factors).reshape(tensor.size, -1)
+        root = np.sqrt(weights).ravel()
+        core = np.linalg.lstsq(root[:, None] * design, root * tensor.ravel(), rcond=None)[0].reshape(2, 2, 2)
+        distance = core - np.einsum("pq,qr->pqr", np.eye(2), np.eye(2))
+        expected = 100.0 * (1.0 - np.linalg.norm(distance) ** 2 / 2.0)
+        assert core_consistency(model, data) == pytest.approx(expected, abs=1e-6)
+    assert core_consistency(model, tc.Masked(model.full(), seen)) == pytest.approx(100.0, abs=1e-6)

@@ -31,7 +31,8 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def cured(diagnosis: Diagnosis, tensor: Any, model: Any) -> dict[str, Any]:
     """Run the code of the cure and return what it defines."""
-    names = {"tc": tc, "T": tensor, "model": model, "diagnosis": diagnosis}
+    fit = model if isinstance(model, tc.Fit) else None
+    names = {"tc": tc, "T": tensor, "model": model, "fit": fit, "diagnosis": diagnosis}
     exec(diagnosis.cure, names)
     return names
 
@@ -58,7 +59,8 @@ def test_healthy(planted: Any) -> None:
         assert diagnosis.healthy
         assert diagnosis.cure == ""
     assert diagnose(fit, planted.tensor).error == pytest.approx(fit.error, rel=1e-6)
-    assert diagnose(fit).error is diagnose(fit).path is None
+    assert diagnose(fit).error == fit.error
+    assert diagnose(fit.model).error is diagnose(fit).path is None
 
 
 @pytest.mark.parametrize("planted", PLANTED[:5], ids=lambda planted: str(planted.model))
@@ -112,7 +114,7 @@ def test_over_ranked(planted: Any, kind: str, rank: Any, lower: Any) -> None:
     diagnosis = diagnose(fit, planted.tensor)
     assert diagnosis.verdict is Verdict.OVER_RANKED
     assert any("null direction" in sentence for sentence in diagnosis.evidence)
-    profiles = cured(diagnosis, planted.tensor, fit.model)["profiles"]
+    profiles = cured(diagnosis, planted.tensor, fit)["profiles"]
     assert [profile.rank for profile in profiles] == [lower, rank]
     assert profiles[0].error[-1] < 1e-4
 
@@ -135,7 +137,7 @@ def test_diverging(border: Any, kind: str, rank: Any) -> None:
     assert diagnosis.path.slope > 0.2
     assert any("sensitivity grows as penalty^-0." in sentence for sentence in diagnosis.evidence)
     assert diagnose(fit).verdict is Verdict.DIVERGING
-    tame = cured(diagnosis, border.tensor, fit.model)["fit"]
+    tame = cured(diagnosis, border.tensor, fit)["fit"]
     assert tame.sensitivity < 1.01 * knee(diagnosis.path)
     assert tame.error < 0.05
     again = diagnose(tame, border.tensor, starts=0)
@@ -148,7 +150,7 @@ def test_stuck_too_early() -> None:
     early = tc.decompose(planted.tensor, "tc", 2, solver=tc.ALS(max_iter=3), rng=0)
     diagnosis = diagnose(early, planted.tensor)
     assert diagnosis.verdict is Verdict.STUCK
-    fit = cured(diagnosis, planted.tensor, early.model)["fit"]
+    fit = cured(diagnosis, planted.tensor, early)["fit"]
     assert fit.error < 0.7 * early.error
     assert diagnose(fit, planted.tensor).healthy
 
@@ -247,7 +249,9 @@ def test_cancellation_decides_only_without_a_tensor() -> None:
 
 def test_better_models_within_reach() -> None:
     assert judge(FINE, 0.2, path(0.0, error=0.1)) is Verdict.STUCK
-    assert judge(FINE, 0.2, path(0.0, error=0.19)) is Verdict.HEALTHY
+    assert judge(FINE, 0.2, path(0.0, error=0.19)) is Verdict.UNFINISHED
+    assert judge(FINE, 0.2, path(0.0, error=0.19), bounded=True) is Verdict.HEALTHY
+    assert judge(FINE, 0.2, path(0.0, error=0.199)) is Verdict.HEALTHY
     # Less error for much more sensitivity is a trade, not a swamp.
     dear = tc.datasets.border_cp((3, 3, 3), rng()).approximant(0.05)
     assert dear.sensitivity(relative=True) > 10.0 * FINE.relative_sensitivity

@@ -42,7 +42,7 @@ IDENTIFIABLE = [
 @pytest.mark.parametrize("case", IDENTIFIABLE, ids=lambda case: case.kind.__name__)
 def test_every_stage_is_stationary(case: Case, dtype: str) -> None:
     tensor, truth = planted(case.as_type(dtype))
-    path = trace_path(tensor, truth, decades=3)
+    path = trace_path(truth, tensor, decades=3)
     for penalty, model in zip(path.penalty, path.models, strict=True):
         misfit = jacobian(model).conj().T @ (model.full() - tensor).ravel()
         # Gradients of SS come in natural shapes; its matrix form is flattened row by row.
@@ -55,7 +55,7 @@ def test_every_stage_is_stationary(case: Case, dtype: str) -> None:
 @pytest.mark.parametrize("case", IDENTIFIABLE, ids=lambda case: case.kind.__name__)
 def test_error_falls_and_sensitivity_rises_to_that_of_the_fit(case: Case) -> None:
     tensor, truth = planted(case)
-    path = trace_path(tensor, truth)
+    path = trace_path(truth, tensor)
     assert np.all(np.diff(path.penalty) < 0.0)
     assert np.all(np.diff(path.error) <= 1e-9)
     assert np.all(np.diff(path.sensitivity) >= -1e-4 * path.sensitivity[1:])
@@ -72,7 +72,7 @@ def test_error_falls_and_sensitivity_rises_to_that_of_the_fit(case: Case) -> Non
 
 def test_the_border_has_the_exponent_of_the_theory() -> None:
     border = tc.datasets.border_cp((5, 5, 5), np.random.default_rng(3))
-    path = trace_path(border.tensor, border.approximant(1e-2))
+    path = trace_path(border.approximant(1e-2), border.tensor)
     assert path.slope == pytest.approx(1.0 / 4.0, abs=0.01)
     # error ~ t^2 and SS ~ t^(-4/3): the error falls with 3/2 of the exponent of SS.
     assert path.error_slope == pytest.approx(3.0 / 8.0, abs=0.015)
@@ -82,7 +82,7 @@ def test_the_border_has_the_exponent_of_the_theory() -> None:
 def test_an_error_left_over_stalls_while_the_sensitivity_grows() -> None:
     border = tc.datasets.border_chain((7, 7, 7), (3, 3, 3), np.random.default_rng(1))
     start = tc.decompose(border.tensor, "tc", 3, solver=tc.LM(max_iter=100), rng=0).model
-    path = trace_path(border.tensor, start)
+    path = trace_path(start, border.tensor)
     assert path.slope > 0.2
 
 
@@ -91,7 +91,7 @@ def test_a_diverged_start_is_tamed() -> None:
     exact = tc.datasets.exact_chain((7, 7, 7), (3, 3, 3), np.random.default_rng(0)).tensor
     far = tc.datasets.border_chain((7, 7, 7), (3, 3, 3), np.random.default_rng(1)).approximant(1e-4)
     start = far.scaled(float(np.linalg.norm(exact)))
-    path = trace_path(exact, start)
+    path = trace_path(start, exact)
     assert path.sensitivity[0] < 1e-2 * tc.optimal_gauge(start).sensitivity()
     assert path.error[-1] < 1e-6
 
@@ -99,7 +99,7 @@ def test_a_diverged_start_is_tamed() -> None:
 @pytest.mark.parametrize("factor", [1e-60, 1e60])
 def test_scale_of_the_tensor(factor: float) -> None:
     tensor, truth = planted(THREE[0])
-    here, there = trace_path(tensor, truth, decades=2), trace_path(factor * tensor, truth.scaled(factor), decades=2)
+    here, there = trace_path(truth, tensor, decades=2), trace_path(truth.scaled(factor), factor * tensor, decades=2)
     assert there.error == pytest.approx(here.error, rel=1e-6)
     assert there.sensitivity / factor ** (4 / 3) == pytest.approx(here.sensitivity, rel=1e-6)
     assert there.penalty / factor ** (2 / 3) == pytest.approx(here.penalty, rel=1e-6)
@@ -107,9 +107,9 @@ def test_scale_of_the_tensor(factor: float) -> None:
 
 def test_single_precision_and_doors_stay_what_they_are() -> None:
     tensor, truth = planted(THREE[0])
-    path = trace_path(tc.Dense(tensor.astype(np.float32)), truth.astype(np.float32), decades=2)
+    path = trace_path(truth.astype(np.float32), tc.Dense(tensor.astype(np.float32)), decades=2)
     assert all(model.dtype == np.float32 for model in path.models)
-    assert path.error == pytest.approx(trace_path(tensor, truth, decades=2).error, rel=1e-4)
+    assert path.error == pytest.approx(trace_path(truth, tensor, decades=2).error, rel=1e-4)
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.25, 0.5])
@@ -142,7 +142,7 @@ def test_a_short_path_has_no_exponent() -> None:
 
 def test_the_time_limit_cuts_the_path_short() -> None:
     tensor, truth = planted(IDENTIFIABLE[3])
-    path = trace_path(tensor, truth, max_seconds=1e-3)
+    path = trace_path(truth, tensor, max_seconds=1e-3)
     assert 1 <= len(path) < 15
     assert not path.complete
     assert np.all(np.isfinite(path.error))
@@ -151,13 +151,13 @@ def test_the_time_limit_cuts_the_path_short() -> None:
 def test_bad_input() -> None:
     tensor, truth = planted(THREE[0])
     with pytest.raises(ValueError, match="must be equal"):
-        trace_path(tensor[1:], truth)
+        trace_path(truth, tensor[1:])
     with pytest.raises(ValueError, match="tensor is zero"):
-        trace_path(0.0 * tensor, truth)
+        trace_path(truth, 0.0 * tensor)
     with pytest.raises(ValueError, match="model is zero"):
-        trace_path(tensor, truth.with_matrices([0.0 * matrix for matrix in truth.matrices]))
+        trace_path(truth.with_matrices([0.0 * matrix for matrix in truth.matrices]), tensor)
     with pytest.raises(TypeError, match="a model such as"):
         trace_path(tensor, tensor)
     for name, value in (("share", 0.0), ("decades", -1.0), ("per_decade", 0), ("max_iter", 0)):
         with pytest.raises(ValueError, match=name):
-            trace_path(tensor, truth, **{name: value})  # type: ignore[arg-type]
+            trace_path(truth, tensor, **{name: value})  # type: ignore[arg-type]

@@ -59,7 +59,7 @@ def test_no_model_beats_the_curve(planted: Any, three: list[DegeneracyProfile]) 
 def test_the_downward_half_is_the_path(planted: Any) -> None:
     fit = tc.decompose(planted.tensor, init=planted.model, solver=tc.LM())
     profile = degeneracy_profile(planted.tensor, fit.model, decades=3)
-    path = trace_path(planted.tensor, fit.model, decades=3)
+    path = trace_path(fit, planted.tensor, decades=3)
     assert profile.error[-len(path) :] == pytest.approx(path.error, rel=1e-12)
     assert profile.slope == path.slope
 
@@ -100,9 +100,9 @@ def test_plots(three: list[DegeneracyProfile]) -> None:
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["CP, rank 3"]
     assert np.array_equal(axes.get_lines()[0].get_ydata(), three[1].error)
     assert np.array_equal(axes.get_lines()[0].get_xdata(), three[1].sensitivity)
-    endless = replace(three[0], slope=0.3)
+    ended, endless = [replace(profile, slope=0.0) for profile in three], replace(three[0], slope=0.3)
     figure, own = plt.subplots()
-    assert plot_profiles([*three, endless], ax=own, title="ranks") is own
+    assert plot_profiles([*ended, endless], ax=own, title="ranks") is own
     assert own.get_title() == "ranks"
     assert own.get_xscale() == own.get_yscale() == "log"
     assert len(own.get_legend().get_texts()) == 4

@@ -282,5 +282,5 @@ def test_nothing_overflows_or_vanishes() -> None:
     model = tc.CP.random((4, 3, 5), 2, rng)
     tiny = model.with_matrices([matrix * 1e-60 for matrix in model.matrices])
     tensor = Dense(tiny.full() * (1.0 + 1e-3))
-    expected = 1e-3 * float(np.linalg.norm(tensor.array / 1e-180)) * 1e-180
+    expected = 1e-3 * float(np.linalg.norm(tensor.to_dense() / 1e-180)) * 1e-180
     assert tensor.evaluator(tiny).error() == pytest.approx(expected, rel=1e-6)

@@ -115,6 +115,9 @@ def test_what_does_not_fit_is_refused() -> None:
     for modes in ([], [0, 0], [3], [-1]):
         with pytest.raises(ValueError, match="different numbers from 0 to 2"):
             tc.factor_match(cp, cp, modes=modes)
+    with pytest.raises(TypeError, match=r"fit\.model"):
+        tc.factor_match(cp, 5)  # type: ignore[arg-type]
+    assert tc.factor_match(cp, cp, modes=1).score == pytest.approx(1.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="norm 0"):
         tc.factor_match(cp, 0 * cp)
 

@@ -54,7 +54,7 @@ def cluster() -> Iterator[Any]:
     """A client of two worker processes."""
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", host="127.0.0.1"
         ) as workers,
         distributed.Client(workers) as client,
     ):
@@ -198,10 +198,11 @@ class TestDask:
         ran = cluster.run(lambda: "tensorchain.solvers.als" in sys.modules)
         assert list(ran.values()) == [True, True]
         alone = tc.decompose(tensor, "tc", 2, **options, jobs=1)
-        assert np.array_equal(fit.model.full(), alone.model.full())
+        # Workers may run other BLAS kernels and threads than this process.
+        assert relative(fit.model.full(), alone.model.full()) < 1e-8
         for name in ("error", "sensitivity"):
             mine, expected = (sorted(getattr(start, name) for start in f.starts) for f in (fit, alone))
-            assert mine == expected
+            assert mine == pytest.approx(expected, rel=1e-8)
         assert {start.reason for start in fit.starts} == {start.reason for start in alone.starts}
 
 

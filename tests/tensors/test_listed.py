@@ -255,7 +255,7 @@ class TestRefused:
             ([[0, 1]], ["x"], (2, 2), TypeError, "numbers are needed"),
             ([[0, 1]], [[1.0]], (2, 2), ValueError, r"shape \(1, 1\)"),
             ([[0]], [1.0], (2,), ValueError, "order 1"),
-            ([[0, 1]], [1.0], (2, 0), ValueError, "empty mode"),
+            ([[0, 1]], [1.0], (2, 0), ValueError, "every mode needs"),
             ([[0, 1]], [1.0], 4, TypeError, "sequence of integers"),
         ],
     )
@@ -264,7 +264,7 @@ class TestRefused:
             kind(indices, values, shape)
 
     def test_repr_says_what_it_is(self, kind: Any) -> None:
-        assert repr(kind([[0, 0], [1, 1]], [1.0, 2.0], (2, 2))) == f"{kind.__name__}(2 x 2, 2 entries, float64)"
+        assert repr(kind([[0, 0], [1, 1]], [1.0, 2.0], (2, 2))) == f"{kind.__name__}(2 x 2, 2 entries (50 %), float64)"
 
 
 def test_dense_and_sparse_agree_after_scaling() -> None:

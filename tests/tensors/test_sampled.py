@@ -142,7 +142,7 @@ class TestErrorBars:
         """Two standard errors hold the true error in 95 of 100 samples; 85 is what chance lets pass."""
         tensor, start = planted("cp", noise=0.5)
         truth = relative(start.full(), tensor)
-        estimates = [estimate_error(tensor, start, samples=400, rng=seed) for seed in range(100)]
+        estimates = [estimate_error(start, tensor, samples=400, rng=seed) for seed in range(100)]
         inside = [abs(estimate.value - truth) < 2.0 * estimate.standard_error for estimate in estimates]
         assert sum(inside) >= 85
         spread = np.std([estimate.value for estimate in estimates])
@@ -151,19 +151,19 @@ class TestErrorBars:
     def test_an_exact_model_has_no_error(self) -> None:
         model = tc.CP.random((4, 5), 1, 0)
         assert dataclasses.astuple(
-            estimate_error(np.zeros((4, 5)) + 1.0, tc.CP([np.ones((4, 1)), np.ones((5, 1))]))
+            estimate_error(tc.CP([np.ones((4, 1)), np.ones((5, 1))]), np.zeros((4, 5)) + 1.0)
         ) == (
             0.0,
             0.0,
         )
-        assert estimate_error(Dense(model.full()), model, samples=10, rng=0).value < 1e-15
+        assert estimate_error(model, Dense(model.full()), samples=10, rng=0).value < 1e-15
 
     def test_refused(self) -> None:
         model = tc.CP.random((4, 5), 1, 0)
         with pytest.raises(ValueError, match=r"\(4, 5\).*\(5, 4\)"):
-            estimate_error(np.ones((5, 4)), model)
+            estimate_error(model, np.ones((5, 4)))
         with pytest.raises(ValueError, match="two or more"):
-            estimate_error(np.ones((4, 5)), model, samples=1)
+            estimate_error(model, np.ones((4, 5)), samples=1)
         for name in ("samples", "held_out"):
             with pytest.raises(ValueError, match=name):
                 SampledALS(**{name: 1})

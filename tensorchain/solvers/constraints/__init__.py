@@ -1,6 +1,6 @@
 """What is asked of a decomposition beside a small error."""
 
-from tensorchain.solvers.constraints.base import Bounded, Constraint, Free, Weighted
+from tensorchain.solvers.constraints.base import Bounded, Constraint, Free, Weighted, Within
 from tensorchain.solvers.constraints.bounds import ErrorBound, SensitivityBound
 from tensorchain.solvers.constraints.combined import Combined, combine
 from tensorchain.solvers.constraints.domain import Domain
@@ -24,5 +24,6 @@ __all__ = [
     "SensitivityBound",
     "SquaredError",
     "Weighted",
+    "Within",
     "combine",
 ]

@@ -16,6 +16,7 @@ A new constraint is a subclass that gives `objective`, `bounds` or `domain`, in 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -94,19 +95,36 @@ class Constraint:
         """The same constraint for T / ||T||."""
         error = SquaredError()
 
-        def unit(quantity: Quantity, degree: float) -> float:
-            return float(scale.norm ** (degree - quantity.degree(scale.blocks)))
+        def unit(value: float, degree: float) -> float:
+            # What is no number at this scale becomes the nearest that is one.
+            moved = float(scale.times(value, degree))
+            return min(max(moved, sys.float_info.min), sys.float_info.max) if value > 0.0 else moved
 
         # Without the error in it the objective has units of its own, and errors are bounded relative to ||T||.
         priced = any(part.quantity == error for part in self.objective)
         base = error.degree(scale.blocks)
-        objective = (
-            tuple(Weighted(p.quantity, p.weight / unit(p.quantity, base)) for p in self.objective)
-            if priced
-            else self.objective
+        objective = self.objective
+        if priced:
+            degrees = [p.quantity.degree(scale.blocks) - base for p in objective]
+            objective = tuple(
+                replace(p, weight=unit(p.weight, degree)) for p, degree in zip(objective, degrees, strict=True)
+            )
+        bounds = (
+            b if b.quantity == error else replace(b, limit=unit(b.limit, -b.quantity.degree(scale.blocks)))
+            for b in self.bounds
         )
-        bounds = (b if b.quantity == error else replace(b, limit=b.limit * unit(b.quantity, 0.0)) for b in self.bounds)
         return Normalised(objective, tuple(bounds), self, self.domain)
+
+    def with_room(self, rounding: float) -> Constraint:
+        """The same for ||T|| = 1, with bounds that are met after X and its quantities move by `rounding`."""
+
+        def roomy(bound: Bounded) -> Bounded:
+            if bound.quantity != SquaredError():
+                return replace(bound, limit=bound.limit * (1.0 - rounding))
+            error = math.sqrt(bound.limit)
+            return replace(bound, limit=max(error - rounding, 0.5 * error) ** 2)
+
+        return Normalised(self.objective, tuple(map(roomy, self.bounds)), self, self.domain)
 
     def measured(self, at: Evaluator, error: float | None = None) -> Values:
         """All quantities at the model that the evaluator holds; `error` is ||T - X|| there, where it is at hand."""
@@ -216,6 +234,17 @@ class Free(Constraint):
 
     def __hash__(self) -> int:
         return hash(Free)
+
+
+@dataclass(frozen=True)
+class Within(Constraint):
+    """The least error within a domain."""
+
+    region: Domain
+
+    @property
+    def domain(self) -> Domain:
+        return self.region
 
 
 def check_number(kind: str, name: str, value: Any, *, allow_zero: bool = False) -> float:

@@ -1,0 +1,151 @@
+"""A fit as a file, and back: the model, its figures, its history, and the models of all starts.
+
+A saved fit is a model file (:mod:`tensorchain.models.files`) with more in it, so whoever wants the model alone can read
+that.  Figures are JSON in the header, under "fit"; arrays are
+
+    history            (4, n): error, sensitivity, penalty, seconds of each iteration,
+    start_s_block_k    block k of start s, in the shape of that of the model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from typing import Any
+
+import numpy as np
+
+from tensorchain.fit import Fit, History, Start, StopReason
+from tensorchain.kernels import Array
+from tensorchain.models import Model
+from tensorchain.models.base import model_file, model_from
+from tensorchain.models.files import read_model, write_model
+
+_NUMBERS = ("error", "sensitivity", "seconds")
+_FIGURES = (*_NUMBERS, "gap", "objective")
+
+
+def save_fit(fit: Fit, path: str | os.PathLike[str]) -> None:
+    """Write a fit, see `Fit.save`."""
+    header, arrays = model_file(fit.model, {"report": fit.report()})
+    more = {"history": np.array([getattr(fit.history, name) for name in History.__dataclass_fields__])}
+    for s, start in enumerate(fit.starts):
+        more.update({f"start_{s}_block_{k}": block for k, block in enumerate(start.model.blocks)})
+    header |= {"fit": figures_of(fit), "arrays": list(more)}
+    write_model(path, json.dumps(header, default=str), arrays | more)
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Read what `Fit.save` or `Model.save` wrote.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A file .npz or .safetensors; the content decides.  Nothing in it is executed.
+
+    Returns
+    -------
+    Fit or Model
+        A `Fit` where one was saved, with its error, reason, history and starts; the model is its `model`.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file.
+    ValueError
+        When it is not a model file, or damaged.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib, tensorchain as tc
+    >>> fit = tc.decompose([[1.0, 2.0], [2.0, 4.0]], "cp", 1, rng=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "fit.npz")
+    ...     fit.save(path)
+    ...     again = tc.load(path)
+    >>> again.error == fit.error, again.reason.name, again.model.shape
+    (True, 'EXACT', (2, 2))
+    """
+    name = os.fspath(path)
+    header, blocks, arrays = read_model(path)
+    model = model_from(name, header, blocks)
+    if "fit" not in header:
+        return model
+    try:
+        return _fit(model, header["fit"], arrays)
+    # Whatever a damaged header holds.
+    except Exception as error:
+        raise ValueError(f"{name!r} is damaged: its fit cannot be read ({error!r})") from error
+
+
+def figures_of(fit: Fit) -> dict[str, Any]:
+    """All of a fit but its arrays, as JSON."""
+    return {
+        **{name: getattr(fit, name) for name in _FIGURES},
+        "reason": fit.reason.name,
+        "iterations": fit.iterations,
+        "solver": fit.solver,
+        "standard_error": fit.standard_error,
+        "least_error": fit.least_error,
+        "dimension_names": fit.dimension_names,
+        "labels": fit.labels,
+        "starts": [
+            {
+                **{name: getattr(start, name) for name in _NUMBERS},
+                "reason": start.reason.name,
+                "iterations": start.iterations,
+            }
+            for start in fit.starts
+        ],
+    }
+
+
+def fit_from(model: Model, row: dict[str, Any], history: History, starts: tuple[Start, ...] = ()) -> Fit:
+    """The fit of these figures; KeyError, TypeError or ValueError where they are none."""
+    names, labels, standard = row["dimension_names"], row["labels"], row["standard_error"]
+    if names is not None and len(names) != model.order:
+        raise ValueError(f"{len(names)} names for {model.order} modes")
+    error, sensitivity, seconds, gap, objective = (float(row[name]) for name in _FIGURES)
+    least = row.get("least_error")
+    return Fit(
+        model=model,
+        error=error,
+        sensitivity=sensitivity,
+        seconds=seconds,
+        gap=gap,
+        objective=objective,
+        reason=StopReason[row["reason"]],
+        iterations=_count(row["iterations"]),
+        history=history,
+        solver=str(row["solver"]),
+        starts=starts,
+        dimension_names=None if names is None else tuple(map(str, names)),
+        labels=None if labels is None else tuple(None if axis is None else tuple(axis) for axis in labels),
+        standard_error=None if standard is None else float(standard),
+        least_error=None if least is None else float(least),
+    )
+
+
+def _fit(model: Model, row: dict[str, Any], arrays: dict[str, Array]) -> Fit:
+    rows = np.asarray(arrays["history"], dtype=np.float64)
+    if rows.ndim != 2 or len(rows) != len(History.__dataclass_fields__):
+        raise ValueError(f"the history has shape {rows.shape}")
+    starts = []
+    for s, start in enumerate(row["starts"]):
+        blocks = [arrays[f"start_{s}_block_{k}"] for k in range(len(model.blocks))]
+        if [block.shape for block in blocks] != [block.shape for block in model.blocks]:
+            raise ValueError(f"start {s} has blocks of other shapes than the model")
+        if not all(np.all(np.isfinite(block)) for block in blocks):
+            raise ValueError(f"start {s} holds NaN or infinity")
+        figures = {name: float(start[name]) for name in _NUMBERS}
+        reason, iterations = StopReason[start["reason"]], _count(start["iterations"])
+        starts.append(Start(model.with_blocks(blocks), **figures, reason=reason, iterations=iterations))
+    return fit_from(model, row, History(*rows), tuple(starts))
+
+
+def _count(value: Any) -> int:
+    number = float(value)
+    if not math.isfinite(number) or number != int(number) or number < 0:
+        raise ValueError(f"{value!r} iterations")
+    return int(number)

@@ -1,0 +1,302 @@
+"""What a Fit says, computed again by other means: einsum in extended precision, explicit Jacobians, differences.
+
+Nothing here asks the package for more than the blocks of a model.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+import tensorchain as tc
+from tensorchain.fit import StopReason
+
+LIMITS = (StopReason.ITERATION_LIMIT, StopReason.TIME_LIMIT, StopReason.CALLBACK, StopReason.INTERRUPTED)
+
+
+# -- the tensor and SS of blocks, one einsum a term -----------------------------------------
+
+
+def terms(model: Any) -> list[tuple[str, list[Callable[[Any], Any]]]]:
+    """(subscripts, how each matrix is cut) of every term, written by hand for each model; in order of the matrices."""
+    modes = string.ascii_uppercase[: model.order]
+    if isinstance(model, tc.CP):
+        return [(",".join(f"{m}r" for m in modes) + f"->{modes}", [lambda matrix: matrix] * model.order)]
+    if isinstance(model, tc.TensorChain):
+        bonds = string.ascii_lowercase[: model.order]
+        letters = [f"{bonds[n]}{m}{bonds[(n + 1) % model.order]}" for n, m in enumerate(modes)]
+        # Matrix form: mode first.
+        inputs = [f"{text[1]}{text[0]}{text[2]}" for text in letters]
+        shapes = [(model.rank[n], model.rank[(n + 1) % model.order]) for n in range(model.order)]
+        return [(",".join(inputs) + f"->{modes}", [_reshaped(shape) for shape in shapes])]
+    ranks = [model.rank] if isinstance(model, tc.Tucker) else list(model.rank)
+    letters = string.ascii_lowercase[: model.order]
+    subscripts = ",".join([letters, *(m + a for m, a in zip(modes, letters, strict=True))]) + f"->{modes}"
+    found: list[tuple[str, list[Callable[[Any], Any]]]] = []
+    at_core, at = 0, [0] * model.order
+    for rank in ranks:
+        size = int(np.prod(rank))
+        cuts: list[Callable[[Any], Any]] = [_core(at_core, size, tuple(rank))]
+        cuts += [_columns(a, r) for a, r in zip(at, rank, strict=True)]
+        found.append((subscripts, cuts))
+        at_core += size
+        at = [a + r for a, r in zip(at, rank, strict=True)]
+    return found
+
+
+def _reshaped(shape: tuple[int, ...]) -> Callable[[Any], Any]:
+    return lambda matrix: matrix.reshape(len(matrix), *shape)
+
+
+def _core(start: int, size: int, shape: tuple[int, ...]) -> Callable[[Any], Any]:
+    return lambda matrix: matrix[0, start : start + size].reshape(shape)
+
+
+def _columns(start: int, count: int) -> Callable[[Any], Any]:
+    return lambda matrix: matrix[:, start : start + count]
+
+
+def ordered(model: Any) -> list[int]:
+    """Positions of the matrices in the order that `terms` has: cores first, then modes."""
+    modes = list(model.network.modes)
+    cores = [k for k, mode in enumerate(modes) if mode is None]
+    return cores + [modes.index(n) for n in range(model.order)]
+
+
+def full(model: Any, matrices: Sequence[Any] | None = None) -> Any:
+    """X."""
+    matrices = model.matrices if matrices is None else matrices
+    order = ordered(model)
+    return sum(
+        np.einsum(text, *(cut(matrices[k]) for cut, k in zip(cuts, order, strict=True))) for text, cuts in terms(model)
+    )
+
+
+def sensitivity(model: Any, matrices: Sequence[Any] | None = None) -> float:
+    """SS = sum_k ||dX / dB_k||_F^2: what is left of the network without block k, times the rows of the block."""
+    matrices = model.matrices if matrices is None else matrices
+    order, total = ordered(model), 0.0
+    for text, cuts in terms(model):
+        inputs = text.split("->")[0].split(",")
+        for leave in range(len(order)):
+            left = [n for n in range(len(order)) if n != leave]
+            letters = "".join(dict.fromkeys("".join(inputs[n] for n in left)))
+            # Letters that the block shares with one neighbour alone stay open; a shared hyperedge stays too.
+            wanted = "".join(c for c in letters if c in inputs[leave] or c in text.split("->")[1])
+            part = np.einsum(
+                ",".join(inputs[n] for n in left) + f"->{wanted}", *(cuts[n](matrices[order[n]]) for n in left)
+            )
+            # A bond of the block that no other block carries (order 1 remainders) does not occur here.
+            total += len(matrices[order[leave]]) * float(np.sum(np.abs(part) ** 2))
+    return float(total)
+
+
+def jacobian(model: Any) -> list[Any]:
+    """dX / dB_k, (entries, I_k P_k), column by column."""
+    blocks = []
+    for k, matrix in enumerate(model.matrices):
+        columns = []
+        for position in range(matrix.size):
+            unit = np.zeros_like(matrix)
+            unit.flat[position] = 1.0
+            changed = [unit if j == k else other for j, other in enumerate(model.matrices)]
+            columns.append(full(model, changed).ravel())
+        blocks.append(np.stack(columns, axis=1))
+    return blocks
+
+
+def sensitivity_parts(model: Any, k: int) -> tuple[Any, Any]:
+    """Half the gradient of SS in block k, and half its second derivative, by differences (SS is quadratic there)."""
+    matrix = model.matrices[k]
+    units = []
+    for position in range(matrix.size):
+        for one in (1.0, 1j) if matrix.dtype.kind == "c" else (1.0,):
+            unit = np.zeros_like(matrix)
+            unit.flat[position] = one
+            units.append(unit)
+
+    def at(change: Any) -> float:
+        return sensitivity(model, [matrix + change if j == k else m for j, m in enumerate(model.matrices)])
+
+    size = float(np.linalg.norm(matrix)) / np.sqrt(matrix.size) or 1.0
+    gradient = np.array([(at(size * u) - at(-size * u)) / (4.0 * size) for u in units])
+    # The second derivative does not depend on block k, and rows do not mix: from the values around zero.
+    zero = at(-matrix)
+    width = matrix.shape[1]
+    per_row = len(units) // len(matrix)
+    row = units[:per_row]
+    hessian = np.empty((per_row, per_row))
+    single = [at(u - matrix) - zero for u in row]
+    for a in range(per_row):
+        for b in range(per_row):
+            hessian[a, b] = 0.5 * (at(row[a] + row[b] - matrix) - zero - single[a] - single[b])
+    del width
+    return gradient, np.kron(np.eye(len(matrix)), hessian)
+
+
+# -- what a constraint asks for -------------------------------------------------------------
+
+
+@dataclass
+class Asked:
+    """minimise error^2 * e + SS * s subject to bounds on error and SS, in units of T / ||T||."""
+
+    error: float = 1.0
+    sensitivity: float = 0.0
+    most_error: float = np.inf
+    most_sensitivity: float = np.inf
+
+    def merit(self, error: float, ss: float) -> tuple[float, float]:
+        gap = max(error / self.most_error - 1.0, ss / self.most_sensitivity - 1.0)
+        return (gap if gap > 1e-6 else 0.0), self.error * error**2 + self.sensitivity * ss
+
+
+def asked(constraint: Any, norm: float, blocks: int) -> Asked:
+    """In units of T / ||T||: exponents written here once more."""
+    found = Asked()
+    parts = getattr(constraint, "constraints", (constraint,))
+    if any(isinstance(part, tc.ErrorBound) for part in parts):
+        found.error, found.sensitivity = 0.0, 1.0
+    for part in parts:
+        if isinstance(part, tc.Penalty) and found.error:
+            found.sensitivity += part.weight * norm ** (-2.0 / blocks)
+        if isinstance(part, tc.SensitivityBound):
+            unit = part.limit * norm ** (-2.0 * (blocks - 1) / blocks)
+            found.most_sensitivity = min(found.most_sensitivity, unit)
+        if isinstance(part, tc.ErrorBound):
+            found.most_error = min(found.most_error, part.limit)
+    return found
+
+
+@dataclass
+class Truth:
+    """A model measured again, in units of T / ||T||."""
+
+    error: float
+    sensitivity: float
+    merit: tuple[float, float]
+    model: Any = field(repr=False)
+
+
+def wide(array: Any) -> Any:
+    array = np.asarray(array)
+    return array.astype(np.clongdouble if array.dtype.kind == "c" else np.longdouble)
+
+
+def measured(model: Any, tensor: Any, constraint: Any, mask: Any = None) -> Truth:
+    """Error and SS in extended precision; `mask` says which entries count."""
+    seen = np.ones(tensor.shape, bool) if mask is None else mask
+    T = wide(tensor) * seen
+    norm = np.sqrt(np.sum(np.abs(T) ** 2))
+    X = full(model, [wide(m) for m in model.matrices]) * seen
+    error = float(np.sqrt(np.sum(np.abs(T - X) ** 2)) / norm)
+    blocks = len(model.matrices)
+    ss = sensitivity(model, [wide(m) for m in model.matrices]) / float(norm) ** (2.0 * (blocks - 1) / blocks)
+    return Truth(error, ss, asked(constraint, float(norm), blocks).merit(error, ss), model)
+
+
+def block_decrease(model: Any, tensor: Any, constraint: Any, mask: Any = None) -> float:
+    """What the best change of each block alone takes off the Lagrangian, relative to it, at its best multipliers."""
+    seen = np.ones(tensor.shape, bool) if mask is None else mask
+    norm = float(np.linalg.norm(tensor * seen))
+    count = len(model.matrices)
+    want = asked(constraint, norm, count)
+    double = np.complex128 if model.dtype.kind == "c" else np.float64
+    unit = _balanced([m.astype(double) for m in model.matrices], norm)
+    model = model.astype(double).with_matrices(unit)
+    truth = measured(model, tensor / norm, constraint, mask)
+    truth = Truth(truth.error, sensitivity(model), (0.0, 0.0), model)
+    residual = ((tensor / norm - full(model)) * seen).ravel()
+    gradients: list[tuple[Any, Any]] = []
+    curvatures: list[tuple[Any, Any]] = []
+    for k, J in enumerate(jacobian(model)):
+        J = J * seen.ravel()[:, None]
+        if model.dtype.kind == "c":
+            J = np.stack([J, 1j * J], axis=2).reshape(len(J), -1)
+        J, r = np.concatenate([J.real, J.imag]), np.concatenate([residual.real, residual.imag])
+        v, A = sensitivity_parts(model, k)
+        gradients.append((-(J.T @ r), v))
+        curvatures.append((J.T @ J, A))
+    weights = [want.error, want.sensitivity]
+    active = []
+    if truth.error >= want.most_error * (1 - 1e-3):
+        active.append(0)
+    if truth.sensitivity >= want.most_sensitivity * (1 - 1e-3):
+        active.append(1)
+    if active:
+        target = np.concatenate([weights[0] * g[0] + weights[1] * g[1] for g in gradients])
+        columns = np.stack([np.concatenate([g[a] for g in gradients]) for a in active], axis=1)
+        sizes = np.linalg.norm(columns, axis=0)
+        found = nnls(columns / sizes, -target)[0] / sizes
+        for a, w in zip(active, found, strict=True):
+            weights[a] += w
+    total = 0.0
+    for (g0, g1), (A0, A1) in zip(gradients, curvatures, strict=True):
+        v = weights[0] * g0 + weights[1] * g1
+        values, vectors = np.linalg.eigh(weights[0] * A0 + weights[1] * A1)
+        alive = values > 1e-12 * max(values[-1], 0.0)
+        total += float(np.sum((vectors.T @ v)[alive] ** 2 / values[alive]))
+    size = weights[0] * truth.error**2 + weights[1] * truth.sensitivity
+    return total / size if size > 0 else 0.0
+
+
+def _balanced(matrices: list[Any], norm: float) -> list[Any]:
+    share = norm ** (-1.0 / len(matrices))
+    return [m * share for m in matrices]
+
+
+def complaints(fit: Any, tensor: Any, constraint: Any = None, start: Any = None, mask: Any = None) -> list[str]:
+    """What is not true of a Fit; empty where all is."""
+    found = []
+    constraint = tc.solvers.Free() if constraint is None else constraint
+    single = fit.model.dtype == np.float32
+    truth = measured(fit.model, tensor, constraint, mask)
+    norm = float(np.linalg.norm(tensor if mask is None else tensor * mask))
+    blocks = len(fit.model.matrices)
+    if abs(fit.error - truth.error) > 1e-6 * truth.error + 2e-15 * max(1.0, _size(fit.model) / norm):
+        found.append(f"error {fit.error:.9g}, truly {truth.error:.9g}")
+    ss = fit.sensitivity * norm ** (-2.0 * (blocks - 1) / blocks)
+    if abs(ss - truth.sensitivity) > 1e-6 * truth.sensitivity:
+        found.append(f"SS {ss:.9g}, truly {truth.sensitivity:.9g}")
+    gap, objective = truth.merit
+    if abs(fit.gap - gap) > 2e-6 + 1e-6 * gap:
+        found.append(f"gap {fit.gap:.3g}, truly {gap:.3g}")
+    if abs(fit.objective - objective) > 1e-5 * objective + 1e-20:
+        found.append(f"objective {fit.objective:.9g}, truly {objective:.9g}")
+    reason = fit.reason
+    met = gap <= 2e-6
+    least = 1e-6 if single else 2e-13
+    if reason is StopReason.EXACT:
+        if not truth.error <= least:
+            found.append(f"EXACT at error {truth.error:.3g}")
+        if not met:
+            found.append(f"EXACT at gap {gap:.3g}")
+        want = asked(constraint, norm, blocks)
+        if want.sensitivity > 0:
+            found.append("EXACT where SS is to be lowered")
+    if reason is StopReason.CONVERGED:
+        if not met:
+            found.append(f"CONVERGED at gap {gap:.3g}")
+        left = block_decrease(fit.model, tensor, constraint, mask)
+        if left > 2e-5 and not truth.error < 1e-9 and not (single and truth.error < 1e-4):
+            found.append(f"CONVERGED, and blocks take off {left:.3g}")
+    if reason is StopReason.INFEASIBLE and met:
+        found.append("INFEASIBLE, and the bounds are met")
+    if start is not None:
+        before = measured(start, tensor, constraint, mask).merit
+        slack = 3e-7 if single else 1e-12
+        gap_ok = gap <= before[0] * (1 + 1e-5) + 2e-6
+        error_ok = np.sqrt(objective) <= np.sqrt(before[1]) * (1 + 1e-5) + slack
+        if not gap_ok or (before[0] <= 0 and not error_ok):
+            found.append(f"(gap, objective) {truth.merit}, the start has {before}")
+    return found
+
+
+def _size(model: Any) -> float:
+    """A bound on the size of the terms that are added up in X."""
+    return float(np.prod([np.linalg.norm(m) for m in model.matrices]))

@@ -1,0 +1,147 @@
+"""How the command line ends when it is told to, and when nobody listens: signals, closed streams, places to write."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tensorchain as tc
+from tensorchain.cli import main
+
+PLAIN = ["--model", "cp", "--rank", "3"]
+ENDLESS = ["--solver", "als", "--max-iter", "100000000"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    np.save("data.npy", np.random.default_rng(0).standard_normal((9, 8, 7)))
+    return tmp_path
+
+
+def begun(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """`tensorchain decompose` in a process of its own."""
+    command = [sys.executable, "-m", "tensorchain.cli", "decompose", "data.npy", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(Path(tc.__file__).parents[1])}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
+    )
+
+
+def wait_for(what: Any, seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_best_so_far(folder: Path, number: int) -> None:
+    process = begun(*PLAIN, *ENDLESS, "--starts", "100000", "--checkpoint", "run.ckpt", "--out", "fit.npz")
+    wait_for(lambda: Path("run.ckpt").exists() or process.poll() is not None)
+    process.send_signal(number)
+    out, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, "")
+    assert "INTERRUPTED" in out
+    fit = tc.load("fit.npz")
+    assert fit.reason is tc.StopReason.INTERRUPTED
+    assert fit.error < 1.0
+    assert sorted(os.listdir()) == ["data.npy", "fit.npz", "run.ckpt"]
+
+
+def children_of(process: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == process and fields[0] != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="children are found through /proc")
+def test_no_worker_outlives_a_signal(folder: Path) -> None:
+    pytest.importorskip("joblib")
+    process = begun(*PLAIN, "--solver", "lm", "--starts", "500000", "--jobs", "2", "--out", "fit.npz")
+    # The tracker of resources and two workers.
+    wait_for(lambda: len(children_of(process.pid)) >= 3 or process.poll() is not None)
+    workers = children_of(process.pid)
+    assert len(workers) >= 3
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+
+    def gone() -> bool:
+        return not any(Path(f"/proc/{worker}/stat").exists() for worker in workers)
+
+    wait_for(gone, 10.0)
+
+
+@pytest.mark.parametrize("redirected", [">&-", "2>&-", ">&- 2>&-", "2>/dev/full"])
+def test_closed_streams_cost_nothing(folder: Path, redirected: str) -> None:
+    code = f"{sys.executable} -m tensorchain.cli decompose data.npy --model cp --rank 2 --max-iter 3 --out fit.npz "
+    environment = {**os.environ, "PYTHONPATH": str(Path(tc.__file__).parents[1])}
+    done = subprocess.run(["bash", "-c", code + redirected], env=environment, capture_output=True, check=False)
+    assert done.returncode == 0
+    assert tc.load("fit.npz").iterations > 0
+    bad = subprocess.run(
+        ["bash", "-c", code.replace("data.npy", "absent.npy") + redirected], env=environment, check=False,
+        capture_output=True,
+    )  # fmt: skip
+    assert bad.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("n" * 260 + ".npz", "too long"),
+        ("/proc/fit.npz", "/proc/fit.npz"),
+        ("sub.npz", "is a folder"),
+        ("nowhere/fit.npz", "no such folder"),
+        ("loop.npz", "loop.npz"),
+    ],
+)
+@pytest.mark.parametrize("option", ["--out", "--checkpoint"])
+def test_places_are_tried_before_the_work(
+    folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, out: str, says: str, option: str
+) -> None:
+    Path("sub.npz").mkdir()
+    Path("loop.npz").symlink_to("loop.npz")
+    monkeypatch.setattr("tensorchain.cli.decompose.decompose", lambda *a, **k: pytest.fail("the work began"))
+    before = sorted(os.listdir())
+    rest = [] if option == "--out" else ["--out", "good.npz"]
+    assert main(["decompose", "data.npy", *PLAIN, option, out, *rest]) == 2
+    assert says in capsys.readouterr().err
+    assert sorted(os.listdir()) == before
+
+
+def test_the_longest_names_and_links(folder: Path) -> None:
+    name = "n" * 251 + ".npz"
+    assert main(["decompose", "data.npy", *PLAIN, "--max-iter", "2", "--out", name]) == 0
+    Path("far").mkdir()
+    Path("link.npz").symlink_to("far/real.npz")
+    assert main(["decompose", "data.npy", *PLAIN, "--max-iter", "2", "--out", "link.npz"]) == 0
+    assert Path("link.npz").is_symlink()
+    assert tc.load("far/real.npz").error == pytest.approx(tc.load(name).error)
+
+
+def test_show_says_what_it_found(folder: Path, capsys: Any) -> None:
+    assert main(["decompose", "data.npy", *PLAIN, "--max-iter", "2", "--checkpoint", "c.npz", "--out", "fit.npz"]) == 0
+    tc.load("fit.npz").model.save("model.npz")
+    capsys.readouterr()
+    for name, says in (("fit.npz", "a fit"), ("model.npz", "a model, saved without a fit")):
+        assert main(["show", name]) == 0
+        assert says in capsys.readouterr().out
+    assert main(["show", "c.npz"]) == 2
+    assert "checkpoint" in capsys.readouterr().err
