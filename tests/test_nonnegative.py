@@ -257,6 +257,19 @@ def test_the_first_sweeps_see_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
     assert feasible(fit.model)
 
 
+def test_large_cores_are_not_formed(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = SOLVED[1]
+    T = data(case)
+    for constraint in (tc.NonNegative(), tc.NonNegative() & tc.Penalty(1e-3)):
+        formed = fitted(T, case, tc.ALS(max_iter=100), constraint)
+        with monkeypatch.context() as patched:
+            patched.setattr("tensorchain.solvers.blocks._FORMED", 1)
+            fit = fitted(T, case, tc.ALS(max_iter=100), constraint)
+        assert feasible(fit.model)
+        assert np.any(fit.model.matrices[0] == 0.0) == np.any(formed.model.matrices[0] == 0.0)
+        assert fit.objective == pytest.approx(formed.objective, rel=2e-2)
+
+
 def test_conjugate_gradients_find_the_same() -> None:
     case = CASES[0]
     T = data(case)

@@ -34,7 +34,11 @@ from tensorchain.kernels import Array, GramSystem
 from tensorchain.solvers.constraints import Domain, Lagrangian, Quantity, Sensitivity, SquaredError
 from tensorchain.solvers.constraints.domain import EVERYWHERE
 from tensorchain.solvers.constraints.lagrangian import Term
+from tensorchain.solvers.krylov import conjugate_gradients
+from tensorchain.solvers.normal_equations import Floors
 
+_FORMED = 2000
+"""Width of a core up to which its matrix is formed, where a domain restricts it."""
 _ACCURACY = 1e-6
 """Relative accuracy of the weight of a bound."""
 _TRIES, _HALVINGS = 60, 20
@@ -138,10 +142,30 @@ def solved(at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Array)
 
 def _within(at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Array, domain: Domain, fine: bool) -> Array:
     """The same in a domain."""
-    system = _system(at, k, {quantity: weight for quantity, weight in weights.items() if weight > 0.0})
+    positive = {quantity: weight for quantity, weight in weights.items() if weight > 0.0}
+    if rhs.shape[1] > _FORMED and at.network.modes[k] is None:
+        return _within_unformed(at, k, positive, rhs)
+    system = _system(at, k, positive)
     if system is None:
         return np.zeros_like(rhs)
     return domain.best_change(at.model.matrices[k], system.gram, rhs, fine=fine)
+
+
+def _within_unformed(at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Array) -> Array:
+    """The same for a large core, whose matrix is applied and never formed: towards D, by conjugate gradients."""
+
+    def image(step: Array) -> Array:
+        images = ((quantity.apply(at, k, step.reshape(rhs.shape)), weight) for quantity, weight in weights.items())
+        parts = [weight * part for part, weight in images if part is not None]
+        return np.asarray(sum(parts[1:], start=parts[0])).ravel() if parts else np.zeros(rhs.size)
+
+    def solve(step: Array, free: Array) -> Array:
+        right = np.where(free, rhs.ravel() - image(np.where(free, 0.0, step)), 0.0)
+        found = conjugate_gradients(lambda b: [np.where(free, image(b[0]), 0.0)], lambda b: [b[0]], [right], tol=1e-4)
+        return found[0][free]
+
+    found = Floors([-at.model.matrices[k]]).step(rhs.ravel(), solve, image)
+    return np.zeros_like(rhs) if found is None else found[0].reshape(rhs.shape)
 
 
 def _system(at: Evaluator, k: int, weights: Mapping[Quantity, float]) -> GramSystem | None:
