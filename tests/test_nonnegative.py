@@ -159,6 +159,16 @@ def test_a_start_is_heeded_or_refused() -> None:
     assert feasible(fitted(T, case, tc.LM(), init=clipped).model)
 
 
+def test_sampled_sweeps() -> None:
+    rng = np.random.default_rng(0)
+    T = tc.CP([rng.uniform(size=(size, 2)) * (rng.random((size, 2)) < 0.6) for size in (14, 15, 16)]).full()
+    T = T + 0.1 * T.std() * rng.standard_normal(T.shape)
+    fit = tc.decompose(T, "cp", 2, solver=tc.SampledALS(max_iter=30), constraint=tc.NonNegative(), rng=0)
+    best = tc.decompose(T, "cp", 2, constraint=tc.NonNegative(), rng=0)
+    assert feasible(fit.model)
+    assert best.error <= fit.error < 1.1 * best.error
+
+
 def test_another_trade_off_stays_non_negative() -> None:
     T = data(CASES[0])
     for solver in (tc.Path(cycles=1), tc.Auto()):
