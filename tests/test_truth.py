@@ -348,7 +348,7 @@ class TestThePath:
         from tensorchain.diagnosis import degeneracy_profile, trace_path
 
         T, model = solution(case)
-        path = trace_path(T, model, decades=3.0)
+        path = trace_path(model, T, decades=3.0)
         assert np.all(path.iterations[:3] > 0)
         assert path.error[0] > 10 * path.error[-1] > 0
         assert path.sensitivity[0] < path.sensitivity[-1]

@@ -133,9 +133,7 @@ def test_an_exported_network_is_compressed_as_the_module_is(trained):
     reasons = [layer.rank for layer in report.layers if layer.method == "dense"]
     assert {"24 groups", "4 groups", "one channel"} <= set(reasons)
     right = (outputs(small, TEST[0]).argmax(1) == TEST[1].numpy()).mean()
-    module = compress(
-        trained, TEST[0][:1], "tc", keep_macs=0.5, calibration=batches, refit=False, fit_output=True, **OPTIONS
-    )
+    module = compress(trained, TEST[0][:1], "tc", keep_macs=0.5, calibration=batches, fit_output=True, **OPTIONS)
     assert abs(right - accuracy(module)) < 0.05
     with torch.no_grad():
         assert np.allclose(outputs(proto, TEST[0]), trained(TEST[0]).numpy(), atol=1e-3)
