@@ -257,7 +257,7 @@ def test_the_first_sweeps_see_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
     T = tc.CP([rng.uniform(size=(size, 2)) for size in (14, 15, 16)]).full()
     T = T + 0.2 * T.std() * rng.standard_normal(T.shape)
     whole = tc.decompose(T, "cp", 2, constraint=tc.NonNegative(), rng=0)
-    monkeypatch.setattr("tensorchain.solvers.auto._SMALL", 100)
+    monkeypatch.setattr("tensorchain.solvers.within._SMALL", 100)
     fit = tc.decompose(T, "cp", 2, constraint=tc.NonNegative(), rng=0)
     assert "core 2x2x2" in fit.solver
     assert "core" not in whole.solver

@@ -14,9 +14,8 @@
    least sensitivity within the slack is the answer (:mod:`tensorchain.solvers.stabilise`).
 
 A start that is given is not thrown away, and constraints are met along the path: with either, step 2 is left out.
-Where all blocks are non-negative and nothing else is asked a best approximation exists: sweeps and joint steps from the
-start are all that is done.  A reduced core loses the signs of entries, so that non-negative blocks are not fitted to
-it; the first sweeps over a large tensor see it through its core (:mod:`tensorchain.solvers.compressed`).
+Where all blocks are non-negative and nothing else is asked, sweeps and joint steps from the start are all that is done
+(:mod:`tensorchain.solvers.within`).
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ import numpy as np
 from tensorchain.fit import StopReason
 from tensorchain.models import BlockTerm, Model
 from tensorchain.solvers.als import ALS
-from tensorchain.solvers.compressed import Compressed
 from tensorchain.solvers.constraints import Free, Penalty
 from tensorchain.solvers.lm import LM, check_options
 from tensorchain.solvers.path import Path
@@ -38,6 +36,7 @@ from tensorchain.solvers.reduced import Reduced, order_of, shifted
 from tensorchain.solvers.reduction import estimated, reduce, reduced_shape, worthwhile
 from tensorchain.solvers.stabilise import stabilised
 from tensorchain.solvers.starts import fitted_multiple, is_tree, random_start, start_by
+from tensorchain.solvers.within import closed, swept
 from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.tensors import Device, Sparse
 
@@ -64,16 +63,6 @@ _PRICE, _PENALISED = 0.1, ALS(max_iter=2, tol=1e-4)
 _FORMED = 1 << 20
 """Entries up to which models are compared entry by entry."""
 _FINISH = ALS(max_iter=8, tol=1e-7)
-_WITHIN, _WITHIN_STEPS, _LAST_SWEEPS = (
-    ALS(max_iter=100, tol=1e-5),
-    LM(max_iter=20, tol=1e-8),
-    ALS(max_iter=500, tol=1e-7),
-)
-"""In a domain."""
-_ROUNDS, _PAYS = 20, 0.99
-"""Most rounds of joint steps, and the share of the error at which a round was worth another one."""
-_SMALL, _SEEN_THROUGH = 1_000_000, 20
-"""Entries up to which, and times the core up to which, the tensor itself is swept over."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +113,9 @@ class _Search:
             self._reduce()
         if problem.warm:
             yield iterate_at(problem.evaluator(start), problem.constraint)
-        if self._closed():
-            found = yield from self._swept(start)
+        if closed(problem.constraint, start.network):
+            best, reason = yield from swept(self.reduced, start, self.options.exact, self.way)
+            found = _Point("start", best, reason)
         elif problem.warm or not problem.constraint.domain.whole:
             found = yield from self._along_path(self.reduced.lower(start), self.path)
         elif not problem.constraint.free:
@@ -299,42 +289,6 @@ class _Search:
             return False
         apart = distance(one.best.model, two.best.model)
         return apart <= _AGREE * min(_error(one), _error(two))
-
-    def _closed(self) -> bool:
-        """Whether nothing is asked but a domain that restricts every block: no part can grow and cancel others."""
-        constraint, network = self.problem.constraint, self.start.network
-        only = constraint.error_alone and not constraint.bounds
-        return only and len(constraint.domain.restricted(network)) == len(network.modes)
-
-    def _swept(self, start: Model) -> Stage[_Point]:
-        """Some sweeps, some joint steps, and sweeps again where these have not converged."""
-        best, reason = yield from self.reduced.drive(_WITHIN, self._from_core(start))
-        way, small = "sweeps", start.n_parameters <= _LARGE
-        if small and reason is not StopReason.EXACT:
-            # Joint steps end sweeps that creep; where these creep as well, sweeps are cheaper.
-            way = "sweeps and joint steps"
-            steps = replace(_WITHIN_STEPS, exact=self.options.exact)
-            for _ in range(_ROUNDS):
-                before = best.error
-                best, reason = yield from self.reduced.drive(steps, best.model)
-                if reason is not StopReason.ITERATION_LIMIT or best.error > _PAYS * before:
-                    break
-        if reason is StopReason.ITERATION_LIMIT or not (small or reason is StopReason.EXACT):
-            best, reason = yield from self.reduced.drive(replace(_LAST_SWEEPS, exact=self.options.exact), best.model)
-        return self._taken(_Point("start", best, reason), way)
-
-    def _from_core(self, start: Model) -> Model:
-        """Where sweeps lead that see a large tensor through its core, at the cost of the core."""
-        tensor, shape = self.problem.tensor, self.problem.tensor.shape
-        sizes = reduced_shape(start.network, shape)
-        if not tensor.complete or isinstance(tensor, Sparse) or math.prod(shape) < _SEEN_THROUGH * math.prod(sizes):
-            return start
-        if self.problem.warm or math.prod(shape) < _SMALL:
-            return start
-        reduction = reduce(tensor, sizes, self.problem.rng)
-        self.way.append("core " + "x".join(map(str, reduction.core.shape)))
-        seen = Reduced(replace(self.problem, tensor=Compressed(reduction)), None)
-        return seen.aside(_WITHIN, start, self.problem.constraint).model
 
     def _along_path(self, start: Model, path: Path) -> Stage[_Point]:
         steps = self.reduced.drive(path, start, stages=self.stages)
