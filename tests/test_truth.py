@@ -88,6 +88,13 @@ class TestExactStarts:
             blocks = len(start.matrices)
             assert fit.error <= (1 - share ** (blocks / (2 * (blocks - 1)))) * (1 + 1e-4)
 
+    @ON_SOLVERS
+    def test_no_error_is_not_exact_where_something_else_is_minimised(self, solver: Any) -> None:
+        T, start = solution(CASES[1])
+        fit = fitted(T, CASES[1], solver, init=start, constraint=tc.Penalty(1e-40))
+        assert fit.error < 1e-13
+        assert fit.reason is not StopReason.EXACT
+
     @ON_CASES
     def test_a_bound_that_does_not_bind(self, case: Case) -> None:
         T, model = solution(case)

@@ -104,6 +104,7 @@ class _Search:
         self.options, self.problem, self.start = options, problem, start
         self.way: list[str] = []
         self.stages: list[Iterate] = []
+        self.settled = False
         self.reduced = Reduced(problem, None)
         self.path = Path(exact=options.exact)
 
@@ -130,7 +131,7 @@ class _Search:
         healthy = reason is StopReason.EXACT or is_tree(start) or problem.warm
         if healthy or not problem.constraint.free or not self.options.slack:
             return Ended(reason)
-        answer = stabilised(self.reduced, best, self.stages, self.options.slack)
+        answer = stabilised(self.reduced, best, self.stages, self.options.slack, settled=self.settled)
         if answer is None:
             return Ended(reason)
         yield answer
@@ -161,6 +162,7 @@ class _Search:
                 return self._taken(point, f"sweeps from {name}")
             found.append(point)
             if len(found) > 1 and self._agree(*found[-2:]):
+                self.settled = True
                 return self._taken(min(found, key=_error), "sweeps from " + " and ".join(p.name for p in found))
             if len(found) == 2:
                 break

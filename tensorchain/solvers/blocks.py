@@ -43,6 +43,7 @@ _ACCURACY = 1e-6
 """Relative accuracy of the weight of a bound."""
 _TRIES, _HALVINGS = 60, 20
 _SMALLEST, _LARGEST = 1e-18, 1e18
+_UNSEEN = 1e-14
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,32 @@ class BlockProblem:
             if gradient is not None:
                 found[quantity] = gradient
 
+        # Over missing entries a Gram is a pass over the data: it is made once for all weights that are tried.
+        formed: dict[Quantity, Array | None] = {}
+
+        def curvature(quantity: Quantity) -> Array | None:
+            if quantity not in formed:
+                formed[quantity] = quantity.curvature(at, k)
+            return formed[quantity]
+
         def apply(quantity: Quantity, change: Array) -> Array:
-            image = quantity.apply(at, k, change)
+            matrix = curvature(quantity) if not at.complete and quantity == SquaredError() else None
+            image = quantity.apply(at, k, change) if matrix is None else GramSystem(matrix).apply(change)
             assert image is not None
             return image
 
+        def within(weights: Mapping[Quantity, float], rhs: Array) -> Array:
+            positive = {quantity: weight for quantity, weight in weights.items() if weight > 0.0}
+            if rhs.shape[1] > _FORMED and at.network.modes[k] is None:
+                return _within_unformed(at, k, positive, rhs)
+            system = _system(positive, curvature)
+            if system is None:
+                return np.zeros_like(rhs)
+            return domain.best_change(at.model.matrices[k], system.gram, rhs, fine=fine)
+
         if k in domain.restricted(at.network):
-            return cls(values, found, apply, lambda weights, rhs: _within(at, k, weights, rhs, domain, fine))
-        return cls(values, found, apply, lambda weights, rhs: solved(at, k, weights, rhs))
+            return cls(values, found, apply, within)
+        return cls(values, found, apply, lambda weights, rhs: solved(at, k, weights, rhs, curvature))
 
     @classmethod
     def from_matrices(
@@ -125,34 +144,34 @@ class BlockProblem:
         return found
 
 
-def solved(at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Array) -> Array:
-    """D with D (sum_j w_j A_j)^T = rhs, of least norm, through the structure of the model where it has one."""
+def solved(
+    at: Evaluator,
+    k: int,
+    weights: Mapping[Quantity, float],
+    rhs: Array,
+    formed: Callable[[Quantity], Array | None],
+) -> Array:
+    """D with D (sum_j w_j A_j)^T = rhs, of least norm, through the structure of the model where it has one.
+
+    `formed` gives the matrices A_j where they are needed.
+    """
     positive = {quantity: weight for quantity, weight in weights.items() if weight > 0.0}
-    error = positive.get(SquaredError(), 0.0)
-    if error > 0.0 and set(positive) <= {SquaredError(), Sensitivity()}:
-        penalty = positive.get(Sensitivity(), 0.0) / error
-        if not penalty:
+    if positive and set(positive) <= {SquaredError(), Sensitivity()}:
+        sensitivity = positive.get(Sensitivity(), 0.0)
+        # Q_k alone is inverted beside a share of M_k that does not count: by the structure of both.
+        error = max(positive.get(SquaredError(), 0.0), _UNSEEN * sensitivity)
+        penalty = sensitivity / error
+        if not penalty and at.complete:
             return at.system(k).solve(rhs / error)
         inverse = at.model.penalised_solver(k, penalty) if at.complete else None
         if inverse is not None:
             return inverse(rhs / error)
-    system = _system(at, k, positive)
+    system = _system(positive, formed)
     return np.zeros_like(rhs) if system is None else system.solve(rhs)
 
 
-def _within(at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Array, domain: Domain, fine: bool) -> Array:
-    """The same in a domain."""
-    positive = {quantity: weight for quantity, weight in weights.items() if weight > 0.0}
-    if rhs.shape[1] > _FORMED and at.network.modes[k] is None:
-        return _within_unformed(at, k, positive, rhs)
-    system = _system(at, k, positive)
-    if system is None:
-        return np.zeros_like(rhs)
-    return domain.best_change(at.model.matrices[k], system.gram, rhs, fine=fine)
-
-
 def _within_unformed(at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Array) -> Array:
-    """The same for a large core, whose matrix is applied and never formed: towards D, by conjugate gradients."""
+    """The same in a domain for a large core, whose matrix is never formed: towards D, by conjugate gradients."""
 
     def image(step: Array) -> Array:
         images = ((quantity.apply(at, k, step.reshape(rhs.shape)), weight) for quantity, weight in weights.items())
@@ -168,13 +187,13 @@ def _within_unformed(at: Evaluator, k: int, weights: Mapping[Quantity, float], r
     return np.zeros_like(rhs) if found is None else found[0].reshape(rhs.shape)
 
 
-def _system(at: Evaluator, k: int, weights: Mapping[Quantity, float]) -> GramSystem | None:
+def _system(weights: Mapping[Quantity, float], formed: Callable[[Quantity], Array | None]) -> GramSystem | None:
     """sum_j w_j A_j; None where the block counts in none of them."""
     curvatures = {}
     for quantity in weights:
-        curvature = quantity.curvature(at, k)
-        if curvature is not None:
-            curvatures[quantity] = curvature
+        matrix = formed(quantity)
+        if matrix is not None:
+            curvatures[quantity] = matrix
     return _summed(curvatures, weights) if curvatures else None
 
 
