@@ -14,6 +14,8 @@
    least sensitivity within the slack is the answer (:mod:`tensorchain.solvers.stabilise`).
 
 A start that is given is not thrown away, and constraints are met along the path: with either, step 2 is left out.
+Where all blocks are non-negative and nothing else is asked, sweeps and joint steps from the start are all that is done
+(:mod:`tensorchain.solvers.within`).
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from tensorchain.solvers.reduced import Reduced, order_of, shifted
 from tensorchain.solvers.reduction import estimated, reduce, reduced_shape, worthwhile
 from tensorchain.solvers.stabilise import stabilised
 from tensorchain.solvers.starts import fitted_multiple, is_tree, random_start, start_by
+from tensorchain.solvers.within import closed, swept
 from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.tensors import Device, Sparse
 
@@ -111,11 +114,14 @@ class _Search:
         problem, start = self.problem, self.start
         if memory is not None and self.ledger is not None:
             self.ledger.recall(memory)
-        if problem.tensor.complete:
+        if problem.tensor.complete and problem.constraint.domain.whole:
             self._reduce()
         if problem.warm and memory is None:
             yield iterate_at(problem.evaluator(start), problem.constraint)
-        if problem.warm:
+        if closed(problem.constraint, start.network):
+            best, reason = yield from swept(self.reduced, start, self.options.exact, self.way)
+            found = _Point("start", best, reason)
+        elif problem.warm or not problem.constraint.domain.whole:
             found = yield from self._along_path(self.reduced.lower(start), self.path)
         elif not problem.constraint.free:
             found = yield from self._constrained()

@@ -126,7 +126,10 @@ class Reduced:
 
 
 def shifted(constraint: Constraint, remainder: float) -> Constraint | None:
-    """The constraint for the core; None where it is about more than error and sensitivity, or cannot be met there."""
+    """The constraint for the core; None where it is about other quantities or restricts blocks, or cannot be met."""
+    if not constraint.domain.whole:
+        # Bases mix rows: signs of entries are lost.
+        return None
     known: set[Quantity] = {SquaredError(), Sensitivity()}
     named = {part.quantity for part in constraint.objective} | {bound.quantity for bound in constraint.bounds}
     if not named <= known:
@@ -138,7 +141,7 @@ def shifted(constraint: Constraint, remainder: float) -> Constraint | None:
             if not bound.limit > 0.0:
                 return None
         bounds.append(bound)
-    return Normalised(constraint.objective, tuple(bounds), constraint)
+    return Normalised(constraint.objective, tuple(bounds), constraint, constraint.domain)
 
 
 def order_of(iterate: Iterate) -> tuple[float, float]:
