@@ -20,6 +20,7 @@ from tensorchain.models.validation import checked_wiring
 from tensorchain.progress import Progress
 from tensorchain.solvers import ALS, LM, Auto, Constraint, ErrorBound, Free, Iterate, Path, SensitivityBound, Solver
 from tensorchain.solvers.checkpoint import Checkpoint, problem_of
+from tensorchain.solvers.constraints import Domain, Within
 from tensorchain.solvers.loop import draw_seeds
 from tensorchain.solvers.multistart import run_starts
 from tensorchain.solvers.problem import Clock
@@ -61,7 +62,7 @@ def decompose(
     error : in place of `rank`: the relative error that is allowed, 0 < e < 1.  The ranks are those of the fewest
         parameters that a search finds; where none meets the error, the reason is INFEASIBLE.
     solver : `Auto()` (the default), `Path()`, `LM()` or `ALS()`, or their names in small letters.
-    constraint : `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`, or several joined by `&`.
+    constraint : `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`, `NonNegative()`, or several joined by `&`.
     init : "random", "svd" (HOSVD, or ring SVD for a chain), or a model or fit to start from; it is not changed.
     starts : number of starts; the best is returned, all are listed in `fit.starts`.  Where `init` is a model or
         "svd", the first start is just that, and the others have noise on it.
@@ -123,6 +124,8 @@ def decompose(
             f"rank has None for mode {untouched[0] + 1}, and a constraint was given; a partial Tucker model is fitted "
             f"without constraints: give {door.shape[untouched[0]]} in place of None, or drop the constraint"
         )
+    network = init.network if isinstance(init, Model) else checked_wiring(kind, door.shape, rank)
+    constraint.domain.check(network, door.dtype, init if isinstance(init, Model) else None)
     solver = Auto() if solver is None else solver
     job = Start(door, norm, kind, rank, init, solver, constraint, callback)
     seeds = draw_seeds(np.random.default_rng(rng), starts)
@@ -134,7 +137,7 @@ def decompose(
     if untouched and isinstance(best.model, Tucker):
         whole = with_identities(best.model, untouched)
         best = replace(best, model=whole, sensitivity=whole.sensitivity())
-    return replace(best, again=partial(_traded, door))
+    return replace(best, again=partial(_traded, door, constraint.domain))
 
 
 @dataclass
@@ -174,12 +177,12 @@ class _Fitter:
         return replace(fit, reason=StopReason.ITERATION_LIMIT) if ours else fit
 
 
-def _traded(door: Tensor, start: Model, error: float | None, sensitivity: float | None) -> Fit:
+def _traded(door: Tensor, domain: Domain, start: Model, error: float | None, sensitivity: float | None) -> Fit:
     """The same data from a model, at an error or a sensitivity."""
     bound = (
         ErrorBound(error) if error is not None else SensitivityBound(math.nan if sensitivity is None else sensitivity)
     )
-    return decompose(door, init=start, solver=LM(), constraint=bound)
+    return decompose(door, init=start, solver=LM(), constraint=bound & Within(domain))
 
 
 def solver_of(solver: str | Solver | None) -> Solver:
@@ -327,9 +330,8 @@ def _checked_limit(max_seconds: Any) -> float | None:
 
 def _check_arguments(constraint: Any, starts: Any, callback: Any, jobs: Any) -> None:
     if not isinstance(constraint, Constraint):
-        raise TypeError(
-            f"constraint is {shown(constraint)}; Penalty(nu), SensitivityBound(s) or ErrorBound(e) is needed"
-        )
+        known = "Penalty(nu), SensitivityBound(s), ErrorBound(e) or NonNegative()"
+        raise TypeError(f"constraint is {shown(constraint)}; {known} is needed")
     if isinstance(starts, bool) or not isinstance(starts, (int, np.integer)) or starts < 1:
         raise ValueError(f"starts is {shown(starts)}; a positive integer is needed")
     if callback is not None and not callable(callback):

@@ -228,7 +228,7 @@ class TestNames:
     @pytest.mark.parametrize(
         ("keyword", "advice"),
         [("seed", "rng=0"), ("random_state", "rng=0"), ("max_iter", "ALS"), ("n_iter_max", "ALS"), ("tol", "ALS"),
-         ("verbose", "progress=True"), ("mask", "Masked"), ("non_negative", "non-negative"), ("n_components", "rank=3"),
+         ("verbose", "progress=True"), ("mask", "Masked"), ("non_negative", "NonNegative"), ("n_components", "rank=3"),
          ("nonsense", "it has")],
     )  # fmt: skip
     def test_keywords_of_others(self, keyword: str, advice: str) -> None:

@@ -35,6 +35,9 @@ from tensorchain.fit import Fit, StopReason
 from tensorchain.models import Model, load
 from tensorchain.tensors import Dense, Masked, Tensor
 
+_UNEXPLAINED = 0.5
+"""Share of the squared norm from which a model is said to leave most of the data unexplained."""
+
 DESCRIPTION = """\
 Decompose the tensor in a file and save the model.
 
@@ -90,6 +93,7 @@ def add_parser(commands: Any) -> None:
         "--max-error", type=positive_number, metavar="E", help="least sensitivity with relative error at most E"
     )
     bound.add_argument("--penalty", type=positive_number, metavar="NU", help="minimise ||T - X||^2 + NU * sensitivity")
+    model.add_argument("--non-negative", action="store_true", help="blocks whose entries are all >= 0")
     search = parser.add_argument_group("how")
     search.add_argument(
         "--solver",
@@ -151,7 +155,7 @@ def run(arguments: argparse.Namespace) -> Status:
     if arguments.json:
         print_json({**record_of(fit), "file": str(source), "out": str(target)})
     else:
-        print_report([*fit.report(), ("saved", str(target))], title=str(source))
+        print_report([*fit.report(), *_warning(fit), ("saved", str(target))], title=str(source))
     return status_of(fit)
 
 
@@ -255,6 +259,14 @@ def record_of(fit: Fit) -> dict[str, Any]:
             for s in fit.starts
         ],
     }
+
+
+def _warning(fit: Fit) -> list[tuple[str, str]]:
+    """What is said of a model that leaves most of the data unexplained."""
+    if fit.error**2 < _UNEXPLAINED:
+        return []
+    share = 100.0 * fit.error**2
+    return [("note", f"{share:.0f} % of the squared norm is left unexplained: loosen the bound, or raise the rank")]
 
 
 def status_of(fit: Fit) -> Status:
