@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\(2, 9\) were given; \(samples, 3\) is needed"):
         estimator.inverse_transform(np.ones((2, 9)))
     with pytest.raises(ValueError, match="unknown"):
-        Decomposition("cpd", 2).fit(samples)
+        Decomposition("cpx", 2).fit(samples)
 
 
 def test_scikit_learn_is_not_imported() -> None:
