@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tensorchain.html import report as html_report
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.regularisation import PathPoint, RegularisationPath
@@ -47,7 +48,7 @@ class StopReason(enum.Enum):
         return self in (StopReason.EXACT, StopReason.CONVERGED, StopReason.STABILISED)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class History:
     """One entry per iteration.
 
@@ -132,6 +133,27 @@ class Fit:
     path: RegularisationPath = field(default_factory=RegularisationPath, repr=False)
     again: Callable[[Model, float | None, float | None], Fit] | None = field(default=None, repr=False)
     """Fits the same data from a model, at an error or a sensitivity."""
+
+    @property
+    def dimensions(self) -> dict[str, tuple[Any, ...] | None] | None:
+        """Names of the modes and their coordinates, where the tensor had some: what tables and plots take as `dims`."""
+        names = self.dimension_names
+        if names is None or len(set(names)) < len(names):
+            return None
+        return dict(zip(names, self.labels or (None,) * len(names), strict=True))
+
+    @property
+    def components(self) -> Any:
+        """The parts that the model is the sum of, as a table; see `Model.components`."""
+        return self.model.components
+
+    def to_pandas(self) -> Any:
+        """The blocks as tables of pandas, under the names and coordinates of the data; see `Model.to_pandas`."""
+        return self.model.to_pandas(self.dimensions)
+
+    def to_xarray(self, *, full: bool = False) -> Any:
+        """The blocks as arrays of xarray, with the names and coordinates of the data; see `Model.to_xarray`."""
+        return self.model.to_xarray(self.dimensions, full=full)
 
     @property
     def knee(self) -> PathPoint | None:
@@ -222,9 +244,7 @@ class Fit:
         return f"{self.error:.4g}, an estimate with standard error {self.standard_error:.1g}"
 
     def _repr_html_(self) -> str:
-        from tensorchain.html import report
-
-        return report(self.report(), self)
+        return html_report(self.report(), self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fit to a file, .safetensors where `path` ends so and .npz else; `tensorchain.load` reads it.
@@ -234,7 +254,7 @@ class Fit:
         path : str or path-like
             The file, which is replaced when all is written.
         """
-        from tensorchain.fit_files import save_fit
+        from tensorchain.fit_writing import save_fit
 
         save_fit(self, path)
 
@@ -249,6 +269,12 @@ class Fit:
         from tensorchain.plotting import plot_path
 
         return plot_path(self, ax=ax)
+
+    def plot_factors(self, axes: Sequence[Axes] | None = None, **options: Any) -> Any:
+        """Factors as lines or bars over the coordinates of the data; see `tensorchain.plotting.plot_factors`."""
+        from tensorchain.plotting import plot_factors
+
+        return plot_factors(self, axes, **options)
 
     def plot_starts(self, ax: Axes | None = None) -> Any:
         """Errors and sensitivities of the starts, and how similar they are to the best; returns the axes."""

@@ -1,15 +1,7 @@
-"""A fit as a file, and back: the model, its figures, its history, and the models of all starts.
-
-A saved fit is a model file (:mod:`tensorchain.models.files`) with more in it, so whoever wants the model alone can read
-that.  Figures are JSON in the header, under "fit"; arrays are
-
-    history            (4, n): error, sensitivity, penalty, seconds of each iteration,
-    start_s_block_k    block k of start s, in the shape of that of the model.
-"""
+"""Fits and models from files that `Fit.save` and `Model.save` wrote (:mod:`tensorchain.fit_writing`)."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from typing import Any
@@ -17,23 +9,11 @@ from typing import Any
 import numpy as np
 
 from tensorchain.fit import Fit, History, Start, StopReason
+from tensorchain.fit_writing import FIGURES, NUMBERS
 from tensorchain.kernels import Array
 from tensorchain.models import Model
-from tensorchain.models.base import model_file, model_from
-from tensorchain.models.files import read_model, write_model
-
-_NUMBERS = ("error", "sensitivity", "seconds")
-_FIGURES = (*_NUMBERS, "gap", "objective")
-
-
-def save_fit(fit: Fit, path: str | os.PathLike[str]) -> None:
-    """Write a fit, see `Fit.save`."""
-    header, arrays = model_file(fit.model, {"report": fit.report()})
-    more = {"history": np.array([getattr(fit.history, name) for name in History.__dataclass_fields__])}
-    for s, start in enumerate(fit.starts):
-        more.update({f"start_{s}_block_{k}": block for k, block in enumerate(start.model.blocks)})
-    header |= {"fit": figures_of(fit), "arrays": list(more)}
-    write_model(path, json.dumps(header, default=str), arrays | more)
+from tensorchain.models.base import model_from
+from tensorchain.models.files import read_model
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -79,34 +59,12 @@ def load(path: str | os.PathLike[str]) -> Any:
         raise ValueError(f"{name!r} is damaged: its fit cannot be read ({error!r})") from error
 
 
-def figures_of(fit: Fit) -> dict[str, Any]:
-    """All of a fit but its arrays, as JSON."""
-    return {
-        **{name: getattr(fit, name) for name in _FIGURES},
-        "reason": fit.reason.name,
-        "iterations": fit.iterations,
-        "solver": fit.solver,
-        "standard_error": fit.standard_error,
-        "least_error": fit.least_error,
-        "dimension_names": fit.dimension_names,
-        "labels": fit.labels,
-        "starts": [
-            {
-                **{name: getattr(start, name) for name in _NUMBERS},
-                "reason": start.reason.name,
-                "iterations": start.iterations,
-            }
-            for start in fit.starts
-        ],
-    }
-
-
 def fit_from(model: Model, row: dict[str, Any], history: History, starts: tuple[Start, ...] = ()) -> Fit:
     """The fit of these figures; KeyError, TypeError or ValueError where they are none."""
     names, labels, standard = row["dimension_names"], row["labels"], row["standard_error"]
     if names is not None and len(names) != model.order:
         raise ValueError(f"{len(names)} names for {model.order} modes")
-    error, sensitivity, seconds, gap, objective = (float(row[name]) for name in _FIGURES)
+    error, sensitivity, seconds, gap, objective = (float(row[name]) for name in FIGURES)
     least = row.get("least_error")
     return Fit(
         model=model,
@@ -138,7 +96,7 @@ def _fit(model: Model, row: dict[str, Any], arrays: dict[str, Array]) -> Fit:
             raise ValueError(f"start {s} has blocks of other shapes than the model")
         if not all(np.all(np.isfinite(block)) for block in blocks):
             raise ValueError(f"start {s} holds NaN or infinity")
-        figures = {name: float(start[name]) for name in _NUMBERS}
+        figures = {name: float(start[name]) for name in NUMBERS}
         reason, iterations = StopReason[start["reason"]], _count(start["iterations"])
         starts.append(Start(model.with_blocks(blocks), **figures, reason=reason, iterations=iterations))
     return fit_from(model, row, History(*rows), tuple(starts))

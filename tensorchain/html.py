@@ -17,10 +17,10 @@ import numpy as np
 
 from tensorchain.diagram import Diagram, layout
 from tensorchain.labels import labels_of
+from tensorchain.models import Model
 
 if TYPE_CHECKING:
     from tensorchain.labels import Labels, Subject
-    from tensorchain.models import Model
 
 _UNIT = 52.0
 """Pixels of a unit of the diagram."""
@@ -184,3 +184,6 @@ def _pixels(point: tuple[float, float], drawn: Diagram) -> tuple[float, float]:
     """To the coordinates of the SVG, in which y points down."""
     left, _, _, top = drawn.box
     return _UNIT * (point[0] - left), _UNIT * (top - point[1])
+
+
+Model.renderer = staticmethod(model_html)

@@ -65,7 +65,7 @@ def labels_of(subject: Subject, dims: Any = None) -> Labels:
         raise TypeError(f"a fit or a model is needed, and a {type(subject).__name__} was given")
     names = None if isinstance(subject, Model) else subject.dimension_names
     if dims is None and names is not None:
-        coordinates = getattr(subject, "coordinates", None) or (None,) * model.order
+        coordinates = getattr(subject, "labels", None) or (None,) * model.order
         dims = dict(zip(names, coordinates, strict=True)) if len(set(names)) == len(names) else None
     if dims is None:
         named = mode_names(model, names)

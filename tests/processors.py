@@ -19,10 +19,10 @@ import sys
 
 TESTS = (
     "kernels",
+    "evaluation",
     "tensors",
     "test_doors.py",
     "test_checkpoint.py",
-    "test_fixed_sweeps.py",
     "test_solvers.py",
     "test_stop_reasons.py",
     "test_gauge.py",
@@ -51,12 +51,14 @@ def environment(width: str) -> dict[str, str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the tests once for each width; `arguments` go to pytest."""
+    """Run the tests with kernels of 256 bits, or with ``--every`` once for each width; the rest goes to pytest."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         sys.stdout.write(f"{platform.machine()}: BLAS and NumPy offer one kernel, and `make test` has run on it\n")
         return 0
     worst = 0
-    for width in WIDTHS:
+    every = "--every" in arguments
+    arguments = [argument for argument in arguments if argument != "--every"]
+    for width in WIDTHS if every else ("AVX2",):
         sys.stdout.write(f"kernels of {width}\n")
         sys.stdout.flush()
         chosen = [f"tests/{name}" for name in TESTS]

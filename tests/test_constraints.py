@@ -282,6 +282,18 @@ class TestFitted:
             best = max(0.0, -np.vdot(tame, error).real / np.vdot(tame, tame).real) if w is None else w
             assert found == pytest.approx(best, rel=1e-9, abs=1e-12)
 
+    @ON_CASES
+    def test_a_bound_has_a_multiplier_where_it_is_reached(self, case: Case) -> None:
+        # Half of a tensor: error and SS pull in opposite directions.
+        truth = case.model()
+        at = tc.Dense(truth.full()).evaluator(truth.scaled(0.5))
+        ss = Sensitivity().value(at)
+        for share, active in ((0.9, True), (1.0, True), (1.01, False), (1.5, False)):
+            constraint = tc.SensitivityBound(share * ss)
+            lagrangian = Lagrangian.fitted(constraint, at, constraint.measured(at))
+            weight = lagrangian.weights({SquaredError(): 0.0, Sensitivity(): 0.0}).get(Sensitivity(), 0.0)
+            assert (weight > 0.0) is active
+
 
 def lagrangian_parts() -> tuple[Quantity, Quantity]:
     return SquaredError(), Sensitivity()

@@ -88,6 +88,13 @@ class TestExactStarts:
             blocks = len(start.matrices)
             assert fit.error <= (1 - share ** (blocks / (2 * (blocks - 1)))) * (1 + 1e-4)
 
+    @ON_SOLVERS
+    def test_no_error_is_not_exact_where_something_else_is_minimised(self, solver: Any) -> None:
+        T, start = solution(CASES[1])
+        fit = fitted(T, CASES[1], solver, init=start, constraint=tc.Penalty(1e-40))
+        assert fit.error < 1e-13
+        assert fit.reason is not StopReason.EXACT
+
     @ON_CASES
     def test_a_bound_that_does_not_bind(self, case: Case) -> None:
         T, model = solution(case)
@@ -348,7 +355,7 @@ class TestThePath:
         from tensorchain.diagnosis import degeneracy_profile, trace_path
 
         T, model = solution(case)
-        path = trace_path(T, model, decades=3.0)
+        path = trace_path(model, T, decades=3.0)
         assert np.all(path.iterations[:3] > 0)
         assert path.error[0] > 10 * path.error[-1] > 0
         assert path.sensitivity[0] < path.sensitivity[-1]

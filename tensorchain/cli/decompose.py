@@ -35,6 +35,9 @@ from tensorchain.fit import Fit, StopReason
 from tensorchain.models import Model, load
 from tensorchain.tensors import Dense, Masked, Tensor
 
+_UNEXPLAINED = 0.5
+"""Share of the squared norm from which a model is said to leave most of the data unexplained."""
+
 DESCRIPTION = """\
 Decompose the tensor in a file and save the model.
 
@@ -143,7 +146,7 @@ def run(arguments: argparse.Namespace) -> Status:
     if arguments.json:
         print_json({**record_of(fit), "file": str(source), "out": str(target)})
     else:
-        print_report([*fit.report(), ("saved", str(target))], title=str(source))
+        print_report([*fit.report(), *_warning(fit), ("saved", str(target))], title=str(source))
     return status_of(fit)
 
 
@@ -245,6 +248,14 @@ def record_of(fit: Fit) -> dict[str, Any]:
             for s in fit.starts
         ],
     }
+
+
+def _warning(fit: Fit) -> list[tuple[str, str]]:
+    """What is said of a model that leaves most of the data unexplained."""
+    if fit.error**2 < _UNEXPLAINED:
+        return []
+    share = 100.0 * fit.error**2
+    return [("note", f"{share:.0f} % of the squared norm is left unexplained: loosen the bound, or raise the rank")]
 
 
 def status_of(fit: Fit) -> Status:

@@ -10,7 +10,8 @@ import numpy as np
 from tensorchain.cli.errors import EXIT_STATUS, CommandError, Status
 from tensorchain.cli.output import print_columns, print_json, print_report
 from tensorchain.cli.reading import check_file
-from tensorchain.fit_files import figures_of, load
+from tensorchain.fit_files import load
+from tensorchain.fit_writing import figures_of
 from tensorchain.models import Model
 from tensorchain.models.files import read_model
 from tensorchain.stability import sensitivity

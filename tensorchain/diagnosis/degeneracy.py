@@ -202,12 +202,13 @@ def diagnose(
     other = _best_other(door, model, path, starts, generator, max_seconds, limits)
     # Under a bound the objective is no error alone, or more error is the price.
     bounded = fit is not None and (fit.gap > 0.0 or not math.isclose(fit.objective, fit.error**2, rel_tol=1e-6))
+    stabilised = fit is not None and fit.reason is StopReason.STABILISED
     verdict = judge(
         figures, error, path, other, limits,
-        support=support, stopped=stopped, fitted=fit is not None, bounded=bounded,
+        support=support, stopped=stopped, fitted=fit is not None, bounded=bounded, stabilised=stabilised,
     )  # fmt: skip
     found = None
-    if verdict in (Verdict.HEALTHY, Verdict.BADLY_GAUGED):
+    if verdict in (Verdict.HEALTHY, Verdict.BADLY_GAUGED) and not stabilised:
         here, least = (path.model, float(path.error[-1])) if path.error[-1] <= error else (model, error)
         found = _another(door, here, least, starts, generator, max_seconds, limits)
         second = Verdict.HEALTHY if found is None else questioned(least, found, door.complete, limits)

@@ -106,8 +106,8 @@ def _on_the_path(
             )
         elif figures.cancellation < limits.cancellation:
             yield (
-                f"the model itself is tame (cancellation {figures.cancellation:.3g}), because it was bounded or "
-                "stopped early: without a bound it would diverge"
+                f"the model itself has not blown up (cancellation {figures.cancellation:.3g}): it was bounded, chosen "
+                "for its sensitivity, or stopped early; beyond it the blocks grow"
             )
         return
     if verdict in (Verdict.STUCK, Verdict.UNFINISHED):

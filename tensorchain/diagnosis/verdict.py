@@ -5,7 +5,8 @@ With the tensor:
 1.  Are there fewer observed entries than free parameters, or null directions of J at the observed entries that J has
     not at all of them?  UNDETERMINED.
 2.  Does SS grow along the sensitivity path, p >= `slope`?  Then no best approximation of this rank exists on the
-    branch of the model: DIVERGING; unless a path from another start is tame and has less error: STUCK.
+    branch of the model: DIVERGING; unless a path from another start is tame and has less error: STUCK.  A model that
+    was chosen for little sensitivity (StopReason.STABILISED) is not asked this: it is where the growth was stopped.
 3.  Is the end of the path clearly better than the model, at no more sensitivity?  STUCK.
 4.  Is it better by more than the tolerance of a solver, and was the model not held back by a bound?  UNFINISHED.
 5.  Does the model explain no more of the data than a fit of noise would, or less than `explained`?  EXPLAINS_LITTLE.
@@ -113,6 +114,7 @@ def judge(
     stopped: bool = False,
     fitted: bool = False,
     bounded: bool = False,
+    stabilised: bool = False,
 ) -> Verdict:
     """The verdict on a model.
 
@@ -126,6 +128,8 @@ def judge(
     stopped : whether the fit ended at a limit.
     fitted : whether the model comes from a fit to these data; the truth behind noisy data does not.
     bounded : whether the fit was held back by a constraint.
+    stabilised : whether the model was chosen for little sensitivity at nearly the least error: that SS grows beyond it
+        is why it was, and no fault of it.
     """
     limits = Thresholds() if limits is None else limits
     if support is not None and is_undetermined(figures, support):
@@ -137,6 +141,8 @@ def judge(
             return Verdict.UNFINISHED
         if error is not None and 1.0 - error**2 < limits.explained:
             return Verdict.EXPLAINS_LITTLE
+    elif stabilised and figures.cancellation < limits.cancellation:
+        pass
     elif grows(path, limits):
         tamer = (
             other is not None

@@ -48,6 +48,8 @@ class Model(Tabular):
 
     name: ClassVar[str] = ""
     """Short name used by `decompose` and in files."""
+    renderer: ClassVar[Callable[[Model], str] | None] = None
+    """Set by `tensorchain.html`, which stands above the models."""
     registry: ClassVar[dict[str, type[Model]]] = {}
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -197,10 +199,9 @@ class Model(Tabular):
         sizes = " x ".join(map(str, self.shape))
         return f"{type(self).__name__}({sizes}, rank={self.rank}, {self.n_parameters} parameters, {self.dtype})"
 
-    def _repr_html_(self) -> str:
-        from tensorchain.html import model_html
-
-        return model_html(self)
+    def _repr_html_(self) -> str | None:
+        """What notebooks show; None, for the plain text, before `tensorchain.html` is imported."""
+        return None if Model.renderer is None else Model.renderer(self)
 
     # -- shortcuts ----------------------------------------------------------------------
 

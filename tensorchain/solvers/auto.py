@@ -101,6 +101,7 @@ class _Search:
         self.options, self.problem, self.start = options, problem, start
         self.way: list[str] = []
         self.stages: list[Iterate] = []
+        self.settled = False
         self.reduced = Reduced(problem, None)
         self.path = Path(exact=options.exact)
 
@@ -124,7 +125,7 @@ class _Search:
         healthy = reason is StopReason.EXACT or is_tree(start) or problem.warm
         if healthy or not problem.constraint.free or not self.options.slack:
             return Ended(reason)
-        answer = stabilised(self.reduced, best, self.stages, self.options.slack)
+        answer = stabilised(self.reduced, best, self.stages, self.options.slack, settled=self.settled)
         if answer is None:
             return Ended(reason)
         yield answer
@@ -155,6 +156,7 @@ class _Search:
                 return self._taken(point, f"sweeps from {name}")
             found.append(point)
             if len(found) > 1 and self._agree(*found[-2:]):
+                self.settled = True
                 return self._taken(min(found, key=_error), "sweeps from " + " and ".join(p.name for p in found))
             if len(found) == 2:
                 break

@@ -35,6 +35,7 @@ _ACCURACY = 1e-6
 """Relative accuracy of the weight of a bound."""
 _TRIES, _HALVINGS = 60, 20
 _SMALLEST, _LARGEST = 1e-18, 1e18
+_UNSEEN = 1e-14
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,21 @@ class BlockProblem:
             if gradient is not None:
                 found[quantity] = gradient
 
+        # Over missing entries a Gram is a pass over the data: it is made once for all weights that are tried.
+        formed: dict[Quantity, Array | None] = {}
+
+        def curvature(quantity: Quantity) -> Array | None:
+            if quantity not in formed:
+                formed[quantity] = quantity.curvature(at, k)
+            return formed[quantity]
+
         def apply(quantity: Quantity, change: Array) -> Array:
-            image = quantity.apply(at, k, change)
+            matrix = curvature(quantity) if not at.complete and quantity == SquaredError() else None
+            image = quantity.apply(at, k, change) if matrix is None else GramSystem(matrix).apply(change)
             assert image is not None
             return image
 
-        return cls(values, found, apply, lambda weights, rhs: solved(at, k, weights, rhs))
+        return cls(values, found, apply, lambda weights, rhs: solved(at, k, weights, rhs, curvature))
 
     @classmethod
     def from_matrices(
@@ -102,22 +112,33 @@ class BlockProblem:
         return found
 
 
-def solved(at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Array) -> Array:
-    """D with D (sum_j w_j A_j)^T = rhs, of least norm, through the structure of the model where it has one."""
+def solved(
+    at: Evaluator,
+    k: int,
+    weights: Mapping[Quantity, float],
+    rhs: Array,
+    formed: Callable[[Quantity], Array | None],
+) -> Array:
+    """D with D (sum_j w_j A_j)^T = rhs, of least norm, through the structure of the model where it has one.
+
+    `formed` gives the matrices A_j where they are needed.
+    """
     positive = {quantity: weight for quantity, weight in weights.items() if weight > 0.0}
-    error = positive.get(SquaredError(), 0.0)
-    if error > 0.0 and set(positive) <= {SquaredError(), Sensitivity()}:
-        penalty = positive.get(Sensitivity(), 0.0) / error
-        if not penalty:
+    if positive and set(positive) <= {SquaredError(), Sensitivity()}:
+        sensitivity = positive.get(Sensitivity(), 0.0)
+        # Q_k alone is inverted beside a share of M_k that does not count: by the structure of both.
+        error = max(positive.get(SquaredError(), 0.0), _UNSEEN * sensitivity)
+        penalty = sensitivity / error
+        if not penalty and at.complete:
             return at.system(k).solve(rhs / error)
         inverse = at.model.penalised_solver(k, penalty) if at.complete else None
         if inverse is not None:
             return inverse(rhs / error)
     curvatures = {}
     for quantity in positive:
-        curvature = quantity.curvature(at, k)
-        if curvature is not None:
-            curvatures[quantity] = curvature
+        matrix = formed(quantity)
+        if matrix is not None:
+            curvatures[quantity] = matrix
     return _summed(curvatures, positive).solve(rhs) if curvatures else np.zeros_like(rhs)
 
 

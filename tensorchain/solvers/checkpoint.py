@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from tensorchain.fit import Fit, History
-from tensorchain.fit_files import figures_of, fit_from
+from tensorchain.fit_files import fit_from
+from tensorchain.fit_writing import figures_of
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.models.archives import read_archive, write_archive

@@ -35,7 +35,8 @@ from tensorchain.stability.gauge import optimal_gauge
 
 _FALL = 10.0
 """How many times smaller SS has to be."""
-_PROBE = ALS(max_iter=3, tol=1e-6, exact=0.0)
+_PROBE, _LONG_PROBE = ALS(max_iter=3, tol=1e-6, exact=0.0), LM(max_iter=12, tol=1e-6, exact=0.0)
+"""From where several starts have come to, and from where a run was left while the error still fell."""
 _LARGE = 4000
 """Unknowns up to which steps are made on the tensor itself."""
 _HEALTHY = 1.5
@@ -48,7 +49,9 @@ _LAST = LM(max_iter=60, tol=1e-6, exact=0.0)
 _BOUNDED = LM(max_iter=100, tol=1e-6, exact=0.0)
 
 
-def stabilised(reduced: Reduced, best: Iterate, stages: Sequence[Iterate], slack: float) -> Iterate | None:
+def stabilised(
+    reduced: Reduced, best: Iterate, stages: Sequence[Iterate], slack: float, *, settled: bool = True
+) -> Iterate | None:
     """The model of least sensitivity within the slack, or None where the fit is healthy.
 
     Parameters
@@ -57,6 +60,7 @@ def stabilised(reduced: Reduced, best: Iterate, stages: Sequence[Iterate], slack
     best : of the least error, for the tensor.
     stages : minimisers of a sensitivity path, on the core.
     slack : relative rise of the error that is allowed.
+    settled : whether several starts came to that minimiser.
     """
     allowed = ((1.0 + slack) * best.error) ** 2
     model = optimal_gauge(best.model)
@@ -67,7 +71,7 @@ def stabilised(reduced: Reduced, best: Iterate, stages: Sequence[Iterate], slack
     lower = wide.lower(model)
     if passed is None or passed.sensitivity * _HEALTHY > sensitivity:
         price = Penalty(2.5 * slack * best.error**2 / sensitivity)
-        probe = wide.aside(_PROBE, lower, price)
+        probe = wide.aside(_PROBE if settled else _LONG_PROBE, lower, price)
         if probe.sensitivity * _HEALTHY > sensitivity:
             return None
         first = wide.lift(probe.model)
@@ -77,7 +81,8 @@ def stabilised(reduced: Reduced, best: Iterate, stages: Sequence[Iterate], slack
         wide = Reduced(reduced.whole, None)
     bound = Bounded(SquaredError(), allowed - wide.remainder, tightens=False)
     asked = Normalised((Weighted(Sensitivity(), 1.0),), (bound,), wide.problem.constraint)
-    found = wide.aside(_BOUNDED, wide.lower(first), asked)
+    steps = _BOUNDED if lower.n_parameters <= _LARGE else replace(_BOUNDED, max_iter=40)
+    found = wide.aside(steps, wide.lower(first), asked)
     if found.merit is None or found.merit[0] > _MET or found.sensitivity * _FALL > sensitivity:
         return None
     answer = wide.lifted(found)
