@@ -28,7 +28,7 @@ from tensorchain.fit_files import load
 from tensorchain.interop import Decomposition
 from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker
 from tensorchain.progress import Progress
-from tensorchain.solvers import ALS, LM, Auto, ErrorBound, Iterate, Path, Penalty, SensitivityBound
+from tensorchain.solvers import ALS, LM, Auto, ErrorBound, Iterate, NonNegative, Path, Penalty, SensitivityBound
 from tensorchain.solvers.sampled import SampledALS, estimate_error
 from tensorchain.stability import (
     BitAllocation,
@@ -75,6 +75,7 @@ __all__ = [
     "Lazy",
     "Masked",
     "Model",
+    "NonNegative",
     "Observed",
     "Path",
     "Penalty",

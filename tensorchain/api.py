@@ -17,6 +17,7 @@ from tensorchain.models.validation import checked_wiring
 from tensorchain.progress import Progress
 from tensorchain.solvers import ALS, LM, Auto, Constraint, ErrorBound, Free, Iterate, Path, SensitivityBound, Solver
 from tensorchain.solvers.checkpoint import Checkpoint, problem_of
+from tensorchain.solvers.constraints import Domain, Within
 from tensorchain.solvers.loop import draw_seeds
 from tensorchain.solvers.multistart import run_starts
 from tensorchain.solvers.problem import Clock
@@ -51,7 +52,7 @@ def decompose(
     rank : CP: R.  Tucker: (R_1, ..., R_N) or one number.  TC: bonds (R_1, ..., R_N), R_n in front of
         core n, or one number.  BTD: one multilinear rank per term, [(2, 2, 2), (3, 3, 3)].
     solver : `Auto()` (the default), `Path()`, `LM()` or `ALS()`, or their names in small letters.
-    constraint : `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`, or several joined by `&`.
+    constraint : `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`, `NonNegative()`, or several joined by `&`.
     init : "random", "svd" (HOSVD, or ring SVD for a chain), or a model or fit to start from; it is not changed.
     starts : number of starts; the best is returned, all are listed in `fit.starts`.  Where `init` is a model or
         "svd", the first start is just that, and the others have noise on it.
@@ -94,6 +95,8 @@ def decompose(
     solver = solver_of(solver)
     constraint = Free() if constraint is None else constraint
     _check_arguments(constraint, starts, callback, jobs)
+    network = init.network if isinstance(init, Model) else checked_wiring(kind, door.shape, rank)
+    constraint.domain.check(network, door.dtype, init if isinstance(init, Model) else None)
     if progress:
         with Progress(norm=norm, starts=starts, callback=callback) as shown:
             return decompose(
@@ -107,15 +110,15 @@ def decompose(
     else:
         workers = 1 if callback is not None or starts == 1 else jobs
         best = _best(run_starts(job, seeds, workers, clock))
-    return replace(best, again=partial(_traded, door))
+    return replace(best, again=partial(_traded, door, constraint.domain))
 
 
-def _traded(door: Tensor, start: Model, error: float | None, sensitivity: float | None) -> Fit:
+def _traded(door: Tensor, domain: Domain, start: Model, error: float | None, sensitivity: float | None) -> Fit:
     """The same data from a model, at an error or a sensitivity."""
     bound = (
         ErrorBound(error) if error is not None else SensitivityBound(math.nan if sensitivity is None else sensitivity)
     )
-    return decompose(door, init=start, solver=LM(), constraint=bound)
+    return decompose(door, init=start, solver=LM(), constraint=bound & Within(domain))
 
 
 def solver_of(solver: str | Solver | None) -> Solver:
@@ -234,9 +237,8 @@ def _checked_limit(max_seconds: Any) -> float | None:
 
 def _check_arguments(constraint: Any, starts: Any, callback: Any, jobs: Any) -> None:
     if not isinstance(constraint, Constraint):
-        raise TypeError(
-            f"constraint is {shown(constraint)}; Penalty(nu), SensitivityBound(s) or ErrorBound(e) is needed"
-        )
+        known = "Penalty(nu), SensitivityBound(s), ErrorBound(e) or NonNegative()"
+        raise TypeError(f"constraint is {shown(constraint)}; {known} is needed")
     if isinstance(starts, bool) or not isinstance(starts, (int, np.integer)) or starts < 1:
         raise ValueError(f"starts is {shown(starts)}; a positive integer is needed")
     if callback is not None and not callable(callback):

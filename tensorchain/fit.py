@@ -109,6 +109,9 @@ class Fit:
     standard_error : of `error` where that is an estimate from a sample of entries, None where it was measured.
     least_error : least relative error that was found, where a model of far less sensitivity at a slightly larger error
         is returned in its place (`StopReason.STABILISED`); None else.
+    optimality : what the best change of each block alone could still take off what is minimised (multipliers of bounds
+        included), relative to it, all blocks together; zero exactly where the conditions of Karush, Kuhn and Tucker
+        hold.  None where that was not measured: it always is with `NonNegative`.
     path : models that were passed on a sensitivity path, from little sensitivity to little error; empty where the
         solver took none.
 
@@ -129,6 +132,7 @@ class Fit:
     objective: float = float("nan")
     standard_error: float | None = None
     least_error: float | None = None
+    optimality: float | None = None
     labels: tuple[tuple[Any, ...] | None, ...] | None = None
     path: RegularisationPath = field(default_factory=RegularisationPath, repr=False)
     again: Callable[[Model, float | None, float | None], Fit] | None = field(default=None, repr=False)
@@ -229,6 +233,7 @@ class Fit:
             ("sensitivity", f"{self.sensitivity:.4g} (relative {relative})"),
             *([("least error", f"{self.least_error:.4g} was found")] if self.least_error is not None else []),
             ("stopped", f"{self.reason.name}: {self.reason.value}"),
+            *([("KKT residual", f"{self.optimality:.2g}")] if self.optimality is not None else []),
             ("iterations", f"{self.iterations} in {self.seconds:.3g} s"),
             ("solver", self.solver),
         ]

@@ -49,6 +49,8 @@ def run_in_pieces(path, length, **arguments):
         (tc.LM(max_iter=60), tc.Penalty(1e-3)),
         (tc.Path(stage_iter=20), None),
         (tc.Path(stage_iter=20), tc.SensitivityBound(400.0)),
+        (tc.Auto(), None),
+        (tc.Auto(), tc.Penalty(1e-3)),
     ],
 )
 @pytest.mark.parametrize("starts", [1, 3])
@@ -56,7 +58,7 @@ def test_the_same_result(tmp_path, tensor, solver, constraint, starts):
     arguments = {"tensor": tensor, "model": "cp", "rank": 7, "rng": 5, "starts": starts, "jobs": 1}
     arguments |= {"solver": solver, "constraint": constraint}
     whole = tc.decompose(**arguments)
-    longest = 60 if isinstance(solver, tc.Path) else 7
+    longest = 60 if isinstance(solver, (tc.Path, tc.Auto)) else 7
     pieced, pieces = run_in_pieces(tmp_path / "run.ckpt", longest, **arguments)
     assert pieces > 1
     assert pieced.error == whole.error
@@ -65,6 +67,21 @@ def test_the_same_result(tmp_path, tensor, solver, constraint, starts):
     assert np.array_equal(pieced.history.error, whole.history.error)
     assert np.array_equal(pieced.history.sensitivity, whole.history.sensitivity)
     assert [s.error for s in pieced.starts] == [s.error for s in whole.starts]
+
+
+@pytest.mark.parametrize("length", [60, 110])
+def test_the_default_goes_on_on_its_core(tmp_path, length):
+    rng = np.random.default_rng(0)
+    T = tc.TensorChain.random((14, 15, 16), 2, rng).full()
+    T += 0.5 * np.linalg.norm(T) / np.sqrt(T.size) * rng.standard_normal(T.shape)
+    arguments = {"tensor": T, "model": "tc", "rank": 2, "rng": 1, "solver": tc.Auto(slack=0)}
+    whole = tc.decompose(**arguments)
+    assert "core" in whole.solver
+    pieced, pieces = run_in_pieces(tmp_path / "run.ckpt", length, **arguments)
+    assert pieces > 1
+    assert pieced.error == whole.error
+    assert np.array_equal(pieced.history.error, whole.history.error)
+    assert all(np.array_equal(a, b) for a, b in zip(pieced.model.blocks, whole.model.blocks, strict=True))
 
 
 def test_a_finished_run_is_read_back(tmp_path, tensor):

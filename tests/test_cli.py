@@ -143,6 +143,8 @@ def test_decompose_as_json(folder: Path, capsys: Any) -> None:
         (["--max-sensitivity", "500"], tc.SensitivityBound(500.0)),
         (["--max-error", "0.05"], tc.ErrorBound(0.05)),
         (["--penalty", "1e-4"], tc.Penalty(1e-4)),
+        (["--non-negative"], tc.NonNegative()),
+        (["--non-negative", "--penalty", "1e-4"], tc.NonNegative() & tc.Penalty(1e-4)),
     ],
 )
 def test_constraints_reach_the_library(folder: Path, capsys: Any, option: Any, constraint: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import tensorchain as tc
 from tensorchain.solvers.constraints import Lagrangian
-from tensorchain.solvers.lm import NormalEquations
+from tensorchain.solvers.normal_equations import NormalEquations
 from tests.cases import SOLVED, Case, block_term_case, chain_case, cp_case, four_models, gaussian, relative
 from tests.solver_contract import SOLVERS, SolverContract, few, fit_of, noisy
 

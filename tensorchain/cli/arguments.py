@@ -7,13 +7,25 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import math
 import operator
 from typing import Any, NoReturn
 
 from tensorchain.cli.errors import Status, one_line
 from tensorchain.models import Model
-from tensorchain.solvers import ALS, LM, Auto, Constraint, ErrorBound, Path, Penalty, SensitivityBound, Solver
+from tensorchain.solvers import (
+    ALS,
+    LM,
+    Auto,
+    Constraint,
+    ErrorBound,
+    NonNegative,
+    Path,
+    Penalty,
+    SensitivityBound,
+    Solver,
+)
 
 SOLVERS: dict[str, Any] = {"auto": Auto, "path": Path, "als": ALS, "lm": LM}
 
@@ -159,11 +171,14 @@ def solver_of(name: str, max_iter: int | None) -> Solver:
 
 def constraint_of(arguments: argparse.Namespace) -> Constraint | None:
     """The constraint that the options ask for."""
+    asked: list[Constraint] = [NonNegative()] if arguments.non_negative else []
     if arguments.max_sensitivity is not None:
-        return SensitivityBound(arguments.max_sensitivity)
+        asked.append(SensitivityBound(arguments.max_sensitivity))
     if arguments.max_error is not None:
-        return ErrorBound(arguments.max_error)
-    return None if arguments.penalty is None else Penalty(arguments.penalty)
+        asked.append(ErrorBound(arguments.max_error))
+    if arguments.penalty is not None:
+        asked.append(Penalty(arguments.penalty))
+    return functools.reduce(operator.and_, asked) if asked else None
 
 
 def model_names() -> list[str]:

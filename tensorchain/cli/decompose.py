@@ -85,6 +85,7 @@ def add_parser(commands: Any) -> None:
         "--max-error", type=positive_number, metavar="E", help="least sensitivity with relative error at most E"
     )
     bound.add_argument("--penalty", type=positive_number, metavar="NU", help="minimise ||T - X||^2 + NU * sensitivity")
+    model.add_argument("--non-negative", action="store_true", help="blocks whose entries are all >= 0")
     search = parser.add_argument_group("how")
     search.add_argument(
         "--solver",

@@ -24,7 +24,7 @@ import numpy as np
 from tensorchain.api import decompose
 from tensorchain.kernels import Array
 from tensorchain.models import Model
-from tensorchain.solvers import Constraint, Solver
+from tensorchain.solvers import Constraint, Free, Solver
 from tensorchain.tensors import Tensor, as_tensor
 
 _OUTPUTS = ("default", "pandas", "polars")
@@ -97,7 +97,7 @@ class Decomposition:
         return self._put_out(np.array(model.matrices[model.network.block_of_mode[0]]), X)
 
     def transform(self, X: Any) -> Any:
-        """Features of samples, by least squares with all other blocks held.
+        """Features of samples, by least squares with all other blocks held; non-negative where `constraint` says so.
 
         Parameters
         ----------
@@ -120,7 +120,13 @@ class Decomposition:
         k = model.network.block_of_mode[0]
         empty = np.zeros((door.shape[0], model.matrices[k].shape[1]), dtype=model.dtype)
         around = model.with_matrix(k, empty)
-        return np.asarray(door.system(around, k).solve(door.contract_all_but(around, k)))
+        rhs = door.contract_all_but(around, k)
+        domain = (Free() if self.constraint is None else self.constraint).domain
+        if k in domain.restricted(model.network):
+            double = np.float64
+            gram = door.gram(around, k).astype(double, copy=False)
+            return domain.best_change(empty.astype(double), gram, rhs.astype(double, copy=False), fine=True)
+        return np.asarray(door.system(around, k).solve(rhs))
 
     def inverse_transform(self, X: Any) -> Array:
         """Samples from their features.

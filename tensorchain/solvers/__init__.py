@@ -2,7 +2,7 @@
 
 from tensorchain.solvers.als import ALS
 from tensorchain.solvers.auto import Auto
-from tensorchain.solvers.constraints import Constraint, ErrorBound, Free, Penalty, SensitivityBound
+from tensorchain.solvers.constraints import Constraint, ErrorBound, Free, NonNegative, Penalty, SensitivityBound
 from tensorchain.solvers.lm import LM
 from tensorchain.solvers.path import Path
 from tensorchain.solvers.problem import Iterate, Problem, Solver
@@ -15,6 +15,7 @@ __all__ = [
     "ErrorBound",
     "Free",
     "Iterate",
+    "NonNegative",
     "Path",
     "Penalty",
     "Problem",

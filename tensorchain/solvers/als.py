@@ -28,7 +28,6 @@ from tensorchain.solvers.constraints import Lagrangian, Quantity, SquaredError
 from tensorchain.solvers.lm import check_options
 from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Steps, iterate_at
 from tensorchain.solvers.sweeps import starting_error, sweep, sweep_steps
-from tensorchain.stability.gauge import gauge_cycle
 
 _LOST = 1e-6
 """Fall of the squared error since it was last evaluated, from which it is evaluated anew."""
@@ -153,10 +152,11 @@ def constrained_sweep(
 ) -> dict[Quantity, float]:
     """Every block at its best once, and a cycle of the gauge; the quantities afterwards."""
     values = dict(values)
-    evaluated = values.get(SquaredError(), 0.0)
+    evaluated, domain = values.get(SquaredError(), 0.0), problem.constraint.domain
     for step in sweep_steps(at.model):
         for k in step:
-            found = best_change(BlockProblem.of(at, k, values), lagrangian)
+            block = BlockProblem.of(at, k, values, domain=domain, fine=lagrangian.bounded)
+            found = best_change(block, lagrangian)
             if found is not None:
                 at.replace(k, at.model.matrices[k] + found[0])
                 # The other quantities do not feel a change of one block through rounding; small errors do.
@@ -166,7 +166,7 @@ def constrained_sweep(
     if values.get(SquaredError(), math.inf) < max(_LOST * evaluated, _LOST):
         values[SquaredError()] = at.error() ** 2
     if problem.constraint.allows_gauge:
-        at.hold(gauge_cycle(at.model))
+        at.hold(domain.gauge_cycle(at.model))
         # X is as it was: only what depends on the gauge is measured anew.
         values = {q: v if q == SquaredError() else q.value(at) for q, v in values.items()}
     return values

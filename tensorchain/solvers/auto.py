@@ -14,6 +14,8 @@
    least sensitivity within the slack is the answer (:mod:`tensorchain.solvers.stabilise`).
 
 A start that is given is not thrown away, and constraints are met along the path: with either, step 2 is left out.
+Where all blocks are non-negative and nothing else is asked, sweeps and joint steps from the start are all that is done
+(:mod:`tensorchain.solvers.within`).
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from tensorchain.fit import StopReason
 from tensorchain.models import BlockTerm, Model
 from tensorchain.solvers.als import ALS
 from tensorchain.solvers.constraints import Free, Penalty
+from tensorchain.solvers.ledger import Ledger
 from tensorchain.solvers.lm import LM, check_options
 from tensorchain.solvers.path import Path
 from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Stage, Steps, iterate_at
@@ -34,6 +37,7 @@ from tensorchain.solvers.reduced import Reduced, order_of, shifted
 from tensorchain.solvers.reduction import estimated, reduce, reduced_shape, worthwhile
 from tensorchain.solvers.stabilise import stabilised
 from tensorchain.solvers.starts import fitted_multiple, is_tree, random_start, start_by
+from tensorchain.solvers.within import closed, swept
 from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.tensors import Device, Sparse
 
@@ -102,16 +106,22 @@ class _Search:
         self.way: list[str] = []
         self.stages: list[Iterate] = []
         self.settled = False
-        self.reduced = Reduced(problem, None)
+        self.ledger = Ledger(problem.rng, start) if problem.resumable else None
+        self.reduced = Reduced(problem, None, self.ledger)
         self.path = Path(exact=options.exact)
 
     def steps(self, memory: Memory | None) -> Steps:
         problem, start = self.problem, self.start
-        if problem.tensor.complete:
+        if memory is not None and self.ledger is not None:
+            self.ledger.recall(memory)
+        if problem.tensor.complete and problem.constraint.domain.whole:
             self._reduce()
-        if problem.warm:
+        if problem.warm and memory is None:
             yield iterate_at(problem.evaluator(start), problem.constraint)
-        if problem.warm:
+        if closed(problem.constraint, start.network):
+            best, reason = yield from swept(self.reduced, start, self.options.exact, self.way)
+            found = _Point("start", best, reason)
+        elif problem.warm or not problem.constraint.domain.whole:
             found = yield from self._along_path(self.reduced.lower(start), self.path)
         elif not problem.constraint.free:
             found = yield from self._constrained()
@@ -138,7 +148,7 @@ class _Search:
         reduction = reduce(problem.tensor, reduced_shape(network, problem.tensor.shape), problem.rng)
         if shifted(problem.constraint, reduction.remainder) is None:
             return
-        self.reduced = Reduced(problem, reduction)
+        self.reduced = Reduced(problem, reduction, self.ledger)
         self.way.append("core " + "x".join(map(str, reduction.core.shape)))
 
     # -- on the core --------------------------------------------------------------------
@@ -301,7 +311,7 @@ class _Search:
         if self.reduced.reduction is None:
             return point.best, point.reason
         model = self.reduced.lift(point.best.model)
-        whole = Reduced(replace(self.problem, warm=True), None)
+        whole = Reduced(replace(self.problem, warm=True), None, self.ledger)
         tensor = self.problem.tensor
         if tensor.in_memory is None and not isinstance(tensor, Device):
             # A step reads the data once, a sweep once for each block.

@@ -15,7 +15,10 @@ they maximise the dual function
 which is concave, by Newton's method with w >= 0 (its second derivatives are -2 <g_b, S^-1 g_c>, g half the gradients at
 D, S the matrix above).
 
-Cost: P_k^3 for each weight that is tried.
+Where the domain of the constraint restricts the block, D is the minimiser over the changes that do not leave it, which
+has no closed form (:mod:`tensorchain.kernels.nonnegative`); all else is the same.
+
+Cost: P_k^3 for each weight that is tried; some sweeps of I_k P_k^2 over a restricted block.
 """
 
 from __future__ import annotations
@@ -28,9 +31,14 @@ import numpy as np
 
 from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array, GramSystem
-from tensorchain.solvers.constraints import Lagrangian, Quantity, Sensitivity, SquaredError
+from tensorchain.solvers.constraints import Domain, Lagrangian, Quantity, Sensitivity, SquaredError
+from tensorchain.solvers.constraints.domain import EVERYWHERE
 from tensorchain.solvers.constraints.lagrangian import Term
+from tensorchain.solvers.krylov import conjugate_gradients
+from tensorchain.solvers.normal_equations import Floors
 
+_FORMED = 2000
+"""Width of a core up to which its matrix is formed, where a domain restricts it."""
 _ACCURACY = 1e-6
 """Relative accuracy of the weight of a bound."""
 _TRIES, _HALVINGS = 60, 20
@@ -47,7 +55,8 @@ class BlockProblem:
     values : r_j at the block as it is.
     gradients : v_j, (I_k, P_k), of the quantities that the block counts in.
     apply : from a quantity and D to D A_j^T.
-    solve : from weights w_j and a right-hand side W to D with D (sum_j w_j A_j)^T = W.
+    solve : from weights w_j and a right-hand side W to D with D (sum_j w_j A_j)^T = W, or the nearest to it, in the
+        metric of that matrix, with which the block stays in its domain.
     """
 
     values: Mapping[Quantity, float]
@@ -62,8 +71,14 @@ class BlockProblem:
         k: int,
         values: Mapping[Quantity, float],
         gradients: Mapping[Quantity, Array | None] | None = None,
+        *,
+        domain: Domain = EVERYWHERE,
+        fine: bool = True,
     ) -> BlockProblem:
-        """Block k of the model that the evaluator holds, whose quantities (and gradients) are given."""
+        """Block k of the model that the evaluator holds, whose quantities (and gradients) are given.
+
+        `fine` as in `Domain.best_change`.
+        """
         found = {}
         for quantity in values:
             gradient = quantity.block_gradient(at, k) if gradients is None else gradients[quantity]
@@ -84,19 +99,36 @@ class BlockProblem:
             assert image is not None
             return image
 
+        def within(weights: Mapping[Quantity, float], rhs: Array) -> Array:
+            positive = {quantity: weight for quantity, weight in weights.items() if weight > 0.0}
+            if rhs.shape[1] > _FORMED and at.network.modes[k] is None:
+                return _within_unformed(at, k, positive, rhs)
+            system = _system(positive, curvature)
+            if system is None:
+                return np.zeros_like(rhs)
+            return domain.best_change(at.model.matrices[k], system.gram, rhs, fine=fine)
+
+        if k in domain.restricted(at.network):
+            return cls(values, found, apply, within)
         return cls(values, found, apply, lambda weights, rhs: solved(at, k, weights, rhs, curvature))
 
     @classmethod
     def from_matrices(
-        cls, values: Mapping[Quantity, float], gradients: Mapping[Quantity, Array], curvatures: Mapping[Quantity, Array]
+        cls,
+        values: Mapping[Quantity, float],
+        gradients: Mapping[Quantity, Array],
+        curvatures: Mapping[Quantity, Array],
+        *,
+        domain: Domain = EVERYWHERE,
+        matrix: Array | None = None,
     ) -> BlockProblem:
-        """From the matrices A_j themselves."""
-        return cls(
-            values,
-            gradients,
-            lambda quantity, change: GramSystem(curvatures[quantity]).apply(change),
-            lambda weights, rhs: _summed(curvatures, weights).solve(rhs),
-        )
+        """From the matrices A_j themselves; `matrix` is the block where the domain restricts it."""
+
+        def solve(weights: Mapping[Quantity, float], rhs: Array) -> Array:
+            system = _summed(curvatures, weights)
+            return system.solve(rhs) if matrix is None else domain.best_change(matrix, system.gram, rhs, fine=True)
+
+        return cls(values, gradients, lambda quantity, change: GramSystem(curvatures[quantity]).apply(change), solve)
 
     def change(self, weights: Mapping[Quantity, float]) -> Array:
         """D at given weights."""
@@ -134,12 +166,35 @@ def solved(
         inverse = at.model.penalised_solver(k, penalty) if at.complete else None
         if inverse is not None:
             return inverse(rhs / error)
+    system = _system(positive, formed)
+    return np.zeros_like(rhs) if system is None else system.solve(rhs)
+
+
+def _within_unformed(at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Array) -> Array:
+    """The same in a domain for a large core, whose matrix is never formed: towards D, by conjugate gradients."""
+
+    def image(step: Array) -> Array:
+        images = ((quantity.apply(at, k, step.reshape(rhs.shape)), weight) for quantity, weight in weights.items())
+        parts = [weight * part for part, weight in images if part is not None]
+        return np.asarray(sum(parts[1:], start=parts[0])).ravel() if parts else np.zeros(rhs.size)
+
+    def solve(step: Array, free: Array) -> Array:
+        right = np.where(free, rhs.ravel() - image(np.where(free, 0.0, step)), 0.0)
+        found = conjugate_gradients(lambda b: [np.where(free, image(b[0]), 0.0)], lambda b: [b[0]], [right], tol=1e-4)
+        return found[0][free]
+
+    found = Floors([-at.model.matrices[k]]).step(rhs.ravel(), solve, image)
+    return np.zeros_like(rhs) if found is None else found[0].reshape(rhs.shape)
+
+
+def _system(weights: Mapping[Quantity, float], formed: Callable[[Quantity], Array | None]) -> GramSystem | None:
+    """sum_j w_j A_j; None where the block counts in none of them."""
     curvatures = {}
-    for quantity in positive:
+    for quantity in weights:
         matrix = formed(quantity)
         if matrix is not None:
             curvatures[quantity] = matrix
-    return _summed(curvatures, positive).solve(rhs) if curvatures else np.zeros_like(rhs)
+    return _summed(curvatures, weights) if curvatures else None
 
 
 def _summed(curvatures: Mapping[Quantity, Array], weights: Mapping[Quantity, float]) -> GramSystem:

@@ -8,7 +8,9 @@ the step d solves
 
 Without a constraint this is (J^H J + mu I) d = J^H (T - X); a penalty adds nu blockdiag(I (x) Q_k) to the matrix and
 -nu B_k Q_k^T to the right-hand side; a bound that is active also adds one rank, for which the factor is not changed
-(Woodbury's identity).  The damping mu follows Nielsen's rule from the ratio of actual to predicted decrease.
+(Woodbury's identity).  Where the constraint restricts blocks the step stays in its domain, and all else is the same
+(:mod:`tensorchain.solvers.normal_equations`).  The damping mu follows Nielsen's rule from the ratio of actual to
+predicted decrease.
 
 Multipliers are updated as soon as phi falls slowly, within the same run.  The run ends where bounds and multipliers are
 settled and phi falls by less than `tol` three times in a row, or no step lowers it, and no block alone could lower it
@@ -24,18 +26,15 @@ References: Nielsen, "Damping parameter in Marquardt's method" (1999); Tichavsky
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tensorchain.evaluation import Evaluator
 from tensorchain.fit import StopReason
-from tensorchain.kernels import Array, cholesky, cholesky_solve, diagonal_blocks
 from tensorchain.models import Model
-from tensorchain.solvers.constraints import Constraint, Lagrangian, Quantity, Sensitivity, SquaredError
-from tensorchain.solvers.constraints.lagrangian import half_gradient
-from tensorchain.solvers.krylov import conjugate_gradients, preconditioner, split
+from tensorchain.solvers.constraints import Constraint, Domain, Lagrangian, Quantity, SquaredError
+from tensorchain.solvers.normal_equations import NormalEquations
 from tensorchain.solvers.optimality import STATIONARY, attainable_decrease
 from tensorchain.solvers.problem import Ended, Memory, Problem, Stage, Steps, iterate_at
 
@@ -128,7 +127,7 @@ class LM:
             phi, size = lagrangian.value(values), lagrangian.size(values)
             if slow >= _SLOW_STEPS or (slow and not lagrangian.settled(values)):
                 if lagrangian.settled(values):
-                    left = attainable_decrease(at, lagrangian, values)
+                    left = attainable_decrease(at, lagrangian, values, constraint.domain)
                     if left <= max(STATIONARY, self.tol):
                         return End(StopReason.CONVERGED, lagrangian, damping, used, left)
                     slow = 0
@@ -144,14 +143,18 @@ class LM:
                 return End(StopReason.ITERATION_LIMIT, lagrangian, damping, used)
             if system is None:
                 here = at.model
-                system = NormalEquations(at, lagrangian, values, self.dense_limit)
+                system = NormalEquations(at, lagrangian, values, self.dense_limit, constraint.domain)
             used += 1
             step = system.solve(damping)
             if step is not None:
                 delta, predicted = step
                 if not predicted > _TINY_PREDICTION * max(size, abs(phi)):
                     at.hold(here)
-                    if growth == 2.0 and damping > _SMALLEST_DAMPING and not self._at_end(at, lagrangian, values):
+                    if (
+                        growth == 2.0
+                        and damping > _SMALLEST_DAMPING
+                        and not self._at_end(at, lagrangian, values, constraint.domain)
+                    ):
                         # The damping alone makes the step short.
                         damping = max(0.1 * damping, _SMALLEST_DAMPING)
                         continue
@@ -190,8 +193,8 @@ class LM:
             return False
         return constraint.gap(constraint.measured(at)) <= 0.0
 
-    def _at_end(self, at: Evaluator, lagrangian: Lagrangian, values: dict[Quantity, float]) -> bool:
-        return attainable_decrease(at, lagrangian, values) <= max(STATIONARY, self.tol)
+    def _at_end(self, at: Evaluator, lagrangian: Lagrangian, values: dict[Quantity, float], domain: Domain) -> bool:
+        return attainable_decrease(at, lagrangian, values, domain) <= max(STATIONARY, self.tol)
 
 
 @dataclass(frozen=True)
@@ -225,97 +228,6 @@ class End:
     damping: float
     used: int
     optimality: float | None = None
-
-
-class NormalEquations:
-    """The equations of a step at one point, for several mu."""
-
-    def __init__(self, at: Evaluator, lagrangian: Lagrangian, values: dict[Quantity, float], dense_limit: int) -> None:
-        model = at.model
-        self.at, self.model = at, model
-        self.shapes = [matrix.shape for matrix in model.matrices]
-        self.weights = {q: w for q, w in lagrangian.weights(values).items() if w > 0.0}
-        self.rhs = [-block for block in half_gradient(lagrangian, values, at)]
-        self.ranks = [
-            (2.0 * bend, _filled(quantity.half_gradient(at), model))
-            for quantity, bend in lagrangian.bends(values).items()
-        ]
-        size = sum(matrix.size for matrix in model.matrices)
-        self.dense = size <= dense_limit and not (at.complete and model.has_damped_inverse)
-        if self.dense:
-            self._form()
-
-    def solve(self, damping: float) -> tuple[list[Array], float] | None:
-        """Step and predicted decrease of phi, or None when the matrix is not positive definite."""
-        if not self.dense:
-            return self._solve_iteratively(damping)
-        np.add(self.undamped, damping, out=self.diagonal)
-        factor = cholesky(self.matrix)
-        if factor is None:
-            return None
-        flat = cholesky_solve(factor, self.flat)
-        if self.columns is not None:
-            # (A + U U^H)^-1 b = x - Y (1 + U^H Y)^-1 U^H x,  Y = A^-1 U.
-            solved = cholesky_solve(factor, self.columns)
-            small = np.eye(solved.shape[1]) + self.columns.conj().T @ solved
-            flat = flat - solved @ np.linalg.solve(small, self.columns.conj().T @ flat)
-        predicted = float(np.vdot(flat, self.flat).real + damping * np.vdot(flat, flat).real)
-        return split(flat, self.shapes), predicted
-
-    def _form(self) -> None:
-        """The matrix, its diagonal, the right-hand side and the columns of the active bounds, as arrays."""
-        weight = self.weights.get(SquaredError(), 0.0)
-        self.matrix = self.at.gauss_newton()
-        if weight != 1.0:
-            self.matrix *= weight
-        for quantity, other in self.weights.items():
-            if quantity == SquaredError():
-                continue
-            start = 0
-            for k, (rows, width) in enumerate(self.shapes):
-                curvature = quantity.curvature(self.at, k)
-                if curvature is not None:
-                    diagonal_blocks(self.matrix, start, rows, width)[...] += other * curvature
-                start += rows * width
-        self.diagonal = np.einsum("ii->i", self.matrix)
-        self.undamped = self.diagonal.copy()
-        self.flat = np.concatenate([block.ravel() for block in self.rhs])
-        columns = [np.sqrt(bend) * np.concatenate([v.ravel() for v in vectors]) for bend, vectors in self.ranks]
-        self.columns = np.stack(columns, axis=1) if columns else None
-
-    def _solve_iteratively(self, damping: float) -> tuple[list[Array], float] | None:
-        self.at.hold(self.model)
-        error = max(self.weights.get(SquaredError(), 0.0), 1e-3)
-        penalty = self.weights.get(Sensitivity(), 0.0)
-        inverse = preconditioner(self.at, penalty / error, damping / error)
-        if inverse is None:
-            return None
-        delta = conjugate_gradients(
-            lambda blocks: self._applied(blocks, damping),
-            lambda blocks: [block / error for block in inverse(blocks)],
-            self.rhs,
-        )
-        pairs = zip(delta, self.rhs, strict=True)
-        predicted = float(sum(np.vdot(d, g).real + damping * np.vdot(d, d).real for d, g in pairs))
-        return delta, predicted
-
-    def _applied(self, blocks: Sequence[Array], damping: float) -> list[Array]:
-        """The matrix times a change of the blocks."""
-        result = [damping * block for block in blocks]
-        for quantity, weight in self.weights.items():
-            if quantity == SquaredError():
-                images: Sequence[Array | None] = self.at.gauss_newton_matvec(blocks)
-            else:
-                images = [quantity.apply(self.at, k, block) for k, block in enumerate(blocks)]
-            result = [r if image is None else r + weight * image for r, image in zip(result, images, strict=True)]
-        for bend, vectors in self.ranks:
-            share = bend * sum(np.vdot(v, b) for v, b in zip(vectors, blocks, strict=True))
-            result = [r + share * v for r, v in zip(result, vectors, strict=True)]
-        return result
-
-
-def _filled(gradient: Sequence[Array | None], model: Model) -> list[Array]:
-    return [np.zeros_like(m) if part is None else part for part, m in zip(gradient, model.matrices, strict=True)]
 
 
 def check_options(kind: str, **options: float) -> None:

@@ -41,7 +41,6 @@ from tensorchain.solvers.lm import LM, State, check_options
 from tensorchain.solvers.loop import children
 from tensorchain.solvers.problem import Ended, Memory, Problem, Stage, Steps, iterate_at
 from tensorchain.solvers.revive import revived, spare_parts
-from tensorchain.stability.gauge import optimal_gauge
 
 _RUNGS = (0, 4, 6)
 """Powers of `factor` by which the first penalties of successive paths are lower."""
@@ -173,7 +172,7 @@ class _Walk:
     def __init__(self, options: Path, problem: Problem, start: Model) -> None:
         self.options, self.problem, self.start = options, problem, start
         self.at: Evaluator = problem.evaluator(start)
-        self.bounded = problem.constraint.ends_path
+        self.bounded, self.domain = problem.constraint.ends_path, problem.constraint.domain
         self.asked = problem.constraint.along_path()
         self.floor = problem.constraint.least_penalty
 
@@ -189,9 +188,9 @@ class _Walk:
                 misfit = max(self.at.error() ** 2, options.exact**2, self.problem.constraint.squared_error_limit)
                 return self._path(start, misfit / max(self.at.sensitivity(), 1e-300))
             # A start in a swamp cannot be tamed along its own branch: leave it by a stronger penalty.
-            unit = self._scaled(start.random_like(generators[0]))[1]
+            unit = self._scaled(self.domain.drawn(start, generators[0]))[1]
             return self._path(start, options.share * options.factor ** -_RUNGS[-cycle] * unit)
-        model = start if cycle == 0 else start.random_like(generators[cycle])
+        model = start if cycle == 0 else self.domain.drawn(start, generators[cycle])
         scaled, unit = self._scaled(model)
         if cycle > 0:
             # One unit for all cycles: their paths pass through the same penalties and can be compared.
@@ -206,13 +205,13 @@ class _Walk:
         size = model.norm()
         if not size > 0.0:
             return model, 1.0
-        unit = optimal_gauge(model.scaled(1.0 / size), tol=1e-4)
+        unit = self.domain.optimal_gauge(model.scaled(1.0 / size), tol=1e-4)
         sensitivity = float(unit.block_sensitivities().sum())
         self.at.hold(unit)
         # With ||X|| = 1 the best factor is <X, T>.
         factor = complex(np.vdot(unit.matrices[0], self.at.rhs(0)))
         best = factor if unit.dtype.kind == "c" else factor.real
-        if abs(best) < 1e-12:
+        if abs(best) < 1e-12 or not (self.domain.whole or complex(best).real > 0.0):
             return unit, 1.0 / sensitivity
         scaled = unit.scaled(abs(best))
         return scaled.with_matrix(0, scaled.matrices[0] * (best / abs(best))), 1.0 / sensitivity
@@ -259,8 +258,10 @@ class _Walk:
         """The model with spare parts set anew; None where there are none, or they were often enough."""
         if path.revivals >= _REVIVALS or not self.problem.constraint.allows_gauge:
             return None
-        model, parts = spare_parts(optimal_gauge(point.model, tol=1e-3), point.error)
-        return revived(model, parts, np.random.default_rng(path.revivals)) if parts else None
+        model, parts = spare_parts(self.domain.optimal_gauge(point.model, tol=1e-3), point.error)
+        if not parts:
+            return None
+        return self.domain.folded(revived(model, parts, np.random.default_rng(path.revivals)))
 
     def _lagrangian(self, penalty: float) -> Lagrangian:
         """That of the constraint without what ends the path, at a penalty that is at least its own."""

@@ -58,6 +58,7 @@ class Problem:
     rng : randomness, for restarts.
     warm : whether the start carries information, so that it must not be thrown away.
     clock : the time that is left; the loop looks at it after each iterate, a solver within long ones.
+    resumable : whether a checkpoint is written, so that memories of iterates are asked for.
     """
 
     tensor: Tensor
@@ -65,6 +66,7 @@ class Problem:
     rng: np.random.Generator
     warm: bool = False
     clock: Clock = field(default_factory=Clock)
+    resumable: bool = False
 
     def evaluator(self, model: Model) -> Evaluator:
         """What a run computes with, at `model` to begin with."""

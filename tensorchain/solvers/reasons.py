@@ -85,7 +85,8 @@ def judged(proposed: Ended, of: Measured, history: History, *, exact: float = EX
 def optimality(of: Measured) -> float:
     """What single blocks can take off the Lagrangian at the best multipliers, relative to it."""
     lagrangian = Lagrangian.fitted(of.constraint, of.at, of.values)
-    return attainable_decrease(of.at, lagrangian, {q: of.values[q] for q in lagrangian.quantities})
+    values = {q: of.values[q] for q in lagrangian.quantities}
+    return attainable_decrease(of.at, lagrangian, values, of.constraint.domain)
 
 
 def diverges(history: History) -> bool:

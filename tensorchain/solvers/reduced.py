@@ -13,6 +13,7 @@ from tensorchain.fit import StopReason
 from tensorchain.models import Model
 from tensorchain.solvers.constraints import Constraint, Quantity, Sensitivity, SquaredError
 from tensorchain.solvers.constraints.base import Normalised
+from tensorchain.solvers.ledger import Ledger
 from tensorchain.solvers.problem import Iterate, Problem, Solver, Stage
 from tensorchain.solvers.reduction import Reduction, widened
 
@@ -24,10 +25,11 @@ class Reduced:
     ----------
     problem : of the tensor of norm 1.
     reduction : of that tensor, or None.
+    ledger : where the runs that are driven are entered, to go on from after an interruption; None for none.
     """
 
-    def __init__(self, problem: Problem, reduction: Reduction | None) -> None:
-        self.whole, self.reduction = problem, reduction
+    def __init__(self, problem: Problem, reduction: Reduction | None, ledger: Ledger | None = None) -> None:
+        self.whole, self.reduction, self.ledger = problem, reduction, ledger
         self.problem = problem
         if reduction is not None:
             constraint = shifted(problem.constraint, reduction.remainder)
@@ -80,21 +82,33 @@ class Reduced:
         solver, start : what runs, and from where.
         stages : minimisers of a sensitivity path are added to it.
         """
-        steps = solver.steps(self.problem, start)
-        best: Iterate | None = None
+        opened = None if self.ledger is None else self.ledger.opened(start)
+        best, memory = (None, None) if opened is None else opened
+        if isinstance(memory, StopReason):
+            assert best is not None
+            return best, memory
+        steps = solver.steps(self.problem, start, *([] if memory is None else [memory]))
         while True:
             try:
                 iterate = next(steps)
             except StopIteration as stop:
                 assert best is not None
-                return best, stop.value.reason
+                return self._closed(best, stop.value.reason)
             if not (math.isfinite(iterate.error) and math.isfinite(iterate.sensitivity)):
-                return best or replace(iterate, merit=(math.inf, math.inf)), StopReason.NON_FINITE
+                return self._closed(best or replace(iterate, merit=(math.inf, math.inf)), StopReason.NON_FINITE)
             if best is None or order_of(iterate) <= order_of(best):
                 best = iterate
             if stages is not None and iterate.stage_of is not None:
                 stages.append(iterate)
-            yield self.lifted(iterate)
+            lifted = self.lifted(iterate)
+            if self.ledger is not None and iterate.memory is not None:
+                lifted = replace(lifted, memory=self.ledger.memory(iterate.memory, best))
+            yield lifted
+
+    def _closed(self, best: Iterate, reason: StopReason) -> tuple[Iterate, StopReason]:
+        if self.ledger is not None:
+            self.ledger.close(best, reason)
+        return best, reason
 
     def aside(self, solver: Solver, start: Model, constraint: Constraint) -> Iterate:
         """The best iterate of a run on the core with another constraint, of which no iterate comes out."""
@@ -112,7 +126,10 @@ class Reduced:
 
 
 def shifted(constraint: Constraint, remainder: float) -> Constraint | None:
-    """The constraint for the core; None where it is about more than error and sensitivity, or cannot be met there."""
+    """The constraint for the core; None where it is about other quantities or restricts blocks, or cannot be met."""
+    if not constraint.domain.whole:
+        # Bases mix rows: signs of entries are lost.
+        return None
     known: set[Quantity] = {SquaredError(), Sensitivity()}
     named = {part.quantity for part in constraint.objective} | {bound.quantity for bound in constraint.bounds}
     if not named <= known:
@@ -124,7 +141,7 @@ def shifted(constraint: Constraint, remainder: float) -> Constraint | None:
             if not bound.limit > 0.0:
                 return None
         bounds.append(bound)
-    return Normalised(constraint.objective, tuple(bounds), constraint)
+    return Normalised(constraint.objective, tuple(bounds), constraint, constraint.domain)
 
 
 def order_of(iterate: Iterate) -> tuple[float, float]:

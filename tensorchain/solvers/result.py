@@ -23,15 +23,13 @@ from typing import Any
 import numpy as np
 
 from tensorchain.evaluation import Evaluator
-from tensorchain.fit import StopReason
 from tensorchain.models import Model
 from tensorchain.solvers.als import balanced, constrained_sweep
 from tensorchain.solvers.constraints import Lagrangian, Penalty
-from tensorchain.solvers.constraints.base import Values
+from tensorchain.solvers.constraints.base import Normalised, Values
 from tensorchain.solvers.loop import Run
 from tensorchain.solvers.problem import Ended, Iterate, Problem, Solver
-from tensorchain.solvers.reasons import EXACT, Measured, judged
-from tensorchain.stability.gauge import optimal_gauge
+from tensorchain.solvers.reasons import EXACT, Measured, judged, optimality
 
 _TOLERANCE, _ROUNDING = 1e-6, 1e-13
 """Relative and absolute (in the scale ||T|| = 1) rise of the merit that counts as rounding."""
@@ -103,19 +101,22 @@ def finished(
     return found
 
 
-def reason_of(outcome: Run, problem: Problem, result: Result, solver: Solver) -> StopReason:
-    """Why the run ended, as the model that is returned bears it out."""
+def reason_of(outcome: Run, problem: Problem, result: Result, solver: Solver) -> Ended:
+    """Why the run ended, as the model that is returned bears it out, and how far that is from a solution."""
     if result.at is None:
-        return outcome.reason
-    ended = Ended(outcome.reason, outcome.optimality if result.as_iterated else None)
+        return Ended(outcome.reason)
     measured = Measured(result.at, problem.constraint, result.values, result.error)
+    left = outcome.optimality if result.as_iterated else None
+    if not problem.constraint.domain.whole:
+        left = optimality(measured)
+    ended = Ended(outcome.reason, left)
     exact, tol = max(getattr(solver, "exact", 0.0), EXACT), getattr(solver, "tol", 0.0)
-    return judged(ended, measured, outcome.history, exact=exact, tol=tol)
+    return replace(ended, reason=judged(ended, measured, outcome.history, exact=exact, tol=tol))
 
 
 def _candidates(problem: Problem, best: Iterate, start: Model, dtype: np.dtype[Any]) -> Iterator[Model]:
     if problem.constraint.allows_gauge:
-        yield optimal_gauge(best.model)
+        yield problem.constraint.domain.optimal_gauge(best.model)
     yield best.model
     if dtype == np.float32:
         yield from _survivors(problem, best.model)
@@ -127,10 +128,12 @@ def _survivors(problem: Problem, model: Model) -> Iterator[Model]:
     step = float(np.finfo(np.float32).eps)
     if not all(np.all(np.isfinite(matrix)) for matrix in model.matrices):
         return
-    current = optimal_gauge(balanced(model))
+    domain = problem.constraint.domain
+    current = domain.optimal_gauge(balanced(model))
     for factor in _FACTORS:
         square = sum(float(np.vdot(m, m).real) for m in current.matrices) / current.n_parameters
-        constraint = Penalty(step**2 * square * factor)
+        priced = Penalty(step**2 * square * factor)
+        constraint = Normalised(priced.objective, (), priced, domain)
         relaxed = replace(problem, constraint=constraint)
         at = relaxed.evaluator(current)
         lagrangian = Lagrangian.of(constraint, constraint.measured(at))

@@ -42,10 +42,9 @@ from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.solvers.als import balanced
 from tensorchain.solvers.blocks import BlockProblem, best_change
-from tensorchain.solvers.constraints import Lagrangian, Quantity, SquaredError
+from tensorchain.solvers.constraints import Domain, Lagrangian, Quantity, SquaredError
 from tensorchain.solvers.lm import check_options
 from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Steps
-from tensorchain.stability.gauge import gauge_cycle
 from tensorchain.stability.scales import takes_fits
 from tensorchain.tensors import Tensor
 from tensorchain.tensors.dispatch import as_tensor
@@ -140,7 +139,8 @@ class SampledALS:
             for k in model.network.update_order:
                 at.hold(model)
                 model = self._updated(problem, at, k, None if constraint.free else lagrangian, rng)
-            model = gauge_cycle(model) if constraint.allows_gauge and not constraint.free else balanced(model)
+            gauged = constraint.allows_gauge and not constraint.free
+            model = constraint.domain.gauge_cycle(model) if gauged else balanced(model)
             run["used"] += 1
         return Ended(reason, self.tol if reason is StopReason.CONVERGED else None)
 
@@ -172,11 +172,14 @@ class SampledALS:
             # The correction to B_k keeps its digits when the residual is small.
             change = scipy.linalg.lstsq(design, missing, lapack_driver="gelsy", check_finite=False)[0]
             return model.with_matrix(k, matrix + change.T)
-        found = best_change(_sampled_problem(at, k, lagrangian, design, missing), lagrangian)
+        domain = problem.constraint.domain
+        found = best_change(_sampled_problem(at, k, lagrangian, design, missing, domain), lagrangian)
         return model if found is None else model.with_matrix(k, matrix + found[0])
 
 
-def _sampled_problem(at: Evaluator, k: int, lagrangian: Lagrangian, design: Array, missing: Array) -> BlockProblem:
+def _sampled_problem(
+    at: Evaluator, k: int, lagrangian: Lagrangian, design: Array, missing: Array, domain: Domain
+) -> BlockProblem:
     """The quantities of a Lagrangian as functions of block k, the squared error from a sample of fibers."""
     values: dict[Quantity, float] = {}
     gradients: dict[Quantity, Array] = {}
@@ -191,7 +194,8 @@ def _sampled_problem(at: Evaluator, k: int, lagrangian: Lagrangian, design: Arra
         gradient, curvature = quantity.block_gradient(at, k), quantity.curvature(at, k)
         if gradient is not None and curvature is not None:
             gradients[quantity], curvatures[quantity] = gradient, curvature
-    return BlockProblem.from_matrices(values, gradients, curvatures)
+    matrix = at.model.matrices[k] if k in domain.restricted(at.network) else None
+    return BlockProblem.from_matrices(values, gradients, curvatures, domain=domain, matrix=matrix)
 
 
 def draw(model: Model, k: int, count: int, rng: np.random.Generator) -> tuple[Array, Array]:

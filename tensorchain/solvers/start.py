@@ -10,18 +10,17 @@ import numpy as np
 
 from tensorchain.evaluation import Evaluator
 from tensorchain.fit import Fit, History
-from tensorchain.models import Model
+from tensorchain.models import Model, Network
 from tensorchain.models.scale import Scale
 from tensorchain.models.validation import checked_wiring
 from tensorchain.regularisation import PathPoint, RegularisationPath
 from tensorchain.solvers.als import balanced
 from tensorchain.solvers.checkpoint import Checkpoint
-from tensorchain.solvers.constraints import Constraint
+from tensorchain.solvers.constraints import Constraint, Domain
 from tensorchain.solvers.loop import run
 from tensorchain.solvers.problem import Clock, Iterate, Problem, Solver
 from tensorchain.solvers.result import Given, finished, reason_of
 from tensorchain.solvers.revive import revived, spare_parts
-from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.tensors import Tensor
 
 _ROOM = 4.0
@@ -61,7 +60,9 @@ class Start:
         unit = self.tensor.scaled(1.0 / self.norm)
         given = self.first_model(unit, rng, number)
         scale = Scale(self.norm, len(given.matrices))
-        problem = Problem(unit, self.constraint.normalised(scale), rng, self.init != "random", clock)
+        problem = Problem(
+            unit, self.constraint.normalised(scale), rng, self.init != "random", clock, resumable=checkpoint is not None
+        )
         keep, resume = (None, None) if checkpoint is None else (checkpoint.offer, checkpoint.current)
         begun, merit = self._alive(problem, given, rng)
         asked = problem
@@ -73,12 +74,13 @@ class Start:
         dtype = np.dtype(np.complex128) if outcome.best.model.dtype.kind == "c" else self.tensor.dtype
         measure = getattr(self.solver, "final_pass", True)
         result = finished(problem, outcome.best, Given(given, merit), norm=self.norm, dtype=dtype, measure=measure)
-        history = outcome.history
+        history, ended = outcome.history, reason_of(outcome, problem, result, self.solver)
         return Fit(
             model=result.model,
             error=result.error,
             sensitivity=result.model.sensitivity(),
-            reason=reason_of(outcome, problem, result, self.solver),
+            reason=ended.reason,
+            optimality=ended.optimality,
             iterations=max(len(history) - 1, 0),
             seconds=outcome.seconds if resume is not None else clock.elapsed,
             history=History(
@@ -98,24 +100,26 @@ class Start:
     def first_model(self, unit: Tensor, rng: np.random.Generator, number: int = 0) -> Model:
         """The model to begin with, in the scale ||T|| = 1, in double precision and balanced."""
         double = np.dtype(np.complex128 if unit.dtype.kind == "c" else np.float64)
+        domain = self.constraint.domain
         if isinstance(self.init, Model):
             double = np.result_type(double, self.init.dtype)
             if not np.isfinite(self.init.norm()):
                 raise ValueError("init overflows: the norm of its tensor is not finite; scale its blocks down")
             model = balanced(self.init.astype(double).scaled(1.0 / self.norm))
-            return self._gauged(_moved(model, rng) if number else model)
+            return self._gauged(_moved(model, rng, domain) if number else model)
         if self.init == "random":
-            start = self.kind.random(unit.shape, self.rank, rng, dtype=double)
+            network = checked_wiring(self.kind, unit.shape, self.rank)
+            start = domain.drawn(_blank(self.kind, network, unit.shape, double), rng)
         else:
             network = checked_wiring(self.kind, unit.shape, self.rank)
             start = self.kind.from_matrices(network, self.kind.svd_matrices(network, unit, rng))
-            start = _with_best_cores(unit.evaluator(start))
-            return self._gauged(_moved(start, rng) if number else start)
+            start = _with_best_cores(unit.evaluator(domain.unfolded(start)), domain)
+            return self._gauged(_moved(start, rng, domain) if number else start)
         size = start.norm()
-        return optimal_gauge(start.scaled(1.0 / size), tol=1e-2) if size > 0.0 else start
+        return domain.optimal_gauge(start.scaled(1.0 / size), tol=1e-2) if size > 0.0 else start
 
     def _gauged(self, model: Model) -> Model:
-        return optimal_gauge(model) if self.constraint.allows_gauge else model
+        return self.constraint.domain.optimal_gauge(model) if self.constraint.allows_gauge else model
 
     def _alive(
         self, problem: Problem, model: Model, rng: np.random.Generator
@@ -129,7 +133,14 @@ class Start:
         merged, parts = spare_parts(model, at.error())
         if not parts:
             return model, None
-        return revived(merged, parts, rng), problem.constraint.merit(values)
+        fresh = problem.constraint.domain.folded(revived(merged, parts, rng))
+        return fresh, problem.constraint.merit(values)
+
+
+def _blank(kind: type[Model], network: Network, shape: tuple[int, ...], dtype: Any) -> Model:
+    """A model of zeros."""
+    pairs = zip(network.modes, network.widths, strict=True)
+    return kind.from_matrices(network, [np.zeros((1 if n is None else shape[n], width), dtype) for n, width in pairs])
 
 
 def _path(stages: Sequence[Iterate], scale: Scale, dtype: np.dtype[Any]) -> RegularisationPath:
@@ -146,18 +157,23 @@ def _path(stages: Sequence[Iterate], scale: Scale, dtype: np.dtype[Any]) -> Regu
     return RegularisationPath.of(points)
 
 
-def _with_best_cores(at: Evaluator) -> Model:
+def _with_best_cores(at: Evaluator, domain: Domain) -> Model:
     """The model with its cores fitted: singular vectors say nothing of them."""
     for k, mode in enumerate(at.model.network.modes):
-        if mode is None:
+        if mode is not None:
+            continue
+        if k in domain.restricted(at.network):
+            matrix = np.zeros_like(at.model.matrices[k])
+            at.replace(k, domain.best_change(matrix, at.gram(k), at.rhs(k), fine=True))
+        else:
             at.replace(k, at.system(k).solve(at.rhs(k)))
     return at.model
 
 
-def _moved(model: Model, rng: np.random.Generator) -> Model:
+def _moved(model: Model, rng: np.random.Generator, domain: Domain) -> Model:
     """The model with noise on its blocks, for starts beyond the first."""
     noise = model.random_like(rng)
     moved = []
     for matrix, other in zip(model.matrices, noise.matrices, strict=True):
         moved.append(matrix + _NOISE * np.linalg.norm(matrix) / np.linalg.norm(other) * other)
-    return model.with_matrices(moved)
+    return domain.folded(model.with_matrices(moved))

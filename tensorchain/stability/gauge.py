@@ -32,6 +32,7 @@ moved far, since rounding of the first ones then counts, and once at the end, to
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import TypeVar
 
 import numpy as np
@@ -54,7 +55,9 @@ _FAR = 1e8
 
 
 @takes_fits
-def optimal_gauge(model: AnyModel, *, tol: float = 1e-9, max_cycles: int = 500) -> AnyModel:
+def optimal_gauge(
+    model: AnyModel, *, tol: float = 1e-9, max_cycles: int = 500, scaled: Collection[int] = ()
+) -> AnyModel:
     """The same tensor with the least sensitivity that any gauge gives.
 
     Parameters
@@ -62,6 +65,8 @@ def optimal_gauge(model: AnyModel, *, tol: float = 1e-9, max_cycles: int = 500) 
     model : any model; it is not changed.
     tol : relative decrease of SS in a cycle over all bonds at which to stop.
     max_cycles : most cycles.
+    scaled : blocks whose entries may only be scaled by positive numbers, so that they keep their signs: on the bonds of
+        these, G is diagonal.
 
     Returns
     -------
@@ -79,7 +84,7 @@ def optimal_gauge(model: AnyModel, *, tol: float = 1e-9, max_cycles: int = 500) 
     best, lowest = current, float(current.block_sensitivities().sum())
     value, start, left = lowest, current, max_cycles
     while left > 0:
-        search = _Search(current)
+        search = _Search(current, scaled)
         reached, cycles = search.run(value, tol, left)
         left -= cycles
         current = search.applied(current)
@@ -98,9 +103,9 @@ def optimal_gauge(model: AnyModel, *, tol: float = 1e-9, max_cycles: int = 500) 
     return best.with_matrices([matrix * matrix.dtype.type(factor) for matrix in best.matrices])
 
 
-def gauge_cycle(model: AnyModel) -> AnyModel:
-    """One optimal change of gauge on every bond and hyperedge, in turn."""
-    search = _Search(model.astype(np.complex128 if model.dtype.kind == "c" else np.float64))
+def gauge_cycle(model: AnyModel, *, scaled: Collection[int] = ()) -> AnyModel:
+    """One optimal change of gauge on every bond and hyperedge, in turn; `scaled` as in `optimal_gauge`."""
+    search = _Search(model.astype(np.complex128 if model.dtype.kind == "c" else np.float64), scaled)
     search.cycle()
     return search.applied(model).astype(model.dtype)
 
@@ -113,10 +118,12 @@ class _Search:
     metrics[t][k] : the H of each bond of block k, flattened likewise.
     gauges : (t, letter, k) -> what is multiplied into that bond of block k in the end, (R, R) or the scales (R,).
     relaxation : w, 1 for the best gauge of each bond as the others are.
+    scaled : blocks on whose bonds only scales move.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, scaled: Collection[int] = ()) -> None:
         network = model.network
+        self.scaled = frozenset(scaled)
         self.network, self.far, self.relaxation = network, False, 1.0
         self.gauges: dict[tuple[int, str, int], Array] = {}
         self.grams: list[list[Array | list[Array]]] = []
@@ -154,7 +161,10 @@ class _Search:
         """Each bond and hyperedge at its best once; SS afterwards."""
         for t, term in enumerate(self.network.terms):
             for letter, k, m in term.gauge_bonds:
-                self._balance_bond(t, letter, k, m)
+                if k in self.scaled or m in self.scaled:
+                    self._balance_hyperedge(t, letter, (k, m))
+                else:
+                    self._balance_bond(t, letter, k, m)
             for letter, owners in term.hyperedges:
                 self._balance_hyperedge(t, letter, owners)
         return self.sensitivity()
@@ -230,8 +240,10 @@ class _Search:
         alive = np.all(weights > 0.0, axis=0)
         logs = np.log(np.where(alive, weights, 1.0))
         logs -= logs.mean(axis=0)
-        # A component with a zero column adds nothing to X: without it SS is least.
-        scales, metrics = np.where(alive, np.exp(0.5 * logs), 0.0), np.where(alive, np.exp(-logs), 0.0)
+        # A component with a zero column adds nothing to X: without it SS is least.  A zero of a non-negative block may
+        # rise again, if the other blocks are there.
+        rest = 1.0 if self.scaled else 0.0
+        scales, metrics = np.where(alive, np.exp(0.5 * logs), rest), np.where(alive, np.exp(-logs), rest)
         for k, (_, place), scale, metric in zip(owners, traced, scales, metrics, strict=True):
             self.gauges[t, letter, k] = scale
             self.metrics[t][k][place] = np.diag(metric).ravel()

@@ -4,12 +4,13 @@ A constraint says which quantities are minimised, each with a weight, and which 
 
     min  sum_j w_j r_j(theta)      subject to      r_b(theta) <= limit_b      for every bound b,
 
-where the r are :mod:`quantities <tensorchain.solvers.constraints.quantities>`, each quadratic in every block.  All else
-follows here, so that no solver asks what kind of constraint it has: how far a model is from meeting the bounds
+where the r are :mod:`quantities <tensorchain.solvers.constraints.quantities>`, each quadratic in every block; and
+where the blocks may lie, its :mod:`domain <tensorchain.solvers.constraints.domain>`: everywhere, if nothing is said.
+All else follows here, so that no solver asks what kind of constraint it has: how far a model is from meeting the bounds
 (`gap`), which of two models is better (`merit`), whether an error of zero ends the run (`error_alone`), and the
 augmented Lagrangian that a run minimises (:mod:`tensorchain.solvers.constraints.lagrangian`).
 
-A new constraint is a subclass that gives `objective` or `bounds`, in the scale of T as given.
+A new constraint is a subclass that gives `objective`, `bounds` or `domain`, in the scale of T as given.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 
 from tensorchain.evaluation import Evaluator
 from tensorchain.models.scale import Scale
+from tensorchain.solvers.constraints.domain import EVERYWHERE, Domain
 from tensorchain.solvers.constraints.quantities import Quantity, Sensitivity, SquaredError
 
 SLACK = 1e-6
@@ -68,6 +70,11 @@ class Constraint:
         """What is bounded."""
         return ()
 
+    @property
+    def domain(self) -> Domain:
+        """Where the blocks may lie."""
+        return EVERYWHERE
+
     def __and__(self, other: Any) -> Constraint:
         """Both constraints at once."""
         from tensorchain.solvers.constraints.combined import combine
@@ -106,7 +113,7 @@ class Constraint:
             b if b.quantity == error else replace(b, limit=unit(b.limit, -b.quantity.degree(scale.blocks)))
             for b in self.bounds
         )
-        return Normalised(objective, tuple(bounds), self)
+        return Normalised(objective, tuple(bounds), self, self.domain)
 
     def with_room(self, rounding: float) -> Constraint:
         """The same for ||T|| = 1, with bounds that are met after X and its quantities move by `rounding`."""
@@ -117,7 +124,7 @@ class Constraint:
             error = math.sqrt(bound.limit)
             return replace(bound, limit=max(error - rounding, 0.5 * error) ** 2)
 
-        return Normalised(self.objective, tuple(map(roomy, self.bounds)), self)
+        return Normalised(self.objective, tuple(map(roomy, self.bounds)), self, self.domain)
 
     def measured(self, at: Evaluator, error: float | None = None) -> Values:
         """All quantities at the model that the evaluator holds; `error` is ||T - X|| there, where it is at hand."""
@@ -166,7 +173,7 @@ class Constraint:
         objective = self.objective
         if not any(part.quantity == SquaredError() for part in objective):
             objective = (Weighted(SquaredError(), 1.0),)
-        return Normalised(objective, tuple(b for b in self.bounds if b.tightens is None), self)
+        return Normalised(objective, tuple(b for b in self.bounds if b.tightens is None), self, self.domain)
 
     @property
     def squared_error_limit(self) -> float:
@@ -188,7 +195,7 @@ class Constraint:
     @property
     def free(self) -> bool:
         """Whether nothing is asked but a small error."""
-        return self.error_alone and not self.bounds
+        return self.error_alone and not self.bounds and self.domain.whole
 
 
 @dataclass(frozen=True)
@@ -198,6 +205,7 @@ class Normalised(Constraint):
     parts: tuple[Weighted, ...]
     limits: tuple[Bounded, ...]
     given: Constraint
+    region: Domain = EVERYWHERE
 
     @property
     def objective(self) -> tuple[Weighted, ...]:
@@ -206,6 +214,10 @@ class Normalised(Constraint):
     @property
     def bounds(self) -> tuple[Bounded, ...]:
         return self.limits
+
+    @property
+    def domain(self) -> Domain:
+        return self.region
 
     def __repr__(self) -> str:
         return f"{self.given!r} for the tensor of norm 1"
@@ -222,6 +234,17 @@ class Free(Constraint):
 
     def __hash__(self) -> int:
         return hash(Free)
+
+
+@dataclass(frozen=True)
+class Within(Constraint):
+    """The least error within a domain."""
+
+    region: Domain
+
+    @property
+    def domain(self) -> Domain:
+        return self.region
 
 
 def check_number(kind: str, name: str, value: Any, *, allow_zero: bool = False) -> float:

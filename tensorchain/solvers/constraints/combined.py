@@ -1,8 +1,8 @@
 """Two constraints at once: ``SensitivityBound(1e3) & Penalty(1e-4)``.
 
-The bounds of both hold.  Objectives add up where they ask for the same kind of thing: a price on the sensitivity beside
-the error, or less sensitivity at a given error.  A price on the sensitivity says nothing where the sensitivity itself
-is minimised, so that this combination is refused.
+The bounds of both hold, and blocks lie in both domains.  Objectives add up where they ask for the same kind of thing:
+a price on the sensitivity beside the error, or less sensitivity at a given error.  A price on the sensitivity says
+nothing where the sensitivity itself is minimised, so that this combination is refused.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tensorchain.solvers.constraints.base import Bounded, Constraint, Weighted
+from tensorchain.solvers.constraints.domain import EVERYWHERE, Domain
 from tensorchain.solvers.constraints.quantities import Quantity, SquaredError
 
 
@@ -32,6 +33,13 @@ class Combined(Constraint):
                 if known is None or bound.limit < known.limit:
                     tightest[bound.quantity] = bound
         return tuple(tightest.values())
+
+    @property
+    def domain(self) -> Domain:
+        domain = EVERYWHERE
+        for constraint in self.constraints:
+            domain = domain & constraint.domain
+        return domain
 
     def __repr__(self) -> str:
         return " & ".join(map(repr, self.constraints))

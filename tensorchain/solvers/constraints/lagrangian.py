@@ -133,6 +133,11 @@ class Lagrangian:
         if active:
             target = _stacked([(term.weight, term.quantity.half_gradient(at)) for term in terms], at)
             columns = np.stack([_stacked([(1.0, b.quantity.half_gradient(at))], at) for b in active], axis=1)
+            floors = constraint.domain.floors(at.model)
+            if floors is not None:
+                # At the edge a gradient need not vanish.
+                inside = np.concatenate([floor.ravel() for floor in floors]) < 0.0
+                target, columns = target[inside], columns[inside]
             sizes = np.maximum(np.linalg.norm(columns, axis=0), np.finfo(float).tiny)
             weights = scipy.optimize.nnls(columns / sizes, -target)[0] / sizes
             terms += [Term(b.quantity, float(weight)) for b, weight in zip(active, weights, strict=True)]
