@@ -8,6 +8,7 @@ draws the numbers (`draw`); everything else is shared:
     style      fonts, sizes, and how a picture is saved
     trace      the way of a run, over its iterations
     data       the tensors that several figures share
+    agreement  fits of two halves of the samples
     equal      ranks of different models for one budget of parameters
     catalogue  the figures by name
 

@@ -9,10 +9,12 @@ from paper_figures import (
     bits,
     border,
     fine_tuning,
+    halves,
     instability,
     kernels,
     latency,
     perturbation,
+    replicability,
     shared_core,
     success,
     trade_off,
@@ -30,6 +32,8 @@ FIGURES: dict[str, ModuleType] = {
     "bits": bits,
     "latency": latency,
     "border": border,
+    "replicability": replicability,
+    "halves": halves,
 }
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from paper_figures.catalogue import FIGURES, summary
-from paper_figures.results import Job, Results, Row, Settings, provenance
+from paper_figures.results import Job, Results, Row, Settings, provenance, replace_text
 from paper_figures.style import save, style
 
 
@@ -41,7 +41,7 @@ def draw_figures(
     folder : where pictures and numbers go; made if needed.
     redraw : measure nothing, draw the numbers that are there.
     restart : measure everything again.
-    images : a folder to copy the PNG files to.
+    images : a folder to copy the PNG files to; with them caption and numbers, where the caption is a file.
     workers : processes that measure; figures that show times use one.
     console : where progress is shown.
 
@@ -64,10 +64,14 @@ def draw_figures(
         with style():
             saved = save(module.draw(results.rows), folder, name)
         pictures += saved
+        if hasattr(module, "describe"):
+            # The caption is text beside the picture, which pages and papers set in their own type.
+            replace_text(folder / f"{name}.txt", module.describe(results.rows) + "\n")
         console.print("  " + "  ".join(map(str, [*saved, results.csv])), highlight=False, soft_wrap=True, markup=False)
         if images is not None:
             images.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / f"{name}.png", images / f"{name}.png")
+            for ending in ("png", "txt", "csv", "json") if hasattr(module, "describe") else ("png",):
+                shutil.copyfile(folder / f"{name}.{ending}", images / f"{name}.{ending}")
     return pictures
 
 

@@ -19,6 +19,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 WIDTH = 7.2
 """Inches: the text width of a two-column page."""
+COLUMN = 3.4
+"""Inches: the width of one column."""
 _CAPTION_SIZE = 7.5
 _CHARACTERS = 122
 """Of a caption line at that size and width."""
@@ -97,7 +99,8 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {"Software": None})):
         path, temporary = folder / f"{name}{suffix}", folder / f".{name}.tmp{suffix}"
         # Without a date, equal numbers give equal files.
-        figure.savefig(temporary, dpi=200, metadata=metadata)
+        # As many pixels across, whatever the width in print.
+        figure.savefig(temporary, dpi=200 * WIDTH / figure.get_figwidth(), metadata=metadata)
         os.replace(temporary, path)
         saved.append(path)
     return saved

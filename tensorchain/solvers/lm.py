@@ -96,6 +96,14 @@ class LM:
         """Iterate from `start`, or go on from the memory of an iterate."""
         at = problem.evaluator(start if memory is None else memory.models["point"])
         constraint = problem.constraint
+        if (
+            memory is None
+            and not problem.warm
+            and constraint.domain.whole
+            and at.error() ** 2 > 1.0 + start.norm() ** 2
+        ):
+            # <X, T> < 0: from there the way to less error leads through zero, where every gradient vanishes.
+            at.replace(0, -start.matrices[0])
         lagrangian = Lagrangian.of(constraint, constraint.measured(at))
         state = State(lagrangian, self.damping) if memory is None else State.recalled(memory.figures, lagrangian)
         yield iterate_at(at, constraint, state.lagrangian, damping=state.damping, memory=state.memory(at))

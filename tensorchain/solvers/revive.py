@@ -39,7 +39,7 @@ def dead_parts(model: Model, missing: float) -> list[tuple[int, str, int]]:
     >>> import numpy as np, tensorchain as tc
     >>> from tensorchain.solvers.revive import dead_parts
     >>> dead_parts(tc.CP([np.array([[1.0, 0.0], [2.0, 0.0]]), np.ones((2, 2)), np.ones((2, 2))]), missing=0.1)
-    [(0, 'a', 1)]
+    [(0, 'r', 1)]
     """
     found = []
     for t, letter, owners in _bonds(model):
@@ -73,7 +73,7 @@ def spare_parts(model: AnyModel, missing: float) -> tuple[AnyModel, list[tuple[i
     >>> twice = tc.CP([np.hstack([column, 3 * column]), np.ones((2, 2)), np.ones((2, 2))])
     >>> once, parts = spare_parts(twice, missing=0.1)
     >>> bool(np.allclose(once.full(), twice.full())), parts
-    (True, [(0, 'a', 0)])
+    (True, [(0, 'r', 0)])
     """
     merged = _merged(model, DEAD * missing)
     return merged, dead_parts(merged, missing)
