@@ -28,6 +28,7 @@ from tensorchain.api import decompose
 from tensorchain.diagnosis.path import FIRST_SHARE, PER_DECADE, Point, SensitivityPath, Stages, trace_path
 from tensorchain.kernels import Array
 from tensorchain.models import Model
+from tensorchain.models.names import model_named
 from tensorchain.models.scale import Scale
 from tensorchain.solvers.problem import Clock
 from tensorchain.stability.scales import double_precision
@@ -139,11 +140,11 @@ def degeneracy_profile(
     generator = np.random.default_rng(rng)
     if isinstance(model, Model):
         return _profile(door, model, decades, max_seconds)
-    kind = Model.registry.get(model, model) if isinstance(model, str) else model
+    kind = model_named(model)[0] if isinstance(model, str) else model
     ranks = _several(kind, door.shape, rank)
     profiles = []
     for one in [rank] if ranks is None else ranks:
-        fit = decompose(door, kind, one, starts=starts, rng=generator, max_seconds=max_seconds)
+        fit = decompose(door, model, one, starts=starts, rng=generator, max_seconds=max_seconds)
         profiles.append(_profile(door, fit.model, decades, max_seconds))
     return profiles[0] if ranks is None else profiles
 

@@ -117,7 +117,7 @@ def test_bad_input(planted: Any) -> None:
     with pytest.raises(ValueError, match="empty list"):
         degeneracy_profile(planted.tensor, "cp", [])
     with pytest.raises(ValueError, match="known are"):
-        degeneracy_profile(planted.tensor, "cpd", 2)
+        degeneracy_profile(planted.tensor, "cpx", 2)
     with pytest.raises((TypeError, ValueError), match="rank"):
         degeneracy_profile(planted.tensor, "cp")
     with pytest.raises(ValueError, match="must be equal"):
