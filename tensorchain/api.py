@@ -312,7 +312,7 @@ def _check_search(error: Any, rank: Any, init: Any, constraint: Constraint, chec
     if not constraint.free:
         raise ValueError(
             f"error and {constraint!r} were given; find the ranks first, then call "
-            "decompose(T, init=fit.model, constraint=...)"
+            "decompose(T, type(fit.model), fit.model.rank, constraint=...)"
         )
     if checkpoint is not None:
         raise ValueError("error and checkpoint were given; a search over ranks has no checkpoint: drop one of them")
