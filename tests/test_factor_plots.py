@@ -128,13 +128,12 @@ def test_names_come_from_the_fit() -> None:
     fit = tc.decompose(T, "cp", 2, solver=tc.ALS(max_iter=3), rng=0)
     assert [ax.get_xlabel() for ax in plot_factors(fit)] == list(DIMS)
 
-    @dataclass(frozen=True)
-    class WithCoordinates(tc.Fit):
-        coordinates: Any = None
-
-    more = WithCoordinates(**vars(fit), coordinates=(np.array(list("abcd")), None, DIMS["wavelength"]))
+    # Coordinates of the data are those of its fit.
+    first, _, last = DIMS
+    named = T.assign_coords({first: list("abcd"), last: DIMS[last]})
+    more = tc.decompose(named, "cp", 2, solver=tc.ALS(max_iter=3), rng=0)
     assert [text.get_text() for text in plot_factor(more, 0).get_xticklabels()] == list("abcd")
-    assert labels_of(more).dimensions[2].coordinates is DIMS["wavelength"]
+    assert_array_equal(labels_of(more).dimensions[2].coordinates, DIMS[last])
     source = T.assign_coords(wavelength=DIMS["wavelength"])
     assert_array_equal(plot_factor(MODEL, 2, dims=source).get_lines()[0].get_xdata(), DIMS["wavelength"])
 
