@@ -290,3 +290,19 @@ class TestProperties:
         values = np.linalg.eigvalsh(matrix)
         assert values[0] >= -1e-12 * values[-1]
         assert values.sum() == pytest.approx(model.sensitivity(), rel=1e-10)
+
+
+@pytest.mark.parametrize("scale", [1e7, 1e9])
+@pytest.mark.parametrize("kind", ["cp", "btd"])
+def test_the_norm_of_terms_that_cancel(kind: str, scale: float) -> None:
+    # The moments hold squares of terms scale^2 times larger than X: they have lost it, and X is evaluated.
+    rng = np.random.default_rng(0)
+    a, b, c, d = (rng.standard_normal((size, 1)) for size in (4, 5, 6, 4))
+    near = a + d / scale
+    if kind == "cp":
+        model: Any = tc.CP([np.hstack([scale * near, -scale * a]), np.hstack([b, b]), np.hstack([c, c])])
+    else:
+        core = np.full((1, 1, 1), scale)
+        model = tc.BlockTerm([tc.Tucker(core, [near, b, c]), tc.Tucker(-core, [a, b, c])])
+    truth = np.linalg.norm(d) * np.linalg.norm(b) * np.linalg.norm(c)
+    assert model.norm() == pytest.approx(truth, rel=1e-5)
