@@ -84,7 +84,8 @@ def table(console: Console, title: str, rows: Iterable[list[str]]) -> None:
 def exact_chain(console: Console, starts: int) -> None:
     tensors = [tc.TensorChain.random((7, 7, 7), 3, 100 + n).full() for n in range(max(1, starts // 5))]
     methods = {
-        "path (default)": lambda T, seed: ours(T, "tc", 3, seed),
+        "default": lambda T, seed: ours(T, "tc", 3, seed),
+        "path": lambda T, seed: ours(T, "tc", 3, seed, solver=tc.Path()),
         "path, one cycle": lambda T, seed: ours(T, "tc", 3, seed, solver=tc.Path(cycles=1)),
         "LM": lambda T, seed: ours(T, "tc", 3, seed, solver=tc.LM()),
         "ALS": lambda T, seed: ours(T, "tc", 3, seed, solver=tc.ALS()),
@@ -104,7 +105,7 @@ def matrix_multiplication(console: Console, starts: int) -> None:
     rows = []
     for sizes, rank, share in (((2, 2, 2), 7, 1.0), ((2, 3, 3), 15, 1.0), ((3, 3, 3), 23, 0.5)):
         tensor = tc.datasets.matmul(*sizes)
-        for name, solver in (("path (default)", tc.Path()), ("LM", tc.LM())):
+        for name, solver in (("default", tc.Auto()), ("path", tc.Path()), ("LM", tc.LM())):
             tally = Tally()
             for seed in range(max(2, int(share * starts))):
                 tally.add(lambda T=tensor, r=rank, s=seed, x=solver: ours(T, "cp", r, s, solver=x))
@@ -117,9 +118,9 @@ def border(console: Console, starts: int) -> None:
     methods = {
         "ALS, 300 sweeps": {"solver": tc.ALS(max_iter=300)},
         "LM, 300 iterations": {"solver": tc.LM(max_iter=300)},
-        "path, Penalty(1e-8)": {"constraint": tc.Penalty(1e-8)},
-        "path, SensitivityBound(1e3)": {"constraint": tc.SensitivityBound(1e3)},
-        "path, no floor": {},
+        "default, Penalty(1e-8)": {"constraint": tc.Penalty(1e-8)},
+        "default, SensitivityBound(1e3)": {"constraint": tc.SensitivityBound(1e3)},
+        "path, no floor": {"solver": tc.Path()},
     }
     rows = []
     for name, options in methods.items():
@@ -135,7 +136,7 @@ def sampled_function(console: Console, starts: int) -> None:
     tally = Tally()
     for seed in range(max(2, starts // 4)):
         tally.add(lambda s=seed: ours(tensor, "tc", 3, s))
-    table(console, "inverse_radius(5, 10), bonds 3: error < 4e-5", [tally.row("path (default)", lambda e, _: e < 4e-5)])
+    table(console, "inverse_radius(5, 10), bonds 3: error < 4e-5", [tally.row("default", lambda e, _: e < 4e-5)])
 
 
 def error_bound(console: Console, starts: int) -> None:
