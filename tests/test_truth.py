@@ -406,3 +406,18 @@ class TestObjects:
             blocks[n] = np.concatenate([block, block], axis=-1)
             with pytest.raises(ValueError, match=r"block|shape"):
                 model.with_blocks(blocks)
+
+
+class TestSinglePrecision:
+    """Single precision with more components than there are in the data: the fit is as good as it allows."""
+
+    @pytest.mark.parametrize("seed", range(40))
+    def test_too_many_components(self, seed: int) -> None:
+        g = np.random.default_rng(seed)
+        T = (g.standard_normal((3, 2)) @ g.standard_normal((2, 5))).astype("f4")
+        fit = tc.decompose(T, "cp", 3, solver=tc.ALS(), rng=seed)
+        X = fit.model.astype(np.float64).full()
+        true = np.linalg.norm(T.astype(np.float64) - X) / np.linalg.norm(T.astype(np.float64))
+        assert fit.model.dtype == np.float32
+        assert fit.error == pytest.approx(true, rel=1e-6, abs=1e-12)
+        assert true < 1e-5

@@ -7,7 +7,8 @@ measured on the data, in double precision, and the first that is as good as the 
 1. the iterate in the gauge of least sensitivity;
 2. the iterate as it is;
 3. for data in single precision, iterates whose sensitivity was lowered until they survive the rounding of their blocks:
-   rounding to a relative step u adds u^2 b^2 SS to the squared error for entries of size b, so that is the penalty;
+   rounding to a relative step u adds about u^2 SS to the squared error where ||T|| = 1, for entries of order one, so
+   that is the penalty, and larger ones if need be;
 4. the start.
 
 Error, sensitivity and reason of the Fit are those of that very model.
@@ -90,9 +91,10 @@ def finished(
     estimate = best.standard_error is not None and not measure
     found: Result | None = None
     wanted = min(merit for merit in (best.merit or (0.0, best.error**2), start.merit) if merit is not None)
+    rounding = max(_ROUNDING, 10.0 * float(np.finfo(dtype).eps) if dtype == np.float32 else 0.0)
     for candidate in _candidates(problem, best, start.model, dtype):
         result = _measured(problem, candidate, norm, dtype, best.error if estimate else None)
-        good = _as_good(result.merit, wanted)
+        good = _as_good(result.merit, wanted, rounding)
         if found is None or result.merit < found.merit:
             found = replace(result, as_iterated=good)
         if estimate or good:
@@ -111,6 +113,9 @@ def reason_of(outcome: Run, problem: Problem, result: Result, solver: Solver) ->
         left = optimality(measured)
     ended = Ended(outcome.reason, left)
     exact, tol = max(getattr(solver, "exact", 0.0), EXACT), getattr(solver, "tol", 0.0)
+    if result.model.dtype == np.float32:
+        # Blocks are rounded too.
+        exact = max(exact, 2.0 * float(np.finfo(np.float32).eps))
     return replace(ended, reason=judged(ended, measured, outcome.history, exact=exact, tol=tol))
 
 
@@ -131,8 +136,7 @@ def _survivors(problem: Problem, model: Model) -> Iterator[Model]:
     domain = problem.constraint.domain
     current = domain.optimal_gauge(balanced(model))
     for factor in _FACTORS:
-        square = sum(float(np.vdot(m, m).real) for m in current.matrices) / current.n_parameters
-        priced = Penalty(step**2 * square * factor)
+        priced = Penalty(step**2 * factor)
         constraint = Normalised(priced.objective, (), priced, domain)
         relaxed = replace(problem, constraint=constraint)
         at = relaxed.evaluator(current)
@@ -159,8 +163,8 @@ def _measured(problem: Problem, model: Model, norm: float, dtype: np.dtype[Any],
         return Result(returned, error, constraint.merit(values), at, values)
 
 
-def _as_good(one: tuple[float, float], other: tuple[float, float]) -> bool:
+def _as_good(one: tuple[float, float], other: tuple[float, float], rounding: float) -> bool:
     """Whether a merit is that of the iterate, up to rounding."""
     gap = one[0] <= other[0] * (1.0 + _TOLERANCE) + 1e-9
     # An objective is a square: so is the rise that rounding may cause.
-    return gap and math.sqrt(max(one[1], 0.0)) <= math.sqrt(max(other[1], 0.0)) * (1.0 + _TOLERANCE) + _ROUNDING
+    return gap and math.sqrt(max(one[1], 0.0)) <= math.sqrt(max(other[1], 0.0)) * (1.0 + _TOLERANCE) + rounding

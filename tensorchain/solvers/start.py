@@ -57,7 +57,7 @@ class Start:
         """Run start number `number`, from the scale ||T|| = 1 back to that of T."""
         clock = Clock(max_seconds)
         rng = np.random.default_rng(seed)
-        unit = self.tensor.scaled(1.0 / self.norm)
+        unit = self.tensor.computed().scaled(1.0 / self.norm)
         given = self.first_model(unit, rng, number)
         scale = Scale.of(self.norm, given.network, given.shape)
         problem = Problem(
@@ -66,7 +66,7 @@ class Start:
         keep, resume = (None, None) if checkpoint is None else (checkpoint.offer, checkpoint.current)
         begun, merit = self._alive(problem, given, rng)
         asked = problem
-        if unit.dtype == np.float32 and problem.constraint.bounds:
+        if self.tensor.dtype == np.float32 and problem.constraint.bounds:
             # Blocks are rounded at the end, and the bounds hold for the model that is returned.
             asked = replace(problem, constraint=problem.constraint.with_room(_ROOM * float(np.finfo(np.float32).eps)))
         outcome = run(self.solver, asked, begun, callback=self.callback, keep=keep, resume=resume)

@@ -26,6 +26,11 @@ _WHOLE = 1 << 21
 """Most entries of T - X that are made at once, and held for the gradient (16 MB in double); of more, box by box."""
 
 
+_WIDENED = 1 << 18
+"""Entries up to which single precision is widened for a run: products in double cost little, and where blocks cancel
+those in single precision are spoilt by their rounding."""
+
+
 class Dense(Tensor):
     """A NumPy array, `numpy.memmap` included.
 
@@ -66,11 +71,25 @@ class Dense(Tensor):
         self.shape = self.array.shape
         self.dtype = self.array.dtype
 
+    _rounding: float | None = None
+
     def scaled(self, factor: float) -> Dense:
         twin = object.__new__(Dense)
         twin.__dict__.update(self.__dict__)
         twin.scale = self.scale * factor
         return twin
+
+    def computed(self) -> Dense:
+        if self.dtype != np.float32 or self.array.size > _WIDENED:
+            return self
+        twin = self.scaled(1.0)
+        twin.array, twin.dtype = self.array.astype(np.float64), np.dtype(np.float64)
+        twin._rounding = self.rounding
+        return twin
+
+    @property
+    def rounding(self) -> float:
+        return super().rounding if self._rounding is None else self._rounding
 
     def norm(self) -> float:
         return self.scale * self._norm
