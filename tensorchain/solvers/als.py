@@ -25,14 +25,13 @@ from tensorchain.fit import StopReason
 from tensorchain.models import Model
 from tensorchain.solvers.blocks import BlockProblem, best_change
 from tensorchain.solvers.constraints import Lagrangian, Quantity, SquaredError
+from tensorchain.solvers.constraints.lagrangian import FRUITLESS
 from tensorchain.solvers.lm import check_options
 from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Steps, iterate_at
 from tensorchain.solvers.sweeps import starting_error, sweep, sweep_steps
 
 _LOST = 1e-6
 """Fall of the squared error since it was last evaluated, from which it is evaluated anew."""
-_FRUITLESS = 12
-"""Updates of the multipliers in a row that bring no bound closer, after which the run ends."""
 
 
 @dataclass(frozen=True)
@@ -141,10 +140,8 @@ class ALS:
             if lagrangian.settled(values):
                 converged = True
                 continue
-            before = lagrangian.violation
-            lagrangian = lagrangian.updated(values)
-            fruitless = fruitless + 1 if lagrangian.violation > 0.9 * before else 0
-            converged = fruitless >= _FRUITLESS
+            lagrangian, fruitless = lagrangian.next(values, fruitless)
+            converged = fruitless >= FRUITLESS
 
 
 def constrained_sweep(

@@ -34,6 +34,7 @@ from tensorchain.evaluation import Evaluator
 from tensorchain.fit import StopReason
 from tensorchain.models import Model
 from tensorchain.solvers.constraints import Constraint, Domain, Lagrangian, Quantity, SquaredError
+from tensorchain.solvers.constraints.lagrangian import FRUITLESS
 from tensorchain.solvers.normal_equations import NormalEquations
 from tensorchain.solvers.optimality import STATIONARY, attainable_decrease
 from tensorchain.solvers.problem import Ended, Memory, Problem, Stage, Steps, iterate_at
@@ -43,8 +44,6 @@ _LARGEST_DAMPING = 1e12
 _TINY_PREDICTION = 1e-15
 _LEAST_RATIO = 1e-4
 _SLOW_STEPS = 3
-_FRUITLESS = 12
-"""Updates of the multipliers in a row that bring no bound closer, after which the run ends."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +139,8 @@ class LM:
                         return End(StopReason.CONVERGED, lagrangian, damping, used, left)
                     slow = 0
                 else:
-                    before = lagrangian.violation
-                    lagrangian = lagrangian.updated(values)
-                    fruitless = fruitless + 1 if lagrangian.violation > 0.9 * before else 0
-                    if fruitless >= _FRUITLESS:
+                    lagrangian, fruitless = lagrangian.next(values, fruitless)
+                    if fruitless >= FRUITLESS:
                         return End(StopReason.CONVERGED, lagrangian, damping, used)
                     slow, system = 0, None
                     continue

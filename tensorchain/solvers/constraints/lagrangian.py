@@ -44,6 +44,8 @@ _LEAST_WEIGHT, _MOST_WEIGHT = 1e-3, 10.0
 """Range of the weight of a bounded error that is believed: beyond the bound it is only a push, within it a ratio."""
 _LOOSE, _TIGHT = 1e-2, 0.1
 """Decrease of phi at which multipliers are updated: shares of the Lagrangian, and of what is owed to wrong ones."""
+FRUITLESS = 12
+"""Updates of the multipliers in a row that bring no bound closer, after which a run ends."""
 _STEP = 10.0
 """Factor by which r has to fall in a stage at most."""
 _ACTIVE = 1e-3
@@ -237,6 +239,11 @@ class Lagrangian:
         factor = 1.0 / min(max(error.weight, _LEAST_WEIGHT), _MOST_WEIGHT)
         rescaled = [replace(t, weight=t.weight * factor, rho=t.rho * factor) for t in terms if t is not error]
         return Lagrangian((*rescaled, replace(error, weight=1.0)), self.extra * factor)
+
+    def next(self, values: Values, fruitless: int) -> tuple[Lagrangian, int]:
+        """The updated multipliers, and how many updates in a row have brought no bound closer, this one included."""
+        updated = self.updated(values)
+        return updated, fruitless + 1 if updated.violation > 0.9 * self.violation else 0
 
     def _bounds(self) -> Iterator[Term]:
         return (term for term in self.terms if term.limit is not None)
