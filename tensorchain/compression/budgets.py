@@ -63,6 +63,7 @@ def compress_within(
     Examples
     --------
     >>> import torch
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3))
     >>> images = torch.randn(24, 8, 9, 9).cumsum(3)
     >>> small = compress_within(
@@ -109,6 +110,7 @@ def output_error(original: Any, net: Any, inputs: Any) -> float:
     Examples
     --------
     >>> import torch
+    >>> _ = torch.manual_seed(0)
     >>> output_error(torch.nn.ReLU(), torch.nn.Identity(), torch.tensor([[3.0], [-4.0]])) > 0
     True
     """
@@ -144,6 +146,7 @@ def agreement(original: Any, net: Any, inputs: Any) -> float:
     Examples
     --------
     >>> import torch
+    >>> _ = torch.manual_seed(0)
     >>> agreement(torch.nn.Identity(), torch.nn.ReLU(), torch.tensor([[3.0, -1.0], [-4.0, -1.0]]))
     0.5
     """

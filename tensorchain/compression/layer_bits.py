@@ -100,6 +100,7 @@ def allocate_layer_bits(
     Examples
     --------
     >>> import torch
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3))
     >>> best = allocate_layer_bits(net, 4.5, [torch.randn(16, 4, 8, 8)])
     >>> sorted(best.bits), best.mean <= 4.5, best.error <= best.uniform_error

@@ -86,6 +86,7 @@ def compress_in_steps(
     Examples
     --------
     >>> import torch
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3))
     >>> small = compress_in_steps(net, torch.randn(1, 8, 9, 9), "tucker2", keep_macs=0.25, steps=2, rungs=3)
     >>> [(round(step.share, 2), step.accepted) for step in small.report.steps]
@@ -160,6 +161,7 @@ def compress_to_score(
     Examples
     --------
     >>> import torch
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3))
     >>> images = torch.randn(4, 8, 9, 9)
     >>> score = lambda small: -(small(images) - net(images)).norm() / net(images).norm()

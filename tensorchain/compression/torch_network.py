@@ -72,6 +72,7 @@ def compress(
     Examples
     --------
     >>> import torch
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3))
     >>> images = torch.randn(2, 8, 12, 12)
     >>> small = compress(net, images[:1], "tc", keep_macs=0.4, rungs=3)

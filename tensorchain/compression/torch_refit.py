@@ -79,6 +79,7 @@ def refit_network(
     Examples
     --------
     >>> import torch
+    >>> _ = torch.manual_seed(0)
     >>> from tensorchain.compression import compress
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3))
     >>> images = torch.randn(32, 8, 9, 9).cumsum(2)

@@ -36,6 +36,7 @@ def sensitivity_of(part: Any) -> Any:
     Examples
     --------
     >>> import torch
+    >>> _ = torch.manual_seed(0)
     >>> part = torch.nn.Sequential(torch.nn.Conv2d(3, 1, 1, bias=False), torch.nn.Conv2d(1, 2, 1, bias=False))
     >>> for layer in part:
     ...     torch.nn.init.constant_(layer.weight, 2.0)[0, 0, 0, 0].item()
@@ -62,6 +63,7 @@ def sensitivities_of(parts: Sequence[Any]) -> Any:
     Examples
     --------
     >>> import torch
+    >>> _ = torch.manual_seed(0)
     >>> parts = [torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.Linear(2, 3)) for _ in range(3)]
     >>> torch.allclose(sensitivities_of(parts)[1], sensitivity_of(parts[1]))
     True

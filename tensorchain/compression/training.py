@@ -54,6 +54,7 @@ def recalibrate(net: Any, loader: Iterable[Any], batches: int | None = None) -> 
     Examples
     --------
     >>> import torch
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
     >>> recalibrate(net, [7.0 + torch.zeros(4, 3, 2, 2)])
     >>> net[0].running_mean.tolist()
@@ -254,6 +255,7 @@ def quantize(
     Examples
     --------
     >>> import torch
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3))
     >>> loader = [torch.randn(16, 4, 8, 8)]
     >>> rounded = quantize(net, loader, weight_bits={"0": 8, "": 3}, activation_bits=8)
