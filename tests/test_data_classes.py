@@ -1,7 +1,8 @@
 """What every data class promises, as contract tests over a list of them.
 
 A data class joins by one line in DATA_CLASSES: its name, how it is made from an array, and the array that it stands
-for (weights and missing entries belong in a contract of their own).  Answers are held against the Jacobian, column by column.
+for (weights and missing entries belong in a contract of their own).  Answers are held against the Jacobian, column by
+column.
 """
 
 from __future__ import annotations

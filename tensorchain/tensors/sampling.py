@@ -26,7 +26,7 @@ def fibers(source: Tensor, mode: int | None, positions: Array) -> Array:
 
     Parameters
     ----------
-    source : data source to an array that can be read in any order.
+    source : array that can be read in any order.
     mode : the mode along which the fibers run, or None for single entries.
     positions : integers (S, N), where they lie along the other modes; column `mode` is not read.
 

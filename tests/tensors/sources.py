@@ -1,4 +1,4 @@
-"""Every data source to the same data, for the contract that all of them keep.
+"""All data classes of the same data, for the contract that all of them keep.
 
 `Way` makes a data source from an array, and says which entries it sees with which weights.
 """
