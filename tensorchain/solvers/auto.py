@@ -188,7 +188,7 @@ class _Search:
         return (yield from self._paths(like, found))
 
     def _unquestioned(self, point: _Point, like: Model) -> bool:
-        """Whether the error is so small that a path would not question it, and the blocks are no larger than drawn ones."""
+        """Whether the error is so small that a path would not question it, and SS about that of drawn blocks."""
         if not _error(point) <= self.path.restart_above:
             return False
         drawn = optimal_gauge(random_start(like, self.reduced.problem.tensor, self.problem.rng), tol=1e-2)

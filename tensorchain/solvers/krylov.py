@@ -89,8 +89,8 @@ def _block_solver(at: Evaluator, k: int, penalty: float, damping: float) -> Call
         return model.damped_solver(k, penalty, damping)
     if unformed(model, k):
         share = at.tensor.mean_weight
-        inverse = model.damped_solver(k, penalty / share, damping / share)
-        return None if inverse is None else lambda block: inverse(block / share)
+        near = model.damped_solver(k, penalty / share, damping / share)
+        return None if near is None else lambda block: near(block / share)
     system = at.gram(k) + damping * np.eye(model.network.widths[k])
     if penalty:
         system = system + penalty * at.metric(k)
