@@ -55,6 +55,11 @@ class Start:
         self, seed: int, max_seconds: float | None, number: int = 0, checkpoint: Checkpoint | None = None
     ) -> Fit:
         """Run start number `number`, from the scale ||T|| = 1 back to that of T."""
+        # Figures that are not finite are judged where they are met; the numbers of the user may be of any size.
+        with np.errstate(all="ignore"):
+            return self._run(seed, max_seconds, number, checkpoint)
+
+    def _run(self, seed: int, max_seconds: float | None, number: int, checkpoint: Checkpoint | None) -> Fit:
         clock = Clock(max_seconds)
         rng = np.random.default_rng(seed)
         unit = self.tensor.computed().scaled(1.0 / self.norm)

@@ -136,6 +136,10 @@ class Masked(Tensor):
     def n_observed(self) -> int:
         return int(np.count_nonzero(self._weight))
 
+    def observed_entries(self) -> tuple[Array, Array] | None:
+        positions = np.argwhere(self._weight)
+        return positions, self._weight[tuple(positions.T)].astype(np.float64)
+
     @property
     def complete(self) -> bool:
         return self._complete
