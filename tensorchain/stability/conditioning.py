@@ -141,8 +141,10 @@ def _observed(model: Model, tensor: Any) -> Tensor | None:
 
 
 def _values(model: Model, gauge: int, observed: Tensor | None, taper: Array | None = None) -> Array:
-    """Singular values of J (I - V V^H) modulo gauge, of the whole model, decreasing; `taper` is V, (n, r), of
-    the compressed model where all is seen."""
+    """Singular values of J (I - V V^H) modulo gauge, of the whole model, decreasing.
+
+    `taper` is V, (n, r): for the compressed model where all entries are seen.
+    """
     if observed is not None:
         return observed_values(model, observed, gauge, taper=taper)
     compressed = compress(model)

@@ -18,7 +18,7 @@ _SMALL = 3000
 _JUDGED = 6000
 """The same up to which the conditions of optimality are."""
 _LEFT = 2e-5
-"""What blocks may take off the Lagrangian where a run says that it converged: ten times what solvers allow, and more."""
+"""Relative decrease of the Lagrangian that blocks may leave where a run says that it converged."""
 
 
 def complaints(seed: int) -> tuple[str, list[str]]:
@@ -64,9 +64,8 @@ def wrong(problem: Drawn, fit: Any) -> list[str]:
     constraint = tc.solvers.Free() if problem.arguments["constraint"] is None else problem.arguments["constraint"]
     if fit.reason.success and constraint.free and fit.error > 1.0 + 1e-6:
         found.append(f"{fit.reason.name} with error {fit.error:.6g}, worse than zero")
-    for k in judge.restricted(model, constraint):
-        if np.min(model.matrices[k]) < 0.0:
-            found.append(f"block {k} is negative")
+    below = [k for k in judge.restricted(model, constraint) if np.min(model.matrices[k]) < 0.0]
+    found += [f"block {k} is negative" for k in below]
     if fit.reason is tc.StopReason.EXACT and fit.error > (1e-4 if single else 1e-7):
         found.append(f"EXACT with error {fit.error:.3g}")
     if len(fit.history) and not np.all(np.isfinite(fit.history.error)):
