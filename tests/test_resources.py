@@ -147,6 +147,12 @@ class TestTheLimitHolds:
             self.held(monkeypatch, data(kind), "tc", (4, 5, 6), init="svd", starts=3, solver=solver)
         self.held(monkeypatch, data(kind), "cp", 25, starts=3, constraint=tc.SensitivityBound(10.0))
 
+    @pytest.mark.parametrize("constraint", [None, tc.NonNegative()], ids=repr)
+    @pytest.mark.parametrize("kind", ["masked", "observed"])
+    def test_cores_of_singular_vectors(self, monkeypatch: pytest.MonkeyPatch, kind: str, constraint: Any) -> None:
+        T = data(kind)
+        self.held(monkeypatch, T, "tucker", (10, 10, 10), init="svd", solver=tc.ALS(tol=0.0), constraint=constraint)
+
     def test_what_is_there_is_returned(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # Blocks that were updated before the time was up count.
         calls = []
