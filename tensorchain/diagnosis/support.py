@@ -13,10 +13,10 @@ models, shapes and ranks that were tried (tests/diagnosis/test_support.py measur
 column of a Tucker factor), the rest is fitted again, and F compares what the larger model explains in addition with
 what it leaves.  Near 2 to 3 it explains noise.
 
-**Determined by the observed entries.**  Null directions of J^H W J, W being the weights (zero where missing), beyond
+**Determined by the observed entries.**  Null directions of W^(1/2) J, W being the weights (zero where missing), beyond
 those of the gauge: the blocks can move and no observed entry of X does.
 
-Cost: the spectrum of J^H W J once, and a few Levenberg-Marquardt steps for each bond.
+Cost: the spectrum of W^(1/2) J once, and a few Levenberg-Marquardt steps for each bond.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tensorchain.diagnosis.figures import NULL
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.models.network import Network, Term
@@ -34,12 +35,11 @@ from tensorchain.solvers.constraints import Free
 from tensorchain.solvers.lm import LM
 from tensorchain.solvers.loop import run
 from tensorchain.solvers.problem import Clock, Problem
+from tensorchain.stability.conditioning import jacobian_singular_values
 from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.stability.scales import double_precision, unit_blocks
 from tensorchain.tensors import Tensor
 
-_NULL = 1e-13
-"""Eigenvalues of J^H W J below this share of the largest are null: what double precision resolves."""
 _STEPS = 30
 _TRIED = 4
 """Components that are left out in turn, the smallest first."""
@@ -111,13 +111,11 @@ def support_of(tensor: Tensor, model: Model, error: float, *, limit: int, clock:
 
 
 def observed_spectrum(tensor: Tensor, model: Model) -> tuple[int, float]:
-    """Null directions of J at the observed entries beyond the gauge, and the spread of its other singular values."""
+    """Null directions of J at the observed entries beyond the gauge, and the spread of its singular values."""
     unit = optimal_gauge(unit_blocks(double_precision(model))[0], tol=1e-3, max_cycles=30)
-    values = np.linalg.eigvalsh(np.array(tensor.gauss_newton(unit)), UPLO="U")
-    null = int(np.count_nonzero(values <= _NULL * values[-1]))
-    beyond = max(null - unit.gauge_dimension, 0)
-    left = values[max(null, unit.gauge_dimension) :]
-    return beyond, math.inf if beyond or not left.size else math.sqrt(float(values[-1] / left[0]))
+    values = jacobian_singular_values(unit, tensor)
+    beyond = int(np.count_nonzero(values <= NULL * values[0])) if values.size else 0
+    return beyond, math.inf if beyond or not values.size else float(values[0] / values[-1])
 
 
 def least_needed(tensor: Tensor, model: Model, error: float, clock: Clock) -> tuple[float, str]:

@@ -16,12 +16,14 @@ network" (2022), for sensitivity-controlled updates.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from tensorchain.evaluation import Evaluator
 from tensorchain.fit import StopReason
+from tensorchain.kernels.interruption import OutOfTime, check_time
 from tensorchain.models import Model
 from tensorchain.solvers.blocks import BlockProblem, best_change
 from tensorchain.solvers.constraints import Lagrangian, Quantity, SquaredError
@@ -150,16 +152,16 @@ def constrained_sweep(
     """Every block at its best once, and a cycle of the gauge; the quantities afterwards."""
     values = dict(values)
     evaluated, domain = values.get(SquaredError(), 0.0), problem.constraint.domain
-    for step in sweep_steps(at.model):
-        for k in step:
+    # Blocks that are updated when time is up count.
+    with suppress(OutOfTime):
+        for k in (k for step in sweep_steps(at.model) for k in step):
+            check_time()
             block = BlockProblem.of(at, k, values, domain=domain, fine=lagrangian.bounded)
             found = best_change(block, lagrangian)
             if found is not None:
                 at.replace(k, at.model.matrices[k] + found[0])
                 # The other quantities do not feel a change of one block through rounding; small errors do.
                 values = found[1]
-        if problem.clock.expired:
-            break
     if values.get(SquaredError(), math.inf) < max(_LOST * evaluated, _LOST):
         values[SquaredError()] = at.error() ** 2
     if problem.constraint.allows_gauge:

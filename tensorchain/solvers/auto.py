@@ -108,18 +108,20 @@ class _Search:
         self.options, self.problem, self.start = options, problem, start
         self.way: list[str] = []
         self.stages: list[Iterate] = []
-        self.settled = False
+        self.settled, self.fresh = False, True
         self.ledger = Ledger(problem.rng, start) if problem.resumable else None
         self.reduced = Reduced(problem, None, self.ledger)
         self.path = Path(exact=options.exact)
 
     def steps(self, memory: Memory | None) -> Steps:
         problem, start = self.problem, self.start
+        self.fresh = memory is None
         if memory is not None and self.ledger is not None:
             self.ledger.recall(memory)
         if problem.tensor.complete and problem.constraint.domain.whole:
             self._reduce()
-        if problem.warm and memory is None:
+        if (problem.warm or not problem.tensor.complete) and self.fresh:
+            # Over missing entries a start of the search's own may take longer than the time that is left.
             yield iterate_at(problem.evaluator(start), problem.constraint)
         if closed(problem.constraint, start.network):
             best, reason = yield from swept(self.reduced, start, self.options.exact, self.way)
@@ -230,6 +232,8 @@ class _Search:
         first = self._from_estimate()
         if first is not None:
             at = tensor.evaluator(first)
+            if self.fresh:
+                yield iterate_at(at, self.problem.constraint)
             price = _PRICE * at.error() ** 2 / first.sensitivity()
             first = self.reduced.aside(_PENALISED, first, Penalty(price)).model
             best, reason = yield from self.reduced.drive(_SWEEPS, first)

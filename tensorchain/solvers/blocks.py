@@ -31,6 +31,7 @@ import numpy as np
 
 from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array, GramSystem
+from tensorchain.kernels.interruption import check_time
 from tensorchain.solvers.constraints import Domain, Lagrangian, Quantity, Sensitivity, SquaredError
 from tensorchain.solvers.constraints.domain import EVERYWHERE
 from tensorchain.solvers.constraints.lagrangian import Term
@@ -136,6 +137,7 @@ class BlockProblem:
 
     def change(self, weights: Mapping[Quantity, float]) -> Array:
         """D at given weights."""
+        check_time()
         parts = [weights.get(quantity, 0.0) * gradient for quantity, gradient in self.gradients.items()]
         return self.solve(weights, -sum(parts[1:], start=parts[0]))
 

@@ -18,12 +18,14 @@ References: Kolda and Bader, "Tensor decompositions and applications" (2009), se
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 
 from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array, System
+from tensorchain.kernels.interruption import OutOfTime, check_time
 from tensorchain.models import Model
 
 _DIGITS = 1e5
@@ -70,13 +72,16 @@ def sweep(evaluator: Evaluator, error: float) -> float:
         ||T - X|| of the updated model.
     """
     last: Square | Update | None = None
-    for step in sweep_steps(evaluator.model):
-        joint = _joint_update(evaluator, step[0]) if len(step) > 1 else None
-        if joint is not None:
-            last = joint
-            continue
-        for k in step:
-            last = _update(evaluator, k) or last
+    # Blocks that are updated when time is up count.
+    with suppress(OutOfTime):
+        for step in sweep_steps(evaluator.model):
+            check_time()
+            joint = _joint_update(evaluator, step[0]) if len(step) > 1 else None
+            if joint is not None:
+                last = joint
+                continue
+            for k in step:
+                last = _update(evaluator, k) or last
     if last is None:
         return error
     return _error(evaluator, last if isinstance(last, Square) else last.square(evaluator.norm))
