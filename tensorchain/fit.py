@@ -112,6 +112,8 @@ class Fit:
     optimality : what the best change of each block alone could still take off what is minimised (multipliers of bounds
         included), relative to it, all blocks together; zero exactly where the conditions of Karush, Kuhn and Tucker
         hold.  None where that was not measured: it always is with `NonNegative`.
+    fixed, nonnegative : names of the blocks that were given and stayed as they are, and of those that may not have
+        negative entries.
     path : models that were passed on a sensitivity path, from little sensitivity to little error; empty where the
         solver took none.
 
@@ -134,6 +136,8 @@ class Fit:
     least_error: float | None = None
     optimality: float | None = None
     labels: tuple[tuple[Any, ...] | None, ...] | None = None
+    fixed: tuple[str, ...] = ()
+    nonnegative: tuple[str, ...] = ()
     path: RegularisationPath = field(default_factory=RegularisationPath, repr=False)
     again: Callable[[Model, float | None, float | None], Fit] | None = field(default=None, repr=False)
     """Fits the same data from a model, at an error or a sensitivity."""
@@ -234,6 +238,8 @@ class Fit:
             *([("least error", f"{self.least_error:.4g} was found")] if self.least_error is not None else []),
             ("stopped", f"{self.reason.name}: {self.reason.value}"),
             *([("KKT residual", f"{self.optimality:.2g}")] if self.optimality is not None else []),
+            *([("fixed", ", ".join(self.fixed))] if self.fixed else []),
+            *([("non-negative", ", ".join(self.nonnegative))] if self.nonnegative else []),
             ("iterations", f"{self.iterations} in {self.seconds:.3g} s"),
             ("solver", self.solver),
         ]

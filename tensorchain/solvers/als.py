@@ -16,6 +16,7 @@ network" (2022), for sensitivity-controlled updates.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,8 +151,11 @@ def constrained_sweep(
     """Every block at its best once, and a cycle of the gauge; the quantities afterwards."""
     values = dict(values)
     evaluated, domain = values.get(SquaredError(), 0.0), problem.constraint.domain
+    fixed = domain.fixed(at.network)
     for step in sweep_steps(at.model):
         for k in step:
+            if k in fixed:
+                continue
             block = BlockProblem.of(at, k, values, domain=domain, fine=lagrangian.bounded)
             found = best_change(block, lagrangian)
             if found is not None:
@@ -169,13 +173,14 @@ def constrained_sweep(
     return values
 
 
-def balanced(model: Model) -> Model:
-    """Blocks scaled to nearly one norm: X is unchanged, overflow is out of reach.
+def balanced(model: Model, fixed: Collection[int] = ()) -> Model:
+    """Blocks scaled to nearly one norm, but for fixed ones: X is unchanged, overflow is out of reach.
 
     The factors are powers of two whose product is one: nothing is rounded, and blocks that are balanced already
     stay the very same arrays.
     """
-    norms = [math.sqrt(float(np.vdot(matrix, matrix).real)) for matrix in model.matrices]
+    free = [k for k in range(len(model.matrices)) if k not in fixed]
+    norms = [math.sqrt(float(np.vdot(model.matrices[k], model.matrices[k]).real)) for k in free]
     if min(norms) <= 0.0 or not all(map(math.isfinite, norms)):
         return model
     logs = [math.log2(norm) for norm in norms]
@@ -186,4 +191,7 @@ def balanced(model: Model) -> Model:
     step = 1 if surplus > 0 else -1
     for k in sorted(range(len(logs)), key=lambda k: step * (wanted[k] - exponents[k]))[: abs(surplus)]:
         exponents[k] -= step
-    return model.rescaled([2.0**exponent for exponent in exponents]) if any(exponents) else model
+    if not any(exponents):
+        return model
+    factors = dict(zip(free, exponents, strict=True))
+    return model.rescaled([2.0 ** factors.get(k, 0) for k in range(len(model.matrices))])
