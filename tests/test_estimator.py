@@ -206,7 +206,7 @@ def test_a_data_frame_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("case", four_models(3), ids=str)
 def test_transform_is_a_fit_with_all_other_blocks_fixed(case: Case) -> None:
     for constraint in (None, tc.NonNegative()):
-        estimator, samples = fitted(case, constraint=constraint)
+        estimator, _ = fitted(case, constraint=constraint)
         new = np.abs(gaussian((7, *case.shape[1:]), case.dtype, np.random.default_rng(7)))
         model = estimator.fit_.model
         held = [name for name, mode in zip(model.block_names, model.network.modes, strict=True) if mode != 0]

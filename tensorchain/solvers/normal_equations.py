@@ -3,7 +3,8 @@
     (sum_j w_j A_j + sum_j c_j v_j v_j^H + mu I) d = -sum_j w_j v_j,
 
 with the letters of :mod:`tensorchain.solvers.lm`; solved by a Cholesky factor, or by conjugate gradients.  Where the
-domain of the constraint restricts blocks, d is a step within it (`Floors`).  Fixed blocks are left out of the equations.
+domain of the constraint restricts blocks, d is a step within it (`Floors`).  Fixed blocks
+are left out of the equations.
 """
 
 from __future__ import annotations
