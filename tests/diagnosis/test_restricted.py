@@ -58,7 +58,7 @@ def test_gauges_that_leave_the_domain_are_none() -> None:
     # In a product of matrices every turn of the bond is a gauge; with enough zeros only scales are left.
     interior = tc.CP([np.full((3, 2), 1.0) + np.eye(3, 2), np.full((4, 2), 1.0) + np.eye(4, 2)])
     assert free_parameters(interior, NonNegativeBlocks(None, core=True)) == 14 - 4
-    chain = tc.TensorChain([m.T[None] if n else m[None] for n, m in enumerate([np.eye(3), np.eye(3)])])
+    chain = tc.TensorChain([np.eye(3)[None], np.eye(3)[:, :, None]])
     signs = NonNegativeBlocks(None, core=True)
     assert chain.gauge_dimension == 9
     # Six entries move, and three scales of them change nothing.
