@@ -74,6 +74,11 @@ def _on_the_data(verdict: Verdict, figures: Figures, error: float | None, suppor
             f"without {support.least_part} the rest explains as much but for what noise would give (F = "
             f"{support.least_evidence:.3g}; noise gives 2 to 3)"
         )
+    elif verdict is Verdict.ILL_CONDITIONED and support.spread is not None and support.spread > (figures.spread or 0.0):
+        yield (
+            f"singular values of the Jacobian at the observed entries spread over a factor {support.spread:.3g} modulo "
+            "gauge: the data hardly tell some directions of the blocks"
+        )
     yield share
 
 
