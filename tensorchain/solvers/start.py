@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorchain.fit import Fit, History
+from tensorchain.fit import Fit, History, StopReason
 from tensorchain.models import Model, Network
 from tensorchain.models.scale import Scale
 from tensorchain.models.validation import checked_wiring
@@ -80,7 +80,8 @@ class Start:
             error=result.error,
             sensitivity=result.model.sensitivity(),
             reason=ended.reason,
-            optimality=ended.optimality,
+            # At rounding level the gradient is that of rounding.
+            optimality=None if ended.reason is StopReason.EXACT else ended.optimality,
             iterations=max(len(history) - 1, 0),
             seconds=outcome.seconds if resume is not None else clock.elapsed,
             history=History(
