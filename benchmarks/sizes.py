@@ -1,7 +1,7 @@
 """How many numbers a model needs for a relative error: `decompose(T, model, error=e)` beside textbooks and TensorLy.
 
-Data with known ranks (a CP, a Tucker model, two block terms, a train, a loop, each with 0.1 % of noise), a photograph as
-it is (rows, columns, colours) and folded to order 4, and a sampled function.  For e = 0.05 and 0.02
+Data with known ranks (a CP, a Tucker model, two block terms, a train, a loop, each with 0.1 % of noise), a photograph
+as it is (rows, columns, colours) and folded to order 4, and a sampled function.  For e = 0.05 and 0.02
 
     ours          decompose(T, "tt" | "tucker" | "tc" | "cp" | "btd", error=e), `--seconds` at most
     TT-SVD        every unfolding cut at e ||T|| / sqrt(N - 1) (Oseledets 2011): within e by its theorem
@@ -157,8 +157,8 @@ def compare(name: str, error: float, models: Sequence[str], most: int, limit: fl
         seconds = time.process_time() - began
         row: dict[str, Any] = {
             "problem": name, "error": error, "model": model, "ours": fit.model.n_parameters,
-            "rank": str(fit.model.rank), "reached": relative(T, fit.model.full()), "reason": fit.reason.name, "seconds": seconds,
-            "planted": truth if name.startswith(f"planted {model} ") else None, "entries": T.size,
+            "rank": str(fit.model.rank), "reached": relative(T, fit.model.full()), "reason": fit.reason.name,
+            "seconds": seconds, "planted": truth if name.startswith(f"planted {model} ") else None, "entries": T.size,
         }  # fmt: skip
         if model in TEXTBOOKS:
             row["textbook"], whole = TEXTBOOKS[model][1](T, error)
