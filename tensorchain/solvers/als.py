@@ -1,6 +1,6 @@
 """Alternating least squares: each block at its best, with the others as they are.
 
-Without a constraint the sweeps are those of :mod:`tensorchain.solvers.sweeps`.  With one, each block minimises the
+Where only the error counts the sweeps are those of :mod:`tensorchain.solvers.sweeps`.  Else each block minimises the
 augmented Lagrangian of :mod:`tensorchain.solvers.constraints.lagrangian`, in which it is convex
 (:mod:`tensorchain.solvers.blocks`), so that phi falls with every block.  All blocks share one multiplier for each
 bound: blocks that meet a bound one by one, each with a multiplier of its own, come to rest where none of them can move
@@ -74,7 +74,7 @@ class ALS:
 
     def steps(self, problem: Problem, start: Model, memory: Memory | None = None) -> Steps:
         """Iterate from `start`, or go on from the memory of an iterate."""
-        if problem.constraint.free:
+        if problem.constraint.error_alone and not problem.constraint.bounds:
             return (yield from self._free_steps(problem, start, memory))
         return (yield from self._constrained_steps(problem, start, memory))
 
@@ -88,7 +88,7 @@ class ALS:
             figures = memory.figures
             error, used, previous = figures["error"], figures["used"], figures["previous"]
             at.restore(figures["evaluator"])
-        exact = max(self.exact, at.rounding)
+        exact, domain = max(self.exact, at.rounding), problem.constraint.domain
         while True:
             model = at.model
             figures = {"error": error, "used": used, "previous": previous, "evaluator": at.state()}
@@ -101,10 +101,10 @@ class ALS:
             if used >= self.max_iter:
                 return Ended(StopReason.ITERATION_LIMIT)
             previous, used = error, used + 1
-            error = sweep(at, error)
+            error = sweep(at, error, domain)
             if error > previous:
                 return Ended(StopReason.CONVERGED)
-            at.hold(balanced(at.model))
+            at.hold(balanced(at.model, domain.fixed(at.network)))
 
     def _constrained_steps(self, problem: Problem, start: Model, memory: Memory | None) -> Steps:
         """Sweeps over the augmented Lagrangian."""

@@ -24,7 +24,7 @@ from tensorchain.solvers.reduced import Reduced
 from tensorchain.solvers.reduction import reduce, reduced_shape
 from tensorchain.tensors import Sparse
 
-_SWEEPS, _STEPS, _LAST = ALS(max_iter=100, tol=1e-5), LM(max_iter=30, tol=1e-8), ALS(max_iter=500, tol=1e-7)
+_SWEEPS, _STEPS, _LAST = ALS(max_iter=100, tol=1e-6), LM(max_iter=30, tol=1e-8), ALS(max_iter=500, tol=1e-7)
 _LARGE = 2000
 """Unknowns beyond which joint steps are not taken."""
 _ROUNDS, _PAYS = 20, 0.99
