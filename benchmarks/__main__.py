@@ -33,6 +33,7 @@ NAMES = {
     "networks.study": "every method of compression on a trained network",
     "networks.latency": "speed of compressed networks in ONNX Runtime",
     "default": "expected time to the best error: the default solver beside sweeps, TensorLy and pyttb",
+    "sizes": "parameters that models need for an error, beside TT-SVD, HOSVD and TensorLy",
     "nonnegative": "non-negative CP beside TensorLy and pyttb",
     "degeneracy": "every solver and peer over the suite of degenerate tensors",
 }
