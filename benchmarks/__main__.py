@@ -34,6 +34,7 @@ NAMES = {
     "networks.latency": "speed of compressed networks in ONNX Runtime",
     "default": "expected time to the best error: the default solver beside sweeps, TensorLy and pyttb",
     "nonnegative": "non-negative CP beside TensorLy and pyttb",
+    "rank_study": "how often a rank study recommends the planted rank",
     "degeneracy": "every solver and peer over the suite of degenerate tensors",
 }
 

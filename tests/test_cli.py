@@ -230,7 +230,7 @@ def test_version(capsys: Any) -> None:
     assert capsys.readouterr().out == f"tensorchain {tc.__version__}\n"
 
 
-OWN = ["", "decompose", "show", "diagnose", "reconstruct", "export", "figures", "completion"]
+OWN = ["", "decompose", "show", "rank-study", "diagnose", "reconstruct", "export", "figures", "completion"]
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -830,7 +830,9 @@ def completed(script: str, *words: str) -> list[str]:
 def test_bash_completes(capsys: Any) -> None:
     main(["completion", "bash"])
     script = capsys.readouterr().out
-    assert completed(script, "tensorchain", "") == [command.__name__.rpartition(".")[2] for command in COMMANDS]
+    names = [command.__name__.rpartition(".")[2].replace("_", "-") for command in COMMANDS]
+    assert completed(script, "tensorchain", "") == names
+    assert "--ranks" in completed(script, "tensorchain", "rank-study", "--r")
     assert completed(script, "tensorchain", "--ver") == ["--version"]
     assert completed(script, "tensorchain", "decompose", "--max-s") == ["--max-sensitivity", "--max-seconds"]
     assert {"tc", "tt", "tucker"} <= set(completed(script, "tensorchain", "decompose", "--model", "t"))

@@ -28,7 +28,7 @@ from tensorchain.solvers.als import ALS
 from tensorchain.solvers.constraints import Free
 from tensorchain.solvers.lm import LM
 from tensorchain.solvers.path import Path
-from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Steps, iterate_at
+from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Stage, Steps, iterate_at
 from tensorchain.solvers.reduced import Reduced, order_of, shifted
 from tensorchain.solvers.reduction import estimated, reduce, reduced_shape, worthwhile
 from tensorchain.solvers.starts import fitted_multiple, is_tree, random_start, start_by
@@ -72,7 +72,7 @@ class Quick:
         best: Iterate | None = None
         reason = StopReason.ITERATION_LIMIT
         for first in self._starts(reduced, start):
-            found, why = yield from reduced.drive(_SWEEPS, first)
+            found, why = _ended(reduced.drive(_SWEEPS, first))
             if best is None or order_of(found) < order_of(best):
                 best, reason = found, why
             if reason is StopReason.EXACT or problem.clock.expired:
@@ -80,10 +80,12 @@ class Quick:
         more = problem.constraint.domain.whole and reason is not StopReason.EXACT and not problem.clock.expired
         if best is None or (more and _runs_off(start)):
             fresh = Reduced(replace(problem, warm=False), reduced.reduction)
-            found, why = yield from fresh.drive(_PATH, reduced.lower(start).random_like(problem.rng))
+            found, why = _ended(fresh.drive(_PATH, reduced.lower(start).random_like(problem.rng)))
             if best is None or order_of(found) < order_of(best):
                 best, reason = found, why
-        if reason is not StopReason.EXACT:
+        if reason is StopReason.EXACT:
+            yield reduced.lifted(best)
+        else:
             large = best.model.n_parameters > _LARGE or is_tree(best.model)
             solver = _MORE if large else LM(max_iter=self.max_iter, tol=self.tol)
             best, reason = yield from reduced.drive(solver, best.model)
@@ -121,6 +123,18 @@ class Quick:
                     yield first
         if not _runs_off(like) and (self.random or not (problem.warm or is_tree(like))):
             yield random_start(like.random_like(problem.rng), problem.tensor, problem.rng)
+
+
+def _ended(stage: Stage[tuple[Iterate, StopReason]]) -> tuple[Iterate, StopReason]:
+    """What a stage comes to; its iterates are no part of the run, whose history is that of the last start alone."""
+    found: list[tuple[Iterate, StopReason]] = []
+
+    def whole() -> Iterator[Iterate]:
+        found.append((yield from stage))
+
+    for _ in whole():
+        pass
+    return found[0]
 
 
 def _runs_off(model: Model) -> bool:

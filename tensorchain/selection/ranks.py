@@ -94,7 +94,8 @@ def rank_study(
     max_seconds : float, optional
         No further rank is begun after this time, and one that is not finished is left out; the first always is there.
     callback : callable, optional
-        Called with a `StudyStep` after each fit of this process; a true return value ends the study.
+        Called with a `StudyStep` after each fit, or each rank where `jobs` share the fits; a true return value ends the
+        study.
     progress : bool
         Show which rank is being fitted, in a terminal (on stderr) or a notebook.
 
@@ -172,6 +173,14 @@ class _Run:
     def rows(self) -> list[RankRow]:
         """The ranks that are finished: those of the checkpoint, then others."""
         rows = [] if self.store is None else list(self.store.rows)
+        try:
+            self._go_on(rows)
+        except KeyboardInterrupt:
+            if not rows:
+                raise
+        return rows
+
+    def _go_on(self, rows: list[RankRow]) -> None:
         models = [] if self.store is None else self.store.models
         for number in range(len(rows), len(self.ranks)):
             if rows and (self.clock.expired or self.stopped):
@@ -185,12 +194,11 @@ class _Run:
             models = models_of(self.plan, fits)
             if self.store is not None:
                 self.store.write(self.plan.seed, rows, models)
-        return rows
 
     def _fitted(self, tasks: Sequence[Task], number: int, *, first: bool) -> list[Fit] | None:
         """The fits of a rank; None where the study ends before they are there."""
         if self.jobs != 1:
-            return self._in_parallel(tasks, first=first)
+            return self._in_parallel(tasks, number, first=first)
         fits: list[Fit] = []
         for task in tasks:
             if self.clock.expired and not first:
@@ -211,13 +219,17 @@ class _Run:
                         return None
         return fits if first or not self.clock.expired else None
 
-    def _in_parallel(self, tasks: Sequence[Task], *, first: bool) -> list[Fit] | None:
+    def _in_parallel(self, tasks: Sequence[Task], number: int, *, first: bool) -> list[Fit] | None:
         try:
             from joblib import Parallel, delayed
         except ImportError as error:
             raise ImportError("jobs needs joblib: pip install tensorchain[parallel], or jobs=1") from error
         left = self.clock.left
         fits = Parallel(n_jobs=self.jobs)(delayed(task)(None if left is None else max(left, 1e-3)) for task in tasks)
+        if self.callback is not None:
+            labels = [label for label, _ in self.ranks]
+            step = StudyStep(labels, number, len(tasks), len(tasks), fits[-1], self.clock.elapsed)
+            self.stopped = bool(self.callback(step))
         return list(fits) if first or not self.clock.expired else None
 
 

@@ -3,7 +3,7 @@ r"""Which rank, and whether that is clear.
 A rank is objected to where
 
 - its **held-out error** is above the least one by more than a standard error: of the mean over folds of the differences
-  between the two, fold by fold, since folds of unequal difficulty are hard for both;
+  between the two, fold by fold, since folds of unequal difficulty are hard for both; or is half as large again;
 - its **gain** is that of a part that fits noise, 2 to 3;
 - a **component** of it is another one in the other half of the data, or from another start of the same error;
 - its **core consistency** is below 50 %, or its fit **diverges**.
@@ -41,6 +41,10 @@ MATCH = 0.8
 """Factor match from which two components are the same."""
 CONSISTENT = 50.0
 """Core consistency, in percent, from which components do not share their variation."""
+
+
+_FAR = 1.5
+"""Held-out error over the least from which it is far above, whatever the standard error: one fold may be all of it."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +136,9 @@ def excess(row: RankRow, best: RankRow) -> tuple[float, float]:
 def _against(row: RankRow, best: RankRow, unique: bool, spare: bool) -> _Against:
     predicts, replicates = [], []
     above, deviation = excess(row, best)
-    if row is not best and above > max(deviation, EXACT):
-        if row.held_out > 2.0 * best.held_out:
+    far = row.held_out > _FAR * best.held_out and above > EXACT
+    if row is not best and (far or above > max(deviation, EXACT)):
+        if far:
             predicts.append(f"held-out error {row.held_out:.3g}, the least is {best.held_out:.3g}")
         else:
             times = f"{above / deviation:.1f} standard errors" if deviation > 0.0 else f"{above:.2g}"

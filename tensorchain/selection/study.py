@@ -184,9 +184,10 @@ class RankStudy:
         used = [k for k in range(len(_COLUMNS)) if k == 0 or any(row[k] for row in table[1:])]
         widths = [max(len(row[k]) for row in table) for k in used]
         lines = ["  ".join(row[k].rjust(width) for k, width in zip(used, widths, strict=True)) for row in table]
-        return "\n".join([self._title(), *lines, *(f"{name:<12} {value}" for name, value in self.report())])
+        return "\n".join([self.title(), *lines, *(f"{name:<12} {value}" for name, value in self.report())])
 
-    def _title(self) -> str:
+    def title(self) -> str:
+        """What was fitted, in one line."""
         sizes = " x ".join(map(str, self.shape))
         halves = f", {self.splits} splits of mode {self.split_mode}" if self.splits else ""
         return f"Ranks of a {self.name}, {sizes}: {self.starts} starts, {self.folds} folds{halves}"
@@ -203,7 +204,7 @@ class RankStudy:
             bold = ";font-weight:600" if row.rank == self.recommended else ""
             inside = "".join(f'<td style="{_RIGHT}{bold}">{escape(cells[k])}</td>' for k in used)
             body.append(f"<tr>{inside}</tr>")
-        return f"<div>{escape(self._title())}</div><table><tr>{head}</tr>{''.join(body)}</table>{pairs(self.report())}"
+        return f"<div>{escape(self.title())}</div><table><tr>{head}</tr>{''.join(body)}</table>{pairs(self.report())}"
 
     def plot(self, ax: Axes | None = None) -> Any:
         """Error, held-out error and replicability over ranks; returns the axes of the errors."""
