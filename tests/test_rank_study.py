@@ -187,7 +187,7 @@ def test_rule_several_candidates_are_not() -> None:
     [
         ({"halves_match": 0.5}, "other half"),
         ({"starts_match": 0.5}, "starts"),
-        ({"core_consistency": 10.0}, "core consistency 10"),
+        ({"core_consistency": 10.0, "halves_match": math.nan}, "core consistency 10"),
         ({"reason": "DIVERGING"}, "diverges"),
     ],
 )
@@ -199,6 +199,16 @@ def test_rule_predicts_well_and_does_not_replicate(figures: dict[str, Any], frag
     if fragment in ("other half", "starts"):
         # Models without unique components are judged by what they predict.
         assert judge(rows, unique=False).recommended == 3
+
+
+def test_rule_halves_stand_above_core_consistency() -> None:
+    # On measured data of order four and more the core consistency falls where halves still agree.
+    low = {"core_consistency": -200.0}
+    rows = [row(1, 0.5), row(2, 0.2, **low), row(3, 0.1, **low), row(4, 0.2, **low, **WORSE)]
+    found = judge(rows, unique=True)
+    assert (found.recommended, found.clear, found.candidates) == (3, False, (3,))
+    blind = [dataclasses.replace(each, halves_match=math.nan) for each in rows]
+    assert judge(blind, unique=True).candidates == (1, 3)
 
 
 def test_rule_paired_differences_and_outliers() -> None:

@@ -81,7 +81,10 @@ def plot_ranks(study: Study, ax: Axes | None = None, title: str | None = None) -
     if drawn is not None:
         more, names = drawn.get_legend_handles_labels()
         handles, labels = handles + more, labels + names
-    axes.legend(handles, labels, frameon=False, fontsize="small")
+    # Below: the curves lie anywhere.
+    axes.legend(
+        handles, labels, frameon=False, fontsize="small", ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16)
+    )  # fmt: skip
     return axes
 
 

@@ -5,16 +5,16 @@ A rank is objected to where
 - its **held-out error** is above the least one by more than a standard error: of the mean over folds of the differences
   between the two, fold by fold, since folds of unequal difficulty are hard for both; or is half as large again;
 - its **gain** is that of a part that fits noise, 2 to 3;
-- a **component** of it is another one in the other half of the data, or from another start of the same error;
+- a **component** of it is another one in the other half of the data, or from another start of the same error, for
+  models with unique components;
 - its **core consistency** is below 50 %, or its fit **diverges**.
-
-The last three are for models with unique components.  A rank to which nothing is objected is a candidate:
+  A rank to which nothing is objected is a candidate:
 
 | candidates | recommended | clear |
 |---|---|---|
 | one | it | yes |
 | several | the one of fewest parameters | no: any of them |
-| none | the largest whose components replicate, up to the smallest of good held-out error | no: either of these two |
+| none | the largest whose components replicate, up to the smallest that predicts well | no: either of these two |
 
 The largest rank of a study is never clear where it explains more than noise: the next one might as well.  Thresholds
 were chosen on planted data (`python -m benchmarks.rank_study`), and judged on others.
@@ -77,14 +77,15 @@ class Judgement:
 
 @dataclass(frozen=True)
 class _Against:
-    """What speaks against one rank: that it misses or follows too much, and that it is no model to be interpreted."""
+    """What speaks against one rank: it misses or follows too much; its components are not those of the data; else."""
 
     predicts: tuple[str, ...]
     replicates: tuple[str, ...]
+    others: tuple[str, ...]
 
     @property
     def all(self) -> tuple[str, ...]:
-        return self.predicts + self.replicates
+        return self.predicts + self.replicates + self.others
 
 
 def judge(rows: Sequence[RankRow], *, unique: bool) -> Judgement:
@@ -134,7 +135,7 @@ def excess(row: RankRow, best: RankRow) -> tuple[float, float]:
 
 
 def _against(row: RankRow, best: RankRow, unique: bool, spare: bool) -> _Against:
-    predicts, replicates = [], []
+    predicts, replicates, others = [], [], []
     above, deviation = excess(row, best)
     far = row.held_out > _FAR * best.held_out and above > EXACT
     if row is not best and (far or above > max(deviation, EXACT)):
@@ -152,10 +153,12 @@ def _against(row: RankRow, best: RankRow, unique: bool, spare: bool) -> _Against
     if unique and row.starts_match < MATCH:
         replicates.append(f"starts of one error differ in a component (match {row.starts_match:.2f})")
     if row.core_consistency < CONSISTENT:
-        replicates.append(f"core consistency {max(row.core_consistency, -999.0):.0f}")
+        # Where halves were compared they tell what it stands for.
+        said = replicates if math.isnan(row.halves_match) else others
+        said.append(f"core consistency {max(row.core_consistency, -999.0):.0f}")
     if row.reason == "DIVERGING":
         replicates.append("the fit diverges")
-    return _Against(tuple(predicts), tuple(replicates))
+    return _Against(tuple(predicts), tuple(replicates), tuple(others))
 
 
 def _told(rows: Sequence[RankRow], k: int, best: int, objections: Sequence[str]) -> str:

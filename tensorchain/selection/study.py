@@ -110,6 +110,8 @@ class RankStudy:
         either = f"{', '.join(others)} or {last}" if others else last
         if self.judgement.open_end:
             either += " or more"
+        if not self.clear and not others and not self.judgement.open_end:
+            return f"not clear: {last}, with objections"
         return f"rank {last}" if self.clear else f"not clear: {either}"
 
     def report(self) -> list[tuple[str, str]]:
