@@ -135,7 +135,9 @@ def excess(row: RankRow, best: RankRow) -> tuple[float, float]:
 
 
 def _against(row: RankRow, best: RankRow, unique: bool, spare: bool) -> _Against:
-    predicts, replicates, others = [], [], []
+    predicts: list[str] = []
+    replicates: list[str] = []
+    others: list[str] = []
     above, deviation = excess(row, best)
     far = row.held_out > _FAR * best.held_out and above > EXACT
     if row is not best and (far or above > max(deviation, EXACT)):
