@@ -35,6 +35,7 @@ NAMES = {
     "default": "expected time to the best error: the default solver beside sweeps, TensorLy and pyttb",
     "sizes": "parameters that models need for an error, beside TT-SVD, HOSVD and TensorLy",
     "nonnegative": "non-negative CP beside TensorLy and pyttb",
+    "rank_study": "how often a rank study recommends the planted rank",
     "degeneracy": "every solver and peer over the suite of degenerate tensors",
 }
 
