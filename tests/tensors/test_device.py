@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import tensorchain as tc
+from tensorchain.kernels.namespace import Namespace
 from tensorchain.tensors import device
-from tensorchain.tensors.array_api import Library
 from tensorchain.tensors.dense import Dense
 from tensorchain.tensors.device import Device
 from tests.cases import THREE, Case, relative
@@ -75,7 +75,7 @@ class TestFits:
 
     def test_without_double_precision(self, send: Any, tensor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """As on devices that have single precision only."""
-        monkeypatch.setattr(Library, "wide", False)
+        monkeypatch.setattr(Namespace, "wide", False)
         source = Device(send(tensor))
         model = tc.CP.random(SHAPE, 2, 0)
         assert source.dtype == np.float32
@@ -98,7 +98,7 @@ class TestInput:
     def test_the_array_is_not_changed(self, send: Any, tensor: Any) -> None:
         array = send(tensor)
         tc.decompose(Device(array), "cp", 2, solver=tc.ALS(max_iter=2), rng=0)
-        assert np.array_equal(Library(array).fetch(array), tensor)
+        assert np.array_equal(Namespace(array).fetch(array), tensor)
 
     @pytest.mark.parametrize("value", [np.nan, np.inf])
     def test_nan_is_refused(self, send: Any, tensor: Any, value: float) -> None:
