@@ -18,8 +18,8 @@ from typing import Any
 from tensorchain.evaluation.device_blocks import DeviceBlocks
 from tensorchain.models.network import BATCH
 
-_RIDGE = 1e-15
-"""Of the trace, that keeps a gauge finite where a bond is deficient."""
+_RIDGE = 5.0
+"""Of a Gram, in units of the rounding of its trace: it keeps a gauge finite where a bond is deficient."""
 
 
 def gauge_cycle(blocks: DeviceBlocks) -> None:
@@ -54,7 +54,10 @@ def _balance_bond(
     right = blocks.traced(t, m, letter, metrics[m])
     # Rows of a Gram belong to the conjugated side: tr M_m = tr(Rm S), but tr M_k = tr(Lm^T S^-1).
     lower, upper = _factor(blocks, xp.matrix_transpose(left)), _factor(blocks, right)
-    u, s, vh = xp.linalg.svd(names.matmul(names.adjoint(upper), lower), full_matrices=False)
+    product = names.matmul(names.adjoint(upper), lower)
+    # Some libraries raise an exception for what is no number.
+    product = xp.where(xp.isfinite(product), product, xp.zeros_like(product))
+    u, s, vh = xp.linalg.svd(product, full_matrices=False)
     root = 1.0 / xp.sqrt(s)
     gauge = names.matmul(lower, names.adjoint(vh)) * root
     inverse = root[:, None] * names.matmul(names.adjoint(u), names.adjoint(upper))
@@ -95,7 +98,7 @@ def _factor(blocks: DeviceBlocks, gram: Any) -> Any:
     names = blocks.namespace
     unit = names.unit(int(gram.shape[0]), blocks.dtype)
     # A sum of contractions is Hermitian only to rounding.
-    even = 0.5 * (gram + names.adjoint(gram)) + _RIDGE * names.trace(gram) * unit
+    even = 0.5 * (gram + names.adjoint(gram)) + (_RIDGE * names.eps(blocks.dtype)) * names.trace(gram) * unit
     return names.cholesky(even)
 
 

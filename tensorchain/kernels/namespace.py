@@ -24,7 +24,7 @@ import numpy as np
 from tensorchain.kernels.contraction import View, lowered
 from tensorchain.kernels.linalg import Array
 
-_RIDGE = 4.0
+_RIDGE = 100.0
 """Of a small system, in units of the rounding of its trace: what makes a singular one definite."""
 
 

@@ -39,10 +39,14 @@ class Blocks:
         # Set by `_build`, but for a model whose blocks are made when someone looks at them.
         return _frozen(self._make())
 
-    def _build(self, network: Network, matrices: Sequence[Array]) -> None:
+    def _build(self, network: Network, matrices: Sequence[Array] | Callable[[], Sequence[Array]]) -> None:
+        """Blocks in matrix form, or what makes them when someone first looks at them."""
         self.network = network
-        self._matrices = _frozen(matrices)
-        self._moments = [None] * len(self._matrices)
+        if callable(matrices):
+            self._make = matrices
+        else:
+            self._matrices = _frozen(matrices)
+        self._moments = [None] * len(network.modes)
 
     @classmethod
     def from_matrices(cls: type[Self], network: Network, matrices: Sequence[Array]) -> Self:
@@ -77,8 +81,8 @@ class Blocks:
             Gives the blocks, in matrix form; they may lie on a device until then.
         """
         twin = object.__new__(type(self))
-        twin.network, twin._make, twin._row_counts = self.network, make, self._row_counts
-        twin._moments = [None] * len(self.network.modes)
+        twin._build(self.network, make)
+        twin._row_counts = self._row_counts
         twin.__dict__["shape"] = self.shape
         return twin
 
