@@ -155,6 +155,27 @@ class DeviceEvaluator(Evaluator):
         self._model, self._residual, self._source = found[-1].model, None, found[-1].model
         return found
 
+    def reduced(self, most: int, settled: float) -> list[Array]:
+        """The blocks of a Tucker model with orthonormal factors, after sweeps until what it leaves out settles.
+
+        Parameters
+        ----------
+        most : int
+            Most sweeps.
+        settled : float
+            Relative fall of ||T||^2 - ||X||^2 in a sweep at which to stop.
+        """
+        self._upload()
+        self._sweeps.orthonormalise([1.0] * len(self.network.modes))
+        square, left = self.norm**2, math.inf
+        for _ in range(most):
+            found = self._names.number(self._sweeps.sweep(self.tensor.scale, self.norm, 0.0).value)
+            noise = self.tensor.rounding * square
+            if found <= noise or left - found <= settled * found + noise:
+                break
+            left = found
+        return [_double(self._names.fetch(matrix)) for matrix in self._blocks.matrices]
+
     def _brought(self, rows: list[tuple[Model, list[Any], Square, Any]], *, balanced: bool = False) -> list[Swept]:
         xp = self._names.xp
         squares = [self._figure(matrices, square) for _, matrices, square, _ in rows]

@@ -28,7 +28,8 @@ from tensorchain.evaluation.device_blocks import DeviceBlocks
 from tensorchain.evaluation.device_partials import DevicePartials
 from tensorchain.kernels import Array
 from tensorchain.kernels.namespace import Namespace, name_of
-from tensorchain.models import Model, Network
+from tensorchain.kernels.systems import mode_product
+from tensorchain.models import Model, Network, Tucker
 from tensorchain.tensors.base import Residual, Tensor
 from tensorchain.tensors.boxes import Box, boxes
 from tensorchain.tensors.dense import Dense
@@ -40,6 +41,9 @@ _BOX = 1 << 24
 """Entries of T - X held on the device at once (128 MB in double precision)."""
 _FEW = 1 << 18
 """Entries up to which the default solver works on the host: 2 MB to move, against thousands of questions."""
+
+_RANGE_SWEEPS, _SETTLED = 8, 1e-3
+"""Most sweeps for a reduction, and the relative fall of what it leaves out at which it ends."""
 
 _KEPT = {
     **dict.fromkeys(["float32", "float16", "bfloat16"], "float32"),
@@ -115,14 +119,22 @@ class Device(Tensor):
         return held, scale, math.sqrt(total) / power
 
     @classmethod
-    def bare(cls, array: Any) -> Device:
-        """An array without checks, for pieces of data that are checked as a whole."""
+    def bare(cls, array: Any, *, shift: int = 0, double: bool = False) -> Device:
+        """2^shift times an array without checks, for pieces of data that are checked as a whole."""
         twin = object.__new__(cls)
         twin.namespace = Namespace(array)
         twin.shape, twin._norm = tuple(map(int, array.shape)), math.nan
-        twin.dtype = twin.namespace.computed(np.dtype(_KEPT[name_of(array.dtype)]))
-        twin.array = twin.namespace.cast(array, twin.dtype)
+        held = np.dtype(_KEPT[name_of(array.dtype)])
+        twin.dtype = twin.namespace.computed(double_of(held) if double else held)
+        twin.array = twin.namespace.cast(array.detach() if twin.namespace.torch else array, twin.dtype)
+        if shift:
+            twin.array = twin.namespace.ldexp(twin.array, shift)
         return twin
+
+    def scaled_norm(self) -> tuple[float, int]:
+        """(s, e) with ||array|| = s 2^e, as of :func:`tensorchain.kernels.scaled_norm`."""
+        _, scale, size = self._moderate(self.array)
+        return size, math.frexp(scale)[1] - 1
 
     def _described(self) -> list[str]:
         words = [str(self.dtype), f"{self.namespace.name} on {self.namespace.device}"]
@@ -182,6 +194,32 @@ class Device(Tensor):
             part = self.namespace.cast(part, double)
             gram = part if gram is None else gram + part
         return _double(self.namespace.fetch(gram)) * self.scale * self.scale
+
+    def reduced(self, sizes: Sequence[int], rng: np.random.Generator) -> tuple[Array, list[Array]]:
+        """Core and bases, by a randomised range finder: a Tucker model of these sizes, fitted by subspace iteration.
+
+        The first product with random orthonormal factors is a sketch of each unfolding in turn, and each sweep after it
+        is two power steps.  One number comes back for each sweep, and in the end the core and the bases.
+
+        References
+        ----------
+        N. Halko, P. G. Martinsson, J. A. Tropp, "Finding structure with randomness", 2011.
+        """
+        network = Tucker.wiring(self.shape, tuple(sizes))
+        blocks = [np.zeros((1, math.prod(sizes)))]
+        for length, wanted in zip(self.shape, sizes, strict=True):
+            # Where nothing is to go there is nothing to find.
+            whole = wanted == length
+            blocks.append(np.eye(length) if whole else np.linalg.qr(rng.standard_normal((length, wanted)))[0])
+        double = double_of(self.dtype)
+        at = DeviceEvaluator(self, Tucker.from_matrices(network, [block.astype(double) for block in blocks]))
+        core, *bases = at.reduced(_RANGE_SWEEPS, _SETTLED)
+        rotations = [np.linalg.qr(basis) for basis in bases]
+        # Orthonormal to the last digit of double precision, whatever the device computes in.
+        value = core.reshape(tuple(sizes))
+        for n, (_, rest) in enumerate(rotations):
+            value = mode_product(value, rest, n)
+        return value, [basis for basis, _ in rotations]
 
     def to_dense(self) -> Array:
         array = self.namespace.fetch(self.array)
