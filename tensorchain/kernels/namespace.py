@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import array_api_compat
@@ -246,7 +246,6 @@ class Namespace:
         return array * math.ldexp(1.0, half) * math.ldexp(1.0, exponent - half)
 
 
-@lru_cache(maxsize=256)
 def name_of(dtype: Any) -> str:
     """The name of a dtype, without that of its library."""
     return str(getattr(dtype, "name", dtype)).rpartition(".")[2]

@@ -47,7 +47,7 @@ def library_of(given: Any) -> str:
 
 
 def lies_elsewhere(data: Any) -> bool:
-    """Whether it is an array of another library that computes, on whatever device: CuPy, PyTorch, JAX, the array API."""
+    """Whether it is an array of another library that computes: CuPy, PyTorch, JAX, any array API."""
     if isinstance(data, (np.ndarray, np.generic)):
         return False
     named = hasattr(data, "__array_namespace__") or hasattr(data, "__cuda_array_interface__")
