@@ -34,6 +34,7 @@ NAMES = {
     "networks.latency": "speed of compressed networks in ONNX Runtime",
     "default": "expected time to the best error: the default solver beside sweeps, TensorLy and pyttb",
     "nonnegative": "non-negative CP beside TensorLy and pyttb",
+    "device": "sweeps and the default on one GPU beside TensorLy's CUDA backend, a table with the card's name",
     "degeneracy": "every solver and peer over the suite of degenerate tensors",
 }
 

@@ -82,15 +82,14 @@ def test_it_trains_with_the_sensitivity_held_down() -> None:
     start = tc.TensorChain.random((6, 6, 6), 2, rng=0)
     found = []
     for weight in (0.0, 0.1):
-        module = tc.torch.as_module(start)
-        optimiser = torch.optim.Adam(module.parameters(), lr=0.1)
-        first = None
-        for _ in range(30):
-            optimiser.zero_grad()
+        module, first = tc.torch.as_module(start), None
+        for _ in range(60):
             loss = (module() - tensor).square().sum()
             first = first or loss.item()
-            (loss + weight * module.sensitivity()).backward()
-            optimiser.step()
+            gradients = torch.autograd.grad(loss + weight * module.sensitivity(), list(module.parameters()))
+            with torch.no_grad():
+                for block, gradient in zip(module.parameters(), gradients, strict=True):
+                    block -= 1e-3 * gradient
         assert loss.item() < 0.1 * first
         found.append(module.model().sensitivity())
     assert found[1] < 0.5 * found[0]
