@@ -1,4 +1,4 @@
-"""One device: sweeps beside TensorLy on the same backend, the default solver, and where small systems are solved fastest.
+"""One device: sweeps beside TensorLy on the same backend, the default solver, and where small systems belong.
 
     python -m benchmarks.device            the first CUDA device, or else the CPU with small problems
     python -m benchmarks.device --cpu      small problems on the CPU: a minute
@@ -13,7 +13,7 @@ begin after `--seconds` are left out, and say so.
 | sweep | time of a sweep, ours and TensorLy's, beside the time of one pass over the data |
 | default | time to the end of the default solver, its error over the best that was found, and TensorLy's ALS |
 | agreement | the default on the device beside the host: the same error |
-| system | a Cholesky factor and a solution of n unknowns, on the host and on the device: where LM's small work belongs |
+| system | a Cholesky factor and a solution of n unknowns, host and device: where LM's small work is done faster |
 | accepted | whether arrays of CuPy and JAX are taken, where these are installed |
 """
 
@@ -27,7 +27,7 @@ import re
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,12 +171,13 @@ def sweep(bench: Bench, row: Sweep) -> dict[str, Any]:
     found["pass ms"] = 1e3 * size / bench.figures["bandwidth"]
     fit = ours(row.sweeps)
     found["error"], found["sweeps"] = fit.error, fit.iterations
-    for name, peer in _peers(row, tensor):
+    peer = _peer(row, tensor)
+    if peer is not None:
         try:
-            found[name] = _each(bench, peer, few, row.sweeps)
-            found[f"{name} / ours"] = found[name] / found["ms"] if found[name] and found["ms"] else None
+            theirs = found["TensorLy"] = _each(bench, peer, few, row.sweeps)
+            found["TensorLy / ours"] = theirs / found["ms"] if theirs and found["ms"] else None
         except Exception as error:
-            found[name] = f"{type(error).__name__}: {error}"[:200]
+            found["TensorLy"] = f"{type(error).__name__}: {error}"[:200]
     return found
 
 
@@ -187,25 +188,21 @@ def _each(bench: Bench, call: Callable[[int], Any], few: int, more: int) -> floa
     return 1e3 * spent / more if spent > 0.0 else None
 
 
-def _peers(row: Sweep, tensor: Any) -> Iterator[tuple[str, Callable[[int], Any]]]:
+def _peer(row: Sweep, tensor: Any) -> Callable[[int], Any] | None:
     """TensorLy's way of the same sweeps, where it is installed."""
     try:
         import tensorly
         from tensorly.decomposition import parafac, tensor_ring_als, tucker
     except ImportError:
-        return
+        return None
     tensorly.set_backend("pytorch")
     if row.kind is tc.CP:
-        yield "TensorLy", lambda n: parafac(tensor, row.rank, n_iter_max=n, tol=0, init="random", random_state=0)
-    elif row.kind is tc.Tucker:
+        return lambda n: parafac(tensor, row.rank, n_iter_max=n, tol=0, init="random", random_state=0)
+    if row.kind is tc.Tucker:
         ranks = [row.rank] * len(row.shape)
-        yield "TensorLy", lambda n: tucker(tensor, ranks, n_iter_max=n, tol=0, init="random", random_state=0)
-    else:
-        ranks = [row.rank] * (len(row.shape) + 1)
-        yield (
-            "TensorLy",
-            lambda n: tensor_ring_als(tensor, ranks, ls_solve="normal_eq", n_iter_max=n, tol=0, random_state=0),
-        )
+        return lambda n: tucker(tensor, ranks, n_iter_max=n, tol=0, init="random", random_state=0)
+    bonds = [row.rank] * (len(row.shape) + 1)
+    return lambda n: tensor_ring_als(tensor, bonds, ls_solve="normal_eq", n_iter_max=n, tol=0, random_state=0)
 
 
 def default(bench: Bench, row: Default) -> dict[str, Any]:

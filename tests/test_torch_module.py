@@ -7,6 +7,7 @@ import io
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,15 @@ if importlib.util.find_spec("torch") is None:
 import torch
 
 CASES = [*SMALL, *(case.as_type("float32") for case in THREE)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small products take longer on several threads, much longer where these have to wait for a core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def positions(shape: tuple[int, ...], count: int = 7) -> Any:

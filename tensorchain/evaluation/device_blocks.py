@@ -60,7 +60,7 @@ class DeviceBlocks:
             matrix, term = self.matrices[k], self.network.terms[t]
             if len(self.network.terms) > 1:
                 matrix = matrix[:, self.network.columns[t][k]]
-            value = self.namespace.xp.reshape(matrix, (matrix.shape[0], *term.shapes[k]))
+            value = self.namespace.reshape(matrix, (matrix.shape[0], *term.shapes[k]))
             found = self._operands[t, k] = self.versions[k], value
         return found[1]
 
@@ -100,7 +100,7 @@ class DeviceBlocks:
                 if n != k:
                     part = float(rows) * self._pair(t, t, k, noisy=n)
                     total = part if total is None else total + part
-            found.append(self.namespace.xp.reshape(total, (term.widths[k], term.widths[k])))
+            found.append(self.namespace.reshape(total, (term.widths[k], term.widths[k])))
         if len(found) == 1:
             return found[0]
         widths = [term.widths[k] for term in network.terms]
@@ -157,7 +157,7 @@ class DeviceBlocks:
         found: dict[tuple[int, int], Any] = {}
         for s, lower in enumerate(terms):
             for t in range(s, len(terms)):
-                value = xp.reshape(self._pair(s, t, k), (lower.widths[k], terms[t].widths[k]))
+                value = self.namespace.reshape(self._pair(s, t, k), (lower.widths[k], terms[t].widths[k]))
                 found[s, t] = value
                 if s != t:
                     found[t, s] = self.namespace.adjoint(value)
@@ -192,7 +192,7 @@ class DeviceBlocks:
             if len(network.terms) > 1:
                 moment = moment[network.columns[s][m], network.columns[t][m]]
             labels.append(lower.bonds[m] + upper.bonds[m].upper())
-            operands.append(self.namespace.xp.reshape(moment, lower.shapes[m] + upper.shapes[m]))
+            operands.append(self.namespace.reshape(moment, lower.shapes[m] + upper.shapes[m]))
         return labels, operands
 
     def _identity(self, size: int) -> Any:

@@ -53,7 +53,7 @@ def _balance_bond(
     left = blocks.traced(t, k, letter, metrics[k])
     right = blocks.traced(t, m, letter, metrics[m])
     # Rows of a Gram belong to the conjugated side: tr M_m = tr(Rm S), but tr M_k = tr(Lm^T S^-1).
-    lower, upper = _factor(blocks, xp.matrix_transpose(left)), _factor(blocks, right)
+    lower, upper = _factor(blocks, names.transpose(left)), _factor(blocks, right)
     product = names.matmul(names.adjoint(upper), lower)
     # Some libraries raise an exception for what is no number.
     product = xp.where(xp.isfinite(product), product, xp.zeros_like(product))
@@ -65,9 +65,9 @@ def _balance_bond(
     unit = names.unit(blocks.network.terms[t].size_of[letter], blocks.dtype)
     gauge, inverse = xp.where(good, gauge, unit), xp.where(good, inverse, unit)
     metrics[k][letter] = names.matmul(names.adjoint(inverse), inverse)
-    metrics[m][letter] = names.matmul(names.conj(gauge), xp.matrix_transpose(gauge))
+    metrics[m][letter] = names.matmul(names.conj(gauge), names.transpose(gauge))
     # B_k[.., b] G[b, c] and G^-1[c, b] B_m[.., b]
-    gauges[k][letter], gauges[m][letter] = xp.matrix_transpose(gauge), inverse
+    gauges[k][letter], gauges[m][letter] = names.transpose(gauge), inverse
 
 
 def _balance_hyperedge(
@@ -108,4 +108,4 @@ def _moved(blocks: DeviceBlocks, t: int, k: int, gauges: dict[str, Any]) -> Any:
     value, label = blocks.operand(t, k), network.labels[t][k]
     for letter, matrix in gauges.items():
         value = names.contract(f"{label},{BATCH}{letter}->{label.replace(letter, BATCH)}", value, matrix)
-    return names.xp.reshape(value, (value.shape[0], network.terms[t].widths[k]))
+    return names.reshape(value, (value.shape[0], network.terms[t].widths[k]))

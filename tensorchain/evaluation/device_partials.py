@@ -109,12 +109,12 @@ class DevicePartials:
                 break
         if partial is None:
             partial = self._renewed(blocks, t, plan)
-        xp, mode = self.namespace.xp, blocks.network.modes[k]
+        names, mode = self.namespace, blocks.network.modes[k]
         rows = 1 if mode is None else self.shape[mode]
         if plan.final is None:
-            return xp.matrix_transpose(xp.reshape(partial, (plan.width, -1)))
+            return names.transpose(names.reshape(partial, (plan.width, -1)))
         rest = [blocks.conjugate(t, m, self._dtype) for m in plan.rest]
-        return xp.reshape(self.namespace.contract(plan.final, partial, *rest), (rows, -1))
+        return names.reshape(names.contract(plan.final, partial, *rest), (rows, -1))
 
     def _good(self, t: int, plan: Plan, blocks: Operands) -> Any:
         found = self._found.get(t)
@@ -133,15 +133,14 @@ class DevicePartials:
         operands = [blocks.conjugate(t, m, self._dtype) for m in plan.used]
         if plan.half is None:
             return names.contract(plan.sequence, self.array, *operands)
-        xp = names.xp
-        half = xp.reshape(names.contract(plan.half, *operands), (plan.width, -1))
+        half = names.reshape(names.contract(plan.half, *operands), (plan.width, -1))
         before, rows, behind = plan.matrices
         if before > 1 and behind > 1:
-            return xp.reshape(names.matmul(half, xp.reshape(self.array, plan.matrices)), plan.shape)
+            return names.reshape(names.matmul(half, names.reshape(self.array, plan.matrices)), plan.shape)
         if before == 1:
-            return xp.reshape(names.matmul(half, xp.reshape(self.array, (rows, behind))), plan.shape)
-        matrix = xp.matrix_transpose(xp.reshape(self.array, (before, rows)))
-        return xp.reshape(names.matmul(half, matrix), plan.shape)
+            return names.reshape(names.matmul(half, names.reshape(self.array, (rows, behind))), plan.shape)
+        matrix = names.transpose(names.reshape(self.array, (before, rows)))
+        return names.reshape(names.matmul(half, matrix), plan.shape)
 
 
 def _key(plan: Plan, versions: Sequence[int]) -> tuple[Any, ...]:

@@ -127,7 +127,7 @@ class DeviceSweeps:
         matrix, system = blocks.matrices[k], blocks.gram(k)
         if penalty:
             system = system + penalty * blocks.metric(k)
-        residual = rhs - names.matmul(matrix, names.xp.matrix_transpose(system))
+        residual = rhs - names.matmul(matrix, names.transpose(system))
         blocks.put(k, matrix + names.solved(system, residual))
 
     def _penalised_core(self, k: int, rhs: Any, penalty: float) -> Any:
@@ -141,18 +141,18 @@ class DeviceSweeps:
         values = []
         for n, pair in enumerate(pairs):
             positive = xp.where(pair[0] > 0.0, pair[0], xp.zeros_like(pair[0]))
-            values.append(xp.reshape(positive, tuple(-1 if m == n else 1 for m in range(len(shape)))))
+            values.append(names.reshape(positive, tuple(-1 if m == n else 1 for m in range(len(shape)))))
         weights = math.prod(values[1:], start=values[0])
         for n, letter in enumerate(letters):
             others = [value for m, value in enumerate(values) if m != n]
             rows = float(blocks.row_counts[owner[letter]])
             weights = weights + (penalty * rows) * math.prod(others[1:], start=others[0])
         matrix, right = (
-            self._along(xp.reshape(array, shape), letters, [names.adjoint(v) for v in vectors])
+            self._along(names.reshape(array, shape), letters, [names.adjoint(v) for v in vectors])
             for array in (blocks.matrices[k], rhs)
         )
         change = (right - weights * matrix) / (weights + xp.max(weights) * _least(names, blocks))
-        return xp.reshape(self._along(matrix + change, letters, vectors), (1, -1))
+        return names.reshape(self._along(matrix + change, letters, vectors), (1, -1))
 
     def _along(self, value: Any, letters: str, matrices: Sequence[Any]) -> Any:
         """Each matrix multiplied into its mode."""
@@ -167,7 +167,7 @@ class DeviceSweeps:
         if self.absorbing is not None and blocks.network.modes[k] is None:
             image = self._core_image(k)
         else:
-            image = names.matmul(matrix, names.xp.matrix_transpose(blocks.gram(k)))
+            image = names.matmul(matrix, names.transpose(blocks.gram(k)))
         length = names.squared(matrix) * blocks.gram_trace(k)
         size = norm**2 + norm * names.xp.sqrt(length) + length
         return Square(norm**2 - names.dot(matrix, 2.0 * rhs - image), size)
@@ -176,9 +176,9 @@ class DeviceSweeps:
         """B M_0^T, by mode products."""
         term = self.blocks.network.terms[0]
         owner = {bonds: m for m, bonds in enumerate(term.bonds) if m != k}
-        value = self._names.xp.reshape(self.blocks.matrices[k], term.shapes[k])
+        value = self._names.reshape(self.blocks.matrices[k], term.shapes[k])
         value = self._along(value, term.bonds[k], [self.blocks.moment(owner[letter]) for letter in term.bonds[k]])
-        return self._names.xp.reshape(value, (1, -1))
+        return self._names.reshape(value, (1, -1))
 
     # -- a factor and the core together ---------------------------------------------------
 
@@ -188,7 +188,7 @@ class DeviceSweeps:
         xp, network = names.xp, blocks.network
         core = network.modes.index(None)
         term = network.terms[0]
-        value = xp.reshape(blocks.matrices[core], term.shapes[core])
+        value = names.reshape(blocks.matrices[core], term.shapes[core])
         for k, mode in enumerate(network.modes):
             if mode is None:
                 continue
@@ -197,13 +197,13 @@ class DeviceSweeps:
             subscripts = f"Z{letter},{term.bonds[core]}->{term.bonds[core].replace(letter, 'Z')}"
             value = names.contract(subscripts, rest / sizes[k], value)
             blocks.put(k, basis * sizes[k])
-        blocks.put(core, xp.reshape(value, (1, -1)))
+        blocks.put(core, names.reshape(value, (1, -1)))
         self._sizes = list(sizes)
 
     def _joint_sweep(self, scale: float, norm: float) -> Square:
         assert self.absorbing is not None
         names, blocks = self._names, self.blocks
-        xp, network = names.xp, blocks.network
+        network = blocks.network
         if self._sizes is None:
             self.orthonormalise([1.0] * len(network.modes))
         assert self._sizes is not None
@@ -221,9 +221,9 @@ class DeviceSweeps:
             blocks.put(k, basis * self._sizes[k])
             place = network.terms[0].bonds[core].index(network.terms[0].bonds[k])
             shape = network.terms[0].shapes[core]
-            opened = xp.reshape(small / whole, (shape[place], *shape[:place], *shape[place + 1 :]))
+            opened = names.reshape(small / whole, (shape[place], *shape[:place], *shape[place + 1 :]))
             order = (*range(1, place + 1), 0, *range(place + 1, len(shape)))
-            blocks.put(core, xp.reshape(xp.permute_dims(opened, order), (1, -1)))
+            blocks.put(core, names.reshape(names.permute(opened, order), (1, -1)))
         # X is the projection of T: nothing cancels in ||X||.
         return Square(norm**2 - explained, norm**2 + 0.0 * explained)
 

@@ -108,13 +108,35 @@ class Namespace:
 
     def dtype(self, array: Any) -> np.dtype[Any]:
         """The dtype of an array in NumPy's terms."""
-        return np.dtype(name_of(array.dtype))
+        given = array.dtype
+        found = self._dtypes.get(given)
+        if found is None:
+            found = self._dtypes[given] = np.dtype(name_of(given))
+        return found
+
+    @cached_property
+    def _dtypes(self) -> dict[Any, np.dtype[Any]]:
+        return {}
 
     def cast(self, array: Any, dtype: np.dtype[Any]) -> Any:
         """The array in another dtype, itself where it has that already."""
-        if name_of(array.dtype) == dtype.name:
+        if self.dtype(array) == dtype:
             return array
         return self.xp.astype(array, getattr(self.xp, dtype.name))
+
+    # PyTorch's own methods take half of the time of the functions around them, and a sweep makes a hundred views.
+
+    def reshape(self, array: Any, shape: tuple[int, ...]) -> Any:
+        """The array in another shape."""
+        return array.reshape(shape) if self.torch else self.xp.reshape(array, shape)
+
+    def permute(self, array: Any, axes: tuple[int, ...]) -> Any:
+        """The array with its axes in another order."""
+        return array.permute(axes) if self.torch else self.xp.permute_dims(array, axes)
+
+    def transpose(self, matrix: Any) -> Any:
+        """The last two axes exchanged."""
+        return matrix.mT if self.torch else self.xp.matrix_transpose(matrix)
 
     def conj(self, array: Any) -> Any:
         """The conjugate; the array itself where it is real."""
@@ -126,7 +148,7 @@ class Namespace:
 
     def adjoint(self, matrix: Any) -> Any:
         """The conjugate transpose of the last two axes."""
-        return self.conj(self.xp.matrix_transpose(matrix))
+        return self.conj(self.transpose(matrix))
 
     def eye(self, size: int, dtype: np.dtype[Any]) -> Any:
         """The identity."""
@@ -157,6 +179,8 @@ class Namespace:
 
     def trace(self, matrix: Any) -> Any:
         """The real part of the trace, a scalar on the device."""
+        if self.torch:
+            return self.real(matrix.diagonal().sum())
         return self.real(self.xp.linalg.trace(matrix))
 
     # -- products -----------------------------------------------------------------------
@@ -176,13 +200,15 @@ class Namespace:
             product = a * b if step.multiply else self.matmul(a, b)
             if step.summed:
                 product = xp.sum(product, axis=step.summed)
-            stack.append(xp.reshape(product, step.shape))
-        return stack[0] if axes is None else xp.permute_dims(stack[0], axes)
+            stack.append(product if product.shape == step.shape else self.reshape(product, step.shape))
+        return stack[0] if axes is None else self.permute(stack[0], axes)
 
     def _seen(self, view: View, array: Any) -> Any:
-        xp = self.xp
-        array = xp.reshape(array if view.axes is None else xp.permute_dims(array, view.axes), view.shape)
-        return xp.matrix_transpose(array) if view.swap else array
+        if view.axes is not None:
+            array = self.permute(array, view.axes)
+        if array.shape != view.shape:
+            array = self.reshape(array, view.shape)
+        return self.transpose(array) if view.swap else array
 
     # -- small systems ------------------------------------------------------------------
 
@@ -197,14 +223,13 @@ class Namespace:
         """
         xp, dtype = self.xp, self.dtype(matrix)
         size = int(matrix.shape[0])
-        ridge = self.trace(matrix) * (_RIDGE * self.eps(dtype))
-        definite = matrix + ridge * self.unit(size, dtype)
-        columns = xp.matrix_transpose(rhs)
+        definite = matrix + self.trace(matrix) * self.unit(size, dtype, _RIDGE * self.eps(dtype))
+        columns = self.transpose(rhs)
         if self.torch:
             # The plain functions wait for the device to say whether they failed.
             factor = xp.linalg.cholesky_ex(definite)[0]
-            return xp.matrix_transpose(xp.cholesky_solve(columns, factor))
-        return xp.matrix_transpose(xp.linalg.solve(definite, columns))
+            return xp.cholesky_solve(columns, factor).mT
+        return self.transpose(xp.linalg.solve(definite, columns))
 
     def cholesky(self, matrix: Any) -> Any:
         """The lower factor; not finite, or that of a part, where the matrix is not definite."""
@@ -219,15 +244,15 @@ class Namespace:
         """Q of the QR decomposition of a matrix (I, P)."""
         return self.xp.linalg.qr(matrix, mode="reduced")[0]
 
-    def unit(self, size: int, dtype: np.dtype[Any]) -> Any:
-        """The identity, made once."""
-        found = self._units.get((size, dtype.name))
+    def unit(self, size: int, dtype: np.dtype[Any], factor: float = 1.0) -> Any:
+        """A multiple of the identity, made once."""
+        found = self._units.get((size, dtype, factor))
         if found is None:
-            found = self._units[size, dtype.name] = self.eye(size, dtype)
+            found = self._units[size, dtype, factor] = self.eye(size, dtype) * factor
         return found
 
     @cached_property
-    def _units(self) -> dict[tuple[int, str], Any]:
+    def _units(self) -> dict[tuple[int, np.dtype[Any], float], Any]:
         return {}
 
     # -- sizes --------------------------------------------------------------------------
