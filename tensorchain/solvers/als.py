@@ -23,14 +23,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from tensorchain.evaluation import Evaluator
+from tensorchain.evaluation.device import DeviceEvaluator
 from tensorchain.fit import StopReason
 from tensorchain.kernels.interruption import OutOfTime, check_time
 from tensorchain.models import Model
 from tensorchain.solvers.blocks import BlockProblem, best_change
-from tensorchain.solvers.constraints import Lagrangian, Quantity, SquaredError
+from tensorchain.solvers.constraints import Lagrangian, Quantity, Sensitivity, SquaredError
 from tensorchain.solvers.constraints.lagrangian import FRUITLESS
 from tensorchain.solvers.lm import check_options
 from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Steps, iterate_at
+from tensorchain.solvers.resident import penalty_of, resident_steps, stays_there
 from tensorchain.solvers.sweeps import starting_error, sweep, sweep_steps
 
 _LOST = 1e-6
@@ -76,13 +78,15 @@ class ALS:
 
     def steps(self, problem: Problem, start: Model, memory: Memory | None = None) -> Steps:
         """Iterate from `start`, or go on from the memory of an iterate."""
-        if problem.constraint.error_alone and not problem.constraint.bounds:
-            return (yield from self._free_steps(problem, start, memory))
-        return (yield from self._constrained_steps(problem, start, memory))
-
-    def _free_steps(self, problem: Problem, start: Model, memory: Memory | None) -> Steps:
-        """Plain sweeps."""
         at = problem.evaluator(start if memory is None else memory.models["point"])
+        if isinstance(at, DeviceEvaluator) and stays_there(at, problem.constraint):
+            return (yield from resident_steps(self, problem, at, memory))
+        if problem.constraint.error_alone and not problem.constraint.bounds:
+            return (yield from self._free_steps(problem, at, memory))
+        return (yield from self._constrained_steps(problem, at, memory))
+
+    def _free_steps(self, problem: Problem, at: Evaluator, memory: Memory | None) -> Steps:
+        """Plain sweeps."""
         previous: float | None = None
         if memory is None:
             error, used = starting_error(at), 0
@@ -108,10 +112,9 @@ class ALS:
                 return Ended(StopReason.CONVERGED)
             at.hold(balanced(at.model, domain.fixed(at.network)))
 
-    def _constrained_steps(self, problem: Problem, start: Model, memory: Memory | None) -> Steps:
+    def _constrained_steps(self, problem: Problem, at: Evaluator, memory: Memory | None) -> Steps:
         """Sweeps over the augmented Lagrangian."""
         constraint = problem.constraint
-        at = problem.evaluator(start if memory is None else memory.models["point"])
         lagrangian = Lagrangian.of(constraint, constraint.measured(at))
         used, fruitless, converged = 0, 0, False
         if memory is not None:
@@ -152,6 +155,10 @@ def constrained_sweep(
 ) -> dict[Quantity, float]:
     """Every block at its best once, and a cycle of the gauge; the quantities afterwards."""
     values = dict(values)
+    penalty = None if lagrangian.bounded or lagrangian.extra else penalty_of(problem.constraint)
+    if penalty and isinstance(at, DeviceEvaluator) and at.resident(penalty) and problem.constraint.allows_gauge:
+        row = at.sweeps(1, penalty)[0]
+        return {SquaredError(): row.error**2, Sensitivity(): row.sensitivity}
     evaluated, domain = values.get(SquaredError(), 0.0), problem.constraint.domain
     fixed = domain.fixed(at.network)
     # Blocks that are updated when time is up count.

@@ -105,12 +105,13 @@ class _Search:
     """One run."""
 
     def __init__(self, options: Auto, problem: Problem, start: Model) -> None:
-        self.options, self.problem, self.start = options, problem, start
+        # Few entries of a device come to the host: a path asks thousands of small questions.
+        self.options, self.problem, self.start = options, replace(problem, tensor=problem.tensor.near()), start
         self.way: list[str] = []
         self.stages: list[Iterate] = []
         self.settled, self.fresh = False, True
         self.ledger = Ledger(problem.rng, start) if problem.resumable else None
-        self.reduced = Reduced(problem, None, self.ledger)
+        self.reduced = Reduced(self.problem, None, self.ledger)
         self.path = Path(exact=options.exact)
 
     def steps(self, memory: Memory | None) -> Steps:
