@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tensorchain.compression.network import Covariances
 from tensorchain.compression.onnx_layers import OnnxLayer, as_images
 from tensorchain.compression.onnx_reading import InputInfo
 from tensorchain.compression.onnx_session import OnnxSession
@@ -83,7 +84,7 @@ def _cast(name: str, value: Array, dtype: Any) -> Array:
     return cast
 
 
-def covariances_of(proto: Any, layers: Sequence[OnnxLayer], feeds: Feeds) -> dict[str, PatchCovariance]:
+def covariances_of(proto: Any, layers: Sequence[OnnxLayer], feeds: Feeds) -> dict[str, Covariances]:
     """Second moments of the patches that layers see, by name of the layer."""
     session = OnnxSession(proto, [layer.source for layer in layers])
     count = sum(1 for _ in feeds)
@@ -97,8 +98,8 @@ def covariances_of(proto: Any, layers: Sequence[OnnxLayer], feeds: Feeds) -> dic
             sums[layer.site.name] += patches.T @ patches
             totals[layer.site.name] += len(patches)
     return {
-        layer.site.name: PatchCovariance(
-            sums[layer.site.name] / max(totals[layer.site.name], 1), layer.site.kernel.shape[1]
+        layer.site.name: (
+            PatchCovariance(sums[layer.site.name] / max(totals[layer.site.name], 1), layer.site.kernel.shape[1]),
         )
         for layer in layers
     }

@@ -12,6 +12,7 @@ numbers are held.  Cost: each layer needs a pass over the inputs, up to this lay
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -19,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from tensorchain.compression.conv import LayerPlan
+from tensorchain.compression.groups import joined, kernel_of, split
 from tensorchain.compression.refit import RIDGE, Moments
 from tensorchain.compression.refit_factors import refit_factors
 from tensorchain.compression.report import LayerReport
 from tensorchain.compression.request import Site
 from tensorchain.compression.torch_inputs import batches_of, call, first_of
-from tensorchain.compression.torch_layers import copied, decomposed, plan_of_module
+from tensorchain.compression.torch_layers import copied, decomposed, plan_of_module, stored_weight
 from tensorchain.compression.torch_patches import add_rows, rows_of
 from tensorchain.compression.torch_sites import sites_of
 
@@ -139,6 +141,7 @@ def _refit_layer(
 ) -> LayerReport | None:
     """New weights for one layer, in place; what the report says of it if it was replaced."""
     sweeps, ridge, positions = options
+    groups = site.groups
     module = net.get_submodule(site.name)
     layer = decomposed(net).get(site.name)
     moments = _moments(net, teacher, site, batches, positions, rng)
@@ -146,7 +149,12 @@ def _refit_layer(
     plan = plan_of_module([module] if layer is None else module, method, rank)
     # A layer that was not replaced stays of the size it had.
     biased = layer is not None or plan.convolutions[-1].bias is not None
-    better = refit_factors(plan, site.kernel, moments, sweeps=sweeps, ridge=ridge, with_bias=biased)
+    better = joined(
+        [
+            refit_factors(part, kernel, own, sweeps=sweeps, ridge=ridge, with_bias=biased)
+            for part, kernel, own in zip(split(plan, groups), site.parts, moments, strict=True)
+        ]
+    )
     _store([module] if layer is None else module, better)
     if callback is not None:
         callback(site.name, _error(moments, plan), _error(moments, better))
@@ -155,7 +163,7 @@ def _refit_layer(
     size = float(np.linalg.norm(site.kernel))
     return replace(
         layer,
-        error=float(np.linalg.norm(better.kernel - site.kernel)) / size,
+        error=float(np.linalg.norm(kernel_of(better, groups) - site.kernel)) / size,
         output_error=_error(moments, better),
         sensitivity=better.sensitivity(relative=True),
     )
@@ -167,7 +175,7 @@ class _Seen(Exception):  # noqa: N818, it ends a pass early and is no error
 
 def _moments(
     net: Any, teacher: Any, site: Site, batches: Callable[[], Iterator[Any]], positions: int, rng: np.random.Generator
-) -> Moments:
+) -> list[Moments]:
     """Moments of the patches that a layer sees in the network, and of the outputs that it gave in the teacher."""
     import torch
 
@@ -176,10 +184,10 @@ def _moments(
 
     def see(found: list[Any], value: Any) -> None:
         found.append(value.detach())
-        if len(found) == site.uses:
+        if len(found) == site.calls:
             raise _Seen
 
-    moments = Moments(site.kernel[0].size, len(site.kernel))
+    moments = [Moments(part[0].size, len(part)) for part in site.parts]
     module = teacher.get_submodule(site.name)
     hooks = [
         module.register_forward_hook(lambda _, __, result: see(outputs, result)),
@@ -196,8 +204,9 @@ def _moments(
                     with contextlib.suppress(_Seen):
                         call(either, batch)
                 for values, results in zip(inputs, outputs, strict=True):
-                    for rows in rows_of(module, site, values, results, positions=positions, rng=rng):
-                        add_rows(moments, *rows)
+                    for rows, goals in rows_of(module, site, values, results, positions=positions, rng=rng):
+                        for own, row, goal in zip(moments, rows, goals, strict=True):
+                            add_rows(own, row, goal)
     finally:
         for hook in hooks:
             hook.remove()
@@ -211,8 +220,7 @@ def _store(module: Any, plan: LayerPlan) -> None:
     parts = [part for part in module if hasattr(part, "weight")]
     with torch.no_grad():
         for part, layer in zip(parts, plan.convolutions, strict=True):
-            weight = torch.from_numpy(np.array(layer.weight)).reshape(part.weight.shape)
-            part.weight.copy_(weight)
+            part.weight.copy_(torch.from_numpy(stored_weight(layer.weight, part)))
             if layer.bias is None:
                 continue
             bias = torch.from_numpy(np.array(layer.bias)).to(part.weight)
@@ -222,6 +230,11 @@ def _store(module: Any, plan: LayerPlan) -> None:
                 part.bias.copy_(bias)
 
 
-def _error(moments: Moments, plan: LayerPlan) -> float:
-    kernel, bias = plan.kernel, plan.convolutions[-1].bias
-    return moments.relative_error(kernel.reshape(len(kernel), -1), np.zeros(len(kernel)) if bias is None else bias)
+def _error(moments: list[Moments], plan: LayerPlan) -> float:
+    """Relative error of the outputs of all groups."""
+    left = whole = 0.0
+    for part, own in zip(split(plan, len(moments)), moments, strict=True):
+        kernel, bias = part.kernel, part.convolutions[-1].bias
+        error = own.relative_error(kernel.reshape(len(kernel), -1), np.zeros(len(kernel)) if bias is None else bias)
+        left, whole = left + own.energy * error**2, whole + own.energy
+    return math.sqrt(left / whole) if whole > 0.0 else 0.0

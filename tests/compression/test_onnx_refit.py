@@ -147,8 +147,8 @@ def test_memory_is_that_of_a_sample(monkeypatch):
     patches, _ = sampled(layer, np.random.default_rng(0), 4, values, np.zeros((10, 12, 12, 12)))
     assert len(patches) == 27
     feeds = checked_feeds(iter(FEEDS), inputs_of(proto))
-    rough = covariances_of(proto, [layer], feeds)["left"].matrix
+    rough = covariances_of(proto, [layer], feeds)["left"][0].matrix
     monkeypatch.undo()
-    exact = covariances_of(proto, [layer], feeds)["left"].matrix
+    exact = covariances_of(proto, [layer], feeds)["left"][0].matrix
     assert 0.0 < np.linalg.norm(rough - exact) < 0.6 * np.linalg.norm(exact)
     onnx.checker.check_model(proto)
