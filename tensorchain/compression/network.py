@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tensorchain.compression.accounts import unused_budget
 from tensorchain.compression.allocation import Allocation, allocate, one_step
 from tensorchain.compression.candidates import Candidate, curve
 from tensorchain.compression.conv import Fold, LayerPlan, Sizes
@@ -98,7 +99,8 @@ def plan_network(
     macs = sum(site.macs for site in sites), sum(layer.macs[1] for layer in layers)
     table = tuple(tuple(points) for points in curves)
     seconds = time.perf_counter() - start
-    return plans, Report(tuple(layers), (parameters, parameters - saved), macs, chosen, table, seconds)
+    report = Report(tuple(layers), (parameters, parameters - saved), macs, chosen, table, seconds)
+    return plans, replace(report, unused=unused_budget(report, request.share, request.budget))
 
 
 def _formed(

@@ -3,7 +3,7 @@
 A feed is one dictionary of arrays by name, for one run of the model.  Of each feed every layer gives a sample of
 positions, so many that `_POSITIONS` come together over all feeds; memory does not grow with their number.
 
-`calibrate` may be any iterable that can be passed over several times; a generator is stored first.
+`calibration` may be any iterable that can be passed over several times; a generator is stored first.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _FOR_EACH = 32
 _LEAST = 1 << 14
 
 
-def checked_feeds(calibrate: Feeds, inputs: Sequence[InputInfo]) -> Feeds:
+def checked_feeds(calibration: Feeds, inputs: Sequence[InputInfo]) -> Feeds:
     """The feeds in the types of the model's inputs, to be passed over as often as needed.
 
     Raises
     ------
     ValueError, TypeError where there is none, or the first does not fit the inputs.
     """
-    feeds = list(calibrate) if iter(calibrate) is calibrate else calibrate
+    feeds = list(calibration) if iter(calibration) is calibration else calibration
     first = next(iter(feeds), None)
     if first is None:
-        raise ValueError("calibrate holds no feed; give an iterable of dictionaries, one array for each input")
+        raise ValueError("calibration holds no feed; give an iterable of dictionaries, one array for each input")
     if not isinstance(first, Mapping):
         raise TypeError(f"a feed is a {type(first).__name__}; a dictionary with one array for each input is needed")
     names = {one.name for one in inputs}

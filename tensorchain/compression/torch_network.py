@@ -30,7 +30,7 @@ from tensorchain.compression.torch_sites import sites_of
 def compress(
     net: Any,
     example: Any,
-    method: str = "tc",
+    method: str = "auto",
     *,
     keep_macs: float | None = None,
     keep_params: float | None = None,
@@ -48,8 +48,8 @@ def compress(
     net : network with convolutions (over lines, images or volumes, in groups, transposed) or linear layers; it is not
         changed.
     example : an input, with which the sizes of all images are found.
-    method : for kernels of several taps: "cp3", "cp4", "tucker2", "tucker-cp", "btd" or "tc"; 1 x 1 and linear layers
-        get an SVD.
+    method : for kernels of several taps: "cp3", "cp4", "tucker2", "tucker-cp", "btd" or "tc"; "auto" takes for each
+        layer the one that serves the budget best.  Kernels of one tap and linear layers get an SVD.
     keep_macs, keep_params : the budget as a share of the dense network's multiplications, or parameters; give one.
     calibration : inputs without labels, some hundred: a tensor, a loader, a list of batches (inputs, or pairs with the
         inputs first), or a function that returns one; errors are then those of the layers' outputs.

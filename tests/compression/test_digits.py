@@ -130,7 +130,7 @@ def test_an_exported_network_is_compressed_as_the_module_is(trained):
     proto = exported(trained)
     batches = loader()[:2]
     images = [{"x": images.numpy()} for images, _ in batches]
-    small, report = compress_onnx(proto, "tc", keep_macs=0.5, calibrate=images, fit_output=True, **OPTIONS)
+    small, report = compress_onnx(proto, "tc", keep_macs=0.5, calibration=images, fit_output=True, **OPTIONS)
     assert report.macs[1] <= 0.5 * report.macs[0]
     reasons = [layer.rank for layer in report.layers if layer.method == "dense"]
     assert {"24 groups", "4 groups", "one channel"} <= set(reasons)
