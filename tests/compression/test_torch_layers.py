@@ -16,7 +16,7 @@ from tensorchain.compression import compress, fit_kernel, module_of, quantize, r
 from tensorchain.compression.groups import groups_of, joined, kernel_of, split  # noqa: E402
 from tensorchain.compression.refit import Moments  # noqa: E402
 from tensorchain.compression.torch_layers import plan_of_module, stored_weight, weight_of  # noqa: E402
-from tensorchain.compression.torch_patches import add_rows, patch_covariances, rows_of  # noqa: E402
+from tensorchain.compression.torch_patches import add_rows, outputs_of, patch_covariances, rows_of  # noqa: E402
 from tensorchain.compression.torch_sensitivity import sensitivity_of  # noqa: E402
 from tensorchain.compression.torch_sites import sites_of  # noqa: E402
 
@@ -110,9 +110,11 @@ def test_patches_give_the_outputs(name, monkeypatch):
     monkeypatch.setattr("tensorchain.compression.torch_patches._NUMBERS", 1000)
     kernels = torch.from_numpy(site.parts).flatten(2)
     for positions in (None, 5):
-        rng = np.random.default_rng(0)
-        for rows, goals in rows_of(layer, site, inputs, outputs, positions=positions, rng=rng):
-            assert torch.allclose(rows @ kernels.transpose(1, 2) + shift, goals, atol=1e-12)
+        pieces = rows_of(layer, site, inputs, positions=positions, rng=np.random.default_rng(0))
+        goals = outputs_of(layer, site, outputs, positions=positions, rng=np.random.default_rng(0))
+        rows = torch.cat(list(pieces), 1)
+        assert rows.shape[1] == 3 * min(positions or 10_000, outputs[0, 0].numel())
+        assert torch.allclose(rows @ kernels.transpose(1, 2) + shift, goals, atol=1e-12)
     # The error of the output by second moments is that of the outputs.
     (covariances,) = patch_covariances(nn.Sequential(layer), [site], lambda: iter([inputs])).values()
     change = np.random.default_rng(1).standard_normal(site.kernel.shape)
@@ -209,9 +211,9 @@ def test_moments_of_groups_are_those_of_their_own_channels():
     layer, inputs = layer_of("image in groups")
     site = site_of(layer, inputs)
     moments = [Moments(part[0].size, len(part)) for part in site.parts]
-    for rows, goals in rows_of(layer, site, inputs, layer(inputs).detach()):
-        for own, row, goal in zip(moments, rows, goals, strict=True):
-            add_rows(own, row, goal)
+    goals = outputs_of(layer, site, layer(inputs).detach())
+    for own, row, goal in zip(moments, torch.cat(list(rows_of(layer, site, inputs)), 1), goals, strict=True):
+        add_rows(own, row, goal)
     for own, part in zip(moments, site.parts, strict=True):
         assert own.relative_error(part.reshape(len(part), -1)) < 1e-7
 
