@@ -18,6 +18,7 @@ import numpy as np
 from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array
 from tensorchain.kernels.interruption import check_time
+from tensorchain.tensors.curvature import unformed
 
 Operator = Callable[[Sequence[Array]], list[Array]]
 
@@ -88,6 +89,10 @@ def _block_solver(at: Evaluator, k: int, penalty: float, damping: float) -> Call
     model = at.model
     if at.complete:
         return model.damped_solver(k, penalty, damping)
+    if unformed(model, k):
+        share = at.tensor.mean_weight
+        near = model.damped_solver(k, penalty / share, damping / share)
+        return None if near is None else lambda block: near(block / share)
     system = at.gram(k) + damping * np.eye(model.network.widths[k])
     if penalty:
         system = system + penalty * at.metric(k)
