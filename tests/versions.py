@@ -25,14 +25,16 @@ ROOT = Path(__file__).parents[1]
 CONSTRAINTS = ROOT / "tests" / "oldest.txt"
 BESIDE = (
     "array-api-strict",
-    "dask[array]",
+    "dask[array,distributed]",
     "hypothesis>=6.100",
     "joblib>=1.3",
-    "pandas",
+    "pandas>=2.0",
+    "pyttb>=1.7",
     "pytest>=8.0",
     "pytest-xdist>=3.5",
-    "safetensors",
-    "xarray",
+    "safetensors>=0.4",
+    "sparse>=0.15",
+    "xarray>=2023.1",
 )
 """What the tests need beside the package."""
 MORE = ("stability", "diagnosis", "test_constraints.py", "test_models.py", "test_fit_files.py", "test_plotting.py")
