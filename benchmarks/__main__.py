@@ -35,6 +35,8 @@ NAMES = {
     "default": "expected time to the best error: the default solver beside sweeps, TensorLy and pyttb",
     "sizes": "parameters that models need for an error, beside TT-SVD, HOSVD and TensorLy",
     "nonnegative": "non-negative CP beside TensorLy and pyttb",
+    "rank_study": "how often a rank study recommends the planted rank",
+    "device": "sweeps and the default on one GPU beside TensorLy's CUDA backend, a table with the card's name",
     "degeneracy": "every solver and peer over the suite of degenerate tensors",
 }
 

@@ -21,7 +21,7 @@ from tensorchain.progress import Progress
 from tensorchain.solvers import ALS, LM, Auto, Constraint, ErrorBound, Free, Iterate, Path, SensitivityBound, Solver
 from tensorchain.solvers.automatic_rank import AUTOMATIC, tucker_rank
 from tensorchain.solvers.checkpoint import Checkpoint, problem_of
-from tensorchain.solvers.constraints import Domain, Within
+from tensorchain.solvers.constraints import Domain, SquaredError, Within
 from tensorchain.solvers.constraints.fixed import Fixed
 from tensorchain.solvers.loop import draw_seeds
 from tensorchain.solvers.multistart import run_starts
@@ -64,7 +64,8 @@ def decompose(
         (R_1, ..., R_N), R_n in front of core n, or one number.  TT: the inner bonds (R_1, ..., R_{N-1}) or one number.
         BTD: one multilinear rank per term, [(2, 2, 2), (3, 3, 3)].
     error : in place of `rank`: the relative error that is allowed, 0 < e < 1.  The ranks are those of the fewest
-        parameters that a search finds; where none meets the error, the reason is INFEASIBLE.
+        parameters that a search finds, its bounds and signs kept where there is a constraint; where none meets the
+        error, the reason is INFEASIBLE.
     solver : `Auto()` (the default), `Path()`, `LM()` or `ALS()`, or their names in small letters.
     constraint : `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`, `NonNegative()`, or several joined by `&`.
     init : "random", "svd" (HOSVD, or ring SVD for a chain), or a model or fit to start from; it is not changed.
@@ -124,8 +125,11 @@ def decompose(
         _check_search(error, rank, init, constraint, checkpoint)
         kind, train = _kind_of(model)
         generator = np.random.default_rng(rng)
-        fitter = _Fitter(source, kind, train, solver, starts, generator, callback, jobs, clock)
-        return RankSearch(source, kind, float(error), fitter, train, generator, clock, solver is not None).run()
+        fitter = _Fitter(source, kind, train, solver, starts, generator, callback, jobs, clock, constraint)
+        search = RankSearch(
+            source, kind, float(error), fitter, train, generator, clock, solver is not None, constraint
+        )  # fmt: skip
+        return search.run()
     held = isinstance(init, Model) and bool(constraint.domain.fixed(init.network))
     kind, rank, untouched = _model_of(model, rank, init, source, held)
     if untouched and not constraint.free:
@@ -162,6 +166,7 @@ class _Fitter:
     callback: Callable[[Iterate], object] | None
     jobs: int | None
     clock: Clock
+    constraint: Constraint
 
     def __call__(
         self, start: Any, *, solver: Solver | None = None, until: Callable[[Iterate], object] | None = None
@@ -179,7 +184,7 @@ class _Fitter:
         fit = decompose(
             self.source, None if warm else self.kind, None if warm else start, init=start if warm else "random",
             solver=solver or self.solver, starts=1 if warm else self.starts, rng=self.rng, callback=callback,
-            jobs=self.jobs, max_seconds=None if left is None else max(left, 1e-3),
+            jobs=self.jobs, max_seconds=None if left is None else max(left, 1e-3), constraint=self.constraint,
         )  # fmt: skip
         # A callback of the user ends the whole search; the search's own is a limit like others.
         ours = fit.reason is StopReason.CALLBACK and not stopped
@@ -325,10 +330,10 @@ def _check_search(error: Any, rank: Any, init: Any, constraint: Constraint, chec
         )
     if not isinstance(init, str) or init != "random":
         raise ValueError("error was given together with init; a search over ranks makes its own starts: drop one")
-    if not constraint.free:
+    if any(bound.quantity == SquaredError() for bound in constraint.bounds):
         raise ValueError(
-            f"error and {constraint!r} were given; find the ranks first, then call "
-            "decompose(T, type(fit.model), fit.model.rank, constraint=...)"
+            f"error and {constraint!r} were given, which bound the same: drop the constraint to have the ranks found, "
+            "or give rank= in place of error="
         )
     if checkpoint is not None:
         raise ValueError("error and checkpoint were given; a search over ranks has no checkpoint: drop one of them")

@@ -29,6 +29,7 @@ from tensorchain.solvers import (
 )
 from tensorchain.solvers.automatic_rank import AUTOMATIC
 
+_MOST_RANKS = 1000
 SOLVERS: dict[str, Any] = {"auto": Auto, "path": Path, "als": ALS, "lm": LM}
 
 
@@ -69,6 +70,33 @@ def parse_rank(text: str) -> str | int | tuple[int, ...] | list[tuple[int, ...]]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no rank; write 5, or 3,3,3, or '2,2,2;3,3,3'") from None
     return ranks if "," in text else ranks[0]
+
+
+def parse_ranks(text: str) -> list[Any]:
+    """Several ranks: `1-8`, `1,2,4`, or ranks of several numbers with blanks between them, `2,2,2 3,3,3`.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If the text is none of these, or a rank is below 1.
+
+    Examples
+    --------
+    >>> from tensorchain.cli.arguments import parse_ranks
+    >>> parse_ranks("1-3"), parse_ranks("1,2,6"), parse_ranks("2,2,2 3,2,2")
+    ([1, 2, 3], [1, 2, 6], [(2, 2, 2), (3, 2, 2)])
+    """
+    parts = text.split()
+    first, dash, last = text.partition("-")
+    if dash and len(parts) == 1:
+        least, most = positive_integer(first.strip()), positive_integer(last.strip())
+        if most < least or most - least > _MOST_RANKS:
+            raise argparse.ArgumentTypeError(f"{text!r} is no range of ranks; write the smaller one first, as 1-8")
+        return list(range(least, most + 1))
+    if len(parts) > 1:
+        return [parse_rank(part) for part in parts]
+    ranks = parse_rank(text)
+    return list(ranks) if isinstance(ranks, tuple) else [ranks]
 
 
 def _integers(text: str) -> tuple[int, ...]:

@@ -13,10 +13,10 @@ models, shapes and ranks that were tried (tests/diagnosis/test_support.py measur
 column of a Tucker factor), the rest is fitted again, and F compares what the larger model explains in addition with
 what it leaves.  Near 2 to 3 it explains noise.
 
-**Determined by the observed entries.**  Null directions of J^H W J, W being the weights (zero where missing), beyond
+**Determined by the observed entries.**  Null directions of W^(1/2) J, W being the weights (zero where missing), beyond
 those of the gauge: the blocks can move and no observed entry of X does.
 
-Cost: the spectrum of J^H W J once, and a few Levenberg-Marquardt steps for each bond.
+Cost: the spectrum of W^(1/2) J once, and a few Levenberg-Marquardt steps for each bond.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tensorchain.diagnosis.figures import NULL
 from tensorchain.diagnosis.restricted import free_parameters, values_within
 from tensorchain.kernels import Array
 from tensorchain.models import Model
@@ -36,11 +37,10 @@ from tensorchain.solvers.constraints.domain import EVERYWHERE
 from tensorchain.solvers.lm import LM
 from tensorchain.solvers.loop import run
 from tensorchain.solvers.problem import Clock, Problem
+from tensorchain.stability.conditioning import jacobian_singular_values
 from tensorchain.stability.scales import double_precision, unit_blocks
 from tensorchain.tensors import Tensor
 
-_NULL = 1e-13
-"""Eigenvalues of J^H W J below this share of the largest are null: what double precision resolves."""
 _STEPS = 30
 _TRIED = 4
 """Components that are left out in turn, the smallest first."""
@@ -123,17 +123,13 @@ def support_of(
 
 
 def observed_spectrum(tensor: Tensor, model: Model, domain: Domain = EVERYWHERE) -> tuple[int, float]:
-    """Null directions of J at the observed entries beyond the gauge, and the spread of its other singular values."""
+    """Null directions of J at the observed entries beyond the gauge, and the spread of its singular values."""
     unit = domain.optimal_gauge(unit_blocks(double_precision(model))[0], tol=1e-3)
-    within = values_within(unit, domain, tensor)
-    if within is not None:
-        beyond = int(np.count_nonzero(within <= math.sqrt(_NULL) * within[0])) if within.size else 0
-        return beyond, math.inf if beyond or not within.size else float(within[0] / within[-1])
-    values = np.linalg.eigvalsh(np.array(tensor.gauss_newton(unit)), UPLO="U")
-    null = int(np.count_nonzero(values <= _NULL * values[-1]))
-    beyond = max(null - unit.gauge_dimension, 0)
-    left = values[max(null, unit.gauge_dimension) :]
-    return beyond, math.inf if beyond or not left.size else math.sqrt(float(values[-1] / left[0]))
+    values = values_within(unit, domain, tensor)
+    if values is None:
+        values = jacobian_singular_values(unit, tensor)
+    beyond = int(np.count_nonzero(values <= NULL * values[0])) if values.size else 0
+    return beyond, math.inf if beyond or not values.size else float(values[0] / values[-1])
 
 
 def least_needed(

@@ -17,18 +17,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from tensorchain.evaluation import Evaluator
+from tensorchain.evaluation.device import DeviceEvaluator
 from tensorchain.fit import StopReason
+from tensorchain.kernels.interruption import OutOfTime, check_time
 from tensorchain.models import Model
 from tensorchain.solvers.blocks import BlockProblem, best_change
-from tensorchain.solvers.constraints import Lagrangian, Quantity, SquaredError
+from tensorchain.solvers.constraints import Lagrangian, Quantity, Sensitivity, SquaredError
 from tensorchain.solvers.constraints.lagrangian import FRUITLESS
 from tensorchain.solvers.lm import check_options
 from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Steps, iterate_at
+from tensorchain.solvers.resident import penalty_of, resident_steps, stays_there
 from tensorchain.solvers.sweeps import starting_error, sweep, sweep_steps
 
 _LOST = 1e-6
@@ -74,13 +78,15 @@ class ALS:
 
     def steps(self, problem: Problem, start: Model, memory: Memory | None = None) -> Steps:
         """Iterate from `start`, or go on from the memory of an iterate."""
-        if problem.constraint.error_alone and not problem.constraint.bounds:
-            return (yield from self._free_steps(problem, start, memory))
-        return (yield from self._constrained_steps(problem, start, memory))
-
-    def _free_steps(self, problem: Problem, start: Model, memory: Memory | None) -> Steps:
-        """Plain sweeps."""
         at = problem.evaluator(start if memory is None else memory.models["point"])
+        if isinstance(at, DeviceEvaluator) and stays_there(at, problem.constraint):
+            return (yield from resident_steps(self, problem, at, memory))
+        if problem.constraint.error_alone and not problem.constraint.bounds:
+            return (yield from self._free_steps(problem, at, memory))
+        return (yield from self._constrained_steps(problem, at, memory))
+
+    def _free_steps(self, problem: Problem, at: Evaluator, memory: Memory | None) -> Steps:
+        """Plain sweeps."""
         previous: float | None = None
         if memory is None:
             error, used = starting_error(at), 0
@@ -106,10 +112,9 @@ class ALS:
                 return Ended(StopReason.CONVERGED)
             at.hold(balanced(at.model, domain.fixed(at.network)))
 
-    def _constrained_steps(self, problem: Problem, start: Model, memory: Memory | None) -> Steps:
+    def _constrained_steps(self, problem: Problem, at: Evaluator, memory: Memory | None) -> Steps:
         """Sweeps over the augmented Lagrangian."""
         constraint = problem.constraint
-        at = problem.evaluator(start if memory is None else memory.models["point"])
         lagrangian = Lagrangian.of(constraint, constraint.measured(at))
         used, fruitless, converged = 0, 0, False
         if memory is not None:
@@ -150,20 +155,22 @@ def constrained_sweep(
 ) -> dict[Quantity, float]:
     """Every block at its best once, and a cycle of the gauge; the quantities afterwards."""
     values = dict(values)
+    penalty = None if lagrangian.bounded or lagrangian.extra else penalty_of(problem.constraint)
+    if penalty and isinstance(at, DeviceEvaluator) and at.resident(penalty) and problem.constraint.allows_gauge:
+        row = at.sweeps(1, penalty)[0]
+        return {SquaredError(): row.error**2, Sensitivity(): row.sensitivity}
     evaluated, domain = values.get(SquaredError(), 0.0), problem.constraint.domain
     fixed = domain.fixed(at.network)
-    for step in sweep_steps(at.model):
-        for k in step:
-            if k in fixed:
-                continue
+    # Blocks that are updated when time is up count.
+    with suppress(OutOfTime):
+        for k in (k for step in sweep_steps(at.model) for k in step if k not in fixed):
+            check_time()
             block = BlockProblem.of(at, k, values, domain=domain, fine=lagrangian.bounded)
             found = best_change(block, lagrangian)
             if found is not None:
                 at.replace(k, at.model.matrices[k] + found[0])
                 # The other quantities do not feel a change of one block through rounding; small errors do.
                 values = found[1]
-        if problem.clock.expired:
-            break
     if values.get(SquaredError(), math.inf) < max(_LOST * evaluated, _LOST):
         values[SquaredError()] = at.error() ** 2
     if problem.constraint.allows_gauge:

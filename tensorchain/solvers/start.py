@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from tensorchain.evaluation import Evaluator
 from tensorchain.fit import Fit, History, StopReason
+from tensorchain.kernels.interruption import OutOfTime, interruptible
 from tensorchain.models import Model, Network
 from tensorchain.models.scale import Scale
 from tensorchain.models.validation import checked_wiring
@@ -21,6 +23,7 @@ from tensorchain.solvers.loop import run
 from tensorchain.solvers.problem import Clock, Iterate, Problem, Solver
 from tensorchain.solvers.result import Given, finished, reason_of
 from tensorchain.solvers.revive import revived, spare_parts
+from tensorchain.solvers.starts import fitted_multiple
 from tensorchain.tensors import Tensor
 
 _ROOM = 4.0
@@ -55,10 +58,15 @@ class Start:
         self, seed: int, max_seconds: float | None, number: int = 0, checkpoint: Checkpoint | None = None
     ) -> Fit:
         """Run start number `number`, from the scale ||T|| = 1 back to that of T."""
+        # Figures that are not finite are judged where they are met; the numbers of the user may be of any size.
+        with np.errstate(all="ignore"):
+            return self._run(seed, max_seconds, number, checkpoint)
+
+    def _run(self, seed: int, max_seconds: float | None, number: int, checkpoint: Checkpoint | None) -> Fit:
         clock = Clock(max_seconds)
         rng = np.random.default_rng(seed)
         unit = self.tensor.computed().scaled(1.0 / self.norm)
-        given = self.first_model(unit, rng, number)
+        given = self.first_model(unit, rng, number, clock)
         scale = Scale.of(self.norm, given.network, given.shape)
         problem = Problem(
             unit, self.constraint.normalised(scale), rng, self.init != "random", clock, resumable=checkpoint is not None
@@ -100,7 +108,7 @@ class Start:
             path=_path(outcome.stages, scale, dtype, problem.constraint.domain),
         )
 
-    def first_model(self, unit: Tensor, rng: np.random.Generator, number: int = 0) -> Model:
+    def first_model(self, unit: Tensor, rng: np.random.Generator, number: int = 0, clock: Clock | None = None) -> Model:
         """The model to begin with, in the scale ||T|| = 1, in double precision and balanced."""
         double = np.dtype(np.complex128 if unit.dtype.kind == "c" else np.float64)
         domain = self.constraint.domain
@@ -118,9 +126,7 @@ class Start:
         else:
             network = checked_wiring(self.kind, unit.shape, self.rank)
             start = self.kind.from_matrices(network, self.kind.svd_matrices(network, unit, rng))
-            at = unit.evaluator(domain.unfolded(start))
-            # Singular vectors say nothing of the cores.
-            start = fitted_blocks(at, [k for k, mode in enumerate(network.modes) if mode is None], domain)
+            start = _with_best_cores(unit.evaluator(domain.unfolded(start)), domain, clock or Clock())
             return self._gauged(_moved(start, rng, domain) if number else start)
         size = start.norm()
         return domain.optimal_gauge(start.scaled(1.0 / size), tol=1e-2) if size > 0.0 else start
@@ -166,6 +172,19 @@ def _path(stages: Sequence[Iterate], scale: Scale, dtype: np.dtype[Any], domain:
         for stage in stages
     ]
     return RegularisationPath.of(points)
+
+
+def _with_best_cores(at: Evaluator, domain: Domain, clock: Clock) -> Model:
+    """The model with its cores fitted: singular vectors say nothing of them."""
+    cores = [k for k, mode in enumerate(at.network.modes) if mode is None]
+    try:
+        with interruptible(lambda: clock.expired):
+            return fitted_blocks(at, cores, domain)
+    except OutOfTime:
+        # As if nothing were missing, and the factors were orthonormal.
+        for k in cores:
+            at.replace(k, at.rhs(k))
+        return fitted_multiple(domain.folded(at.model), at.tensor)
 
 
 def _moved(model: Model, rng: np.random.Generator, domain: Domain) -> Model:

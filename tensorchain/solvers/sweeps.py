@@ -20,12 +20,14 @@ References: Kolda and Bader, "Tensor decompositions and applications" (2009), se
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 
 from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array, System
+from tensorchain.kernels.interruption import OutOfTime, check_time
 from tensorchain.models import Model
 from tensorchain.solvers.blocks import change_within
 from tensorchain.solvers.constraints import Domain
@@ -78,14 +80,17 @@ def sweep(evaluator: Evaluator, error: float, domain: Domain = EVERYWHERE) -> fl
     """
     last: Square | Update | None = None
     fixed = domain.fixed(evaluator.network)
-    for step in sweep_steps(evaluator.model):
-        joint = _joint_update(evaluator, step[0]) if len(step) > 1 and domain.whole else None
-        if joint is not None:
-            last = joint
-            continue
-        for k in step:
-            if k not in fixed:
-                last = _update(evaluator, k, domain) or last
+    # Blocks that are updated when time is up count.
+    with suppress(OutOfTime):
+        for step in sweep_steps(evaluator.model):
+            check_time()
+            joint = _joint_update(evaluator, step[0]) if len(step) > 1 and domain.whole else None
+            if joint is not None:
+                last = joint
+                continue
+            for k in step:
+                if k not in fixed:
+                    last = _update(evaluator, k, domain) or last
     if last is None:
         return error
     return _error(evaluator, last if isinstance(last, Square) else last.square(evaluator.norm))

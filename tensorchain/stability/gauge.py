@@ -39,6 +39,7 @@ import numpy as np
 import scipy
 
 from tensorchain.kernels import Array
+from tensorchain.kernels.interruption import check_time
 from tensorchain.kernels.linalg import lapack, trace
 from tensorchain.models import Model
 from tensorchain.stability.scales import takes_fits
@@ -168,6 +169,7 @@ class _Search:
         """Each bond and hyperedge at its best once; SS afterwards."""
         for t, term in enumerate(self.network.terms):
             for letter, k, m in term.gauge_bonds:
+                check_time()
                 if k in self.fixed or m in self.fixed:
                     continue
                 if k in self.scaled or m in self.scaled:
