@@ -204,8 +204,12 @@ def main() -> None:
     arguments = options.parse_args()
     problems = list(PROBLEMS)[:2] if arguments.quick else list(PROBLEMS)
     problems = [name for name in problems if not arguments.only or any(word in name for word in arguments.only)]
-    # Of a run over some of the data the other rows of the file stay.
-    rows = [row for row in written(arguments.results) if arguments.only and row["problem"] not in problems]
+    # Of a run over some of the data, or models, the other rows of the file stay.
+    rows = [
+        row
+        for row in written(arguments.results)
+        if not arguments.quick and (row["problem"] not in problems or row["model"] not in arguments.models)
+    ]
     with threadpool_limits(arguments.threads):
         for name in problems:
             for error in ERRORS[:1] if arguments.quick else ERRORS:
