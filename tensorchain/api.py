@@ -19,6 +19,7 @@ from tensorchain.models.partial import partial_rank, with_identities
 from tensorchain.models.validation import checked_wiring
 from tensorchain.progress import Progress
 from tensorchain.solvers import ALS, LM, Auto, Constraint, ErrorBound, Free, Iterate, Path, SensitivityBound, Solver
+from tensorchain.solvers.automatic_rank import AUTOMATIC, tucker_rank
 from tensorchain.solvers.checkpoint import Checkpoint, problem_of
 from tensorchain.solvers.constraints import Domain, SquaredError, Within
 from tensorchain.solvers.constraints.fixed import Fixed
@@ -58,7 +59,8 @@ def decompose(
         complex128 are kept; integers and booleans become float64, float16 float32, complex64 complex128.
     model : "cp", "tucker", "btd", "tc", "tt" (a chain whose first bond is 1), or a subclass of `Model`; not needed when
         `init` is a model.  Other names in use ("parafac", "hosvd", "tr") and any case are understood.
-    rank : CP: R.  Tucker: (R_1, ..., R_N) or one number; None in place of R_n leaves mode n as it is.  TC: bonds
+    rank : CP: R.  Tucker: (R_1, ..., R_N) or one number; None in place of R_n leaves mode n as it is; "evbmf" for
+        as many directions of each mode as stand out of the noise (variational Bayes).  TC: bonds
         (R_1, ..., R_N), R_n in front of core n, or one number.  TT: the inner bonds (R_1, ..., R_{N-1}) or one number.
         BTD: one multilinear rank per term, [(2, 2, 2), (3, 3, 3)].
     error : in place of `rank`: the relative error that is allowed, 0 < e < 1.  The ranks are those of the fewest
@@ -308,6 +310,8 @@ def _model_of(
     kind, train = _kind_of(model)
     if train:
         rank = bonds_of_train(rank, source.order)
+    if kind is Tucker and isinstance(rank, str) and rank.lower() == AUTOMATIC:
+        rank = tucker_rank(source)
     rank, untouched = partial_rank(rank, source.shape) if kind is Tucker else (rank, ())
     checked_wiring(kind, source.shape, rank)
     return kind, rank, untouched
