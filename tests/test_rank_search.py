@@ -228,6 +228,9 @@ def test_constrained_searches_of_data_with_gaps_and_out_of_reach() -> None:
     tight = tc.decompose(T[:3, :3, :3], "cp", error=0.01, constraint=tc.SensitivityBound(1.0, relative=True), rng=0)
     assert tight.reason is tc.StopReason.INFEASIBLE
     assert tight.gap > 0.0
+    for model in ("tucker", "cp"):
+        with pytest.raises(ValueError, match="real numbers"):
+            tc.decompose(T * 1j, model, error=0.1, constraint=tc.NonNegative())
     negative = tc.decompose(-T[:3, :3, :3], "tt", error=0.1, constraint=tc.NonNegative(), rng=0)
     assert negative.reason is tc.StopReason.INFEASIBLE
 

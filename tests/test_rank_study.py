@@ -145,6 +145,13 @@ def test_the_largest_rank_is_no_end() -> None:
     assert "study larger ones" in study.evidence[-1]
 
 
+def test_noise_alone_is_clear_at_no_rank() -> None:
+    study = tc.rank_study(np.random.default_rng(0).standard_normal(SHAPE), "cp", [1, 2], **QUICK)
+    assert not study.clear
+    assert any("no better than zeros" in text for text in study.judgement.objections[0])
+    assert any("fit of noise" in text for text in study.judgement.objections[0])
+
+
 def test_exact_data_need_no_larger_rank() -> None:
     study = tc.rank_study(planted(2, 0.0), "cp", range(1, 5), **QUICK)
     assert study.recommended == 2
@@ -254,6 +261,10 @@ def test_halves_where_they_say_something() -> None:
     assert determined(tc.CP, (4, 4, 4), 5)
     assert not determined(tc.CP, (3, 4, 4), 5)
     assert not determined(tc.CP, (8, 8), 2)
+    assert not determined(tc.Tucker, (4, 8, 8), (5, 5, 5))
+    wide = tc.rank_study(planted(2, 0.1, shape=(8, 8, 8)), "tucker", [[2, 2, 2], np.array([5, 5, 5])], **FEW)
+    assert wide[(2, 2, 2)].halves_match > 0.9
+    assert math.isnan(wide[(5, 5, 5)].halves_match)
     # Too short to be halved, or a matrix, whose components are not unique.
     short = tc.rank_study(planted(2, 0.1, shape=(3, 3, 3, 3)), "cp", [1, 2], **FEW)
     assert short.splits == 0
@@ -358,6 +369,8 @@ def test_seeds_workers_and_limits() -> None:
     assert "unfinished" in repr(short)
     stopped = tc.rank_study(T, "cp", [1, 2, 3], callback=lambda step: step.number == 1, **FEW)
     assert [r.rank for r in stopped] == [1]
+    # The first rank is finished in any case.
+    assert len(tc.rank_study(T, "cp", [1, 2], callback=lambda step: True, **FEW)) == 1
 
 
 def test_workers_find_the_same() -> None:
