@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tensorchain as tc
+from tensorchain.cli import main
 from tensorchain.models.growth import larger, smaller
 from tensorchain.models.partial import with_identities
 from tensorchain.solvers.ranks import train_svd
@@ -333,3 +334,16 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(arguments) == 0
     assert tc.load(out).model.rank == (1, 2, 3)
     assert "error of 0.01" in capsys.readouterr().out
+
+
+def test_command_takes_an_error_and_signs(tmp_path: Path, capsys: Any) -> None:
+    data, out = tmp_path / "data.npy", tmp_path / "fit.npz"
+    np.save(data, positive("cp", (6, 5, 4), 2).full())
+    words = ["decompose", str(data), "--model", "cp", "--error", "0.05", "--out", str(out)]
+    assert main([*words, "--non-negative", "--quiet"]) == 0
+    model = tc.load(out).model
+    assert model.rank <= 2
+    assert min(matrix.min() for matrix in model.matrices) >= 0.0
+    capsys.readouterr()
+    assert main([*words, "--max-error", "0.05"]) == 2
+    assert "drop the constraint" in capsys.readouterr().err
