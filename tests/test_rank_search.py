@@ -326,7 +326,6 @@ class TestNames:
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tensorchain.cli import main
 
     np.save(tmp_path / "T.npy", planted("tt", (5, 6, 4), (2, 3)).full())
     out = tmp_path / "fit.npz"
