@@ -54,7 +54,7 @@ from tensorchain.stability import (
 from tensorchain.tensors import Dense, Device, Lazy, Masked, Observed, Sparse, Tensor
 
 if TYPE_CHECKING:
-    from tensorchain import compression, plotting
+    from tensorchain import compression, plotting, torch
 
 __all__ = [
     "ALS",
@@ -121,12 +121,13 @@ __all__ = [
     "round_blocks",
     "sensitivity",
     "sensitivity_gradient",
+    "torch",
     "worst_direction",
 ]
 
 
 def __getattr__(name: str) -> ModuleType:
     """Parts that few programs need are imported at their first use."""
-    if name in ("compression", "plotting"):
+    if name in ("compression", "plotting", "torch"):
         return importlib.import_module(f"tensorchain.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from tensorchain.progress import Progress
 from tensorchain.solvers import ALS, LM, Auto, Constraint, ErrorBound, Free, Iterate, Path, SensitivityBound, Solver
 from tensorchain.solvers.checkpoint import Checkpoint, problem_of
 from tensorchain.solvers.constraints import Domain, SquaredError, Within
+from tensorchain.solvers.constraints.fixed import Fixed
 from tensorchain.solvers.loop import draw_seeds
 from tensorchain.solvers.multistart import run_starts
 from tensorchain.solvers.problem import Clock
@@ -40,6 +41,7 @@ def decompose(
     solver: str | Solver | None = None,
     constraint: Constraint | None = None,
     init: str | Model | Fit = "random",
+    fixed: int | str | Sequence[int | str] | None = None,
     starts: int = 1,
     rng: int | np.random.Generator | None = None,
     callback: Callable[[Iterate], object] | None = None,
@@ -65,6 +67,8 @@ def decompose(
     solver : `Auto()` (the default), `Path()`, `LM()` or `ALS()`, or their names in small letters.
     constraint : `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`, `NonNegative()`, or several joined by `&`.
     init : "random", "svd" (HOSVD, or ring SVD for a chain), or a model or fit to start from; it is not changed.
+    fixed : modes whose blocks stay those of `init`, to the last bit, as (0, 2); also names of modes, and "core".  Free
+        modes may have another size than in `init`: these are the factors of new samples.
     starts : number of starts; the best is returned, all are listed in `fit.starts`.  Where `init` is a model or
         "svd", the first start is just that, and the others have noise on it.
     rng : seed or generator; the same seed gives the same result.
@@ -107,6 +111,8 @@ def decompose(
     solver = None if solver is None else solver_of(solver)
     constraint = Free() if constraint is None else constraint
     _check_arguments(constraint, starts, callback, jobs)
+    if fixed is not None:
+        constraint = constraint & Fixed.of(fixed, init, source)
     if progress:
         with Progress(norm=norm, starts=starts, callback=callback) as shown:
             return decompose(
@@ -122,7 +128,8 @@ def decompose(
             source, kind, float(error), fitter, train, generator, clock, solver is not None, constraint
         )  # fmt: skip
         return search.run()
-    kind, rank, untouched = _model_of(model, rank, init, source)
+    held = isinstance(init, Model) and bool(constraint.domain.fixed(init.network))
+    kind, rank, untouched = _model_of(model, rank, init, source, held)
     if untouched and not constraint.free:
         raise ValueError(
             f"rank has None for mode {untouched[0] + 1}, and a constraint was given; a partial Tucker model is fitted "
@@ -278,11 +285,16 @@ def _kind_of(model: Any) -> tuple[type[Model], bool]:
     raise TypeError(f"model is {shown(model)}; a name or a subclass of Model is needed")
 
 
-def _model_of(model: Any, rank: Any, init: Any, source: Tensor) -> tuple[type[Model], Any, tuple[int, ...]]:
+def _model_of(
+    model: Any, rank: Any, init: Any, source: Tensor, held: bool = False
+) -> tuple[type[Model], Any, tuple[int, ...]]:
     """The class and rank that the arguments name, and the modes that a partial Tucker model leaves as they are."""
     if isinstance(init, Model):
-        if init.shape != source.shape:
-            raise ValueError(f"init has shape {init.shape}, the tensor {source.shape}; they must be equal")
+        if init.shape != source.shape and not held:
+            raise ValueError(
+                f"init has shape {init.shape}, the tensor {source.shape}; they must be equal, but for "
+                "free modes where fixed=... names the others"
+            )
         if model is not None:
             named, train = _kind_of(model)
             if named is not type(init):

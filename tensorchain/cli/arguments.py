@@ -185,6 +185,21 @@ def parse_index(text: str) -> tuple[int | slice, ...]:
     return tuple(parts)
 
 
+def parse_blocks(text: str) -> tuple[int | str, ...]:
+    """Modes from 0, and names of blocks: `0,2` or `core,1`.
+
+    Examples
+    --------
+    >>> from tensorchain.cli.arguments import parse_blocks
+    >>> parse_blocks("0,2"), parse_blocks("core, 1")
+    ((0, 2), ('core', 1))
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise argparse.ArgumentTypeError(f"{text!r} names no modes; write 0,2 or core,1")
+    return tuple(int(part) if part.lstrip("-").isdigit() else part for part in parts)
+
+
 def rank_of(model: str | None, rank: Any) -> Any:
     """`rank` in the form that `decompose` takes: a single block term is a list of one."""
     terms = model is not None and ALIASES.get(model, model) == "btd"
@@ -202,12 +217,13 @@ def solver_of(name: str, max_iter: int | None) -> Solver:
 def constraint_of(arguments: argparse.Namespace) -> Constraint | None:
     """The constraint that the options ask for."""
     asked: list[Constraint] = [NonNegative()] if arguments.non_negative else []
+    relative: bool = arguments.relative
     if arguments.max_sensitivity is not None:
-        asked.append(SensitivityBound(arguments.max_sensitivity))
+        asked.append(SensitivityBound(arguments.max_sensitivity, relative=relative))
     if arguments.max_error is not None:
         asked.append(ErrorBound(arguments.max_error))
     if arguments.penalty is not None:
-        asked.append(Penalty(arguments.penalty))
+        asked.append(Penalty(arguments.penalty, relative=relative))
     return functools.reduce(operator.and_, asked) if asked else None
 
 
