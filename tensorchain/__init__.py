@@ -29,6 +29,7 @@ from tensorchain.fit_files import load
 from tensorchain.interop import Decomposition
 from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker
 from tensorchain.progress import Progress
+from tensorchain.selection import RankStudy, rank_study
 from tensorchain.solvers import ALS, LM, Auto, ErrorBound, Iterate, NonNegative, Path, Penalty, SensitivityBound
 from tensorchain.solvers.sampled import SampledALS, estimate_error
 from tensorchain.stability import (
@@ -82,6 +83,7 @@ __all__ = [
     "Path",
     "Penalty",
     "Progress",
+    "RankStudy",
     "SampledALS",
     "SensitivityBound",
     "Sparse",
@@ -115,6 +117,7 @@ __all__ = [
     "optimal_gauge",
     "plotting",
     "quantization_error",
+    "rank_study",
     "round_blocks",
     "sensitivity",
     "sensitivity_gradient",

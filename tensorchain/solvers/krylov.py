@@ -17,6 +17,7 @@ import numpy as np
 
 from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array
+from tensorchain.kernels.interruption import check_time
 from tensorchain.tensors.curvature import unformed
 
 Operator = Callable[[Sequence[Array]], list[Array]]
@@ -45,6 +46,7 @@ def conjugate_gradients(
     energy = np.vdot(residual, direction).real
     target = tol**2 * energy
     for _ in range(max_iter):
+        check_time()
         fill(images, operator(directions))
         curvature = np.vdot(direction, image).real
         if not curvature > 0.0:

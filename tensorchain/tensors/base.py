@@ -226,6 +226,10 @@ class Tensor(ABC):
         """L_k^H L_k over the observed entries: (P_k, P_k), or (I_k, P_k, P_k) when rows differ."""
         return model.gram(k)
 
+    def observed_entries(self) -> tuple[Array, Array] | None:
+        """(positions (Z, N), weights (Z,)) of the entries that count; None where they cannot be listed, or all do."""
+        return None
+
     @property
     def complete(self) -> bool:
         """Whether every entry is observed with one weight, so that Grams follow from the model alone."""

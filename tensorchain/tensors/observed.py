@@ -177,6 +177,9 @@ class Observed(Listed):
     def n_observed(self) -> int:
         return len(self.values)
 
+    def observed_entries(self) -> tuple[Array, Array] | None:
+        return self.indices, self._weights_of(slice(0, len(self.values)))
+
     @property
     def complete(self) -> bool:
         return self._complete
