@@ -136,7 +136,7 @@ class DeviceSweeps:
         xp, term = names.xp, blocks.network.terms[0]
         shape, letters = term.shapes[k], term.bonds[k]
         owner = {bonds: m for m, bonds in enumerate(term.bonds) if m != k}
-        pairs = [xp.linalg.eigh(blocks.moment(owner[letter])) for letter in letters]
+        pairs = [names.eigh(blocks.moment(owner[letter])) for letter in letters]
         vectors = [pair[1] for pair in pairs]
         values = []
         for n, pair in enumerate(pairs):
@@ -185,14 +185,14 @@ class DeviceSweeps:
     def orthonormalise(self, sizes: Sequence[float]) -> None:
         """Factors with orthonormal columns, times the sizes that are given for each block; X is unchanged."""
         names, blocks = self._names, self.blocks
-        xp, network = names.xp, blocks.network
+        network = blocks.network
         core = network.modes.index(None)
         term = network.terms[0]
         value = names.reshape(blocks.matrices[core], term.shapes[core])
         for k, mode in enumerate(network.modes):
             if mode is None:
                 continue
-            basis, rest = xp.linalg.qr(blocks.matrices[k], mode="reduced")
+            basis, rest = names.qr(blocks.matrices[k])
             letter = term.bonds[k]
             subscripts = f"Z{letter},{term.bonds[core]}->{term.bonds[core].replace(letter, 'Z')}"
             value = names.contract(subscripts, rest / sizes[k], value)
@@ -229,13 +229,13 @@ class DeviceSweeps:
 
     def _leading(self, matrix: Any, basis: Any) -> Any:
         """Orthonormal columns towards the leading left singular vectors of a matrix (I, P), from those of `basis`."""
-        names, xp = self._names, self._names.xp
+        names = self._names
         (rows, columns), count, steps = map(int, matrix.shape), int(basis.shape[1]), _STEPS
         if min(rows, columns) <= _SMALL:
             steps = 1
             small = rows <= columns
             gram = names.matmul(matrix, names.adjoint(matrix)) if small else names.matmul(names.adjoint(matrix), matrix)
-            vectors = xp.linalg.eigh(gram)[1][:, gram.shape[0] - count :]
+            vectors = names.eigh(gram)[1][:, gram.shape[0] - count :]
             basis = vectors if small else names.orthonormal(names.matmul(matrix, vectors))
         for _ in range(steps):
             right = names.orthonormal(names.matmul(names.adjoint(matrix), basis))

@@ -160,6 +160,11 @@ class Device(Tensor):
         array.dimension_names, array.labels = self.dimension_names, self.labels
         return array.computed()
 
+    @property
+    def away(self) -> bool:
+        """Whether the device is another one than the processor."""
+        return "cpu" not in str(self.namespace.device).lower()
+
     def norm(self) -> float:
         return self.scale * self._norm
 
