@@ -128,6 +128,8 @@ class Namespace:
 
     def reshape(self, array: Any, shape: tuple[int, ...]) -> Any:
         """The array in another shape."""
+        if array.shape == shape:
+            return array
         return array.reshape(shape) if self.torch else self.xp.reshape(array, shape)
 
     def permute(self, array: Any, axes: tuple[int, ...]) -> Any:
@@ -165,9 +167,19 @@ class Namespace:
             return self.xp.matmul(left, right, precision="highest")
         return left @ right
 
+    def less(self, array: Any, left: Any, right: Any) -> Any:
+        """array - left @ right."""
+        if self.torch:
+            return self.xp.addmm(array, left, right, alpha=-1)
+        return array - self.matmul(left, right)
+
+    def total(self, array: Any) -> Any:
+        """The real part of the sum of all entries, a scalar on the device."""
+        return self.real(self.xp.sum(array))
+
     def dot(self, left: Any, right: Any) -> Any:
         """Re <left, right>, a scalar on the device."""
-        return self.xp.sum(self.real(self.conj(left) * right))
+        return self.total(self.conj(left) * right)
 
     def squared(self, array: Any) -> Any:
         """||array||^2, a scalar on the device, summed in double precision where there is one."""
@@ -194,20 +206,24 @@ class Namespace:
         if order is not None:
             stack = [stack[position] for position in order]
         for step in steps:
-            b, a = self._seen(step.right_view, stack.pop(step.right)), self._seen(step.left_view, stack.pop(step.left))
+            b, a = stack.pop(step.right), stack.pop(step.left)
+            if step.multiply and a.shape == b.shape == step.shape and not (step.left_view.axes or step.right_view.axes):
+                # Entry by entry: no view is needed.
+                stack.append(a * b)
+                continue
+            b, a = self._seen(step.right_view, b), self._seen(step.left_view, a)
             if step.right_first:
                 a, b = b, a
             product = a * b if step.multiply else self.matmul(a, b)
             if step.summed:
                 product = xp.sum(product, axis=step.summed)
-            stack.append(product if product.shape == step.shape else self.reshape(product, step.shape))
+            stack.append(self.reshape(product, step.shape))
         return stack[0] if axes is None else self.permute(stack[0], axes)
 
     def _seen(self, view: View, array: Any) -> Any:
         if view.axes is not None:
             array = self.permute(array, view.axes)
-        if array.shape != view.shape:
-            array = self.reshape(array, view.shape)
+        array = self.reshape(array, view.shape)
         return self.transpose(array) if view.swap else array
 
     # -- small systems ------------------------------------------------------------------
@@ -222,12 +238,13 @@ class Namespace:
         rhs : (I, P).
         """
         dtype = self.dtype(matrix)
-        definite = matrix + self.trace(matrix) * self.unit(int(matrix.shape[0]), dtype, _RIDGE * self.eps(dtype))
+        ridge, trace = self.unit(int(matrix.shape[0]), dtype, _RIDGE * self.eps(dtype)), self.trace(matrix)
         columns = self.transpose(rhs)
         if self.torch:
             # The plain functions wait for the device to say whether they failed.
+            definite = self.xp.addcmul(matrix, ridge, trace)
             return self._small("solve", definite, columns, own=_solved_by_torch).mT
-        return self.transpose(self._small("solve", definite, columns))
+        return self.transpose(self._small("solve", matrix + trace * ridge, columns))
 
     def cholesky(self, matrix: Any) -> Any:
         """The lower factor; not finite, or that of a part, where the matrix is not definite."""
