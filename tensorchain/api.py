@@ -28,7 +28,7 @@ from tensorchain.solvers.multistart import run_starts
 from tensorchain.solvers.problem import Clock
 from tensorchain.solvers.ranks import RankSearch
 from tensorchain.solvers.start import Start
-from tensorchain.tensors import Tensor, as_tensor
+from tensorchain.tensors import Device, Tensor, as_tensor
 from tensorchain.tensors.outside import shown
 
 
@@ -145,7 +145,9 @@ def decompose(
     if checkpoint is not None:
         best = _best(_with_checkpoint(job, seeds, checkpoint, clock))
     else:
-        workers = 1 if callback is not None or starts == 1 else jobs
+        # One device serves one process: others would each hold a copy of the data there.
+        here = jobs is None and isinstance(source, Device) and source.away
+        workers = 1 if callback is not None or starts == 1 or here else jobs
         best = _best(run_starts(job, seeds, workers, clock))
     if untouched and isinstance(best.model, Tucker):
         whole = with_identities(best.model, untouched)
