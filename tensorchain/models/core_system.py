@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tensorchain.kernels import Array
+from tensorchain.kernels.interruption import check_time
 from tensorchain.kernels.systems import mode_product
 
 _TOL, _MOST = 1e-13, 500
@@ -35,10 +36,11 @@ class CoreSystem:
     image : B -> B M^T.
     precondition : an approximate inverse, positive definite.
     size : tr M.
+    tol : relative residual of solutions.
     """
 
-    def __init__(self, image: Apply, precondition: Apply, *, size: float) -> None:
-        self._image, self._precondition, self._size = image, precondition, size
+    def __init__(self, image: Apply, precondition: Apply, *, size: float, tol: float = _TOL) -> None:
+        self._image, self._precondition, self._size, self._tol = image, precondition, size, tol
 
     def apply(self, block: Array) -> Array:
         """B M^T."""
@@ -46,7 +48,7 @@ class CoreSystem:
 
     def solve(self, rhs: Array) -> Array:
         """B with B M^T = rhs; where M is singular, one without large parts that M does not see."""
-        return conjugate_gradients(self._image, self._precondition, rhs)
+        return conjugate_gradients(self._image, self._precondition, rhs, self._tol)
 
     def trace(self) -> float:
         """tr M."""
@@ -101,14 +103,15 @@ def one_term_metric(grams: Sequence[Array], row_counts: Sequence[int], core: Arr
     return total
 
 
-def conjugate_gradients(image: Apply, precondition: Apply, rhs: Array) -> Array:
-    """The solution of image(x) = rhs, to the last digits that the matrix allows."""
+def conjugate_gradients(image: Apply, precondition: Apply, rhs: Array, tol: float = _TOL) -> Array:
+    """The solution of image(x) = rhs, unless told otherwise to the last digits that the matrix allows."""
     solution = np.zeros_like(rhs)
     residual = rhs.copy()
     direction = np.array(precondition(residual))
     energy = float(np.vdot(residual, direction).real)
-    target = _TOL * math.sqrt(float(np.vdot(rhs, rhs).real))
+    target = tol * math.sqrt(float(np.vdot(rhs, rhs).real))
     for _ in range(_MOST):
+        check_time()
         if not energy > 0.0 or math.sqrt(float(np.vdot(residual, residual).real)) <= target:
             break
         moved = image(direction)

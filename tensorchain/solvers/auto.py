@@ -58,9 +58,14 @@ _FIRST_BATCH, _MORE = 5, 6
 """Paths beyond the first one, and more of them where the best ran off."""
 _AGREE = 0.05
 """Distance of two models, relative to their error, within which they are one minimiser."""
+_TRIES = 8
+"""Starts by joint steps before a path is taken."""
 _LARGE_STEPS = LM(max_iter=60, tol=1e-4)
 _PRICE, _PENALISED = 0.1, ALS(max_iter=2, tol=1e-4)
 """Of data with gaps: nu SS over the squared error in the first sweeps."""
+_DRAWN = 10.0
+"""SS over that of a random start, up to which blocks have not grown."""
+_ENDED = (StopReason.CONVERGED, StopReason.EXACT)
 _FORMED = 1 << 20
 """Entries up to which models are compared entry by entry."""
 _FINISH = ALS(max_iter=8, tol=1e-7)
@@ -102,21 +107,24 @@ class _Search:
     """One run."""
 
     def __init__(self, options: Auto, problem: Problem, start: Model) -> None:
-        self.options, self.problem, self.start = options, problem, start
+        # Few entries of a device come to the host: a path asks thousands of small questions.
+        self.options, self.problem, self.start = options, replace(problem, tensor=problem.tensor.near()), start
         self.way: list[str] = []
         self.stages: list[Iterate] = []
-        self.settled = False
+        self.settled, self.fresh = False, True
         self.ledger = Ledger(problem.rng, start) if problem.resumable else None
-        self.reduced = Reduced(problem, None, self.ledger)
+        self.reduced = Reduced(self.problem, None, self.ledger)
         self.path = Path(exact=options.exact)
 
     def steps(self, memory: Memory | None) -> Steps:
         problem, start = self.problem, self.start
+        self.fresh = memory is None
         if memory is not None and self.ledger is not None:
             self.ledger.recall(memory)
         if problem.tensor.complete and problem.constraint.domain.whole:
             self._reduce()
-        if problem.warm and memory is None:
+        if (problem.warm or not problem.tensor.complete) and self.fresh:
+            # Over missing entries a start of the search's own may take longer than the time that is left.
             yield iterate_at(problem.evaluator(start), problem.constraint)
         if closed(problem.constraint, start.network):
             best, reason = yield from swept(self.reduced, start, self.options.exact, self.way)
@@ -156,50 +164,72 @@ class _Search:
     def _cheap_starts(self) -> Stage[_Point]:
         """Sweeps from several starts until two agree; the path, or joint steps, where they do not."""
         like = self.reduced.lower(self.start)
+        tries = 1 if is_tree(like) else _TRIES if _joint(like) else 2
         found: list[_Point] = []
-        for name in _starts_of(like):
+        for name in (*_starts_of(like), *["random"] * tries):
             first = start_by(name, like, self.reduced.problem.tensor, self.problem.rng)
             if first is None:
                 continue
             point = yield from self._cheap(name, first)
             if point.reason is StopReason.EXACT or is_tree(like):
                 return self._taken(point, f"sweeps from {name}")
+            same = [other for other in found if self._agree(other, point)]
             found.append(point)
-            if len(found) > 1 and self._agree(*found[-2:]):
+            best_point = min(found, key=_error)
+            if same and best_point in (point, *same):
                 self.settled = True
-                return self._taken(min(found, key=_error), "sweeps from " + " and ".join(p.name for p in found))
-            if len(found) == 2:
+                return self._taken(best_point, "sweeps from " + " and ".join(p.name for p in (*same, point)))
+            if len(found) == tries:
                 break
         if not found:
             # Of data that are too large for singular vectors.
             first = random_start(like, self.reduced.problem.tensor, self.problem.rng)
             point = yield from self._cheap("random", first)
             return self._taken(point, "sweeps from random")
-        best_point = min(found, key=_error)
         if like.n_parameters > _LARGE:
             best, reason = yield from self.reduced.drive(_LARGE_STEPS, best_point.best.model)
             return self._taken(_Point(best_point.name, best, reason), f"joint steps from {best_point.name}")
+        if self._unquestioned(best_point, like):
+            point = yield from self._finished(best_point)
+            return self._taken(point, f"joint steps from {point.name}")
         return (yield from self._paths(like, found))
+
+    def _unquestioned(self, point: _Point, like: Model) -> bool:
+        """Whether the error is so small that a path would not question it, and SS about that of drawn blocks."""
+        if not _error(point) <= self.path.restart_above:
+            return False
+        drawn = optimal_gauge(random_start(like, self.reduced.problem.tensor, self.problem.rng), tol=1e-2)
+        return point.best.model.sensitivity(relative=True) <= _DRAWN * drawn.sensitivity(relative=True)
 
     def _paths(self, like: Model, found: list[_Point]) -> Stage[_Point]:
         """The path, until it comes to what was found before; one that runs off is followed to its end only once.
 
         Most paths that run off are a bad start of a problem that has a solution; where all of them do, it has none.
         """
-        first = yield from self._along_path(like, replace(self.path, cycles=1))
-        if first.reason is StopReason.EXACT or any(self._agree(first, other) for other in found):
+        first = yield from self._along_path(like, replace(self.path, cycles=1, finish=False))
+        if first.reason is StopReason.EXACT:
             return first
+        confirmed = any(other.reason in _ENDED and self._near(first, other) for other in found)
+        if confirmed or self._unquestioned(first, like):
+            return (yield from self._finished(first))
         points = [first, *found]
         for batch in (_FIRST_BATCH, _MORE):
             path = replace(self.path, cycles=batch, levels=_LEVELS, run_off=_RUN_OFF)
             point = yield from self._along_path(like.random_like(self.problem.rng), path)
             points.append(point)
             if point.reason is not StopReason.DIVERGING:
-                return min(points, key=_error)
+                best = min(points, key=_error)
+                return (yield from self._finished(best)) if best is first else best
         point = min(points[2:], key=_error)
         warm = Reduced(replace(self.problem, warm=True), self.reduced.reduction)
-        best, reason = yield from warm.drive(self.path, point.best.model, stages=self.stages)
-        return min(*points, self._taken(_Point("path", best, reason), "to its end"), key=_error)
+        end, reason = yield from warm.drive(self.path, point.best.model, stages=self.stages)
+        best = min(*points, self._taken(_Point("path", end, reason), "to its end"), key=_error)
+        return (yield from self._finished(best)) if best is first else best
+
+    def _finished(self, point: _Point) -> Stage[_Point]:
+        """A path's end on a plateau, followed to the tolerance."""
+        best, reason = yield from self.reduced.drive(LM(exact=self.options.exact), point.best.model)
+        return _Point(point.name, best, reason)
 
     def _incomplete(self) -> Stage[_Point]:
         """Sweeps from an estimate of the core without gaps; the path, or joint steps, where they do not converge."""
@@ -207,6 +237,8 @@ class _Search:
         first = self._from_estimate()
         if first is not None:
             at = tensor.evaluator(first)
+            if self.fresh:
+                yield iterate_at(at, self.problem.constraint)
             price = _PRICE * at.error() ** 2 / first.sensitivity()
             first = self.reduced.aside(_PENALISED, first, Penalty(price)).model
             best, reason = yield from self.reduced.drive(_SWEEPS, first)
@@ -249,14 +281,16 @@ class _Search:
         found = yield from self._along_path(like, self.path)
         if not self.problem.tensor.complete or like.n_parameters > _LARGE:
             return found
-        first = start_by("svd", like, self.reduced.problem.tensor, self.problem.rng)
-        if first is None:
+        names = ["svd", *["random"] * (_TRIES if _joint(like) else 0)]
+        starts = ((name, start_by(name, like, self.reduced.problem.tensor, self.problem.rng)) for name in names)
+        free = [(name, self.reduced.aside(_STEPS, first, Free())) for name, first in starts if first is not None]
+        if not free:
             return found
-        free = self.reduced.aside(_STEPS, first, Free()).model
-        best, reason = yield from self.reduced.drive(LM(max_iter=200, tol=1e-8, exact=self.options.exact), free)
-        point = _Point("svd", best, reason)
+        name, near = min(free, key=lambda pair: pair[1].error)
+        steps = LM(max_iter=200, tol=1e-8, exact=self.options.exact)
+        best, reason = yield from self.reduced.drive(steps, near.model)
         if order_of(best) < order_of(found.best):
-            return self._taken(point, "joint steps from svd")
+            return self._taken(_Point(name, best, reason), f"joint steps from {name}")
         return found
 
     def _without_bounds(self, like: Model) -> Stage[_Point | None]:
@@ -279,8 +313,7 @@ class _Search:
 
     def _cheap(self, name: str, first: Model) -> Stage[_Point]:
         small = first.n_parameters <= _FAST
-        if not (small and isinstance(first, BlockTerm)):
-            # Sweeps over several terms cost as much as joint steps.
+        if not _joint(first):
             best, reason = yield from self.reduced.drive(_TREE if is_tree(first) else _SWEEPS, first)
             if reason is not StopReason.ITERATION_LIMIT or not small:
                 return _Point(name, best, reason)
@@ -290,9 +323,10 @@ class _Search:
 
     def _agree(self, one: _Point, two: _Point) -> bool:
         """Whether two starts came to the same minimiser."""
-        ended = (StopReason.CONVERGED, StopReason.EXACT)
-        if one.reason not in ended or two.reason not in ended:
-            return False
+        return one.reason in _ENDED and two.reason in _ENDED and self._near(one, two)
+
+    @staticmethod
+    def _near(one: _Point, two: _Point) -> bool:
         apart = distance(one.best.model, two.best.model)
         return apart <= _AGREE * min(_error(one), _error(two))
 
@@ -324,6 +358,14 @@ class _Search:
             steps = LM(max_iter=20 if small else 8, tol=1e-6 if small else 1e-4, exact=self.options.exact)
             best, reason = yield from whole.drive(steps, best.model)
         return best, reason
+
+
+def _joint(model: Model) -> bool:
+    """Whether starts begin with joint steps: sweeps over several terms cost as much.
+
+    Such starts are also cheap beside a path, and find what it finds more often for the same time: many are made.
+    """
+    return isinstance(model, BlockTerm) and model.n_parameters <= _FAST
 
 
 def _starts_of(model: Model) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ import numpy as np
 
 from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array
+from tensorchain.kernels.interruption import check_time
+from tensorchain.tensors.curvature import unformed
 
 Operator = Callable[[Sequence[Array]], list[Array]]
 
@@ -44,6 +46,7 @@ def conjugate_gradients(
     energy = np.vdot(residual, direction).real
     target = tol**2 * energy
     for _ in range(max_iter):
+        check_time()
         fill(images, operator(directions))
         curvature = np.vdot(direction, image).real
         if not curvature > 0.0:
@@ -86,6 +89,10 @@ def _block_solver(at: Evaluator, k: int, penalty: float, damping: float) -> Call
     model = at.model
     if at.complete:
         return model.damped_solver(k, penalty, damping)
+    if unformed(model, k):
+        share = at.tensor.mean_weight
+        near = model.damped_solver(k, penalty / share, damping / share)
+        return None if near is None else lambda block: near(block / share)
     system = at.gram(k) + damping * np.eye(model.network.widths[k])
     if penalty:
         system = system + penalty * at.metric(k)

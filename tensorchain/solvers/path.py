@@ -87,6 +87,8 @@ class Path:
         Growth of SS since the first stage of a path beyond which it is left as degenerate.
     restart_above : float
         A plateau at a lower error than this is not questioned by a restart.
+    finish : bool
+        Whether the best plateau is followed to the tolerance; without it the fit ends as ITERATION_LIMIT there.
     max_iter, tol, exact : int, float, float
         As in `LM`, for the last stage of a path.
 
@@ -117,6 +119,7 @@ class Path:
     levels: tuple[int, ...] = _LEVELS
     run_off: float = math.inf
     restart_above: float = 1e-3
+    finish: bool = True
     max_iter: int = 300
     tol: float = 1e-9
     exact: float = 1e-13
@@ -145,7 +148,7 @@ class Path:
             if search.hits >= _CONFIRMATIONS.get(search.outcome, 2):
                 break
         assert search.best is not None
-        if search.outcome is Outcome.PLATEAU:
+        if search.outcome is Outcome.PLATEAU and self.finish:
             return (yield from walk.finish(search.best))
         return Ended(_REASONS[search.outcome])
 
@@ -205,7 +208,7 @@ class _Walk:
         size = model.norm()
         if not size > 0.0:
             return model, 1.0
-        unit = self.domain.optimal_gauge(model.scaled(1.0 / size), tol=1e-4)
+        unit = self.domain.optimal_gauge(self.domain.scaled(model, 1.0 / size), tol=1e-4)
         sensitivity = float(unit.block_sensitivities().sum())
         self.at.hold(unit)
         # With ||X|| = 1 the best factor is <X, T>.
@@ -213,8 +216,7 @@ class _Walk:
         best = factor if unit.dtype.kind == "c" else factor.real
         if abs(best) < 1e-12 or not (self.domain.whole or complex(best).real > 0.0):
             return unit, 1.0 / sensitivity
-        scaled = unit.scaled(abs(best))
-        return scaled.with_matrix(0, scaled.matrices[0] * (best / abs(best))), 1.0 / sensitivity
+        return self.domain.scaled(unit, best), 1.0 / sensitivity
 
     # -- on the way ---------------------------------------------------------------------
 
@@ -257,6 +259,9 @@ class _Walk:
     def _revived(self, path: _Path, point: Point) -> Model | None:
         """The model with spare parts set anew; None where there are none, or they were often enough."""
         if path.revivals >= _REVIVALS or not self.problem.constraint.allows_gauge:
+            return None
+        if self.domain.fixed(self.start.network):
+            # Parts that vanish with a fixed block stay.
             return None
         model, parts = spare_parts(self.domain.optimal_gauge(point.model, tol=1e-3), point.error)
         if not parts:
@@ -426,6 +431,7 @@ _REASONS = {
     Outcome.ATTAINED: StopReason.CONVERGED,
     Outcome.FLOOR: StopReason.CONVERGED,
     Outcome.UNFINISHED: StopReason.ITERATION_LIMIT,
+    Outcome.PLATEAU: StopReason.ITERATION_LIMIT,
     Outcome.BOUND: StopReason.CONVERGED,
     Outcome.DEGENERATE: StopReason.DIVERGING,
     Outcome.MISSED: StopReason.STALLED,

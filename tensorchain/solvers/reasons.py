@@ -5,7 +5,7 @@ A solver proposes a reason; it holds only if the model bears it out, whatever th
     EXACT            the error is at rounding, the bounds are met, and the error is all that was asked for
     CONVERGED        the bounds are met, and no block alone can lower the Lagrangian by more than a millionth of it
     INFEASIBLE       a run that came to its end without meeting the bounds
-    DIVERGING        no constraint, and SS still grows at the end: no best approximation in reach
+    DIVERGING        nothing that holds SS down, and SS still grows at the end: no best approximation in reach
     STALLED          a run that came to its end at none of these
 """
 
@@ -30,6 +30,8 @@ _GROWTH = 1.02
 """Growth of SS in each of the last two quarters of the steps without a penalty, from which a run diverges ..."""
 _POWER = 0.2
 """... if it also is at least this power of the fall of the error."""
+_WHOLE = 1.5
+"""Growth of SS over all steps without a penalty, below which a run does not diverge: a flat valley has an end."""
 _LEAST = 16
 """Steps without a penalty from which growth is told."""
 
@@ -70,7 +72,8 @@ def judged(proposed: Ended, of: Measured, history: History, *, exact: float = EX
     met = constraint.gap(of.values) <= 0.0
     if constraint.error_alone and met and of.error <= max(exact, of.at.rounding):
         return StopReason.EXACT
-    if constraint.free and reason in _OPEN and diverges(history):
+    unbounded = constraint.error_alone and not constraint.bounds and not constraint.domain.closed(of.at.network)
+    if unbounded and reason in _OPEN and diverges(history):
         return StopReason.DIVERGING
     if reason is StopReason.ITERATION_LIMIT:
         return reason
@@ -93,13 +96,13 @@ def diverges(history: History) -> bool:
     """Whether SS grows without end in the steps that no penalty holds back.
 
     Towards a best approximation SS has a limit.  Where there is none SS grows as a power of 1 / error, or while the
-    error stalls, as long as the run goes on: from quarter to quarter of its steps.
+    error stalls, as long as the run goes on: from quarter to quarter of its steps, and much in all.
     """
     held = np.flatnonzero(history.penalty > 0.0)
     first = int(held[-1]) + 1 if held.size else 0
     sensitivity, error = history.sensitivity[first:], np.maximum(history.error[first:], np.finfo(float).tiny)
     count = len(sensitivity)
-    if count < _LEAST:
+    if count < _LEAST or not sensitivity[-1] >= _WHOLE * sensitivity.min():
         return False
     marks = (count // 2, count - count // 4, count - 1)
     for early, late in itertools.pairwise(marks):

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +26,7 @@ import numpy as np
 from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array, GramSystem, System
 from tensorchain.models import Model
+from tensorchain.tensors.curvature import core_system, unformed
 from tensorchain.tensors.intake import digest_of
 from tensorchain.tensors.outside import Given, Labels
 
@@ -102,6 +103,17 @@ class Tensor(ABC):
     def computed(self: Source) -> Source:
         """The tensor as a run computes with it: small ones in double precision, with the rounding of the data."""
         return self
+
+    def near(self) -> Tensor:
+        """The tensor where a solver of many small steps is fastest: few entries of a device come to the host."""
+        return self
+
+    def reduced(self, sizes: Sequence[int], rng: np.random.Generator) -> tuple[Array, list[Array]] | None:
+        """Core and orthonormal bases of these sizes, T ~ G x_1 U_1 ... x_N U_N, made where the data are.
+
+        None for data that have no way of their own: :mod:`tensorchain.solvers.reduction` then asks for products.
+        """
+        return None
 
     @property
     def rounding(self) -> float:
@@ -214,20 +226,31 @@ class Tensor(ABC):
         """L_k^H L_k over the observed entries: (P_k, P_k), or (I_k, P_k, P_k) when rows differ."""
         return model.gram(k)
 
+    def observed_entries(self) -> tuple[Array, Array] | None:
+        """(positions (Z, N), weights (Z,)) of the entries that count; None where they cannot be listed, or all do."""
+        return None
+
     @property
     def complete(self) -> bool:
         """Whether every entry is observed with one weight, so that Grams follow from the model alone."""
         return type(self).gram is Tensor.gram
 
+    @property
+    def mean_weight(self) -> float:
+        """Mean of W over all entries: the share that is observed, where all observed ones weigh 1."""
+        return 1.0
+
     def system(self, model: Model, k: int) -> System:
         """L_k^H L_k over the observed entries, to apply to block k and to solve."""
         if self.complete:
             return model.system(k)
+        if unformed(model, k):
+            return core_system(partial(self.apply_gram, model, k), model, k, self.mean_weight)
         return GramSystem(self.gram(model, k))
 
     def apply_gram(self, model: Model, k: int, matrix: Array) -> Array:
         """L_k^H L_k applied to a block in matrix form."""
-        return self.system(model, k).apply(matrix)
+        return GramSystem(self.gram(model, k)).apply(matrix) if not self.complete else model.system(k).apply(matrix)
 
     def gauss_newton(self, model: Model) -> Array:
         """J^H J over the observed entries, (n, n), at least its upper block triangle; holds until the next call."""

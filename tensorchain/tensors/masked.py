@@ -17,16 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from tensorchain import kernels
-from tensorchain.evaluation import DenseEvaluator, Evaluator
+from tensorchain.evaluation import DenseEvaluator, Evaluator, Partials
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.tensors.base import Residual, Tensor
-from tensorchain.tensors.boxes import Box, boxes, empty_blocks, in_double, part, split
+from tensorchain.tensors.boxes import Box, boxes, empty_blocks, in_double, part, rows_of, split
 from tensorchain.tensors.curvature import unbiased_mode_gram, weighted_gram, weighted_normal_matrix
 from tensorchain.tensors.dense import Dense, add_gradient
 from tensorchain.tensors.dtypes import double_of
@@ -103,14 +104,15 @@ class Masked(Tensor):
                     f"the least weight is {least:.1e} of the largest, less than their precision holds; give such "
                     "entries the weight 0"
                 )
-            kept = kept * self._weight
+            # In double precision: for large weights the rounding of W T would be that of all data.
+            kept = np.multiply(kept, self._weight, dtype=double_of(kept))
         self._complete = self._weight.dtype == np.bool_ and bool(self._weight.all())
         self._data = Dense(kept)
         # Both scales are one: that of the entries, and what products with weights asked for.
         self.scale *= self._data.scale
         self._data = self._data.scaled(self.scale / self._data.scale)
         self._name(given)
-        self.shape, self.dtype = self._data.shape, self._data.dtype
+        self.shape, self.dtype = self._data.shape, values.dtype
         self._norm = kernels.norm(np.array([self._size(self._data.array[box], box) for box in boxes(self.shape)]))
 
     def _described(self) -> list[str]:
@@ -135,6 +137,10 @@ class Masked(Tensor):
     @property
     def n_observed(self) -> int:
         return int(np.count_nonzero(self._weight))
+
+    def observed_entries(self) -> tuple[Array, Array] | None:
+        positions = np.argwhere(self._weight)
+        return positions, self._weight[tuple(positions.T)].astype(np.float64)
 
     @property
     def complete(self) -> bool:
@@ -172,6 +178,18 @@ class Masked(Tensor):
         """L_k^H W L_k, one Gram for each row: (I_k, P_k, P_k)."""
         return weighted_gram(model, k, self._weight)
 
+    def apply_gram(self, model: Model, k: int, matrix: Array) -> Array:
+        image = model.with_matrix(k, matrix)
+        result = np.zeros(matrix.shape, dtype=double_of(*image.matrices))
+        for box in boxes(self.shape):
+            piece = Partials(self._weight[box] * part(image, box).full())
+            result[rows_of(model, k, box)] += piece.all_but(part(model, box), k)
+        return result
+
+    @cached_property
+    def mean_weight(self) -> float:
+        return float(self._weight.mean(dtype=np.float64))
+
     def gauss_newton(self, model: Model) -> Array:
         return weighted_normal_matrix(model, self._weight)
 
@@ -192,7 +210,7 @@ class Masked(Tensor):
         kept = self._data.to_dense()
         if self._weight.dtype == bool:
             return kept
-        return np.asarray(np.divide(kept, self._weight, out=np.zeros_like(kept), where=self._weight > 0))
+        return np.divide(kept, self._weight, out=np.zeros_like(kept), where=self._weight > 0).astype(self.dtype)
 
     # -- inside -------------------------------------------------------------------------
 
