@@ -31,7 +31,7 @@ from paper_figures.data import available, fingerprint, load
 from paper_figures.equal import budget, rank_within
 from paper_figures.fits import decompose
 from paper_figures.results import Job, Row, Settings, column, groups
-from paper_figures.style import caption, few_ticks, new_figure, shape_text
+from paper_figures.style import few_ticks, new_figure, shape_text
 from tensorchain.plotting import BLUE, ERROR_LABEL, GREEN, VERMILLION
 
 NOISE = 0.1
@@ -116,6 +116,16 @@ def without_sharing(chain: tc.TensorChain) -> tc.BlockTerm:
     return tc.BlockTerm([(small, [first[r], basis, last[:, :, r].T]) for r in range(chain.bonds[0])])
 
 
+def describe(rows: list[Row]) -> str:
+    """The caption."""
+    bonds = ", ".join(f"({text.replace('-', ',')})" for text in groups(rows, "bonds"))
+    return (
+        f"The same tensor of order 3 as looped chain of bonds {bonds}, and as sum of as many Tucker terms as the first "
+        f"bond says; the photograph in grey, the noise {NOISE:g} of the norm. The best of "
+        f"{len(groups(rows, 'start'))} random starts for each size."
+    )
+
+
 def draw(rows: list[Row]) -> Figure:
     """A panel for each tensor; of all starts the best of each size."""
     cases = groups(rows, "case")
@@ -133,13 +143,6 @@ def draw(rows: list[Row]) -> Figure:
         Line2D([], [], color=GREEN, marker="D", linestyle=":", label="with its cores let free"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
-    bonds = ", ".join(f"({text.replace('-', ',')})" for text in groups(rows, "bonds"))
-    caption(
-        figure,
-        f"The same tensor of order 3 as looped chain of bonds {bonds}, and as sum of as many Tucker terms as the first "
-        f"bond says; the photograph in grey, the noise {NOISE:g} of the norm. The best of "
-        f"{len(groups(rows, 'start'))} random starts for each size.",
-    )
     return figure
 
 

@@ -198,11 +198,11 @@ def test_only_fits_and_models_are_drawn(name: str) -> None:
 
 
 class TestSensitivity:
-    def test_the_points_are_the_parts(self) -> None:
+    def test_the_bars_are_the_parts(self) -> None:
         model = four_models(3)[1].model()
         axes = plot_sensitivity(model, ax=empty_axes())
         expected = tc.sensitivity(model, per_block=True)
-        assert_allclose(axes.get_lines()[0].get_xdata(), expected)
+        assert_allclose([bar.get_width() for bar in axes.patches], expected)
         assert axes.get_title() == f"sensitivity {model.sensitivity():.3g}"
         shares = [text.get_text() for text in axes.texts]
         assert shares == [f"{100 * part / sum(expected):.0f} %" for part in expected]
@@ -216,12 +216,15 @@ class TestSensitivity:
         axes = plot_sensitivity({"bad": model, "best": best}, ax=empty_axes(), title="gauges")
         assert axes.get_xscale() == "log"
         assert [text.get_text().split(":")[0] for text in axes.get_legend().get_texts()] == ["bad", "best"]
-        one, other = axes.get_lines()
-        assert one.get_marker() != other.get_marker()
-        assert one.get_color() != other.get_color()
-        assert not set(one.get_ydata()) & set(other.get_ydata())
+        one, other = axes.containers
+        assert one[0].get_facecolor() != other[0].get_facecolor()
+        # Side by side.
+        for first, second in zip(one, other, strict=True):
+            assert first.get_y() + first.get_height() <= second.get_y() + 1e-9
         # In the optimal gauge no block has more than another.
-        assert_allclose(other.get_xdata(), best.sensitivity() / 3, rtol=1e-6)
+        assert_allclose([bar.get_width() for bar in other], best.sensitivity() / 3, rtol=1e-6)
+        # Every bar begins within the axes.
+        assert axes.get_xlim()[0] < min(bar.get_width() for bar in (*one, *other))
         assert axes.get_title() == "gauges"
 
     def test_the_axis_is_linear_from_zero_where_the_parts_are_alike(self) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from tensorchain.kernels import Array
 from tensorchain.plotting.style import (
+    BLACK,
     BLUE,
     DASHES,
     ERROR_LABEL,
@@ -33,9 +34,12 @@ if TYPE_CHECKING:
 
     from tensorchain.fit import History
 
+_AGAIN = 10.0
+"""Growth of the penalty in one iteration from which a path has begun again."""
+
 
 def plot_history(history: History, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Error and sensitivity over the iterations of one run.
+    """Error and sensitivity over the iterations of one run; dotted lines mark where a path begins again.
 
     Parameters
     ----------
@@ -77,8 +81,12 @@ def plot_history(history: History, ax: Axes | None = None, title: str | None = N
         axes.set_yscale("log")
         axes.set_ylabel(f"{label}  ({'solid' if dashes == '-' else 'dashed'})", color=colour)
         axes.tick_params(axis="y", which="both", colors=colour)
+    for number, place in enumerate(_restarts(history)):
+        left.axvline(place, color=BLACK, linewidth=0.8, linestyle=":", label=None if number else "begins again")
     left.set_xlabel("iteration")
     finish(left, title)
+    if left.get_legend_handles_labels()[0]:
+        left.legend(frameon=False)
     right.spines["top"].set_visible(False)
     return left
 
@@ -135,6 +143,13 @@ def plot_runs(
     axes.legend(frameon=False)
     finish(axes, title)
     return axes
+
+
+def _restarts(history: History) -> Array:
+    """Where the path begins again from another start: the penalty is high again, and the error with it."""
+    penalty, error = np.asarray(history.penalty), np.asarray(history.error)
+    higher = (penalty[1:] > _AGAIN * penalty[:-1]) & (penalty[:-1] > 0.0)
+    return np.flatnonzero(higher & (error[1:] > error[:-1])) + 1
 
 
 def _padded(runs: Sequence[Sequence[float] | Array]) -> Array:
