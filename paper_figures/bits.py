@@ -119,7 +119,9 @@ def draw(rows: list[Row]) -> Figure:
             )  # fmt: skip
     ends = np.array([min(column(kernels, "predicted")), max(column(kernels, "predicted"))])
     panel.plot(ends, ends, color="black", linewidth=0.8, zorder=1)
-    panel.set(xscale="log", yscale="log", xlabel="predicted relative error of the kernel", ylabel="measured relative error")
+    panel.set(
+        xscale="log", yscale="log", xlabel="predicted relative error of the kernel", ylabel="measured relative error"
+    )
     panel.grid(True, color="#DDDDDD", linewidth=0.6)
     panel.set_title("rounding the blocks of single kernels")
     panel.legend(loc="upper left", ncols=2)

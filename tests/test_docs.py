@@ -121,6 +121,14 @@ def test_the_reference_is_complete() -> None:
 
 def test_the_citation_has_the_version() -> None:
     assert f"\nversion: {tc.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"version = {{{tc.__version__}}}" in text_of("index.md")
+
+
+def test_the_page_of_reasons_names_all_that_ask_for_something() -> None:
+    table = re.findall(r"^\| (`.*) \|", text_of("answers/reasons.md"), flags=re.MULTILINE)
+    named = {name for row in table for name in re.findall(r"`([A-Z_]+)`", row)}
+    # Whoever stops a run from a callback needs no advice.
+    assert named == {reason.name for reason in tc.StopReason} - {"CALLBACK"}
 
 
 DOCSTRING = """Summary with ||X|| and x_.
