@@ -147,15 +147,11 @@ def draw(rows: list[Row]) -> Figure:
             draw_state(panel, state, position, points)
         own = float(first[0]["error"]) ** 2
         panel.axhline(own, color="black", linewidth=0.8, linestyle=(0, (1, 2)))
-        panel.annotate(
-            "error² of the fit",
-            (SIGMAS[-1], own),
-            xytext=(0, 2),
-            textcoords="offset points",
-            ha="right",
-            fontsize=7.5,
-        )
-        panel.set(xscale="log", yscale="log", title=case, xlabel=r"deviation $\sigma$ of the noise")
+        if panel is panels[-1]:
+            panel.annotate(
+                "error² of the fit", (SIGMAS[-1], own), (0, -3), textcoords="offset points", ha="right", va="top"
+            )
+        panel.set(xscale="log", yscale="log", title=case, xlabel=r"noise $\sigma$")
         panel.grid(True, color="#DDDDDD", linewidth=0.6)
     panels[0].set_ylabel(r"$\mathrm{E}\,\Vert X(\theta + noise) - X\Vert^2$ for $\Vert T\Vert = 1$")
     black = {"color": "black", "linewidth": 1.2}
@@ -164,7 +160,7 @@ def draw(rows: list[Row]) -> Figure:
         Line2D([], [], **black, label="exact"),
         Line2D([], [], **black, linestyle="--", label=r"first order, $\sigma^2$ SS"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False)
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 

@@ -12,6 +12,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -49,8 +50,10 @@ def empty_axes() -> Any:
 
 
 def drawn(axes: Any) -> None:
-    """Render, which is where bad values and labels fail."""
-    axes.figure.canvas.draw()
+    """Render, which is where bad values and labels fail; something dark is on the picture."""
+    canvas = FigureCanvasAgg(axes.figure)
+    canvas.draw()
+    assert np.asarray(canvas.buffer_rgba())[..., :3].min() < 128
 
 
 def test_history_draws_error_left_and_sensitivity_right() -> None:
