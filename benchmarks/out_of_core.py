@@ -95,16 +95,16 @@ def main() -> None:
         for path in sorted(folder.iterdir()):
             read(path)
         disk = time.perf_counter() - began
-        door = lazy(folder, rows, thickness)
-        start = tc.CP.random(door.shape, given.rank, 1)
+        source = lazy(folder, rows, thickness)
+        start = tc.CP.random(source.shape, given.rank, 1)
         with dask.config.set(scheduler="threads", num_workers=max(2, given.threads)):
             residual_began = time.perf_counter()
-            assert len(door.residual(start).gradient) == 3
+            assert len(source.residual(start).gradient) == 3
             residual = time.perf_counter() - residual_began
-            fit = tc.decompose(door, init=start, solver=tc.ALS(max_iter=given.sweeps, tol=0.0))
+            fit = tc.decompose(source, init=start, solver=tc.ALS(max_iter=given.sweeps, tol=0.0))
         sweep = float(np.median(np.diff(fit.history.seconds)))
         row = {
-            "tensor": "x".join(map(str, door.shape)) + " float32",
+            "tensor": "x".join(map(str, source.shape)) + " float32",
             "tensor GB": size / 2**30,
             "limit GB": most,
             "tensor / limit": size / limit,

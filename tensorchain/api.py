@@ -52,7 +52,7 @@ def decompose(
 
     Parameters
     ----------
-    tensor : array of order 2 to 50, or a door of :mod:`tensorchain.tensors`.  float32, float64 and
+    tensor : array of order 2 to 50, or a data source of :mod:`tensorchain.tensors`.  float32, float64 and
         complex128 are kept; integers and booleans become float64, float16 float32, complex64 complex128.
     model : "cp", "tucker", "btd", "tc", "tt" (a chain whose first bond is 1), or a subclass of `Model`; not needed when
         `init` is a model.  Other names in use ("parafac", "hosvd", "tr") and any case are understood.
@@ -96,8 +96,8 @@ def decompose(
     (1, 2, 2)
     """
     clock = Clock(_checked_limit(max_seconds))
-    door = as_tensor(tensor)
-    norm = door.norm()
+    source = as_tensor(tensor)
+    norm = source.norm()
     if norm == 0.0:
         raise ValueError("the tensor is zero everywhere: the relative error is undefined and there is nothing to fit")
     if not 1e-300 < norm < 1e300:
@@ -109,25 +109,25 @@ def decompose(
     if progress:
         with Progress(norm=norm, starts=starts, callback=callback) as shown:
             return decompose(
-                door, model, rank, error=error, solver=solver, constraint=constraint, init=init, starts=starts, rng=rng,
-                callback=shown, max_seconds=max_seconds, checkpoint=checkpoint,
+                source, model, rank, error=error, solver=solver, constraint=constraint, init=init, starts=starts,
+                rng=rng, callback=shown, max_seconds=max_seconds, checkpoint=checkpoint,
             )  # fmt: skip
     if error is not None:
         _check_search(error, rank, init, constraint, checkpoint)
         kind, train = _kind_of(model)
         generator = np.random.default_rng(rng)
-        fitter = _Fitter(door, kind, train, solver, starts, generator, callback, jobs, clock)
-        return RankSearch(door, kind, float(error), fitter, train, generator, clock, solver is not None).run()
-    kind, rank, untouched = _model_of(model, rank, init, door)
+        fitter = _Fitter(source, kind, train, solver, starts, generator, callback, jobs, clock)
+        return RankSearch(source, kind, float(error), fitter, train, generator, clock, solver is not None).run()
+    kind, rank, untouched = _model_of(model, rank, init, source)
     if untouched and not constraint.free:
         raise ValueError(
             f"rank has None for mode {untouched[0] + 1}, and a constraint was given; a partial Tucker model is fitted "
-            f"without constraints: give {door.shape[untouched[0]]} in place of None, or drop the constraint"
+            f"without constraints: give {source.shape[untouched[0]]} in place of None, or drop the constraint"
         )
-    network = init.network if isinstance(init, Model) else checked_wiring(kind, door.shape, rank)
-    constraint.domain.check(network, door.dtype, init if isinstance(init, Model) else None)
+    network = init.network if isinstance(init, Model) else checked_wiring(kind, source.shape, rank)
+    constraint.domain.check(network, source.dtype, init if isinstance(init, Model) else None)
     solver = Auto() if solver is None else solver
-    job = Start(door, norm, kind, rank, init, solver, constraint, callback)
+    job = Start(source, norm, kind, rank, init, solver, constraint, callback)
     seeds = draw_seeds(np.random.default_rng(rng), starts)
     if checkpoint is not None:
         best = _best(_with_checkpoint(job, seeds, checkpoint, clock))
@@ -137,14 +137,14 @@ def decompose(
     if untouched and isinstance(best.model, Tucker):
         whole = with_identities(best.model, untouched)
         best = replace(best, model=whole, sensitivity=whole.sensitivity())
-    return replace(best, again=partial(_traded, door, constraint.domain))
+    return replace(best, again=partial(_traded, source, constraint.domain))
 
 
 @dataclass
 class _Fitter:
     """Fits of a search over ranks: the same data, time and randomness."""
 
-    door: Tensor
+    source: Tensor
     kind: type[Model]
     train: bool
     solver: Solver | None
@@ -168,7 +168,7 @@ class _Fitter:
         warm = isinstance(start, Model)
         left = self.clock.left
         fit = decompose(
-            self.door, None if warm else self.kind, None if warm else start, init=start if warm else "random",
+            self.source, None if warm else self.kind, None if warm else start, init=start if warm else "random",
             solver=solver or self.solver, starts=1 if warm else self.starts, rng=self.rng, callback=callback,
             jobs=self.jobs, max_seconds=None if left is None else max(left, 1e-3),
         )  # fmt: skip
@@ -177,12 +177,12 @@ class _Fitter:
         return replace(fit, reason=StopReason.ITERATION_LIMIT) if ours else fit
 
 
-def _traded(door: Tensor, domain: Domain, start: Model, error: float | None, sensitivity: float | None) -> Fit:
+def _traded(source: Tensor, domain: Domain, start: Model, error: float | None, sensitivity: float | None) -> Fit:
     """The same data from a model, at an error or a sensitivity."""
     bound = (
         ErrorBound(error) if error is not None else SensitivityBound(math.nan if sensitivity is None else sensitivity)
     )
-    return decompose(door, init=start, solver=LM(), constraint=bound & Within(domain))
+    return decompose(source, init=start, solver=LM(), constraint=bound & Within(domain))
 
 
 def solver_of(solver: str | Solver | None) -> Solver:
@@ -273,26 +273,26 @@ def _kind_of(model: Any) -> tuple[type[Model], bool]:
     raise TypeError(f"model is {shown(model)}; a name or a subclass of Model is needed")
 
 
-def _model_of(model: Any, rank: Any, init: Any, door: Tensor) -> tuple[type[Model], Any, tuple[int, ...]]:
+def _model_of(model: Any, rank: Any, init: Any, source: Tensor) -> tuple[type[Model], Any, tuple[int, ...]]:
     """The class and rank that the arguments name, and the modes that a partial Tucker model leaves as they are."""
     if isinstance(init, Model):
-        if init.shape != door.shape:
-            raise ValueError(f"init has shape {init.shape}, the tensor {door.shape}; they must be equal")
+        if init.shape != source.shape:
+            raise ValueError(f"init has shape {init.shape}, the tensor {source.shape}; they must be equal")
         if model is not None:
             named, train = _kind_of(model)
             if named is not type(init):
                 raise ValueError(f"model {model!r} was asked for and init is a {type(init).__name__}; drop one of them")
-            rank = bonds_of_train(rank, door.order) if train else rank
-        if rank is not None and checked_wiring(type(init), door.shape, rank) != init.network:
+            rank = bonds_of_train(rank, source.order) if train else rank
+        if rank is not None and checked_wiring(type(init), source.shape, rank) != init.network:
             raise ValueError(f"rank {rank!r} was asked for and init has rank {init.rank!r}; drop one of them")
         return type(init), init.rank, ()
     if not isinstance(init, str) or init not in ("random", "svd"):
         raise ValueError(f"init is {shown(init)}; 'random', 'svd', a model or a fit is needed")
     kind, train = _kind_of(model)
     if train:
-        rank = bonds_of_train(rank, door.order)
-    rank, untouched = partial_rank(rank, door.shape) if kind is Tucker else (rank, ())
-    checked_wiring(kind, door.shape, rank)
+        rank = bonds_of_train(rank, source.order)
+    rank, untouched = partial_rank(rank, source.shape) if kind is Tucker else (rank, ())
+    checked_wiring(kind, source.shape, rank)
     return kind, rank, untouched
 
 

@@ -167,9 +167,9 @@ class Grams:
     def test_the_adjoint_of_the_derivative(self, case: Case) -> None:
         model = double(case.model())
         x, y = change_of(model, 4), case.tensor()
-        door = tc.Dense(y.astype(model.dtype))
+        source = tc.Dense(y.astype(model.dtype))
         forward = np.vdot(model.derivative(x), y)
-        back = sum(np.vdot(d, door.contract_all_but(model, k)) for k, d in enumerate(x))
+        back = sum(np.vdot(d, source.contract_all_but(model, k)) for k, d in enumerate(x))
         assert abs(forward - back) < 1e-11 * np.linalg.norm(y) * np.linalg.norm(model.derivative(x))
 
     def test_overrides_equal_the_generic_form(self, case: Case) -> None:
@@ -177,7 +177,7 @@ class Grams:
         moments, directions = moments_like(model, 5), moments_like(model, 6)
         # Directions need not be Hermitian: B^H delta is not.
         directions = [d @ m for d, m in zip(directions, moments, strict=True)]
-        fast, slow = model.gram_jets(moments, directions), Model.gram_jets(model, moments, directions)
+        fast, slow = model.gram_derivatives(moments, directions), Model.gram_derivatives(model, moments, directions)
         for k in range(len(moments)):
             assert relative(model.gram_at(moments, k), Model.gram_at(model, moments, k)) < 1e-12
             assert relative(fast[0][k], slow[0][k]) < 1e-12

@@ -21,7 +21,7 @@ TESTS = (
     "kernels",
     "evaluation",
     "tensors",
-    "test_doors.py",
+    "test_sources.py",
     "test_checkpoint.py",
     "test_solvers.py",
     "test_stop_reasons.py",

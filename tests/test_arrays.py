@@ -454,7 +454,7 @@ def test_dir_shows_what_users_call(case: Case) -> None:
     shown = {name for name in dir(model) if not name.startswith("_")}
     assert {"full", "entries", "contract", "rounded", "sensitivity", "to_pandas", "blocks", "shape"} <= shown
     assert len(shown) <= 45
-    for hook in ("gram_at", "gram_jets", "system", "design_rows", "with_matrices", "gauss_newton_matvec"):
+    for hook in ("gram_at", "gram_derivatives", "system", "design_rows", "with_matrices", "gauss_newton_matvec"):
         assert hook not in shown
         assert callable(getattr(model, hook))
 

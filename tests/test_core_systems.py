@@ -29,7 +29,7 @@ def test_metrics_are_applied(case: Case) -> None:
         for k, block in enumerate(case.model(seed=1).matrices):
             generic = Model._gram_of(held, held.moments, k)
             assert relative(held.gram(k), generic) < max(case.tol, 1e-12)
-            expected = block @ Model.gram_jets(held, held.moments, held.identity_moments)[1][k].T
+            expected = block @ Model.gram_derivatives(held, held.moments, held.identity_moments)[1][k].T
             assert relative(held.apply_metric(k, block), expected) < max(case.tol, 1e-12)
             assert relative(block @ held.sensitivity_metric(k).T, expected) < max(case.tol, 1e-12)
 

@@ -80,7 +80,7 @@ def test_a_hundred_thousand_parameters() -> None:
     start = truth.with_matrices([m + 0.02 * rng.standard_normal(m.shape) for m in truth.matrices])
     assert start.n_parameters == 100_000
     known = np.unique(np.concatenate([where, [[n % size for size in shape] for n in range(max(shape))]]), axis=0)
-    door = tc.Observed(known, truth.entries(known), shape)
-    fit = tc.decompose(door, init=start, solver=tc.LM(max_iter=4))
-    first = tc.decompose(door, init=start, solver=tc.LM(max_iter=1))
+    source = tc.Observed(known, truth.entries(known), shape)
+    fit = tc.decompose(source, init=start, solver=tc.LM(max_iter=4))
+    first = tc.decompose(source, init=start, solver=tc.LM(max_iter=1))
     assert fit.error < 0.5 * first.history.error[0]

@@ -127,15 +127,15 @@ class TestAnyWiring:
         assert relative(image, J.conj().T @ (J @ np.concatenate([d.ravel() for d in delta]))) < 1e-11
 
     @given(model=plain_models(), seed=st.integers(0, 99))
-    def test_door(self, model: PlainModel, seed: int) -> None:
+    def test_source(self, model: PlainModel, seed: int) -> None:
         rng = np.random.default_rng(seed)
         T = rng.standard_normal(model.shape) + (1j * rng.standard_normal(model.shape) if model.dtype.kind == "c" else 0)
-        door, J = tc.Dense(T), jacobian_blocks(model)
+        source, J = tc.Dense(T), jacobian_blocks(model)
         for k, matrix in enumerate(model.matrices):
-            answer = door.contract_all_but(model, k)
+            answer = source.contract_all_but(model, k)
             assert answer.shape == matrix.shape
             assert relative(answer.ravel(), J[k].conj().T @ T.ravel()) < 1e-11
-        residual = door.residual(model)
+        residual = source.residual(model)
         error = T - einsum_twin(model)
         assert residual.norm == pytest.approx(np.linalg.norm(error), rel=1e-10, abs=1e-12)
         for gradient, columns in zip(residual.gradient, J, strict=True):

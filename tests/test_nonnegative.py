@@ -14,7 +14,7 @@ from tensorchain.kernels.nonnegative import descend, polish
 from tensorchain.solvers.compressed import Compressed
 from tensorchain.solvers.reduction import reduce
 from tests.cases import SOLVED, THREE, Case, jacobian_blocks
-from tests.tensors.doors import FULL, PARTIAL, Way
+from tests.tensors.sources import FULL, PARTIAL, Way
 
 SOLVERS = {"als": tc.ALS(max_iter=200), "lm": tc.LM(), "path": tc.Path(cycles=1), "auto": tc.Auto()}
 CASES = [SOLVED[0], SOLVED[1], SOLVED[2], THREE[3]]

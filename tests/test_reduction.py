@@ -157,11 +157,11 @@ class TestOtherData:
             array = noisy(kind, shape, rank, "float64")
             sizes = reduced_shape(kind.wiring(shape, rank), shape)
             disk = Disk(array)
-            door = tc.Lazy(disk, box_entries=2 * array.size // max(shape))
+            source = tc.Lazy(disk, box_entries=2 * array.size // max(shape))
             expected = reduce(tc.Dense(array), sizes)
-            door.norm()
+            source.norm()
             disk.passes()
-            reduction = reduce(door, sizes)
+            reduction = reduce(source, sizes)
             assert disk.passes() == 2.0
             assert reduction.floor == pytest.approx(expected.floor, rel=0.05)
             np.testing.assert_allclose(
@@ -172,10 +172,10 @@ class TestOtherData:
         array = noisy(tc.CP, (9, 8, 10), 2, "float32")
         monkeypatch.setattr("tensorchain.tensors.lazy._HELD", 30)
         disk = Disk(array)
-        door = tc.Lazy(disk, box_entries=30)
-        door.norm()
+        source = tc.Lazy(disk, box_entries=30)
+        source.norm()
         disk.passes()
-        reduction = reduce(door, (2, 2, 2))
+        reduction = reduce(source, (2, 2, 2))
         assert disk.passes() == 3.0
         assert disk.largest <= 30
         assert reduction.floor == pytest.approx(reduce(tc.Dense(array), (2, 2, 2)).floor, rel=0.05)

@@ -45,13 +45,13 @@ def test_sensitivity_metrics_and_gauge_are_those_of_the_larger_model(
 def test_programs_for_small_tensors_count_the_same_rows(size: int) -> None:
     core = tc.TensorChain.random((size, 5, 4), (2, 2, 2), 0)
     small = core.with_row_counts((60, 50, 40))
-    door = tc.Dense(core.full())
-    point = door.evaluator(small)
+    source = tc.Dense(core.full())
+    point = source.evaluator(small)
     assert point.error() < 1e-12
     for k in range(3):
         np.testing.assert_allclose(
             point.metric(k), core.with_row_counts((60, 50, 40)).sensitivity_metric(k), rtol=1e-12
         )
-    other = door.evaluator(core)
+    other = source.evaluator(core)
     assert other.sensitivity() == pytest.approx(core.sensitivity(), rel=1e-12)
     np.testing.assert_allclose(other.metric(1), tc.TensorChain(core.blocks).sensitivity_metric(1), rtol=1e-12)

@@ -295,7 +295,7 @@ class _Flat:
 
     def __init__(self, problem: Problem, tensor: Array, rng: np.random.Generator, seconds: float) -> None:
         start = Model.registry[problem.model].random(tensor.shape, problem.rank, rng)
-        self.tensor, self.door = tensor, tc.Dense(tensor)
+        self.tensor, self.source = tensor, tc.Dense(tensor)
         self.start = start.scaled(float(np.linalg.norm(tensor)) / start.norm())
         self.sizes = [matrix.size for matrix in self.start.matrices]
         self.began, self.seconds = time.perf_counter(), seconds
@@ -331,7 +331,7 @@ class _Flat:
     def value_and_gradient(self, flat: Array) -> tuple[float, Array]:
         """||T - X||^2 / 2 and its gradient."""
         difference = self.residual(flat)
-        gradient = self.door.residual(self.model(flat)).gradient
+        gradient = self.source.residual(self.model(flat)).gradient
         return 0.5 * float(difference @ difference), -self.vector(gradient)
 
     def outcome(self, minimise: Callable[[], Any]) -> Outcome:

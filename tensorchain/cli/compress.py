@@ -78,7 +78,7 @@ def add_parser(commands: Any) -> None:
     how.add_argument("--plain", action="store_true", help="plain least squares, without control of the sensitivity")
     how.add_argument("--keep", action="append", default=[], metavar="NAME", help="a layer to leave alone; repeatable")
     how.add_argument(
-        "--rungs", type=positive_integer, default=6, metavar="N", help="ranks measured per ladder (default 6)"
+        "--candidates", type=positive_integer, default=6, metavar="N", help="ranks measured per ladder (default 6)"
     )
     how.add_argument(
         "--jobs", type=workers, default=1, metavar="N", help="processes that fit layers side by side; -1 for all cores"
@@ -119,7 +119,7 @@ def run(arguments: argparse.Namespace) -> Status:
             original, arguments.method, keep_macs=arguments.keep_macs, keep_params=arguments.keep_params,
             calibrate=feeds, refit=not arguments.no_refit, input_shapes=sizes, stabilise=not arguments.plain,
             fit_output=arguments.fit_output, keep=tuple(arguments.keep), form=arguments.form,
-            allocation=arguments.allocation, rungs=arguments.rungs, rng=arguments.seed, jobs=arguments.jobs,
+            allocation=arguments.allocation, candidates=arguments.candidates, rng=arguments.seed, jobs=arguments.jobs,
             weight_bits=arguments.weight_bits, checkpoint=arguments.checkpoint, time_int8=arguments.int8,
         )  # fmt: skip
         if arguments.int8:

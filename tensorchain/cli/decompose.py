@@ -166,9 +166,9 @@ def _fit(arguments: argparse.Namespace, array: Any, init: str | Model) -> Fit:
     progress = None
     default = arguments.solver == "auto" and arguments.max_iter is None
     try:
-        door = data_of(array, arguments.missing)
+        tensor = data_of(array, arguments.missing)
         progress = FitProgress(
-            door.norm(),
+            tensor.norm(),
             starts=arguments.starts,
             max_seconds=arguments.max_seconds,
             mode="none" if arguments.quiet else arguments.progress,
@@ -176,7 +176,7 @@ def _fit(arguments: argparse.Namespace, array: Any, init: str | Model) -> Fit:
         )
         with progress:
             fit = decompose(
-                door,
+                tensor,
                 arguments.model,
                 rank_of(arguments.model, arguments.rank),
                 error=arguments.error,

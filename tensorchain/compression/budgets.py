@@ -67,7 +67,7 @@ def compress_within(
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3))
     >>> images = torch.randn(24, 8, 9, 9).cumsum(3)
     >>> small = compress_within(
-    ...     net, images[:1], "tucker2", calibration=images, max_output_error=0.7, trials=3, rungs=3)
+    ...     net, images[:1], "tucker2", calibration=images, max_output_error=0.7, trials=3, candidates=3)
     >>> output_error(net, small, images) <= 0.7, small.report.macs[1] < small.report.macs[0]
     (True, True)
     """

@@ -65,19 +65,19 @@ class Candidate:
     method: str = "dense"
 
 
-def ladder(method: str, shape: tuple[int, int, int, int], rungs: int = 6) -> list[Any]:
-    """Ranks for a kernel (T, S, D1, D2), from 1 to 90 % of its parameters; `rungs` on each ladder, or a multiple.
+def ladder(method: str, shape: tuple[int, int, int, int], candidates: int = 6) -> list[Any]:
+    """Ranks for a kernel (T, S, D1, D2), from 1 to 90 % of its parameters; `candidates` on each ladder, or a multiple.
 
     Examples
     --------
-    >>> ladder("tucker2", (32, 16, 3, 3), rungs=2)
+    >>> ladder("tucker2", (32, 16, 3, 3), candidates=2)
     [(1, 1), (2, 4), (5, 11), (13, 26)]
     """
     if method not in METHODS:
         raise ValueError(f"method {method!r} is unknown; known are {', '.join(METHODS)}")
     outputs, inputs, rows, columns = shape
     taps, size = rows * columns, outputs * inputs * rows * columns
-    shares = np.geomspace(_LEAST, _MOST, max(rungs, 2) * _DENSER.get(method, 1))
+    shares = np.geomspace(_LEAST, _MOST, max(candidates, 2) * _DENSER.get(method, 1))
 
     def pairs(groups: int) -> Iterator[tuple[int, int]]:
         # Of a = y S and b = y T: groups (y S^2 + y^2 S T D + y T^2) parameters.
@@ -126,7 +126,7 @@ def curve(
     geometry: Geometry,
     image: Pair,
     covariance: PatchCovariance | None = None,
-    rungs: int = 6,
+    candidates: int = 6,
     grouped: bool = True,
     below: tuple[int, int] | None = None,
     rng: int | np.random.Generator | None = None,
@@ -139,7 +139,7 @@ def curve(
     methods : one of `METHODS`, or several, whose candidates come in one list.
     image : height and width of the layer's input.
     covariance : errors are those of the output when given, else those of the kernel.
-    rungs : ranks on each ladder.
+    candidates : ranks on each ladder.
     grouped : whether the kernel that the groups of a chain share is stored for each of them.
     below : parameters and multiplications that a candidate must not reach; by default those of the kernel.
 
@@ -161,7 +161,7 @@ def curve(
     reduced = _Reduced(kernel_tensor(double))
     points = []
     names = (methods,) if isinstance(methods, str) else methods
-    for method, rank in [(name, rank) for name in names for rank in ladder(name, shape, rungs)]:
+    for method, rank in [(name, rank) for name in names for rank in ladder(name, shape, candidates)]:
         point = cost_of(method, rank, shape, geometry, image, grouped)
         if point.parameters >= most[0] or point.macs >= most[1]:
             continue

@@ -99,7 +99,7 @@ def fit_on_grid(
 
     Parameters
     ----------
-    tensor : what is approximated: an array, or any door that sees all entries.
+    tensor : what is approximated: an array, or any data source that sees all entries.
     model : the start, a good fit without rounding, best in the gauge of least sensitivity.
     bits : 2 to 16, one number or one for each block, such as `tc.allocate_bits(model, budget).bits`.
     scale : "block" for one step in each block, "slice" for one in each row of its matrix form.
@@ -164,27 +164,29 @@ class _Problem:
             raise TypeError(
                 f"model is {type(model).__name__}; a model such as the one in `decompose(...).model` is needed"
             )
-        door = as_tensor(tensor)
-        if door.dtype.kind == "c" or model.dtype.kind == "c":
+        source = as_tensor(tensor)
+        if source.dtype.kind == "c" or model.dtype.kind == "c":
             raise TypeError("complex tensors have no integer grid here; fit the real and imaginary parts")
-        if door.shape != model.shape:
-            raise ValueError(f"the tensor has shape {door.shape}, the model {model.shape}; they must be equal")
-        if not door.complete:
-            raise TypeError(f"{type(door).__name__} sees only some entries, or weighs them; fill them in first")
-        self.roots = list(roots) if roots is not None else [None] * door.order
-        if len(self.roots) != door.order:
-            raise ValueError(f"roots has {len(self.roots)} entries; one, or None, for each of the {door.order} modes")
+        if source.shape != model.shape:
+            raise ValueError(f"the tensor has shape {source.shape}, the model {model.shape}; they must be equal")
+        if not source.complete:
+            raise TypeError(f"{type(source).__name__} sees only some entries, or weighs them; fill them in first")
+        self.roots = list(roots) if roots is not None else [None] * source.order
+        if len(self.roots) != source.order:
+            raise ValueError(f"roots has {len(self.roots)} entries; one, or None, for each of the {source.order} modes")
         for mode, root in enumerate(self.roots):
-            if root is not None and root.shape != (door.shape[mode],) * 2:
-                raise ValueError(f"the root of mode {mode} has shape {root.shape}; {(door.shape[mode],) * 2} is needed")
+            if root is not None and root.shape != (source.shape[mode],) * 2:
+                raise ValueError(
+                    f"the root of mode {mode} has shape {root.shape}; {(source.shape[mode],) * 2} is needed"
+                )
         if any(root is not None for root in self.roots):
-            values = door.to_dense()
+            values = source.to_dense()
             for mode, root in enumerate(self.roots):
                 if root is not None:
                     values = np.moveaxis(np.tensordot(root, values, axes=(1, mode)), 0, mode)
-            door = as_tensor(np.ascontiguousarray(values))
-        self.door: Tensor = door
-        self.size = door.norm()
+            source = as_tensor(np.ascontiguousarray(values))
+        self.source: Tensor = source
+        self.size = source.norm()
         if not self.size > 0.0:
             raise ValueError("the tensor is zero everywhere: there is nothing to fit")
         self.modes = model.network.modes
@@ -201,12 +203,12 @@ class _Problem:
 
     def error(self, model: Model) -> float:
         """||(T - X) x roots||."""
-        return self.door.residual_norm(self.seen(model))
+        return self.source.residual_norm(self.seen(model))
 
     def quadratic(self, model: Model, k: int) -> tuple[Array, Array, Array | None]:
         """(M, W, G): ||T - X||^2 = <B, G B M> - 2 <B, W> + constant for block k; no G where it is the identity."""
         seen, root = self.seen(model), self.root(k)
-        rhs = self.door.contract_all_but(seen, k)
+        rhs = self.source.contract_all_but(seen, k)
         if root is None:
             return seen.gram(k), rhs, None
         return seen.gram(k), root.T @ rhs, root.T @ root

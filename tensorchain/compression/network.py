@@ -183,7 +183,8 @@ def _measure(site: Site, request: Request, covariance: PatchCovariance | None, s
     new_bias = len(site.kernel) if request.refit else bias
     points = curve(
         site.kernel, request.methods_of(site), geometry=site.geometry, image=site.image, covariance=covariance,
-        rungs=request.rungs, grouped=request.form != "fold", below=(parameters - bias, macs // site.uses), rng=seed,
+        candidates=request.candidates, grouped=request.form != "fold", below=(parameters - bias, macs // site.uses),
+        rng=seed,
     )  # fmt: skip
     points = [replace(p, parameters=p.parameters + new_bias, macs=p.macs * site.uses) for p in points]
     return [*points, Candidate(None, parameters, macs)]

@@ -90,7 +90,7 @@ def compress_onnx(
     >>> from tensorchain.compression.onnx_nodes import layer_model
     >>> weight = np.random.default_rng(0).standard_normal((16, 8, 3, 3)).astype("float32")
     >>> model = layer_model(LayerPlan("dense", None, (Convolution(weight, Geometry()),)), (12, 12))
-    >>> small, report = compress_onnx(model, "tc", keep_macs=0.4, rungs=3)
+    >>> small, report = compress_onnx(model, "tc", keep_macs=0.4, candidates=3)
     >>> [node.op_type for node in model.graph.node], [node.op_type for node in small.graph.node]
     (['Conv'], ['Conv', 'Conv', 'Conv'])
     >>> report.macs[1] <= 0.4 * report.macs[0]

@@ -93,7 +93,7 @@ class Request:
     keep : names of layers to leave alone.
     form : "grouped" or "fold", for chains; "auto" times both on the layer's input and takes the faster.
     allocation : "global" for the least sum of squared errors, "one-step" for the least largest one.
-    rungs : ranks measured on each ladder.
+    candidates : ranks measured on each ladder.
     jobs : processes in which layers are measured and fitted side by side; -1 for one a processor.
     refit : whether layers that are replaced are refitted afterwards; each then has a bias.
     """
@@ -108,7 +108,7 @@ class Request:
     keep: tuple[str, ...] = ()
     form: str = "grouped"
     allocation: str = "global"
-    rungs: int = 6
+    candidates: int = 6
     max_seconds: float | None = 30.0
     weight_bits: int | None = None
     share_bits: bool = False

@@ -88,7 +88,7 @@ def compress_in_steps(
     >>> import torch
     >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3))
-    >>> small = compress_in_steps(net, torch.randn(1, 8, 9, 9), "tucker2", keep_macs=0.25, steps=2, rungs=3)
+    >>> small = compress_in_steps(net, torch.randn(1, 8, 9, 9), "tucker2", keep_macs=0.25, steps=2, candidates=3)
     >>> [(round(step.share, 2), step.accepted) for step in small.report.steps]
     [(0.5, True), (0.25, True)]
     >>> small.report.macs[1] <= 0.25 * small.report.macs[0]
@@ -165,7 +165,7 @@ def compress_to_score(
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3))
     >>> images = torch.randn(4, 8, 9, 9)
     >>> score = lambda small: -(small(images) - net(images)).norm() / net(images).norm()
-    >>> small = compress_to_score(net, images, "tucker2", evaluate=score, max_drop=0.9, trials=4, rungs=5)
+    >>> small = compress_to_score(net, images, "tucker2", evaluate=score, max_drop=0.9, trials=4, candidates=5)
     >>> float(score(small).detach()) >= -0.9, len(small.report.steps)
     (True, 4)
     """

@@ -58,8 +58,8 @@ def compress(
     checkpoint : file in which measured curves and finished fits are kept; with an integer `rng` an interrupted run that
         is given it again goes on to the same result, and another budget starts from the same curves.
     rng : seed or generator.
-    options : fields of `Request`: stabilise, slack, fit_output, pointwise, keep, form, allocation, rungs, max_seconds,
-        weight_bits, share_bits, jobs.
+    options : fields of `Request`: stabilise, slack, fit_output, pointwise, keep, form, allocation, candidates,
+        max_seconds, weight_bits, share_bits, jobs.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def compress(
     >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3))
     >>> images = torch.randn(2, 8, 12, 12)
-    >>> small = compress(net, images[:1], "tc", keep_macs=0.4, rungs=3)
+    >>> small = compress(net, images[:1], "tc", keep_macs=0.4, candidates=3)
     >>> small(images).shape, small.report.macs[1] <= 0.4 * small.report.macs[0]
     (torch.Size([2, 16, 10, 10]), True)
     >>> [layer.method for layer in small.report.layers]

@@ -83,7 +83,7 @@ def refit_network(
     >>> from tensorchain.compression import compress
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3))
     >>> images = torch.randn(32, 8, 9, 9).cumsum(2)
-    >>> small = compress(net, images[:1], "tc", keep_macs=0.4, rungs=3)
+    >>> small = compress(net, images[:1], "tc", keep_macs=0.4, candidates=3)
     >>> gap = lambda: float((small(images) - net(images)).detach().norm())
     >>> before = gap()
     >>> refit_network(small, net, images)

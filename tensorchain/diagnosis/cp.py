@@ -149,9 +149,9 @@ def core_consistency(model: Model, tensor: Any, *, normalised: bool = False) -> 
     100.0
     """
     checked = _checked(model)
-    door = as_tensor(tensor)
-    if checked.shape != door.shape:
-        raise ValueError(f"the model has shape {checked.shape}, the tensor {door.shape}; they must be equal")
+    source = as_tensor(tensor)
+    if checked.shape != source.shape:
+        raise ValueError(f"the model has shape {checked.shape}, the tensor {source.shape}; they must be equal")
     size = checked.norm()
     if size == 0.0 or not np.isfinite(size):
         raise ValueError(f"the norm of the model is {size}; a CPD that is finite and not zero is needed")
@@ -159,27 +159,27 @@ def core_consistency(model: Model, tensor: Any, *, normalised: bool = False) -> 
     norms = np.prod([_column_norms(matrix) for matrix in unit.matrices], axis=0)
     share = norms ** (1.0 / unit.order)
     factors = [_directions(matrix) * share for matrix in unit.matrices]
-    core = _least_squares_core(door.scaled(float(np.ldexp(1.0, -sum(exponents)))), factors, checked.dtype)
+    core = _least_squares_core(source.scaled(float(np.ldexp(1.0, -sum(exponents)))), factors, checked.dtype)
     rank = len(share)
     distance = core - _superdiagonal(rank, unit.order)
     reference = float(np.linalg.norm(core)) ** 2 if normalised else float(rank)
     return 100.0 * (1.0 - float(np.linalg.norm(distance)) ** 2 / reference)
 
 
-def _least_squares_core(door: Tensor, factors: list[Array], dtype: Any) -> Array:
+def _least_squares_core(source: Tensor, factors: list[Array], dtype: Any) -> Array:
     """The core G that minimises ||T - G x_1 A_1 ... x_N A_N||_W, (R, ..., R)."""
     rank, order = factors[0].shape[1], len(factors)
     ones = np.ones((rank,) * order, dtype=dtype)
-    if door.complete:
+    if source.complete:
         # For a Tucker model with factors (A_n^+)^H the adjoint of its core's design is T x_1 A_1^+ ... x_N A_N^+.
         closing = Tucker(ones, [np.linalg.pinv(factor).conj().T for factor in factors])
-        return door.contract_all_but(closing, 0).reshape(ones.shape)
+        return source.contract_all_but(closing, 0).reshape(ones.shape)
     if ones.size > _LARGEST_CORE:
         raise ValueError(
             f"the core has {ones.size} numbers; with missing entries at most {_LARGEST_CORE} are supported"
         )
     model = Tucker(ones, factors)
-    gram, rhs = np.asarray(door.gram(model, 0)), door.contract_all_but(model, 0)
+    gram, rhs = np.asarray(source.gram(model, 0)), source.contract_all_but(model, 0)
     solution, *_ = np.linalg.lstsq(gram.reshape(ones.size, ones.size), rhs.ravel(), rcond=None)
     return np.asarray(solution.reshape(ones.shape))
 

@@ -144,7 +144,7 @@ def diagnose(
     Parameters
     ----------
     fit_or_model : what `decompose` returned, or any model.
-    tensor : the tensor that it approximates, an array or a door of :mod:`tensorchain.tensors`.  Without it the
+    tensor : the tensor that it approximates, an array or a data source of :mod:`tensorchain.tensors`.  Without it the
         figures of the model alone decide; with it the sensitivity path is traced and tells for certain.
     starts : paths from other random starts by which a suspected divergence is questioned, and a model that looks
         healthy (one of them).
@@ -179,13 +179,13 @@ def diagnose(
         raise ValueError(f"starts is {starts!r}; an integer of at least 0 is needed")
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds is {max_seconds!r}; a positive number, or None, is needed")
-    door = None if tensor is None else as_tensor(tensor)
+    source = None if tensor is None else as_tensor(tensor)
     names = None if fit is None else fit.dimension_names
-    if names is None and door is not None:
-        names = door.dimension_names
+    if names is None and source is not None:
+        names = source.dimension_names
     figures = replace(measure(model), block_names=block_names(model, names))
     stopped = fit is not None and fit.reason in _LIMITS
-    if door is None:
+    if source is None:
         size = tensor_norm(model)
         known = None if fit is None else fit.error
         verdict = judge(figures, known, limits=limits, stopped=stopped)
@@ -194,12 +194,12 @@ def diagnose(
             verdict, evidence, cure_for(verdict, model, figures, None, None, size, subject), figures, known
         )
     clock = Clock(max_seconds)
-    path = trace_path(model, door, max_seconds=max_seconds)
-    size = door.norm()
-    error = door.residual_norm(model) / size
-    support = support_of(door, model, error, limit=SPECTRUM_LIMIT, clock=clock)
+    path = trace_path(model, source, max_seconds=max_seconds)
+    size = source.norm()
+    error = source.residual_norm(model) / size
+    support = support_of(source, model, error, limit=SPECTRUM_LIMIT, clock=clock)
     generator = np.random.default_rng(rng)
-    other = _best_other(door, model, path, starts, generator, max_seconds, limits)
+    other = _best_other(source, model, path, starts, generator, max_seconds, limits)
     # Under a bound the objective is no error alone, or more error is the price.
     bounded = fit is not None and (fit.gap > 0.0 or not math.isclose(fit.objective, fit.error**2, rel_tol=1e-6))
     stabilised = fit is not None and fit.reason is StopReason.STABILISED
@@ -210,8 +210,8 @@ def diagnose(
     found = None
     if verdict in (Verdict.HEALTHY, Verdict.BADLY_GAUGED) and not stabilised:
         here, least = (path.model, float(path.error[-1])) if path.error[-1] <= error else (model, error)
-        found = _another(door, here, least, starts, generator, max_seconds, limits)
-        second = Verdict.HEALTHY if found is None else questioned(least, found, door.complete, limits)
+        found = _another(source, here, least, starts, generator, max_seconds, limits)
+        second = Verdict.HEALTHY if found is None else questioned(least, found, source.complete, limits)
         if second is Verdict.HEALTHY or (second is Verdict.STUCK and bounded):
             found = None
         else:
@@ -227,7 +227,7 @@ def diagnose(
 
 
 def _another(
-    door: Tensor,
+    source: Tensor,
     model: Model,
     error: float,
     starts: int,
@@ -237,9 +237,9 @@ def _another(
 ) -> Other | None:
     """The path of least error from other starts, if one comes to the error of the model; None without any."""
     best: Other | None = None
-    for path in _paths(door, model, min(starts, 1), rng, max_seconds):
+    for path in _paths(source, model, min(starts, 1), rng, max_seconds):
         if best is None or path.error[-1] < best.path.error[-1]:
-            best = Other(path, _distance(model, path.model) / door.norm())
+            best = Other(path, _distance(model, path.model) / source.norm())
         if best.path.error[-1] <= error / limits.unfinished:
             break
     return best
@@ -252,20 +252,20 @@ def _distance(one: Model, two: Model) -> float:
 
 
 def _paths(
-    door: Tensor, model: Model, starts: int, rng: np.random.Generator, max_seconds: float | None
+    source: Tensor, model: Model, starts: int, rng: np.random.Generator, max_seconds: float | None
 ) -> Iterator[SensitivityPath]:
     """Paths from random starts."""
-    double = np.complex128 if model.dtype.kind == "c" or door.dtype.kind == "c" else np.float64
+    double = np.complex128 if model.dtype.kind == "c" or source.dtype.kind == "c" else np.float64
     # From a random start the penalty begins where it leads, not where it only tames.
     decades = DECADES + math.log10(_START_SHARE / FIRST_SHARE)
     for child in rng.spawn(starts):
         start = model.astype(double).random_like(child)
-        start = start.scaled(door.norm() / tensor_norm(start))
-        yield trace_path(start, door, share=_START_SHARE, decades=decades, max_seconds=max_seconds)
+        start = start.scaled(source.norm() / tensor_norm(start))
+        yield trace_path(start, source, share=_START_SHARE, decades=decades, max_seconds=max_seconds)
 
 
 def _best_other(
-    door: Tensor,
+    source: Tensor,
     model: Model,
     path: SensitivityPath,
     starts: int,
@@ -277,7 +277,7 @@ def _best_other(
     if not grows(path, limits):
         return None
     best: SensitivityPath | None = None
-    for found in _paths(door, model, starts, rng, max_seconds):
+    for found in _paths(source, model, starts, rng, max_seconds):
         if not grows(found, limits) and (best is None or found.error[-1] < best.error[-1]):
             best = found
         if best is not None and is_better(float(best.error[-1]), float(path.error[-1]), limits):

@@ -167,16 +167,16 @@ def trace_path(
     >>> round(path.slope, 2), path.stalls
     (0.25, False)
     """
-    door = as_tensor(tensor)
+    source = as_tensor(tensor)
     start = double_precision(model)
     dtype = model.dtype
-    if door.dtype.kind == "c" and dtype.kind != "c":
+    if source.dtype.kind == "c" and dtype.kind != "c":
         # Blocks of a complex tensor are complex, wherever they start.
         start, dtype = start.astype(np.complex128), np.dtype(np.complex128)
-    _check(door, start, share, decades, per_decade, max_iter)
-    norm = door.norm()
+    _check(source, start, share, decades, per_decade, max_iter)
+    norm = source.norm()
     # Stages run in the scale ||T|| = 1; nu SS / ||T||^2 is the same in both.
-    stages = Stages(door.scaled(1.0 / norm), max_iter, Clock(max_seconds))
+    stages = Stages(source.scaled(1.0 / norm), max_iter, Clock(max_seconds))
     points = [_first_point(stages, optimal_gauge(start.scaled(1.0 / norm)), share)]
     count = 1 + round(decades * per_decade)
     factor = 10.0 ** (-1.0 / per_decade)
@@ -250,10 +250,10 @@ def _first_point(stages: Stages, start: Model, share: float) -> Point:
     return point
 
 
-def _check(door: Tensor, model: Model, share: float, decades: float, per_decade: int, max_iter: int) -> None:
-    if model.shape != door.shape:
-        raise ValueError(f"the model has shape {model.shape}, the tensor {door.shape}; they must be equal")
-    if door.norm() == 0.0:
+def _check(source: Tensor, model: Model, share: float, decades: float, per_decade: int, max_iter: int) -> None:
+    if model.shape != source.shape:
+        raise ValueError(f"the model has shape {model.shape}, the tensor {source.shape}; they must be equal")
+    if source.norm() == 0.0:
         raise ValueError("the tensor is zero everywhere: it has no sensitivity path")
     if any(not matrix.any() for matrix in model.matrices):
         raise ValueError("the model is zero everywhere; start from a fit, or from Model.random(shape, rank)")

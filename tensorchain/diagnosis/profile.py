@@ -110,7 +110,7 @@ def degeneracy_profile(
 
     Parameters
     ----------
-    tensor : array, or a door of :mod:`tensorchain.tensors`.
+    tensor : array, or a data source of :mod:`tensorchain.tensors`.
     model : as in `decompose`, or a model to start from, whose rank is taken.
     rank : one rank as in `decompose`, or a list of ranks.  For block terms, whose rank is itself a list of tuples, a
         list of such lists.
@@ -136,16 +136,16 @@ def degeneracy_profile(
     >>> bool(one.error[-1] > 10 * two.error[-1]), two.slope < 0.1
     (True, True)
     """
-    door = as_tensor(tensor)
+    source = as_tensor(tensor)
     generator = np.random.default_rng(rng)
     if isinstance(model, Model):
-        return _profile(door, model, decades, max_seconds)
+        return _profile(source, model, decades, max_seconds)
     kind = model_named(model)[0] if isinstance(model, str) else model
-    ranks = _several(kind, door.shape, rank)
+    ranks = _several(kind, source.shape, rank)
     profiles = []
     for one in [rank] if ranks is None else ranks:
-        fit = decompose(door, model, one, starts=starts, rng=generator, max_seconds=max_seconds)
-        profiles.append(_profile(door, fit.model, decades, max_seconds))
+        fit = decompose(source, model, one, starts=starts, rng=generator, max_seconds=max_seconds)
+        profiles.append(_profile(source, fit.model, decades, max_seconds))
     return profiles[0] if ranks is None else profiles
 
 
@@ -165,10 +165,10 @@ def _several(kind: Any, shape: tuple[int, ...], rank: Any) -> Sequence[Any] | No
     return rank
 
 
-def _profile(door: Tensor, start: Model, decades: float, max_seconds: float | None) -> DegeneracyProfile:
+def _profile(source: Tensor, start: Model, decades: float, max_seconds: float | None) -> DegeneracyProfile:
     """The path from a model, followed both ways."""
-    down = trace_path(start, door, decades=decades, max_seconds=max_seconds)
-    up = _upward(door, down, max_seconds)
+    down = trace_path(start, source, decades=decades, max_seconds=max_seconds)
+    up = _upward(source, down, max_seconds)
     models = tuple(model.astype(start.dtype) for model, *_ in up) + down.models
     columns = np.array([figures for _, *figures in up]).reshape(-1, 3)
     return DegeneracyProfile(
@@ -182,12 +182,14 @@ def _profile(door: Tensor, start: Model, decades: float, max_seconds: float | No
     )
 
 
-def _upward(door: Tensor, down: SensitivityPath, max_seconds: float | None) -> list[tuple[Model, float, float, float]]:
+def _upward(
+    source: Tensor, down: SensitivityPath, max_seconds: float | None
+) -> list[tuple[Model, float, float, float]]:
     """(model, penalty, error, sensitivity) of the stages above the first of `down`, the penalty falling."""
-    norm = door.norm()
+    norm = source.norm()
     model = double_precision(down.models[0]).scaled(1.0 / norm)
     scale = Scale(norm, len(model.matrices))
-    stages = Stages(door.scaled(1.0 / norm), 100, Clock(max_seconds))
+    stages = Stages(source.scaled(1.0 / norm), 100, Clock(max_seconds))
     first = float(scale.unit_penalty(down.penalty[0]))
     point = Point(first, model, float(down.error[0]), model.sensitivity(), 0, False)
     rows: list[tuple[Model, float, float, float]] = []

@@ -81,7 +81,7 @@ class Decomposition:
 
         Parameters
         ----------
-        X : array or door (samples, I_2, ..., I_N).
+        X : array or data source (samples, I_2, ..., I_N).
         y : ignored.
 
         Raises
@@ -101,7 +101,7 @@ class Decomposition:
 
         Parameters
         ----------
-        X : array or door (samples, I_2, ..., I_N), with the I_2, ..., I_N of `fit`.
+        X : array or data source (samples, I_2, ..., I_N), with the I_2, ..., I_N of `fit`.
 
         Returns
         -------
@@ -113,20 +113,20 @@ class Decomposition:
         """
         return self._put_out(self._features(_samples(X)), X)
 
-    def _features(self, door: Tensor) -> Array:
+    def _features(self, source: Tensor) -> Array:
         model = self._fitted()
-        if door.shape[1:] != model.shape[1:]:
-            raise ValueError(f"samples of shape {door.shape[1:]} were given; those of `fit` have {model.shape[1:]}")
+        if source.shape[1:] != model.shape[1:]:
+            raise ValueError(f"samples of shape {source.shape[1:]} were given; those of `fit` have {model.shape[1:]}")
         k = model.network.block_of_mode[0]
-        empty = np.zeros((door.shape[0], model.matrices[k].shape[1]), dtype=model.dtype)
+        empty = np.zeros((source.shape[0], model.matrices[k].shape[1]), dtype=model.dtype)
         around = model.with_matrix(k, empty)
-        rhs = door.contract_all_but(around, k)
+        rhs = source.contract_all_but(around, k)
         domain = (Free() if self.constraint is None else self.constraint).domain
         if k in domain.restricted(model.network):
             double = np.float64
-            gram = door.gram(around, k).astype(double, copy=False)
+            gram = source.gram(around, k).astype(double, copy=False)
             return domain.best_change(empty.astype(double), gram, rhs.astype(double, copy=False), fine=True)
-        return np.asarray(door.system(around, k).solve(rhs))
+        return np.asarray(source.system(around, k).solve(rhs))
 
     def inverse_transform(self, X: Any) -> Array:
         """Samples from their features.
@@ -158,7 +158,7 @@ class Decomposition:
 
         Parameters
         ----------
-        X : array or door (samples, I_2, ..., I_N), with the I_2, ..., I_N of `fit`.
+        X : array or data source (samples, I_2, ..., I_N), with the I_2, ..., I_N of `fit`.
         y : ignored.
 
         Returns
@@ -177,13 +177,13 @@ class Decomposition:
         >>> round(tc.Decomposition("cp", 3, random_state=0).fit(samples[:15]).score(samples[15:]), 6)
         1.0
         """
-        door = _samples(X)
-        features = self._features(door)
+        source = _samples(X)
+        features = self._features(source)
         model = self._fitted()
-        size = door.norm()
+        size = source.norm()
         if size == 0.0:
             return 1.0
-        missed = door.residual_norm(model.with_matrix(model.network.block_of_mode[0], features))
+        missed = source.residual_norm(model.with_matrix(model.network.block_of_mode[0], features))
         return 1.0 - (missed / size) ** 2
 
     def get_feature_names_out(self, input_features: object = None) -> Array:

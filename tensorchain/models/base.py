@@ -132,7 +132,7 @@ class Model(Tabular):
     def svd_matrices(cls, network: Network, tensor: Any, rng: np.random.Generator) -> list[Array]:
         """Start from singular vectors: leading ones of each unfolding; cores are random and fitted later.
 
-        `tensor` is a door; where a block is wider than its mode, small noise fills the rest.
+        `tensor` is a data source; where a block is wider than its mode, small noise fills the rest.
         """
         matrices = []
         for mode, width in zip(network.modes, network.widths, strict=True):

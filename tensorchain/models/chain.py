@@ -144,7 +144,9 @@ class TensorChain(Model):
         assert loop is not None
         return self._from_loop(k, loop)
 
-    def gram_jets(self, moments: Sequence[Array], directions: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+    def gram_derivatives(
+        self, moments: Sequence[Array], directions: Sequence[Array]
+    ) -> tuple[list[Array], list[Array]]:
         values, slopes = self._transfers_at(moments), self._transfers_at(directions)
         prefix, suffix = _running(values, slopes), _running(values[::-1], slopes[::-1], reverse=True)[::-1]
         grams, changes = [], []
@@ -392,10 +394,10 @@ def _chained(matrices: Sequence[Array]) -> Array | None:
     return result
 
 
-Jet = tuple[Array, Array]
+WithSlope = tuple[Array, Array]
 
 
-def _product(left: Jet | None, right: Jet | None) -> Jet:
+def _product(left: WithSlope | None, right: WithSlope | None) -> WithSlope:
     """Product of two (value, derivative) pairs; None is the identity."""
     if left is None:
         assert right is not None
@@ -405,10 +407,10 @@ def _product(left: Jet | None, right: Jet | None) -> Jet:
     return left[0] @ right[0], left[1] @ right[0] + left[0] @ right[1]
 
 
-def _running(values: Sequence[Array], slopes: Sequence[Array], reverse: bool = False) -> list[Jet | None]:
+def _running(values: Sequence[Array], slopes: Sequence[Array], reverse: bool = False) -> list[WithSlope | None]:
     """Products of all pairs before each position (after it, for the reversed order)."""
-    running: Jet | None = None
-    result: list[Jet | None] = []
+    running: WithSlope | None = None
+    result: list[WithSlope | None] = []
     for pair in zip(values, slopes, strict=True):
         result.append(running)
         running = _product(pair, running) if reverse else _product(running, pair)

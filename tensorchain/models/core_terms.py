@@ -39,7 +39,7 @@ _FORMED = 500
 _RIDGE = 1e-10
 """Of the mean eigenvalue, in the preconditioner of a Gram that may be singular."""
 
-Jet = tuple[Array, Array | None]
+WithSlope = tuple[Array, Array | None]
 """A value and its derivative; None for zero."""
 
 
@@ -143,17 +143,17 @@ class CoreTerms(Model):
         return totals
 
     @cached_property
-    def _jets(self) -> tuple[list[Array], list[Array]]:
+    def _gram_derivatives(self) -> tuple[list[Array], list[Array]]:
         """Grams, and their derivatives along the moments of unit noise."""
         whole, change = kronecker_jet(self._stacks, self._spread)
-        grams, slopes = self._factor_jets
+        grams, slopes = self._factor_derivatives
         return [self._padding.matrix(0, whole), *grams], [self._padding.matrix(0, change), *slopes]
 
     @cached_property
-    def _factor_jets(self) -> tuple[list[Array], list[Array]]:
+    def _factor_derivatives(self) -> tuple[list[Array], list[Array]]:
         """The same of the factors alone: those of the cores have the square of their entries."""
         pad, factors = self._padding, self._stacks
-        grams, slopes, _ = core_jets(self._cores, (self._cores[None], None), factors, self._spread)
+        grams, slopes, _ = core_derivatives(self._cores, (self._cores[None], None), factors, self._spread)
         # Noise on the cores: its moment is the identity of each term, which closes every mode but one by a trace.
         traces = [np.einsum("ttaa->t", factor) for factor in factors]
         for n, slope in enumerate(slopes):
@@ -171,7 +171,7 @@ class CoreTerms(Model):
         return [self._padding.pairs(k, rows * np.eye(m.shape[1])) for k, (rows, m) in enumerate(pairs, start=1)]
 
     def sensitivity_metric(self, k: int) -> Array:
-        return self._jets[1][0] if k == 0 else self._factor_jets[1][k - 1]
+        return self._gram_derivatives[1][0] if k == 0 else self._factor_derivatives[1][k - 1]
 
     def apply_metric(self, k: int, block: Array) -> Array:
         if k:
@@ -193,7 +193,7 @@ class CoreTerms(Model):
         pad, factors = self._padding, self._stacks
         crossed = [pad.pairs(k, m.conj().T @ d) for k, (m, d) in enumerate(zip(self.matrices, delta, strict=True)) if k]
         moved = pad.widen(0, delta[0]).reshape(self._cores.shape)
-        grams, slopes, change = core_jets(self._cores, (self._cores[None], moved[None]), factors, crossed)
+        grams, slopes, change = core_derivatives(self._cores, (self._cores[None], moved[None]), factors, crossed)
         core = change.sum(axis=1).reshape(1, -1)
         blocks = [core if pad.places[0] is None else core[:, pad.places[0]]]
         for k, (gram, slope) in enumerate(zip(grams, slopes, strict=True), start=1):
@@ -335,8 +335,8 @@ class CoreTerms(Model):
         return [self._padding.pairs(k, self.moment(k)) for k in range(1, self.order + 1)]
 
 
-def core_jets(
-    left: Array, right: Jet, factors: Sequence[Array], changes: Sequence[Array]
+def core_derivatives(
+    left: Array, right: WithSlope, factors: Sequence[Array], changes: Sequence[Array]
 ) -> tuple[list[Array], list[Array], Array]:
     """Grams of the factors between cores, their derivatives, and the derivative of the product with all modes.
 
@@ -360,8 +360,8 @@ def core_jets(
     return grams, slopes, right[1]
 
 
-def _multiply(jet: Jet, factor: Array, change: Array, n: int) -> Jet:
-    value, slope = jet
+def _multiply(pair: WithSlope, factor: Array, change: Array, n: int) -> WithSlope:
+    value, slope = pair
     moved = mode_products(value, change, n)
     return mode_products(value, factor, n), moved if slope is None else moved + mode_products(slope, factor, n)
 

@@ -77,7 +77,9 @@ class CP(Model):
     def gram_at(self, moments: Sequence[Array], k: int) -> Array:
         return _hadamard([*moments[:k], *moments[k + 1 :]])
 
-    def gram_jets(self, moments: Sequence[Array], directions: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+    def gram_derivatives(
+        self, moments: Sequence[Array], directions: Sequence[Array]
+    ) -> tuple[list[Array], list[Array]]:
         grams, slopes = [], []
         for k in range(len(moments)):
             others = [n for n in range(len(moments)) if n != k]

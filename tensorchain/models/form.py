@@ -12,7 +12,7 @@ and F is linear in each C_k.  The rest follows from directional derivatives of M
     J^H J delta         derivative of M_k along D_n = B_n^H delta_n
     E||X(theta+noise)||^2   F at C_k + s^2 I_k * identity             (tensorchain.stability.perturbation)
 
-Here all of it is done by generic contraction over the wiring.  A model overrides `gram_at`, `gram_jets` or
+Here all of it is done by generic contraction over the wiring.  A model overrides `gram_at`, `gram_derivatives` or
 `_cross_gauss_newton` only to be faster, and the tests hold the override against this file.
 """
 
@@ -112,7 +112,9 @@ class Form(Blocks):
             labels.append(lower.bonds[m] + upper.bonds[m].upper())
         return labels, operands
 
-    def gram_jets(self, moments: Sequence[Array], directions: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+    def gram_derivatives(
+        self, moments: Sequence[Array], directions: Sequence[Array]
+    ) -> tuple[list[Array], list[Array]]:
         """All M_k and their derivatives along `directions`.
 
         dM_k = sum over n != k of M_k with C_n replaced by D_n.
@@ -128,21 +130,21 @@ class Form(Blocks):
         return grams, slopes
 
     @cached_property
-    def _jets(self) -> tuple[list[Array], list[Array]]:
-        return self.gram_jets(self.moments, self.identity_moments)
+    def _gram_derivatives(self) -> tuple[list[Array], list[Array]]:
+        return self.gram_derivatives(self.moments, self.identity_moments)
 
     @cached_property
     def grams(self) -> list[Array]:
         """All M_k; without their derivatives where no one asked for these."""
-        if "_jets" in self.__dict__:
-            return self._jets[0]
+        if "_gram_derivatives" in self.__dict__:
+            return self._gram_derivatives[0]
         if self.network.has_cores:
             return [self._gram_of(None, k) for k in range(len(self._matrices))]
         return self.all_grams(self.moments)
 
     @property
     def _has_grams(self) -> bool:
-        return "_jets" in self.__dict__ or "grams" in self.__dict__
+        return "_gram_derivatives" in self.__dict__ or "grams" in self.__dict__
 
     def all_grams(self, moments: Sequence[Array]) -> list[Array]:
         """M_k at any moments, for every k."""
@@ -217,7 +219,7 @@ class Form(Blocks):
 
     def sensitivity_metric(self, k: int) -> Array:
         """Q_k with SS = <B_k, B_k Q_k^T> + I_k tr M_k; the gradient of SS in B_k is 2 B_k Q_k^T."""
-        return self._jets[1][k]
+        return self._gram_derivatives[1][k]
 
     def apply_metric(self, k: int, block: Array) -> Array:
         """B Q_k^T; half the gradient of SS where B is block k.  Q_k of a core is not formed.
@@ -354,7 +356,7 @@ class Form(Blocks):
     def gauss_newton_matvec(self, delta: Sequence[Array]) -> list[Array]:
         """J^H J delta without forming J: delta_k M_k^T + B_k dM_k^T, dM_k along D_n = B_n^H delta_n."""
         directions = [_moment(matrix, change) for matrix, change in zip(self._matrices, delta, strict=True)]
-        grams, slopes = self.gram_jets(self.moments, directions)
+        grams, slopes = self.gram_derivatives(self.moments, directions)
         return [
             change @ gram.T + matrix @ slope.T
             for matrix, change, gram, slope in zip(self._matrices, delta, grams, slopes, strict=True)

@@ -151,7 +151,7 @@ class Network:
 
     @cached_property
     def update_order(self) -> tuple[int, ...]:
-        """Blocks in the order of their modes, cores last: each asks a door for what the one before it needed."""
+        """Blocks in the order of their modes, cores last: each asks a data source for what the one before it needed."""
         return (*self.block_of_mode, *(k for k, mode in enumerate(self.modes) if mode is None))
 
     @cached_property

@@ -52,7 +52,7 @@ _LARGE = 2000
 """Unknowns of the core beyond which the path is not taken."""
 _RUN_OFF = 4.0
 """Growth of the sensitivity at which a path is left for another start."""
-_RUNGS = (4, 6)
+_LEVELS = (4, 6)
 """First penalties of the paths beyond the first one, as in `Path`: that one has tried the strongest."""
 _FIRST_BATCH, _MORE = 5, 6
 """Paths beyond the first one, and more of them where the best ran off."""
@@ -191,7 +191,7 @@ class _Search:
             return first
         points = [first, *found]
         for batch in (_FIRST_BATCH, _MORE):
-            path = replace(self.path, cycles=batch, rungs=_RUNGS, run_off=_RUN_OFF)
+            path = replace(self.path, cycles=batch, levels=_LEVELS, run_off=_RUN_OFF)
             point = yield from self._along_path(like.random_like(self.problem.rng), path)
             points.append(point)
             if point.reason is not StopReason.DIVERGING:

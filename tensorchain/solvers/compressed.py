@@ -32,7 +32,7 @@ class Compressed(Tensor):
         self.dtype = reduction.core.dtype
 
     def scaled(self, factor: float) -> Compressed:
-        """The door to factor * T."""
+        """The data source of factor * T."""
         given = self.reduction
         core, remainder = given.core * factor, given.remainder * factor**2
         return Compressed(replace(given, core=core, norm=given.norm * abs(factor), remainder=remainder))

@@ -16,7 +16,7 @@ leads: the slope s = d log(error) / d log(nu) and the ratio r = nu SS / error^2.
 **Restarts.**  Too strong a first penalty can lead into the basin of a tamer decomposition that misses
 components (for the matrix multiplication tensor: 23 of the 27 standard components, at a third of the
 sensitivity of the exact solution), which no collapse of norms or ranks betrays.  So a path that ends on a plateau
-is run again from a fresh random start on the next rung, `share` * factor^(0, -4, -6), until three paths agree
+is run again from a fresh random start on the next level, `share` * factor^(0, -4, -6), until three paths agree
 or `cycles` is reached.  A warm start is not thrown away: its path starts where nu SS equals its misfit.
 
 **Bounds.**  A bound on the sensitivity or on the error is met somewhere along the path.  The stage that crosses it is
@@ -42,7 +42,7 @@ from tensorchain.solvers.loop import children
 from tensorchain.solvers.problem import Ended, Memory, Problem, Stage, Steps, iterate_at
 from tensorchain.solvers.revive import revived, spare_parts
 
-_RUNGS = (0, 4, 6)
+_LEVELS = (0, 4, 6)
 """Powers of `factor` by which the first penalties of successive paths are lower."""
 _JUMP_ITERATIONS = 15
 _BOUND_TOL = 1e-8
@@ -81,7 +81,7 @@ class Path:
         Most paths from fresh random starts; 1 for a single path.
     first_cycle : int
         Cycles that lie behind, so that the first path is that of this one: 1 for a weaker first penalty.
-    rungs : tuple of int
+    levels : tuple of int
         Powers of `factor` by which the first penalties of successive paths are lower.
     run_off : float
         Growth of SS since the first stage of a path beyond which it is left as degenerate.
@@ -114,7 +114,7 @@ class Path:
     stage_tol: float = 1e-4
     cycles: int = 6
     first_cycle: int = 0
-    rungs: tuple[int, ...] = _RUNGS
+    levels: tuple[int, ...] = _LEVELS
     run_off: float = math.inf
     restart_above: float = 1e-3
     max_iter: int = 300
@@ -152,7 +152,7 @@ class Path:
     def _cycles(self, problem: Problem) -> int:
         if not problem.warm:
             return self.cycles
-        return 1 + len(_RUNGS) if problem.constraint.ends_path else 1
+        return 1 + len(_LEVELS) if problem.constraint.ends_path else 1
 
 
 @dataclass(frozen=True)
@@ -189,13 +189,13 @@ class _Walk:
                 return self._path(start, misfit / max(self.at.sensitivity(), 1e-300))
             # A start in a swamp cannot be tamed along its own branch: leave it by a stronger penalty.
             unit = self._scaled(self.domain.drawn(start, generators[0]))[1]
-            return self._path(start, options.share * options.factor ** -_RUNGS[-cycle] * unit)
+            return self._path(start, options.share * options.factor ** -_LEVELS[-cycle] * unit)
         model = start if cycle == 0 else self.domain.drawn(start, generators[cycle])
         scaled, unit = self._scaled(model)
         if cycle > 0:
             # One unit for all cycles: their paths pass through the same penalties and can be compared.
             unit = self._scaled(start)[1]
-        return self._path(scaled, options.share * options.factor ** -options.rungs[cycle % len(options.rungs)] * unit)
+        return self._path(scaled, options.share * options.factor ** -options.levels[cycle % len(options.levels)] * unit)
 
     def _path(self, model: Model, penalty: float) -> _Path:
         return _Path(model, LM.damping, max(penalty, self.floor))

@@ -285,9 +285,9 @@ def estimate_error(
     >>> abs(estimate.value - 1.0) < 3 * estimate.standard_error < 0.1
     True
     """
-    door = as_tensor(tensor)
-    if model.shape != door.shape:
-        raise ValueError(f"the model has shape {model.shape} and the tensor {door.shape}; they must be equal")
+    source = as_tensor(tensor)
+    if model.shape != source.shape:
+        raise ValueError(f"the model has shape {model.shape} and the tensor {source.shape}; they must be equal")
     if samples < 2:
         raise ValueError(f"samples is {samples}; two or more are needed for an error bar")
-    return HeldOut(door, samples, np.random.default_rng(rng)).estimate(model)
+    return HeldOut(source, samples, np.random.default_rng(rng)).estimate(model)

@@ -46,7 +46,7 @@ def block_response(model: Model, change: Any, tensor: Any = None) -> list[Array]
     Parameters
     ----------
     model : the fit: a stationary point of ||T - X||.
-    change : dT, array (or dense door) of the shape of the model.
+    change : dT, array (or dense data source) of the shape of the model.
     tensor : T, where the fit is not exact; None for an exact fit, T = X.
 
     Returns
@@ -121,8 +121,8 @@ class _Equations:
 
     def solve(self, direction: Array) -> Array:
         """d theta (flat) for the change `direction` of the tensor."""
-        door = Dense(direction)
-        pieces = [door.contract_all_but(self.model, k).ravel() for k in range(len(self.model.matrices))]
+        source = Dense(direction)
+        pieces = [source.contract_all_but(self.model, k).ravel() for k in range(len(self.model.matrices))]
         flat = np.concatenate(pieces)
         if not self.complex:
             return np.asarray(self.vectors @ ((self.vectors.T @ flat) / self.values))
@@ -184,10 +184,10 @@ def _dense(name: str, given: Any, model: Model) -> Array:
     """The array behind `given`, of the shape of the model."""
     # Sizes beyond 1e154 overflow in a first look at the norm.
     with np.errstate(over="ignore"):
-        door = as_tensor(given)
-    if not isinstance(door, Dense):
-        raise TypeError(f"{name} is a {type(door).__name__}; an array or a Dense tensor is needed")
-    if door.shape != model.shape:
-        raise ValueError(f"{name} has shape {door.shape}, the model {model.shape}; they must be equal")
-    array = door.to_dense()
+        source = as_tensor(given)
+    if not isinstance(source, Dense):
+        raise TypeError(f"{name} is a {type(source).__name__}; an array or a Dense tensor is needed")
+    if source.shape != model.shape:
+        raise ValueError(f"{name} has shape {source.shape}, the model {model.shape}; they must be equal")
+    array = source.to_dense()
     return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64, copy=False)

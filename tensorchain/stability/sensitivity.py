@@ -5,7 +5,7 @@ that diverges has SS -> infinity while its error creeps down.
 
 SS is quadratic in each block, SS = <B_k, B_k Q_k^T> + I_k tr M_k, so its gradient is 2 B_k Q_k^T with
 Q_k the derivative of the Gram M_k along the moments of unit noise; all K of them cost one pass of
-`gram_jets`.
+`gram_derivatives`.
 
 Reference: Tichavsky, Phan, Cichocki, "Sensitivity in tensor decomposition", IEEE SPL (2019).
 """

@@ -1,4 +1,4 @@
-"""The doors to the data: the only code that touches it."""
+"""The data sources to the data: the only code that touches it."""
 
 from tensorchain.tensors.base import Residual, Tensor
 from tensorchain.tensors.dense import Dense

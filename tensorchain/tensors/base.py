@@ -1,16 +1,16 @@
 """What a solver may ask of the data.
 
-A *door* answers three questions about a tensor T (shape (I_1, ..., I_N)) and a model X:
+A *data source* answers three questions about a tensor T (shape (I_1, ..., I_N)) and a model X:
 
     norm()                          ||T||
     contract_all_but(model, k)      L_k^H vec(T), in matrix form (I_k, P_k)
     residual_norm(model)            ||T - X||
 
-and the rest has a default here in terms of them.  Doors that see only part of the entries
+and the rest has a default here in terms of them.  Data sources that see only part of the entries
 (missing or weighted data) also override the curvature: `solve_gram`, `gauss_newton`, `matvec`.
 
 All answers come as double; sums over float32 data are made in float32, at its speed and rounding.
-A door carries a scale: solvers work on T / ||T||, and no copy of the data is made for that.
+A data source carries a scale: solvers work on T / ||T||, and no copy of the data is made for that.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tensorchain.models import Model
 from tensorchain.tensors.intake import digest_of
 from tensorchain.tensors.outside import Given, Labels
 
-Door = TypeVar("Door", bound="Tensor")
+Source = TypeVar("Source", bound="Tensor")
 
 _DOUBLE = 1e-9
 """Residual relative to the terms of X that has six digits in double precision."""
@@ -56,7 +56,7 @@ class Residual:
 
 
 class Tensor(ABC):
-    """A door to a tensor; `scale` multiplies every answer."""
+    """A tensor that is given somewhere; `scale` multiplies every answer."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -99,7 +99,7 @@ class Tensor(ABC):
         """Entries that count: all of them, or those that are observed."""
         return math.prod(self.shape)
 
-    def computed(self: Door) -> Door:
+    def computed(self: Source) -> Source:
         """The tensor as a run computes with it: small ones in double precision, with the rounding of the data."""
         return self
 
@@ -109,8 +109,8 @@ class Tensor(ABC):
         return 0.5 * float(np.finfo(self.dtype).eps)
 
     @abstractmethod
-    def scaled(self: Door, factor: float) -> Door:
-        """The door to factor * T, sharing the data."""
+    def scaled(self: Source, factor: float) -> Source:
+        """The data source of factor * T, sharing the data."""
 
     @abstractmethod
     def norm(self) -> float:
@@ -144,7 +144,7 @@ class Tensor(ABC):
 
     @property
     def in_memory(self) -> Array | None:
-        """The entries, before `scale`, where all of them lie in one array; None for most doors."""
+        """The entries, before `scale`, where all of them lie in one array; None for most data sources."""
         return None
 
     @abstractmethod

@@ -33,7 +33,7 @@ from tensorchain.tensors.dtypes import double_of, kept_dtype
 from tensorchain.tensors.intake import check_shape, moderate
 from tensorchain.tensors.outside import either, on_host, opened, shown
 
-Door = TypeVar("Door", bound="Listed")
+Source = TypeVar("Source", bound="Listed")
 
 _BLOCK_BITS = 12
 """Rows of a block of the sorted order: 2^12 rows of 16 numbers fill half a megabyte."""
@@ -51,7 +51,7 @@ class Listed(Tensor):
     indices: Array
     values: Array
 
-    def scaled(self: Door, factor: float) -> Door:
+    def scaled(self: Source, factor: float) -> Source:
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
         twin.scale = self.scale * factor

@@ -149,10 +149,10 @@ class Dense(Tensor):
 
     @classmethod
     def bare(cls, array: Array) -> Dense:
-        """A door without checks, for finite arrays in C order that are made here."""
-        door = object.__new__(cls)
-        door.array, door.shape, door.dtype, door._norm = array, array.shape, array.dtype, math.nan
-        return door
+        """A data source without checks, for finite arrays in C order that are made here."""
+        source = object.__new__(cls)
+        source.array, source.shape, source.dtype, source._norm = array, array.shape, array.dtype, math.nan
+        return source
 
     # -- inside -------------------------------------------------------------------------
 

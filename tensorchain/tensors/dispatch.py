@@ -1,15 +1,15 @@
-"""From what a user gives to the door that reads it.
+"""From what a user gives to the data source that reads it.
 
 Libraries are recognised by the module of the type, so that none is imported for it.
 
-| given | door |
+| given | data source |
 |---|---|
-| a door | itself |
+| a data source | itself |
 | dask array, `numpy.memmap` | `Lazy` |
 | scipy.sparse, pydata/sparse, sparse tensors of PyTorch | `Sparse` |
 | CuPy, PyTorch, JAX, any other array API | `Device` |
 | `numpy.ma.MaskedArray`, lists of them, dask arrays of them | `Masked` |
-| `xarray.DataArray` | the door of its data, with the names of its dimensions |
+| `xarray.DataArray` | the data source of its data, with the names of its dimensions |
 | anything that becomes a NumPy array | `Dense` |
 """
 
@@ -29,7 +29,7 @@ from tensorchain.tensors.sparse import Sparse
 
 
 def as_tensor(tensor: Any) -> Tensor:
-    """The door for what a user gives.
+    """The data source for what a user gives.
 
     Parameters
     ----------

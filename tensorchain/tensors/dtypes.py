@@ -1,4 +1,4 @@
-"""Dtypes: what numbers given to a door become, and in what precision its answers come."""
+"""Dtypes: what numbers given to a data source become, and in what precision its answers come."""
 
 from __future__ import annotations
 

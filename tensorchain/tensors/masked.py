@@ -2,7 +2,7 @@
 
 With W the weights as a tensor,
 
-    L_k^H vec(W T)                      the contraction of a dense array, through its fast door,
+    L_k^H vec(W T)                      the contraction of a dense array, through its fast data source,
     J_k^H vec(W (T - X))                the same of the weighted residual, one slab at a time,
     L_k^H W L_k,  J^H W J               matrix products with W (:mod:`tensorchain.tensors.curvature`),
     J^H W J d                           J_k^H of the weighted first-order change W (J d), slab by slab.

@@ -1,10 +1,10 @@
 """A few fibers and entries of a tensor, for solvers that do not read all of it.
 
-`fibers` reads whole lines of a tensor along one mode, or single entries, from doors that can be read in any order:
-arrays in memory, memory-mapped files and dask arrays.  Another door joins with
+`fibers` reads whole lines of a tensor along one mode, or single entries, from data sources that can be read in any
+order: arrays in memory, memory-mapped files and dask arrays.  Another data source joins with
 
     @fibers.register
-    def _(door: MyDoor, mode, positions): ...
+    def _(data source: MyDoor, mode, positions): ...
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tensorchain.tensors.lazy import Lazy
 
 
 @singledispatch
-def fibers(door: Tensor, mode: int | None, positions: Array) -> Array:
+def fibers(source: Tensor, mode: int | None, positions: Array) -> Array:
     """Fibers of a tensor along a mode.
 
     Parameters
     ----------
-    door : door to an array that can be read in any order.
+    source : array that can be read in any order.
     mode : the mode along which the fibers run, or None for single entries.
     positions : integers (S, N), where they lie along the other modes; column `mode` is not read.
 
@@ -36,7 +36,7 @@ def fibers(door: Tensor, mode: int | None, positions: Array) -> Array:
 
     Raises
     ------
-    TypeError for doors that cannot be read in any order.
+    TypeError for data sources that cannot be read in any order.
 
     Examples
     --------
@@ -46,24 +46,24 @@ def fibers(door: Tensor, mode: int | None, positions: Array) -> Array:
     array([[ 1.,  5.,  9.], [ 3.,  7., 11.]])
     """
     raise TypeError(
-        f"a {type(door).__name__} tensor cannot be sampled: most of its entries are zero, missing or elsewhere; "
+        f"a {type(source).__name__} tensor cannot be sampled: most of its entries are zero, missing or elsewhere; "
         "use another solver, such as ALS()"
     )
 
 
 @fibers.register
-def _(door: Dense, mode: int | None, positions: Array) -> Array:
-    return _picked(door.array, mode, positions) * door.scale
+def _(source: Dense, mode: int | None, positions: Array) -> Array:
+    return _picked(source.array, mode, positions) * source.scale
 
 
 @fibers.register
-def _(door: Lazy, mode: int | None, positions: Array) -> Array:
-    if hasattr(door.array, "vindex"):
-        picked = door.array.vindex[_index(mode, positions)].compute()
+def _(source: Lazy, mode: int | None, positions: Array) -> Array:
+    if hasattr(source.array, "vindex"):
+        picked = source.array.vindex[_index(mode, positions)].compute()
         picked = picked[:, None] if mode is None else picked
     else:
-        picked = _picked(door.array, mode, positions)
-    return np.asarray(picked, dtype=door.dtype) * door.scale
+        picked = _picked(source.array, mode, positions)
+    return np.asarray(picked, dtype=source.dtype) * source.scale
 
 
 def _picked(array: Any, mode: int | None, positions: Array) -> Array:

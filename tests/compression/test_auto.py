@@ -49,7 +49,7 @@ def test_no_method_alone_has_a_smaller_predicted_error(share):
     given = sites()
     errors = {}
     for method in ("auto", "cp3", "tucker2", "tc"):
-        request = Request(method, keep_params=share, stabilise=False, rungs=4)
+        request = Request(method, keep_params=share, stabilise=False, candidates=4)
         _, report = plan_network(given, request, parameters=total(given))
         errors[method] = report.allocation.error
     assert all(errors["auto"] <= error + 1e-3 for error in errors.values())
@@ -60,7 +60,7 @@ def test_layers_side_by_side_are_those_one_after_the_other(tmp_path):
     given = sites()
     runs = [
         plan_network(
-            given, Request("auto", keep_macs=0.5, rungs=3, stabilise=False, jobs=jobs), parameters=total(given)
+            given, Request("auto", keep_macs=0.5, candidates=3, stabilise=False, jobs=jobs), parameters=total(given)
         )
         for jobs in (1, 2)
     ]
@@ -74,7 +74,7 @@ def test_layers_side_by_side_are_those_one_after_the_other(tmp_path):
 def test_a_checkpoint_remembers_the_methods(tmp_path):
     pytest.importorskip("safetensors")
     given, path = sites(), tmp_path / "run.safetensors"
-    request = Request("auto", keep_macs=0.5, rungs=3, stabilise=False)
+    request = Request("auto", keep_macs=0.5, candidates=3, stabilise=False)
     first = plan_network(given, request, parameters=total(given), progress=Progress(path, "x"))
     again = plan_network(given, request, parameters=total(given), progress=Progress(path, "x"))
     assert [layer.method for layer in first[1].layers] == [layer.method for layer in again[1].layers]

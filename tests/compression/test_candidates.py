@@ -65,7 +65,7 @@ def test_reported_errors_are_those_of_the_approximations(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_short_fits_come_near_careful_ones(method):
     kernel = decaying((16, 12, *((1, 1) if method == "svd" else (3, 3))))
-    points = curve(kernel, method, geometry=Geometry(), image=(8, 8), rungs=4, rng=0)
+    points = curve(kernel, method, geometry=Geometry(), image=(8, 8), candidates=4, rng=0)
     assert all(point.method == method for point in points)
     for point in points:
         careful = fit_kernel(kernel, method, point.rank, stabilise=False, rng=0).error
@@ -77,9 +77,9 @@ def test_several_methods_share_one_curve_and_outputs_are_measured():
     kernel = decaying((12, 10, 3, 3))
     patches = np.random.default_rng(1).standard_normal((300, 90)) * np.linspace(0.1, 2.0, 90)
     covariance = PatchCovariance.from_patches(patches, 10)
-    plain = curve(kernel, ("cp3", "tucker2"), geometry=Geometry(), image=(8, 8), rungs=4, rng=0)
+    plain = curve(kernel, ("cp3", "tucker2"), geometry=Geometry(), image=(8, 8), candidates=4, rng=0)
     measured = curve(
-        kernel, ("cp3", "tucker2"), geometry=Geometry(), image=(8, 8), rungs=4, rng=0, covariance=covariance
+        kernel, ("cp3", "tucker2"), geometry=Geometry(), image=(8, 8), candidates=4, rng=0, covariance=covariance
     )
     assert {point.method for point in plain} == {"cp3", "tucker2"}
     assert [(p.method, p.rank) for p in plain if p.method == "tucker2"] == [

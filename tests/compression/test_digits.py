@@ -15,7 +15,7 @@ from torch import nn
 
 from tensorchain.compression import compress, compress_in_steps, compress_onnx, quantize, recalibrate, restore
 
-OPTIONS = {"rungs": 3, "stabilise": False}
+OPTIONS = {"candidates": 3, "stabilise": False}
 METHODS = ("cp3", "tucker-cp", "tc")
 
 
@@ -95,7 +95,7 @@ def test_a_trained_network_goes_all_the_way(trained, method):
         "refit": False,
         "calibration": loader()[:4],
         "form": "auto",
-        "rungs": 3,
+        "candidates": 3,
         "stabilise": method in ("cp3", "tc"),
     }
     small = compress(trained, TEST[0][:1], method, keep_macs=0.4, **options)
@@ -154,7 +154,7 @@ def test_several_steps_keep_the_accuracy_that_was_asked_for(trained):
 def test_few_bits_are_better_fitted_than_rounded(trained):
     """Weights fitted on a grid of 3 bits against the same decomposition rounded, normalisations measured again."""
     scores = {}
-    options = {"keep_macs": 0.6, "rungs": 4, "keep": ["point", "fc"]}
+    options = {"keep_macs": 0.6, "candidates": 4, "keep": ["point", "fc"]}
     for bits in (None, 3):
         small = compress(trained, TEST[0][:1], "tc", weight_bits=bits, **options)
         inside = [

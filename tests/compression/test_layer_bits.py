@@ -85,7 +85,7 @@ def test_allocated_bits_move_the_outputs_less_than_equal_ones(mean_bits):
 
 def test_layers_of_a_decomposition_count_by_their_sensitivity():
     net, data = network(), images()
-    small = compress(net, data[0], "tc", keep_macs=0.5, form="fold", rungs=3, rng=0)
+    small = compress(net, data[0], "tc", keep_macs=0.5, form="fold", candidates=3, rng=0)
     best = allocate_layer_bits(small, 5, per_channel=False, weight_range="minmax")
     layer = next(layer for layer in small.report.layers if layer.method == "tc")
     plan = plan_of_module(small.get_submodule(layer.name), "tc", layer.rank)
@@ -106,7 +106,7 @@ def test_layers_of_a_decomposition_count_by_their_sensitivity():
 
 def test_weights_on_a_grid_stay_there():
     net, data = network(), images()
-    small = compress(net, data[0], "tucker2", keep_macs=0.5, rungs=3, weight_bits=4)
+    small = compress(net, data[0], "tucker2", keep_macs=0.5, candidates=3, weight_bits=4)
     layers = [layer for layer in small.report.layers if layer.bits is not None]
     assert layers
     assert all(set(layer.bits) == {4} and layer.error <= layer.rounded_error for layer in layers)
@@ -116,7 +116,7 @@ def test_weights_on_a_grid_stay_there():
             old, new = small.get_submodule(layer.name), rounded.get_submodule(layer.name)
             for a, b in zip(old, new, strict=True):
                 assert torch.allclose(a.weight, b.weight, rtol=1e-5, atol=0.0)
-    free = compress(net, data[0], "tucker2", keep_macs=0.5, rungs=3)
+    free = compress(net, data[0], "tucker2", keep_macs=0.5, candidates=3)
     assert change(small, quantize(small, data, dict.fromkeys(inside(small), 4), None), data[0][0]) < 1e-5
     assert change(free, quantize(free, data, dict.fromkeys(inside(free), 4), None), data[0][0]) > 1e-2
 

@@ -76,7 +76,7 @@ def images(size=(2, 8, 13, 14), seed=0):
 )
 def test_the_new_nodes_are_the_convolution_with_their_kernel(method, attributes):
     proto, x = single(**attributes), images()
-    small, report = compress_onnx(proto, method, keep_macs=0.7, stabilise=False, rungs=3)
+    small, report = compress_onnx(proto, method, keep_macs=0.7, stabilise=False, candidates=3)
     assert report.layers[0].method == method
     old, new = run(proto, x), run(small, x)
     assert old.shape == new.shape
@@ -105,8 +105,8 @@ def composed(small, report):
 @pytest.mark.parametrize("attributes", [{"pads": [1, 1, 1, 1]}, {"strides": [2, 1], "pads": [0, 1, 2, 0]}])
 def test_folded_chains_equal_grouped_ones_at_any_batch(attributes):
     proto = single(**attributes)
-    grouped, _ = compress_onnx(proto, "tc", keep_macs=0.6, stabilise=False, rungs=3)
-    folded, report = compress_onnx(proto, "tc", keep_macs=0.6, stabilise=False, rungs=3, form="fold")
+    grouped, _ = compress_onnx(proto, "tc", keep_macs=0.6, stabilise=False, candidates=3)
+    folded, report = compress_onnx(proto, "tc", keep_macs=0.6, stabilise=False, candidates=3, form="fold")
     assert [node.op_type for node in folded.graph.node].count("Reshape") == 2
     assert report.parameters[1] < sum(np.prod(t.dims) for t in grouped.graph.initializer)
     for count in (1, 3):
@@ -118,7 +118,7 @@ def test_folded_chains_equal_grouped_ones_at_any_batch(attributes):
 def test_everything_else_stays_byte_for_byte():
     proto = network()
     before = proto.SerializeToString()
-    small, report = compress_onnx(proto, "tc", keep_macs=0.8, rungs=4, keep=["first"])
+    small, report = compress_onnx(proto, "tc", keep_macs=0.8, candidates=4, keep=["first"])
     assert proto.SerializeToString() == before
     layers = {layer.name: layer for layer in report.layers}
     assert layers["first"].rank == "kept on request"
@@ -144,7 +144,7 @@ def test_everything_else_stays_byte_for_byte():
 
 def test_the_whole_budget_changes_nothing():
     proto = network()
-    small, _ = compress_onnx(proto, "tc", keep_macs=1.0, rungs=3)
+    small, _ = compress_onnx(proto, "tc", keep_macs=1.0, candidates=3)
     assert small.SerializeToString(deterministic=True) == proto.SerializeToString(deterministic=True)
 
 
@@ -157,7 +157,7 @@ def test_calibration_gives_the_error_of_the_outputs():
         calibrate=[{"x": x[:2]}, {"x": x[2:]}],
         fit_output=True,
         refit=False,
-        rungs=4,
+        candidates=4,
     )
     old, new = run(proto, x), run(small, x)
     site = layers_of(proto)[0].site
@@ -168,7 +168,7 @@ def test_calibration_gives_the_error_of_the_outputs():
 def test_files_are_read_and_damaged_ones_refused(tmp_path):
     path = tmp_path / "net.onnx"
     onnx.save(single(), path)
-    small, _ = compress_onnx(path, "cp3", keep_params=0.5, stabilise=False, rungs=3)
+    small, _ = compress_onnx(path, "cp3", keep_params=0.5, stabilise=False, candidates=3)
     onnx.checker.check_model(small)
     with pytest.raises(FileNotFoundError, match="no file"):
         compress_onnx(tmp_path / "absent.onnx", keep_macs=0.5)
@@ -181,13 +181,13 @@ def test_files_are_read_and_damaged_ones_refused(tmp_path):
 
 def test_constants_of_old_files_are_inputs_too():
     proto, x = single(pads=[1, 1, 1, 1]), images()
-    expected = run(compress_onnx(proto, "cp3", keep_macs=0.6, stabilise=False, rungs=3)[0], x)
+    expected = run(compress_onnx(proto, "cp3", keep_macs=0.6, stabilise=False, candidates=3)[0], x)
     listed = [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in proto.graph.initializer]
     proto.graph.input.extend(listed)
     with pytest.raises(ValueError, match="no constant"):
         compress_onnx(proto, "cp3", keep_macs=0.6)
     proto.ir_version = 3
-    small, _ = compress_onnx(proto, "cp3", keep_macs=0.6, stabilise=False, rungs=3)
+    small, _ = compress_onnx(proto, "cp3", keep_macs=0.6, stabilise=False, candidates=3)
     assert np.array_equal(run(small, x), expected)
     assert {t.name for t in small.graph.initializer} == {v.name for v in small.graph.input} - {"x"}
 
@@ -266,7 +266,7 @@ def test_the_faster_form_is_taken_and_reported(monkeypatch, int8):
         return [2.0, 1.0] if seen[1:] else [1.0, 2.0]
 
     monkeypatch.setattr(onnx_graph, "time_plans", timer)
-    options = {"keep_macs": 0.6, "stabilise": False, "rungs": 3, "time_int8": int8}
+    options = {"keep_macs": 0.6, "stabilise": False, "candidates": 3, "time_int8": int8}
     grouped, fold = (compress_onnx(proto, "tc", form="auto", **options) for _ in range(2))
     assert seen == [((13, 14), 1, int8)] * 2
     assert [report.layers[0].form for _, report in (grouped, fold)] == ["grouped", "fold"]
@@ -292,11 +292,11 @@ def test_the_model_of_one_layer_is_the_plan():
 
 def test_checkpoints_serve_files_too(tmp_path):
     proto, path = single(pads=[1, 1, 1, 1]), tmp_path / "run"
-    first, _ = compress_onnx(proto, "tc", keep_macs=0.6, rungs=3, checkpoint=path)
-    second, _ = compress_onnx(proto, "tc", keep_macs=0.6, rungs=3, checkpoint=path)
+    first, _ = compress_onnx(proto, "tc", keep_macs=0.6, candidates=3, checkpoint=path)
+    second, _ = compress_onnx(proto, "tc", keep_macs=0.6, candidates=3, checkpoint=path)
     assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
     with pytest.raises(ValueError, match="another compression"):
-        compress_onnx(proto, "cp3", keep_macs=0.6, rungs=3, checkpoint=path)
+        compress_onnx(proto, "cp3", keep_macs=0.6, candidates=3, checkpoint=path)
 
 
 def hostile(change):
@@ -361,7 +361,7 @@ def test_hostile_models_are_refused_in_one_line(tmp_path, change):
     path = tmp_path / "hostile.onnx"
     path.write_bytes(hostile(change).SerializeToString())
     with pytest.raises(ValueError, match=r"not valid|no ONNX|outside the file|no convolution|does not fit") as caught:
-        compress_onnx(path, "tucker2", keep_macs=0.7, stabilise=False, rungs=2)
+        compress_onnx(path, "tucker2", keep_macs=0.7, stabilise=False, candidates=2)
     assert len(str(caught.value)) < 1000
 
 
@@ -379,7 +379,7 @@ def test_damaged_bytes_are_refused_or_read(capfd):
         try:
             broken = onnx.ModelProto()
             broken.ParseFromString(bytes(damaged))
-            small, _ = compress_onnx(broken, "tucker2", keep_macs=0.7, stabilise=False, rungs=2)
+            small, _ = compress_onnx(broken, "tucker2", keep_macs=0.7, stabilise=False, candidates=2)
         except (ValueError, DecodeError):
             refused += 1
             continue

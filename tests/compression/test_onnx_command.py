@@ -50,7 +50,7 @@ def outputs(path, images):
 
 def test_a_file_is_compressed_and_described(files, capsys):
     out = files / "small.onnx"
-    words = [files / "net.onnx", "--keep-macs", 0.7, "--rungs", 4, "--out", out, "--plain"]
+    words = [files / "net.onnx", "--keep-macs", 0.7, "--candidates", 4, "--out", out, "--plain"]
     assert execute(*words, "--json") == Status.OK
     record = json.loads(capsys.readouterr().out)
     assert record["layers"][0]["method"] == "tc"
@@ -69,7 +69,7 @@ def test_a_file_is_compressed_and_described(files, capsys):
 
 def test_int8_is_near_and_smaller(files, capsys):
     images = np.load(files / "images.npz")["images"]
-    words = [files / "net.onnx", "--method", "tucker2", "--keep-macs", 0.8, "--rungs", 4]
+    words = [files / "net.onnx", "--method", "tucker2", "--keep-macs", 0.8, "--candidates", 4]
     words += ["--calibration", files / "images.npz"]
     execute(*words, "--fit-output", "--out", files / "float.onnx")
     execute(*words, "--fit-output", "--int8", "--out", files / "int8.onnx")
@@ -92,7 +92,7 @@ def test_what_cannot_be_done_ends_in_one_line(files, words, message):
     named = {"same": "net.onnx"}
     words = [files / named.get(w, w) if w.endswith((".onnx", ".txt", "same")) else w for w in words]
     with pytest.raises(CommandError, match=message):
-        execute(files / "net.onnx", "--keep-macs", 0.5, "--rungs", 3, *words)
+        execute(files / "net.onnx", "--keep-macs", 0.5, "--candidates", 3, *words)
     assert not (files / "small.onnx").exists()
 
 
@@ -106,7 +106,7 @@ def test_damaged_files_are_bad_input(files):
 
 def test_the_report_says_what_became_of_outputs_size_and_time(files, capsys):
     images = np.load(files / "images.npz")["images"]
-    words = [files / "net.onnx", "--keep-macs", 0.7, "--method", "tucker2", "--rungs", 3]
+    words = [files / "net.onnx", "--keep-macs", 0.7, "--method", "tucker2", "--candidates", 3]
     execute(*words, "--calibration", files / "images.npz", "--out", files / "small.onnx", "--json")
     record = json.loads(capsys.readouterr().out)
     before, after = (outputs(files / name, images) for name in ("net.onnx", "small.onnx"))
@@ -123,7 +123,9 @@ def test_tables_are_whole_in_a_pipe(files, capsys):
     name = "a/name/of/more/than/forty/characters/in/a/long/graph"
     proto.graph.node[0].name = name
     onnx.save(proto, files / "net.onnx")
-    execute(files / "net.onnx", "--keep-macs", 0.99, "--method", "tucker2", "--rungs", 3, "--out", files / "small.onnx")
+    execute(
+        files / "net.onnx", "--keep-macs", 0.99, "--method", "tucker2", "--candidates", 3, "--out", files / "small.onnx"
+    )
     printed = capsys.readouterr().out
     row = next(line for line in printed.splitlines() if name in line)
     assert "tucker2" in row
@@ -138,7 +140,7 @@ def test_sizes_are_given_by_name_or_alone(files):
     for dim in proto.graph.input[0].type.tensor_type.shape.dim[2:]:
         dim.dim_param = "free"
     onnx.save(proto, files / "free.onnx")
-    words = [files / "free.onnx", "--keep-macs", 0.7, "--rungs", 3, "--plain"]
+    words = [files / "free.onnx", "--keep-macs", 0.7, "--candidates", 3, "--plain"]
     with pytest.raises(CommandError, match="--input-shape x=1,3,224,224"):
         execute(*words, "--out", files / "small.onnx")
     for given in ("1,8,10,10", "x=1,8,10,10"):
@@ -179,7 +181,7 @@ def test_several_inputs_come_from_one_archive(files):
     del proto.graph.input[:]
     proto.graph.input.extend(rows)
     onnx.save(proto, files / "three.onnx")
-    words = [files / "three.onnx", "--keep-macs", 0.7, "--rungs", 3, "--plain", "--out", files / "small.onnx"]
+    words = [files / "three.onnx", "--keep-macs", 0.7, "--candidates", 3, "--plain", "--out", files / "small.onnx"]
     images = np.load(files / "images.npz")["images"]
     np.savez(files / "given.npz", x=images, label=np.arange(40), gain=2.0)
     execute(*words, "--calibration", files / "given.npz")

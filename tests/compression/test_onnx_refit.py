@@ -66,7 +66,7 @@ def change(proto, small, x):
 
 def compressed(proto, method="tucker2", **options):
     share = 0.5 if "keep" not in options else 0.8
-    return compress_onnx(proto, method, keep_macs=share, rungs=3, stabilise=False, **options)
+    return compress_onnx(proto, method, keep_macs=share, candidates=3, stabilise=False, **options)
 
 
 CALIBRATION = smooth(48, 0)

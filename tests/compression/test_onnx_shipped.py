@@ -78,7 +78,7 @@ def images(*shape, seed=0):
 
 
 def compressed(proto, share=0.6, method="tucker2", **options):
-    return compress_onnx(proto, method, keep_macs=share, rungs=3, stabilise=False, **options)
+    return compress_onnx(proto, method, keep_macs=share, candidates=3, stabilise=False, **options)
 
 
 X = images(3, 8, 12, 12)
@@ -258,7 +258,7 @@ def test_matrices_become_two(product):
     proto = model(
         [helper.make_node(product.split()[-1], names, ["y"], name="matrix", **options)], weights, {"x": shape}
     )
-    small, report = compress_onnx(proto, "tc", keep_macs=0.3, rungs=12)
+    small, report = compress_onnx(proto, "tc", keep_macs=0.3, candidates=12)
     x = images(5, *shape[1:])
     before, after = run(proto, x=x)[0], run(small, x=x)[0]
     assert report.layers[0].method == "svd"
@@ -480,12 +480,12 @@ def test_every_layer_gets_the_method_that_serves_it():
 
 def test_a_budget_that_is_not_used_is_said_with_the_reason():
     proto = two_convolutions()
-    _, report = compress_onnx(proto, "tucker2", keep_macs=0.99, rungs=2, stabilise=False, keep=["second"])
+    _, report = compress_onnx(proto, "tucker2", keep_macs=0.99, candidates=2, stabilise=False, keep=["second"])
     told = unused_budget(report, 0.99)
     used = report.macs[1] / report.macs[0]
     assert f"0.99 was asked for, {used:.3f} is used: the next step, first from rank" in told
     assert "to the dense layer" in told
-    _, report = compress_onnx(proto, "tucker2", keep_macs=1.0, rungs=2)
+    _, report = compress_onnx(proto, "tucker2", keep_macs=1.0, candidates=2)
     assert unused_budget(report, 1.0) == ""
     with pytest.raises(ValueError, match=r"cannot be met.*0.6667 in layers that stay"):
-        compress_onnx(proto, "tucker2", keep_macs=0.4, rungs=2, keep=["first"])
+        compress_onnx(proto, "tucker2", keep_macs=0.4, candidates=2, keep=["first"])

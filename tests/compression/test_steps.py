@@ -89,7 +89,7 @@ def same(first, second):
     assert timeless(first.report) == timeless(second.report)
 
 
-OPTIONS = {"rungs": 3, "stabilise": False}
+OPTIONS = {"candidates": 3, "stabilise": False}
 
 
 @pytest.mark.parametrize("method", ["tc", "tucker-cp", "cp4"])
@@ -104,7 +104,7 @@ def test_steps_reach_the_budget_and_start_from_the_layers_as_they_are(method):
         seen.append(small)
 
     small = compress_in_steps(
-        net, data[0], method, keep_macs=0.3, steps=2, restoring=restoring, rungs=4, stabilise=False
+        net, data[0], method, keep_macs=0.3, steps=2, restoring=restoring, candidates=4, stabilise=False
     )
     report = small.report
     assert [step.share for step in report.steps] == pytest.approx([0.3**0.5, 0.3])
@@ -256,7 +256,7 @@ def test_compress_keeps_its_curves_and_fits(tmp_path, monkeypatch):
     other = compress(net, data[0], "tc", keep_params=0.5, checkpoint=path, **OPTIONS)
     assert other.report.parameters[1] <= 0.5 * other.report.parameters[0]
     with pytest.raises(ValueError, match="another compression"):
-        compress(net, data[0], "tc", keep_macs=0.5, checkpoint=path, rungs=4, stabilise=False)
+        compress(net, data[0], "tc", keep_macs=0.5, checkpoint=path, candidates=4, stabilise=False)
     with pytest.raises(TypeError, match="integer"):
         compress(net, data[0], "tc", keep_macs=0.5, checkpoint=path, rng=None, **OPTIONS)
     path.write_bytes(path.read_bytes()[:-100])

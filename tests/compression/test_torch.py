@@ -117,7 +117,7 @@ def test_sensitivities_of_several_layers_are_those_of_each():
 def test_a_network_is_compressed_within_its_budget(method):
     net, example = Small(), torch.randn(2, 3, 12, 12)
     before = copy.deepcopy(net.state_dict())
-    small = compress(net, example, method, keep_macs=0.6, stabilise=method == "tc", rungs=4)
+    small = compress(net, example, method, keep_macs=0.6, stabilise=method == "tc", candidates=4)
     report = small.report
     assert report.macs[1] <= 0.6 * report.macs[0]
     assert report.allocation.gap == 0.0
@@ -133,13 +133,13 @@ def test_a_network_is_compressed_within_its_budget(method):
 
 def test_with_the_whole_budget_the_network_stays():
     net, example = Small().eval(), torch.randn(2, 3, 12, 12)
-    small = compress(net, example, "tc", keep_macs=1.0, rungs=3)
+    small = compress(net, example, "tc", keep_macs=1.0, candidates=3)
     assert torch.equal(small(example), net(example))
 
 
 def test_parameters_calibration_names_and_constraints():
     net, data = Small().eval(), batches()
-    options = {"rungs": 4, "pointwise": False, "keep": ["conv2"], "form": "fold", "stabilise": False}
+    options = {"candidates": 4, "pointwise": False, "keep": ["conv2"], "form": "fold", "stabilise": False}
     small = compress(
         net,
         data[0],
@@ -175,7 +175,7 @@ def test_parameters_calibration_names_and_constraints():
 def test_a_compressed_network_is_exported_traced_and_pickled():
     net, example = Small().eval(), torch.randn(2, 3, 12, 12)
     for form in ("grouped", "fold"):
-        small = compress(net, example, "tc", keep_macs=0.5, form=form, stabilise=False, rungs=3)
+        small = compress(net, example, "tc", keep_macs=0.5, form=form, stabilise=False, candidates=3)
         expected = small(example)
         exported = torch.export.export(small, (example,)).module()
         assert torch.allclose(exported(example), expected, atol=1e-6)
@@ -201,7 +201,7 @@ def test_recalibration_measures_the_statistics():
 def test_restoration_lowers_the_loss_and_holds_the_sensitivity():
     net, data = Small(), batches(count=8)
     restore(net, data, epochs=4, rate=0.1)
-    small = compress(net, data[0], "tc", keep_macs=0.4, rungs=4)
+    small = compress(net, data[0], "tc", keep_macs=0.4, candidates=4)
     loose, held = copy.deepcopy(small), copy.deepcopy(small)
     assert len(decomposed(small)) > 0
     free = restore(loose, data, epochs=3, rate=0.1, sensitivity=0.0)
@@ -219,7 +219,7 @@ def test_a_teacher_is_followed():
     net, data = Small().eval(), batches(count=4)
     images = torch.cat([inputs for inputs, _ in data])
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    small = compress(net, data[0], "tc", keep_macs=0.4, rungs=3)
+    small = compress(net, data[0], "tc", keep_macs=0.4, candidates=3)
     recalibrate(small, data)
 
     def distance():
@@ -290,8 +290,8 @@ def test_straight_through_gradients_are_one_inside_the_range_and_zero_outside():
         (lambda net, x: compress(net, x, keep_macs=0.5, allocation="luck"), "allocation", ValueError),
         (lambda net, x: compress(net, x, keep_macs=0.5, fit_output=True), "calibration", ValueError),
         (lambda net, x: compress(net, x, keep_macs=0.5, keep=["nothing"]), "no layer", ValueError),
-        (lambda net, x: compress(net, x, keep_macs=0.001, rungs=3), "raise the budget", ValueError),
-        (lambda net, x: compress(net, x, keep_macs=0.5, calibration=[], rungs=3), "no batch", ValueError),
+        (lambda net, x: compress(net, x, keep_macs=0.001, candidates=3), "raise the budget", ValueError),
+        (lambda net, x: compress(net, x, keep_macs=0.5, calibration=[], candidates=3), "no batch", ValueError),
         (lambda net, x: restore(net, [], epochs=-1), "epochs", ValueError),
         (lambda net, x: restore(net, iter([(x, x)]), epochs=2), "iterator", TypeError),
         (lambda net, x: restore(net, [], rate=0.0), "rate", ValueError),

@@ -15,7 +15,7 @@ from tensorchain.compression.torch_sites import sites_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-OPTIONS = {"rungs": 3, "stabilise": False}
+OPTIONS = {"candidates": 3, "stabilise": False}
 
 
 def conv(inputs=12, outputs=12, **options):

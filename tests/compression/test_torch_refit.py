@@ -60,7 +60,7 @@ def test_outputs_come_nearer_on_images_that_were_not_seen(method, form):
     if form == "fold" and method != "tc":
         return
     net, fresh = trained(), images(seed=5)
-    options = {"keep_macs": 0.6, "stabilise": False, "rungs": 4, "form": form}
+    options = {"keep_macs": 0.6, "stabilise": False, "candidates": 4, "form": form}
     small = compress(net, images(2), method, calibration=images(), refit=False, **options)
     better = compress(net, images(2), method, calibration=images(), **options)
     assert gap(net, better, fresh) < 0.95 * gap(net, small, fresh)
@@ -73,7 +73,7 @@ def test_outputs_come_nearer_on_images_that_were_not_seen(method, form):
 
 def test_what_is_reported_is_the_error_that_the_images_see():
     net, data = trained(), images()
-    small = compress(net, data[:2], "tucker2", keep_macs=0.9, keep=("twice", "point"), calibration=data, rungs=4)
+    small = compress(net, data[:2], "tucker2", keep_macs=0.9, keep=("twice", "point"), calibration=data, candidates=4)
     name = "conv1"
     layer = next(layer for layer in small.report.layers if layer.name == name)
     assert layer.method == "tucker2"
@@ -96,7 +96,7 @@ def test_a_network_that_is_exact_stays():
 
 def test_layers_that_stay_repair_what_was_changed_before_them():
     net, data = trained(), images()
-    small = compress(net, data[:2], "tucker2", keep_macs=0.5, keep=("fc", "point"), rungs=4)
+    small = compress(net, data[:2], "tucker2", keep_macs=0.5, keep=("fc", "point"), candidates=4)
     with_them, without = copy.deepcopy(small), copy.deepcopy(small)
     refit_network(with_them, net, data)
     refit_network(without, net, data, dense=False)
@@ -110,9 +110,9 @@ def test_frozen_layers_and_weights_on_a_grid_stay():
     net, data = trained(), images()
     for parameter in net.fc.parameters():
         parameter.requires_grad_(False)
-    small = compress(net, data[:2], "tucker2", keep_macs=0.5, keep=("fc",), rungs=4, calibration=data)
+    small = compress(net, data[:2], "tucker2", keep_macs=0.5, keep=("fc",), candidates=4, calibration=data)
     assert torch.equal(small.fc.weight, net.fc.weight)
-    rounded = compress(net, data[:2], "tucker2", keep_macs=0.5, rungs=4, weight_bits=4, calibration=data)
+    rounded = compress(net, data[:2], "tucker2", keep_macs=0.5, candidates=4, weight_bits=4, calibration=data)
     name = next(layer.name for layer in rounded.report.layers if layer.bits is not None)
     before = [p.clone() for p in rounded.get_submodule(name).parameters()]
     refit_network(rounded, net, data)
@@ -121,7 +121,7 @@ def test_frozen_layers_and_weights_on_a_grid_stay():
 
 def test_modes_hooks_and_original_are_left_as_they_were():
     net, data = trained(), images()
-    small = compress(net, data[:2], "tucker2", keep_macs=0.5, rungs=4).train()
+    small = compress(net, data[:2], "tucker2", keep_macs=0.5, candidates=4).train()
     before = copy.deepcopy(net.state_dict())
     names = []
     refit_network(small, net.train(), data, callback=lambda name, start, end: names.append((name, end <= start + 1e-9)))
@@ -135,7 +135,7 @@ def test_modes_hooks_and_original_are_left_as_they_were():
 
 def test_batches_do_not_matter_where_all_positions_are_used():
     net, data = trained(), images(64)
-    small = [compress(net, data[:2], "tc", keep_macs=0.5, rungs=3, stabilise=False) for _ in range(2)]
+    small = [compress(net, data[:2], "tc", keep_macs=0.5, candidates=3, stabilise=False) for _ in range(2)]
     refit_network(small[0], net, data)
     refit_network(small[1], net, lambda: [(part, None) for part in data.split(7)])
     for a, b in zip(small[0].parameters(), small[1].parameters(), strict=True):

@@ -194,9 +194,9 @@ def test_missing_entries() -> None:
 
     planted = PLANTED[0]
     observed, mask = tc.datasets.incomplete(planted.tensor, 0.2, rng(4))
-    door = Masked(np.where(mask, observed, 0.0), mask)
-    fit = tc.decompose(door, init=planted.model, solver=tc.LM())
-    diagnosis = diagnose(fit, door)
+    source = Masked(np.where(mask, observed, 0.0), mask)
+    fit = tc.decompose(source, init=planted.model, solver=tc.LM())
+    diagnosis = diagnose(fit, source)
     assert diagnosis.verdict is Verdict.HEALTHY
     misfit = np.linalg.norm(np.where(mask, planted.tensor - fit.model.full(), 0.0))
     assert diagnosis.error == pytest.approx(misfit / np.linalg.norm(planted.tensor[mask]), rel=1e-6)

@@ -105,7 +105,7 @@ def test_scale_of_the_tensor(factor: float) -> None:
     assert there.penalty / factor ** (2 / 3) == pytest.approx(here.penalty, rel=1e-6)
 
 
-def test_single_precision_and_doors_stay_what_they_are() -> None:
+def test_single_precision_and_sources_stay_what_they_are() -> None:
     tensor, truth = planted(THREE[0])
     path = trace_path(truth.astype(np.float32), tc.Dense(tensor.astype(np.float32)), decades=2)
     assert all(model.dtype == np.float32 for model in path.models)

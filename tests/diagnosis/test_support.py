@@ -62,9 +62,9 @@ def test_parts_that_explain_noise(planted: Any) -> None:
     right = tc.decompose(planted.tensor, init=planted.model, solver=tc.LM()).model
     more = {3: 4, (2, 3, 2): (3, 3, 2), (2, 2, 2): (3, 2, 2)}[right.rank]
     wide = tc.decompose(planted.tensor, type(right), more, starts=2, jobs=1, rng=0)
-    door = tc.Dense(planted.tensor)
-    assert measured(door, right).least_evidence > 8.0
-    assert measured(door, wide.model).least_evidence < 4.3
+    source = tc.Dense(planted.tensor)
+    assert measured(source, right).least_evidence > 8.0
+    assert measured(source, wide.model).least_evidence < 4.3
     diagnosis = diagnose(wide, planted.tensor)
     assert diagnosis.verdict is Verdict.OVER_RANKED
     assert repr(right.rank) in diagnosis.cure or "degeneracy_profile" in diagnosis.cure

@@ -13,7 +13,7 @@ from tensorchain.evaluation import DenseEvaluator, Evaluator, SmallEvaluator
 from tensorchain.models import Model
 from tensorchain.tensors import Dense, as_tensor
 from tests.cases import THREE, Case, four_models, gaussian, jacobian, relative
-from tests.tensors.doors import FULL, PARTIAL, Way
+from tests.tensors.sources import FULL, PARTIAL, Way
 
 SHAPES = [
     ("cp", (9, 8), 3),

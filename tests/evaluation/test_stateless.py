@@ -12,7 +12,7 @@ import pytest
 
 import tensorchain as tc
 from tests.cases import THREE, Case, gaussian, relative
-from tests.tensors.doors import FULL, PARTIAL, Way, model_and_jacobian
+from tests.tensors.sources import FULL, PARTIAL, Way, model_and_jacobian
 
 WAYS = [*FULL, *PARTIAL]
 

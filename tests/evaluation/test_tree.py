@@ -14,7 +14,7 @@ from tensorchain.evaluation.tree import plans
 from tensorchain.tensors import Dense
 from tensorchain.tensors.dense import add_gradient
 from tests.cases import SMALL, Case, relative
-from tests.tensors.doors import model_and_jacobian
+from tests.tensors.sources import model_and_jacobian
 
 CASES = [*SMALL, *(case.as_type("float32") for case in SMALL), *(case.as_type("complex128") for case in SMALL)]
 

@@ -1,4 +1,4 @@
-"""Which door opens for what, without importing anything for it."""
+"""Which data source opens for what, without importing anything for it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tensorchain.tensors.masked import Masked
 from tensorchain.tensors.observed import Observed
 from tensorchain.tensors.sparse import Sparse
 from tests.cases import THREE, relative
-from tests.tensors.doors import FULL, PARTIAL, Way
+from tests.tensors.sources import FULL, PARTIAL, Way
 
 ARRAY = np.arange(1.0, 13.0).reshape(3, 4)
 
@@ -35,7 +35,7 @@ def named(data: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("given", "door"),
+    ("given", "source"),
     [
         (ARRAY, Dense),
         (ARRAY.tolist(), Dense),
@@ -49,11 +49,11 @@ def named(data: Any) -> Any:
         (named(dask.array.from_array(ARRAY)), Lazy),
     ],
 )
-def test_doors(given: Any, door: type) -> None:
+def test_sources(given: Any, source: type) -> None:
     made = as_tensor(given)
-    assert type(made) is door
+    assert type(made) is source
     assert made.shape == (3, 4)
-    expected = np.where(ARRAY > 11.5, 0.0, ARRAY) if door is Masked else ARRAY
+    expected = np.where(ARRAY > 11.5, 0.0, ARRAY) if source is Masked else ARRAY
     assert np.array_equal(made.to_dense(), expected)
     assert as_tensor(made) is made
 
@@ -64,19 +64,19 @@ def test_doors(given: Any, door: type) -> None:
      ("longdouble", "float64"), ("bool", "float64"), ("c8", "complex128")],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", ["masked", "sparse", "observed", "lazy"])
-def test_dtypes_of_every_door(kind: str, given: str, kept: str) -> None:
+def test_dtypes_of_every_source(kind: str, given: str, kept: str) -> None:
     """In the byte order of the machine, so that products are fast."""
     array, every = np.ones((3, 4), dtype=given), np.argwhere(np.ones((3, 4)))
-    door: Any = {
+    source: Any = {
         "masked": lambda: Masked(array, np.ones((3, 4), dtype=bool)),
         "sparse": lambda: Sparse(every, array.ravel(), (3, 4)),
         "observed": lambda: Observed(every, array.ravel(), (3, 4)),
         "lazy": lambda: Lazy(array),
     }[kind]()
-    assert door.dtype == np.dtype(kept)
-    assert door.dtype.isnative
-    assert door.to_dense().dtype == np.dtype(kept)
-    assert door.norm() == pytest.approx(12.0**0.5)
+    assert source.dtype == np.dtype(kept)
+    assert source.dtype.isnative
+    assert source.to_dense().dtype == np.dtype(kept)
+    assert source.norm() == pytest.approx(12.0**0.5)
 
 
 def test_memory_mapped_files(tmp_path: Path) -> None:
@@ -105,12 +105,12 @@ def test_nothing_is_imported_for_it() -> None:
 
 
 @pytest.mark.parametrize("way", [*FULL, *PARTIAL], ids=str)
-def test_doors_pass_through_pickle(way: Way) -> None:
+def test_sources_pass_through_pickle(way: Way) -> None:
     """As they must for starts in parallel."""
     case = THREE[0]
-    door = way.open(case.tensor(), way.weights(case.shape)).scaled(0.5)
+    source = way.open(case.tensor(), way.weights(case.shape)).scaled(0.5)
     model = case.model()
-    door.contract_all_but(model, 0)
-    twin = pickle.loads(pickle.dumps(door))
-    assert twin.norm() == door.norm()
-    assert relative(twin.residual(model).gradient[1], door.residual(model).gradient[1]) < 1e-13
+    source.contract_all_but(model, 0)
+    twin = pickle.loads(pickle.dumps(source))
+    assert twin.norm() == source.norm()
+    assert relative(twin.residual(model).gradient[1], source.residual(model).gradient[1]) < 1e-13

@@ -1,4 +1,4 @@
-"""What every door promises: all of them give the answers of the explicit Jacobian on the same data."""
+"""What every data source promises: all of them give the answers of the explicit Jacobian on the same data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tensorchain.models import CP
 from tests.cases import SMALL, THREE, Case, gaussian, relative
-from tests.tensors.doors import FULL, PARTIAL, Way, model_and_jacobian
+from tests.tensors.sources import FULL, PARTIAL, Way, model_and_jacobian
 
 CASES = [case for case in SMALL if len(case.shape) > 2 or case.kind is CP]
 CASES += [case.as_type("float32") for case in THREE]
@@ -28,7 +28,7 @@ class Truth:
 
     def __init__(self, way: Way, case: Case, factor: float = SCALE) -> None:
         self.array, self.weights = case.tensor(), way.weights(case.shape)
-        self.door = way.open(self.array, self.weights).scaled(factor)
+        self.source = way.open(self.array, self.weights).scaled(factor)
         self.model, self.jacobian = model_and_jacobian(case)
         self.data = factor * self.array.astype(np.result_type(self.array, float))
         self.error = self.data - self.model.full()
@@ -63,32 +63,32 @@ class TestDoors:
     """On models of orders 2 to 4, real and complex, double and single."""
 
     def test_what_it_says_of_itself(self, way: Way, case: Case) -> None:
-        door = Truth(way, case).door
-        assert door.shape == case.shape
-        assert door.order == len(case.shape)
-        assert door.dtype == case.dtype
-        assert door.scale * Truth(way, case, 1.0).door.norm() == pytest.approx(door.norm(), rel=1e-12)
+        source = Truth(way, case).source
+        assert source.shape == case.shape
+        assert source.order == len(case.shape)
+        assert source.dtype == case.dtype
+        assert source.scale * Truth(way, case, 1.0).source.norm() == pytest.approx(source.norm(), rel=1e-12)
 
     def test_norm(self, way: Way, case: Case) -> None:
         truth = Truth(way, case)
-        assert truth.door.norm() == pytest.approx(truth.size(truth.data), rel=case.tol)
+        assert truth.source.norm() == pytest.approx(truth.size(truth.data), rel=case.tol)
 
     def test_contract_all_but(self, way: Way, case: Case) -> None:
         truth = Truth(way, case)
         for k, expected in enumerate(truth.adjoint(truth.data)):
-            value = truth.door.contract_all_but(truth.model, k)
+            value = truth.source.contract_all_but(truth.model, k)
             assert value.dtype in (np.float64, np.complex128)
             assert relative(value, expected) < case.tol
 
     def test_residual(self, way: Way, case: Case) -> None:
         truth = Truth(way, case)
         expected = truth.size(truth.error)
-        assert truth.door.residual_norm(truth.model) == pytest.approx(expected, rel=case.tol)
-        assert truth.door.residual(truth.model).norm == pytest.approx(expected, rel=case.tol)
+        assert truth.source.residual_norm(truth.model) == pytest.approx(expected, rel=case.tol)
+        assert truth.source.residual(truth.model).norm == pytest.approx(expected, rel=case.tol)
 
     def test_gradient(self, way: Way, case: Case) -> None:
         truth = Truth(way, case)
-        gradient = truth.door.residual(truth.model).gradient
+        gradient = truth.source.residual(truth.model).gradient
         for value, expected in zip(gradient, truth.adjoint(truth.error), strict=True):
             assert value.shape == expected.shape
             assert relative(value, expected) < 10 * case.tol
@@ -97,15 +97,15 @@ class TestDoors:
         truth = Truth(way, case)
         for k, matrix in enumerate(truth.model.matrices):
             expected = truth.gram(k)
-            gram = truth.door.gram(truth.model, k)
+            gram = truth.source.gram(truth.model, k)
             assert relative(np.broadcast_to(gram, expected.shape), expected) < case.tol
             applied = np.einsum("ipq,iq->ip", expected, matrix)
-            assert relative(truth.door.apply_gram(truth.model, k, matrix), applied) < case.tol
+            assert relative(truth.source.apply_gram(truth.model, k, matrix), applied) < case.tol
 
     def test_gauss_newton(self, way: Way, case: Case) -> None:
         """At least the upper block triangle."""
         truth = Truth(way, case)
-        matrix = truth.door.gauss_newton(truth.model)
+        matrix = truth.source.gauss_newton(truth.model)
         assert relative(np.triu(matrix), np.triu(truth.normal)) < case.tol
 
     def test_gauss_newton_matvec(self, way: Way, case: Case) -> None:
@@ -113,7 +113,7 @@ class TestDoors:
         rng = np.random.default_rng(3)
         delta = [gaussian(matrix.shape, matrix.dtype, rng) for matrix in truth.model.matrices]
         flat = truth.normal @ np.concatenate([block.ravel() for block in delta])
-        product = truth.door.gauss_newton_matvec(truth.model, delta)
+        product = truth.source.gauss_newton_matvec(truth.model, delta)
         for value, expected in zip(product, truth.split(flat), strict=True):
             assert relative(value, expected) < 10 * case.tol
 
@@ -122,12 +122,12 @@ class TestDoors:
         truth = Truth(way, case)
         filled = np.where(truth.weights > 0, truth.data, 0.0)
         share = np.mean(truth.weights > 0)
-        assert relative(truth.door.to_dense(), filled) < case.tol
-        for mode in range(truth.door.order):
+        assert relative(truth.source.to_dense(), filled) < case.tol
+        for mode in range(truth.source.order):
             unfolded = np.moveaxis(filled, mode, 0).reshape(case.shape[mode], -1)
             expected = unfolded @ unfolded.conj().T / share**2
             np.fill_diagonal(expected, share * expected.diagonal())
-            assert relative(truth.door.mode_gram(mode), expected) < case.tol
+            assert relative(truth.source.mode_gram(mode), expected) < case.tol
 
 
 @pytest.mark.parametrize("exponent", [-150, 150])
@@ -154,9 +154,9 @@ def test_small_errors_are_exact(way: Way) -> None:
     model, _ = model_and_jacobian(THREE[0])
     rng = np.random.default_rng(0)
     noise = 1e-11 * rng.standard_normal(model.shape)
-    door = way.open(model.full() + noise, np.ones(model.shape))
-    assert door.residual(model).norm == pytest.approx(float(np.linalg.norm(noise)), rel=1e-3)
-    assert door.residual_norm(model) == pytest.approx(float(np.linalg.norm(noise)), rel=1e-3)
+    source = way.open(model.full() + noise, np.ones(model.shape))
+    assert source.residual(model).norm == pytest.approx(float(np.linalg.norm(noise)), rel=1e-3)
+    assert source.residual_norm(model) == pytest.approx(float(np.linalg.norm(noise)), rel=1e-3)
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
@@ -164,9 +164,9 @@ def test_complex_models_of_real_data(way: Way) -> None:
     truth = Truth(way, THREE[2])
     model, jacobian = model_and_jacobian(THREE[2].as_type("complex128"))
     truth.model, truth.jacobian, truth.error = model, jacobian, truth.data - model.full()
-    residual = truth.door.residual(model)
+    residual = truth.source.residual(model)
     assert residual.norm == pytest.approx(truth.size(truth.error), rel=1e-10)
     for value, expected in zip(residual.gradient, truth.adjoint(truth.error), strict=True):
         assert relative(value, expected) < 1e-10
     for k, expected in enumerate(truth.adjoint(truth.data)):
-        assert relative(truth.door.contract_all_but(model, k), expected) < 1e-10
+        assert relative(truth.source.contract_all_but(model, k), expected) < 1e-10

@@ -76,11 +76,11 @@ class TestFits:
     def test_without_double_precision(self, send: Any, tensor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """As on devices that have single precision only."""
         monkeypatch.setattr(Library, "wide", False)
-        door = Device(send(tensor))
+        source = Device(send(tensor))
         model = tc.CP.random(SHAPE, 2, 0)
-        assert door.dtype == np.float32
-        assert door.residual(model).norm == pytest.approx(Dense(tensor).residual(model).norm, rel=1e-5)
-        assert door.residual(model).gradient[0].dtype == np.float64
+        assert source.dtype == np.float32
+        assert source.residual(model).norm == pytest.approx(Dense(tensor).residual(model).norm, rel=1e-5)
+        assert source.residual(model).gradient[0].dtype == np.float64
 
 
 class TestInput:
@@ -90,10 +90,10 @@ class TestInput:
          ("int8", "float64"), ("uint8", "float64"), ("int64", "float64"), ("bool", "float64")],
     )  # fmt: skip
     def test_dtypes(self, send: Any, given_dtype: str, kept: str) -> None:
-        door = Device(send(np.ones(SHAPE, dtype=given_dtype)))
-        assert door.dtype == kept
-        assert door.norm() == pytest.approx(np.sqrt(120.0), rel=1e-6)
-        assert np.array_equal(door.to_dense(), np.ones(SHAPE))
+        source = Device(send(np.ones(SHAPE, dtype=given_dtype)))
+        assert source.dtype == kept
+        assert source.norm() == pytest.approx(np.sqrt(120.0), rel=1e-6)
+        assert np.array_equal(source.to_dense(), np.ones(SHAPE))
 
     def test_the_array_is_not_changed(self, send: Any, tensor: Any) -> None:
         array = send(tensor)

@@ -64,18 +64,18 @@ def cluster() -> Iterator[Any]:
 class TestPasses:
     def test_residual_and_gradient_are_one_pass(self, tensor: Any) -> None:
         disk = Disk(tensor)
-        door = Lazy(disk, box_entries=100)
+        source = Lazy(disk, box_entries=100)
         model = tc.TensorChain.random(SHAPE, 2, 0)
-        residual = door.residual(model)
+        residual = source.residual(model)
         assert len(residual.gradient) == 3
         assert disk.passes() == 1.0
         assert disk.largest <= 100
 
     def test_the_norm_is_read_once(self, tensor: Any) -> None:
         disk = Disk(tensor)
-        door = Lazy(disk)
+        source = Lazy(disk)
         for factor in (1.0, 0.5, 3.0):
-            assert door.scaled(factor).norm() == pytest.approx(factor * np.linalg.norm(tensor))
+            assert source.scaled(factor).norm() == pytest.approx(factor * np.linalg.norm(tensor))
         assert disk.passes() == 1.0
 
     def test_an_iteration_reads_once(self, tensor: Any) -> None:
@@ -108,11 +108,11 @@ class TestMemory:
         for row in range(0, 256, 16):
             disk[row : row + 16] = rng.standard_normal((16, 128, 128))
         model = tc.CP.random(shape, 4, 0)
-        door = Lazy(disk, box_entries=1 << 16)
+        source = Lazy(disk, box_entries=1 << 16)
         tracemalloc.start()
-        assert len(door.residual(model).gradient) == 3
-        door.contract_all_but(model, 1)
-        door.norm()
+        assert len(source.residual(model).gradient) == 3
+        source.contract_all_but(model, 1)
+        source.norm()
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 0.25 * disk.nbytes
@@ -120,18 +120,18 @@ class TestMemory:
     def test_integers_are_converted_box_by_box(self, tmp_path: Path) -> None:
         disk = np.memmap(tmp_path / "T.bin", dtype="int16", mode="w+", shape=SHAPE)
         disk[:] = np.random.default_rng(0).integers(-100, 100, SHAPE)
-        door, dense = Lazy(disk, box_entries=90), Dense(np.array(disk))
+        source, dense = Lazy(disk, box_entries=90), Dense(np.array(disk))
         model = tc.CP.random(SHAPE, 2, 0)
-        assert door.dtype == np.float64
-        assert door.norm() == pytest.approx(dense.norm(), rel=1e-14)
-        assert relative(door.contract_all_but(model, 2), dense.contract_all_but(model, 2)) < 1e-13
+        assert source.dtype == np.float64
+        assert source.norm() == pytest.approx(dense.norm(), rel=1e-14)
+        assert relative(source.contract_all_but(model, 2), dense.contract_all_but(model, 2)) < 1e-13
 
     def test_fortran_order(self, tmp_path: Path) -> None:
         disk = np.memmap(tmp_path / "T.bin", dtype="float32", mode="w+", shape=SHAPE, order="F")
         disk[:] = np.random.default_rng(0).standard_normal(SHAPE)
         model = tc.CP.random(SHAPE, 2, 0)
-        door, dense = Lazy(disk, box_entries=90), Dense(np.array(disk, dtype=float))
-        assert relative(door.residual(model).gradient[1], dense.residual(model).gradient[1]) < 1e-6
+        source, dense = Lazy(disk, box_entries=90), Dense(np.array(disk, dtype=float))
+        assert relative(source.residual(model).gradient[1], dense.residual(model).gradient[1]) < 1e-6
 
     def test_large_arrays_are_not_read_whole(self) -> None:
         lazy = Lazy(dask.array.zeros((1000, 1000, 1000)))
@@ -144,9 +144,9 @@ class TestDask:
     @pytest.mark.parametrize("case", THREE, ids=str)
     def test_schedulers(self, case: Case, scheduler: str) -> None:
         tensor, model = case.tensor(), case.model()
-        door, dense = Lazy(dask.array.from_array(tensor, chunks=(2, 3, 2))), Dense(tensor)
+        source, dense = Lazy(dask.array.from_array(tensor, chunks=(2, 3, 2))), Dense(tensor)
         with dask.config.set(scheduler=scheduler):
-            residual = door.residual(model)
+            residual = source.residual(model)
         assert residual.norm == pytest.approx(dense.residual(model).norm, rel=1e-12)
         for value, expected in zip(residual.gradient, dense.residual(model).gradient, strict=True):
             assert relative(value, expected) < 1e-12
@@ -161,18 +161,18 @@ class TestDask:
 
         array = dask.array.map_blocks(chunk, chunks=((3, 3), (2, 2), (4,)), dtype=float, meta=np.empty((0, 0, 0)))
         with dask.config.set(scheduler="synchronous"):
-            door = Lazy(array)
+            source = Lazy(array)
             calls.clear()
-            assert len(door.residual(tc.CP.random((6, 4, 4), 2, 0)).gradient) == 3
+            assert len(source.residual(tc.CP.random((6, 4, 4), 2, 0)).gradient) == 3
         assert len(calls) == 4
 
     def test_many_chunks_are_added_in_a_tree(self) -> None:
         """More chunks than one task adds, cut in every mode."""
         tensor = np.random.default_rng(0).standard_normal(SHAPE)
-        door = Lazy(dask.array.from_array(tensor, chunks=2))
+        source = Lazy(dask.array.from_array(tensor, chunks=2))
         model = tc.TensorChain.random(SHAPE, 2, 0)
-        assert relative(door.contract_all_but(model, 1), Dense(tensor).contract_all_but(model, 1)) < 1e-12
-        assert relative(door.mode_gram(0), Dense(tensor).mode_gram(0)) < 1e-12
+        assert relative(source.contract_all_but(model, 1), Dense(tensor).contract_all_but(model, 1)) < 1e-12
+        assert relative(source.mode_gram(0), Dense(tensor).mode_gram(0)) < 1e-12
 
     def test_unknown_chunks_are_refused(self) -> None:
         array = dask.array.from_array(np.arange(12.0).reshape(4, 3), chunks=2)
@@ -231,7 +231,7 @@ class TestInput:
             Lazy(np.ones((3, 3)), box_entries=0)
 
     def test_the_jobs_can_be_sent(self, tensor: Any) -> None:
-        """Models and doors pass through pickle, as they must to reach a worker."""
-        door = pickle.loads(pickle.dumps(Lazy(tensor, box_entries=50).scaled(0.5)))
-        assert door.norm() == pytest.approx(0.5 * np.linalg.norm(tensor))
-        assert "Lazy(12 x 10 x 8" in repr(door)
+        """Models and data sources pass through pickle, as they must to reach a worker."""
+        source = pickle.loads(pickle.dumps(Lazy(tensor, box_entries=50).scaled(0.5)))
+        assert source.norm() == pytest.approx(0.5 * np.linalg.norm(tensor))
+        assert "Lazy(12 x 10 x 8" in repr(source)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import tensorchain as tc
 from tensorchain.tensors import coordinates
-from tensorchain.tensors import sparse as sparse_door
+from tensorchain.tensors import sparse as sparse_source
 from tensorchain.tensors.coordinates import sorted_entries
 from tensorchain.tensors.dense import Dense
 from tensorchain.tensors.observed import Observed
@@ -33,10 +33,10 @@ class TestEntries:
         indices, values = random_entries((3, 2, 4), 200)
         expected = np.zeros((3, 2, 4))
         np.add.at(expected, tuple(indices.T), values)
-        door = Sparse(indices, values, (3, 2, 4))
-        assert relative(door.to_dense(), expected) < 1e-14
-        assert len(door.values) == len(np.unique(indices, axis=0))
-        assert door.norm() == pytest.approx(float(np.linalg.norm(expected)), rel=1e-14)
+        source = Sparse(indices, values, (3, 2, 4))
+        assert relative(source.to_dense(), expected) < 1e-14
+        assert len(source.values) == len(np.unique(indices, axis=0))
+        assert source.norm() == pytest.approx(float(np.linalg.norm(expected)), rel=1e-14)
 
     @given(
         shape=st.lists(st.sampled_from([1, 3, 4096, 4097, 70_000]), min_size=2, max_size=5),
@@ -56,18 +56,18 @@ class TestEntries:
         """Order 10 of a million each: 1e60 positions."""
         shape = (10**6,) * 10
         indices, values = random_entries(shape, 50)
-        door = Sparse(np.concatenate([indices, indices]), np.concatenate([values, values]), shape)
-        assert len(door.values) == 50
+        source = Sparse(np.concatenate([indices, indices]), np.concatenate([values, values]), shape)
+        assert len(source.values) == 50
         model = tc.CP.random(shape[:3], 2, 0)
         with pytest.raises(TypeError, match="not held in memory whole"):
-            door.to_dense()
+            source.to_dense()
         del model
 
     def test_large_modes_against_a_loop(self) -> None:
         shape = (10**5, 90_000, 70_000)
         indices, values = random_entries(shape, 40)
         model = tc.CP.random(shape, 3, 1)
-        door = Sparse(indices, values, shape)
+        source = Sparse(indices, values, shape)
         a, b, c = model.factors
         for k, letters in enumerate(("b c", "a c", "a b")):
             others = {"a": a[indices[:, 0]], "b": b[indices[:, 1]], "c": c[indices[:, 2]]}
@@ -75,38 +75,38 @@ class TestEntries:
             expected = np.zeros(model.factors[k].shape)
             for z, row in enumerate(rows):
                 expected[indices[z, k]] += values[z] * row
-            assert relative(door.contract_all_but(model, k), expected) < 1e-13
+            assert relative(source.contract_all_but(model, k), expected) < 1e-13
 
     @pytest.mark.parametrize("order", [2, 3, 5])
     def test_cp_products_of_every_order(self, order: int) -> None:
         shape = (4, 3, 5, 2, 3)[:order]
         indices, values = random_entries(shape, 30)
-        door = Sparse(indices, values, shape)
+        source = Sparse(indices, values, shape)
         model = tc.CP.random(shape, 3, 1)
         for k in range(order):
             letters = string.ascii_lowercase[:order]
             others = ",".join(f"{letters[n]}r" for n in range(order) if n != k)
             factors = [model.factors[n] for n in range(order) if n != k]
-            expected = np.einsum(f"{letters},{others}->{letters[k]}r", door.to_dense(), *factors)
-            assert relative(door.contract_all_but(model, k), expected) < 1e-13
+            expected = np.einsum(f"{letters},{others}->{letters[k]}r", source.to_dense(), *factors)
+            assert relative(source.contract_all_but(model, k), expected) < 1e-13
 
     @pytest.mark.parametrize("case", THREE, ids=str)
     def test_threads_and_chunks_change_nothing(self, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
         shape = (20, 30, 25)
         indices, values = random_entries(shape, 5000)
         model = case.kind.random(shape, case.rank, 1)
-        door = Sparse(indices, values, shape)
+        source = Sparse(indices, values, shape)
         seen = np.unique(indices, axis=0)
         known = Observed(seen, np.arange(1.0, len(seen) + 1), shape)
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
-        alone = [door.contract_all_but(model, k) for k in range(len(model.matrices))]
+        alone = [source.contract_all_but(model, k) for k in range(len(model.matrices))]
         gram = known.gram(model, 1)
         monkeypatch.setenv("OMP_NUM_THREADS", "3")
         monkeypatch.setattr(coordinates, "_SHARE", 100)
         monkeypatch.setattr(coordinates, "_CHUNK", 1000)
         monkeypatch.setattr("tensorchain.tensors.observed._CHUNK", 1000)
         for k, expected in enumerate(alone):
-            assert relative(door.contract_all_but(model, k), expected) < 1e-12
+            assert relative(source.contract_all_but(model, k), expected) < 1e-12
         assert relative(known.gram(model, 1), gram) < 1e-12
 
     def test_number_of_threads(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,9 +119,9 @@ class TestEntries:
 class TestSparse:
     def test_a_fit_is_that_of_the_dense_array(self) -> None:
         indices, values = random_entries((8, 7, 6), 60)
-        door = Sparse(indices, values, (8, 7, 6))
+        source = Sparse(indices, values, (8, 7, 6))
         options = {"solver": tc.ALS(max_iter=20), "rng": 0}
-        fit, dense = (tc.decompose(T, "cp", 3, **options) for T in (door, door.to_dense()))
+        fit, dense = (tc.decompose(T, "cp", 3, **options) for T in (source, source.to_dense()))
         assert fit.error == pytest.approx(dense.error, rel=1e-10)
         assert relative(fit.model.full(), dense.model.full()) < 1e-6
 
@@ -144,15 +144,15 @@ class TestSparse:
         model = tc.CP.random((8, 7, 6), 2, 0)
         error = 1e-11 if enumerated else 1e-6
         tensor = model.full() * (1.0 + error)
-        monkeypatch.setattr(sparse_door, "_ENUMERATED", 8 * 7 * 6 if enumerated else 1)
-        door = Sparse(np.argwhere(np.ones((8, 7, 6))), tensor.ravel(), (8, 7, 6))
-        assert door.residual_norm(model) == pytest.approx(error * model.norm(), rel=1e-3)
+        monkeypatch.setattr(sparse_source, "_ENUMERATED", 8 * 7 * 6 if enumerated else 1)
+        source = Sparse(np.argwhere(np.ones((8, 7, 6))), tensor.ravel(), (8, 7, 6))
+        assert source.residual_norm(model) == pytest.approx(error * model.norm(), rel=1e-3)
 
     def test_grams_that_would_not_fit_are_refused(self) -> None:
-        door = Sparse([[0, 0], [99_999, 3]], [1.0, 2.0], (100_000, 5))
+        source = Sparse([[0, 0], [99_999, 3]], [1.0, 2.0], (100_000, 5))
         with pytest.raises(TypeError, match="mode 1"):
-            door.mode_gram(0)
-        assert np.allclose(door.mode_gram(1), np.diag([1.0, 0.0, 0.0, 4.0, 0.0]))
+            source.mode_gram(0)
+        assert np.allclose(source.mode_gram(1), np.diag([1.0, 0.0, 0.0, 4.0, 0.0]))
 
     def test_start_from_singular_vectors(self) -> None:
         indices, values = random_entries((30, 20, 10), 300)
@@ -164,8 +164,8 @@ class TestInterop:
     def test_scipy(self) -> None:
         matrix = scipy.sparse.random_array((9, 7), density=0.3, rng=0)
         for form in ("csr", "csc", "coo", "lil", "dok", "bsr"):
-            door = Sparse.from_scipy(matrix.asformat(form))
-            assert np.array_equal(door.to_dense(), matrix.toarray())
+            source = Sparse.from_scipy(matrix.asformat(form))
+            assert np.array_equal(source.to_dense(), matrix.toarray())
         assert np.array_equal(Sparse.from_scipy(scipy.sparse.csr_matrix(matrix)).to_dense(), matrix.toarray())
 
     def test_pydata(self) -> None:
@@ -195,8 +195,8 @@ class TestObserved:
         truth = tc.CP.random((300, 200, 100), 2, rng)
         indices = np.concatenate([rng.integers(0, truth.shape, (30_000, 3)), np.arange(300)[:, None] % truth.shape])
         indices = np.unique(indices, axis=0)
-        door = Observed(indices, truth.entries(indices), truth.shape)
-        fit = tc.decompose(door, "cp", 2, solver=solver, init="svd", rng=1)
+        source = Observed(indices, truth.entries(indices), truth.shape)
+        fit = tc.decompose(source, "cp", 2, solver=solver, init="svd", rng=1)
         unseen = rng.integers(0, truth.shape, (1000, 3))
         assert fit.error < 1e-6
         assert relative(fit.model.entries(unseen), truth.entries(unseen)) < 1e-6
@@ -269,5 +269,5 @@ class TestRefused:
 
 def test_dense_and_sparse_agree_after_scaling() -> None:
     indices, values = random_entries((4, 3, 5), 20)
-    door = Sparse(indices, values, (4, 3, 5)).scaled(0.25).scaled(2.0)
-    assert relative(Dense(door.to_dense()).mode_gram(1), door.mode_gram(1)) < 1e-13
+    source = Sparse(indices, values, (4, 3, 5)).scaled(0.25).scaled(2.0)
+    assert relative(Dense(source.to_dense()).mode_gram(1), source.mode_gram(1)) < 1e-13

@@ -51,8 +51,8 @@ class TestCompletion:
 
     def test_from_the_entries_alone(self) -> None:
         truth, mask = cut_out(tc.TensorChain, (2, 2, 2), 0.4, seed=5)
-        door = Observed(np.argwhere(mask), truth[mask], truth.shape)
-        fit = tc.decompose(door, "tc", (2, 2, 2), starts=3, rng=0)
+        source = Observed(np.argwhere(mask), truth[mask], truth.shape)
+        fit = tc.decompose(source, "tc", (2, 2, 2), starts=3, rng=0)
         assert relative(fit.model.full()[~mask], truth[~mask]) < 1e-5
 
     def test_conjugate_gradients_beyond_the_dense_limit(self) -> None:
@@ -139,13 +139,13 @@ class TestCurvature:
         """No Khatri-Rao product of the size of the data, no copy of T - X."""
         rng = np.random.default_rng(0)
         tensor = rng.standard_normal((200, 200, 200))
-        door = Masked(tensor, rng.random(tensor.shape) < 0.5)
+        source = Masked(tensor, rng.random(tensor.shape) < 0.5)
         model = tc.CP.random(tensor.shape, 4, rng)
         delta = list(model.matrices)
         tracemalloc.start()
-        assert len(door.residual(model).gradient) == 3
-        door.gram(model, 0)
-        door.gauss_newton_matvec(model, delta)
+        assert len(source.residual(model).gradient) == 3
+        source.gram(model, 0)
+        source.gauss_newton_matvec(model, delta)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 1.5 * tensor.nbytes
@@ -163,14 +163,14 @@ class TestInput:
     def test_nan_is_missing_by_default(self) -> None:
         tensor = np.arange(12.0).reshape(3, 4)
         tensor[1, 2] = np.nan
-        door = Masked(tensor)
-        assert np.array_equal(door.observed, ~np.isnan(tensor))
-        assert door.norm() == pytest.approx(float(np.sqrt(np.nansum(tensor**2))))
+        source = Masked(tensor)
+        assert np.array_equal(source.observed, ~np.isnan(tensor))
+        assert source.norm() == pytest.approx(float(np.sqrt(np.nansum(tensor**2))))
 
     def test_integers(self) -> None:
-        door = Masked(np.arange(12).reshape(3, 4), np.arange(12).reshape(3, 4) > 1)
-        assert door.dtype == np.float64
-        assert door.norm() == pytest.approx(float(np.sqrt(sum(n * n for n in range(2, 12)))))
+        source = Masked(np.arange(12).reshape(3, 4), np.arange(12).reshape(3, 4) > 1)
+        assert source.dtype == np.float64
+        assert source.norm() == pytest.approx(float(np.sqrt(sum(n * n for n in range(2, 12)))))
 
     def test_nothing_is_changed(self) -> None:
         tensor, mask = np.ones((3, 4)), np.eye(3, 4, dtype=bool) | (np.arange(4) == 3)

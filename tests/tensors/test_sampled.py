@@ -171,21 +171,21 @@ class TestErrorBars:
 
 class TestFibers:
     @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3), (4, 5, 3, 2)])
-    def test_every_mode_of_every_door(self, shape: tuple[int, ...], tmp_path: Path) -> None:
+    def test_every_mode_of_every_source(self, shape: tuple[int, ...], tmp_path: Path) -> None:
         rng = np.random.default_rng(0)
         array = rng.standard_normal(shape)
         disk = np.memmap(tmp_path / "T.bin", dtype=float, mode="w+", shape=shape)
         disk[:] = array
         positions = rng.integers(0, shape, (3, len(shape)))
-        for door in (Dense(array), Lazy(disk), Lazy(dask.array.from_array(array, chunks=2))):
+        for source in (Dense(array), Lazy(disk), Lazy(dask.array.from_array(array, chunks=2))):
             for mode in range(len(shape)):
                 expected = [np.moveaxis(array, mode, -1)[tuple(np.delete(z, mode))] for z in positions]
-                assert np.allclose(fibers(door.scaled(0.5), mode, positions), 0.5 * np.array(expected))
-            single = fibers(door, None, positions)
+                assert np.allclose(fibers(source.scaled(0.5), mode, positions), 0.5 * np.array(expected))
+            single = fibers(source, None, positions)
             assert np.allclose(single[:, 0], [array[tuple(z)] for z in positions])
 
     def test_what_cannot_be_sampled(self) -> None:
         holes = Masked(np.ones((3, 4)), np.ones((3, 4), dtype=bool))
-        for door in (holes, Sparse([[0, 0]], [1.0], (3, 4))):
+        for source in (holes, Sparse([[0, 0]], [1.0], (3, 4))):
             with pytest.raises(TypeError, match="cannot be sampled"):
-                tc.decompose(door, "cp", 1, solver=SampledALS())
+                tc.decompose(source, "cp", 1, solver=SampledALS())

@@ -1,4 +1,4 @@
-"""Every solver, constraint and model through every door: the same fit as from the dense array."""
+"""Every solver, constraint and model through every data source: the same fit as from the dense array."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 import tensorchain as tc
 from tests.cases import SHAPE, Case, block_term_case, chain_case, cp_case, relative, tucker_case
-from tests.tensors.doors import FULL, PARTIAL, Way
+from tests.tensors.sources import FULL, PARTIAL, Way
 
 SOLVERS = [tc.ALS(max_iter=5), tc.LM(max_iter=3), tc.Path(stage_iter=2, max_iter=2, cycles=1)]
 """Cut short, so that rounding has no time to grow."""
@@ -39,17 +39,17 @@ RUNS = [
 
 QUICK = [way for way in FULL if way.name not in ("dense", "lazy-dask")]
 BOUNDED = [way for way in QUICK if way.name in ("masked", "sparse", "device-strict")]
-"""For root searches: the doors that are not alike."""
+"""For root searches: the data sources that are not alike."""
 DASK = [way for way in FULL if way.name == "lazy-dask"]
 
 
 def fitted(way: Way, case: Case, solver: Any, constraint: Any) -> Any:
-    door = way.open(case.tensor(), way.weights(case.shape))
-    return tc.decompose(door, case.kind, case.rank, solver=solver, constraint=constraint, rng=1)
+    source = way.open(case.tensor(), way.weights(case.shape))
+    return tc.decompose(source, case.kind, case.rank, solver=solver, constraint=constraint, rng=1)
 
 
 @pytest.mark.parametrize(("case", "solver", "name"), RUNS)
-def test_all_doors_give_the_same_fit(case: Case, solver: Any, name: str) -> None:
+def test_all_sources_give_the_same_fit(case: Case, solver: Any, name: str) -> None:
     constraint = CONSTRAINTS[name]
     expected = fitted(FULL[0], case, solver, constraint)
     for way in BOUNDED if name in ("sensitivity", "error") else QUICK:

@@ -1,7 +1,8 @@
-"""What every door to the data promises, as contract tests over a list of doors.
+"""What every data class promises, as contract tests over a list of them.
 
-A door joins by one line in DOORS: its name, how it is made from an array, and the array that it stands for (weights and
-missing entries belong in a contract of their own).  Answers are held against the Jacobian, column by column.
+A data class joins by one line in DATA_CLASSES: its name, how it is made from an array, and the array that it stands
+for (weights and missing entries belong in a contract of their own).  Answers are held against the Jacobian, column by
+column.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tests.cases import SMALL, THREE, Case, four_models, gaussian, jacobian_bloc
 
 @dataclass(frozen=True)
 class Kind:
-    """How a door is made from an array, and how the array lies in memory."""
+    """How a data source is made from an array, and how the array lies in memory."""
 
     make: Callable[[Any], Any]
     layout: Callable[[Any], Any] = np.array
@@ -38,7 +39,7 @@ def every_other(array: Any) -> Any:
     return view
 
 
-DOORS = {
+DATA_CLASSES = {
     "dense": Kind(tc.Dense),
     "fortran": Kind(tc.Dense, np.asfortranarray),
     "strided": Kind(tc.Dense, every_other),
@@ -56,25 +57,25 @@ def gradient(model: Any, array: Any) -> list[Any]:
     return [columns.conj().T @ array.ravel() for columns in jacobian_blocks(model)]
 
 
-@pytest.mark.parametrize("kind", DOORS.values(), ids=DOORS)
+@pytest.mark.parametrize("kind", DATA_CLASSES.values(), ids=DATA_CLASSES)
 class TestDoor:
     @pytest.mark.parametrize("case", [*THREE, *COMPLEX_THREE], ids=str)
     def test_contract_all_but(self, case: Case, kind: Kind) -> None:
         T, model = case.tensor(), case.model()
-        door = kind.make(kind.layout(T))
+        source = kind.make(kind.layout(T))
         for k, expected in enumerate(gradient(model, T)):
-            answer = door.contract_all_but(model, k)
+            answer = source.contract_all_but(model, k)
             assert answer.shape == model.matrices[k].shape
             assert relative(answer.ravel(), expected) < 1e-12
 
     @pytest.mark.parametrize("case", [*THREE, *COMPLEX_THREE, FIVE[3]], ids=str)
     def test_residual(self, case: Case, kind: Kind) -> None:
         T, model = case.tensor(), case.model()
-        door = kind.make(kind.layout(T))
+        source = kind.make(kind.layout(T))
         error = T - case.twin(model.blocks)
-        residual = door.residual(model)
+        residual = source.residual(model)
         assert residual.norm == pytest.approx(np.linalg.norm(error), rel=1e-12)
-        assert door.residual_norm(model) == pytest.approx(np.linalg.norm(error), rel=1e-12)
+        assert source.residual_norm(model) == pytest.approx(np.linalg.norm(error), rel=1e-12)
         for block, expected in zip(residual.gradient, gradient(model, error), strict=True):
             assert relative(block.ravel(), expected) < 1e-11
 
@@ -84,33 +85,33 @@ class TestDoor:
         model = case.model()
         T = model.full()
         noise = 1e-13 * case.tensor()
-        door = kind.make(kind.layout(T + noise))
-        assert door.residual_norm(model) == pytest.approx(np.linalg.norm(noise), rel=0.1)
-        assert door.residual(model).norm == pytest.approx(np.linalg.norm(noise), rel=0.1)
+        source = kind.make(kind.layout(T + noise))
+        assert source.residual_norm(model) == pytest.approx(np.linalg.norm(noise), rel=0.1)
+        assert source.residual(model).norm == pytest.approx(np.linalg.norm(noise), rel=0.1)
 
     @pytest.mark.parametrize("case", [*THREE, *COMPLEX_THREE], ids=str)
     def test_scaled(self, case: Case, kind: Kind) -> None:
         T, model = case.tensor(), case.model()
-        door = kind.make(kind.layout(T))
+        source = kind.make(kind.layout(T))
         for factor in (0.25, 3.0, 1e-120, 1e120):
-            scaled = door.scaled(factor)
+            scaled = source.scaled(factor)
             assert scaled.norm() == pytest.approx(factor * np.linalg.norm(T), rel=1e-12)
             near = model.scaled(factor)
             assert scaled.residual(near).norm == pytest.approx(factor * np.linalg.norm(T - model.full()), rel=1e-10)
             for k in range(len(model.matrices)):
-                expected = factor * door.contract_all_but(model, k)
+                expected = factor * source.contract_all_but(model, k)
                 assert relative(scaled.contract_all_but(model, k) / factor, expected / factor) < 1e-12
-        assert door.scaled(2.0).scaled(0.5).norm() == pytest.approx(door.norm(), rel=1e-14)
-        # The first door has not changed.
-        assert door.norm() == pytest.approx(np.linalg.norm(T), rel=1e-13)
+        assert source.scaled(2.0).scaled(0.5).norm() == pytest.approx(source.norm(), rel=1e-14)
+        # The first data source has not changed.
+        assert source.norm() == pytest.approx(np.linalg.norm(T), rel=1e-13)
 
     @pytest.mark.parametrize("exponent", [-150, -100, 100, 150])
     def test_norm_at_extreme_scales(self, kind: Kind, exponent: int) -> None:
         for case in (THREE[0], COMPLEX_THREE[0]):
             T = case.tensor()
-            door = kind.make(kind.layout(10.0**exponent * T))
-            assert door.norm() == pytest.approx(10.0**exponent * np.linalg.norm(T), rel=1e-12, abs=0)
-            unit = door.scaled(1.0 / door.norm())
+            source = kind.make(kind.layout(10.0**exponent * T))
+            assert source.norm() == pytest.approx(10.0**exponent * np.linalg.norm(T), rel=1e-12, abs=0)
+            unit = source.scaled(1.0 / source.norm())
             assert unit.norm() == pytest.approx(1.0, rel=1e-12)
             expected = tc.Dense(T / np.linalg.norm(T)).contract_all_but(case.model(), 0)
             assert relative(unit.contract_all_but(case.model(), 0), expected) < 1e-11
@@ -118,25 +119,25 @@ class TestDoor:
     def test_starts_from_singular_vectors(self, kind: Kind) -> None:
         for case in (THREE[0], COMPLEX_THREE[0]):
             T = case.tensor()
-            door = kind.make(kind.layout(T)).scaled(3.0)
+            source = kind.make(kind.layout(T)).scaled(3.0)
             for mode in range(3):
                 unfolded = 3.0 * np.moveaxis(T, mode, 0).reshape(T.shape[mode], -1)
-                assert relative(door.mode_gram(mode), unfolded @ unfolded.conj().T) < 1e-13
-            assert relative(door.to_dense(), 3.0 * T) < 1e-15
+                assert relative(source.mode_gram(mode), unfolded @ unfolded.conj().T) < 1e-13
+            assert relative(source.to_dense(), 3.0 * T) < 1e-15
 
     @pytest.mark.parametrize("case", [*THREE, *COMPLEX_THREE], ids=str)
     def test_curvature(self, case: Case, kind: Kind) -> None:
         model = case.model()
-        door = kind.make(kind.layout(case.tensor()))
-        upper = np.triu(door.gauss_newton(model))
+        source = kind.make(kind.layout(case.tensor()))
+        upper = np.triu(source.gauss_newton(model))
         assert relative(upper, np.triu(model.gauss_newton())) < 1e-13
         rng = np.random.default_rng(0)
         delta = [gaussian(m.shape, m.dtype, rng) for m in model.matrices]
-        image = door.gauss_newton_matvec(model, delta)
+        image = source.gauss_newton_matvec(model, delta)
         expected = model.gauss_newton() @ np.concatenate([block.ravel() for block in delta])
         assert relative(np.concatenate([block.ravel() for block in image]), expected) < 1e-12
         for k, block in enumerate(delta):
-            assert relative(door.apply_gram(model, k, block), block @ model.gram(k).T) < 1e-13
+            assert relative(source.apply_gram(model, k, block), block @ model.gram(k).T) < 1e-13
 
     def test_the_data_are_not_changed(self, kind: Kind) -> None:
         T = kind.layout(THREE[3].tensor())
@@ -144,7 +145,7 @@ class TestDoor:
         tc.decompose(kind.make(T), "tc", rank=2, solver=tc.LM(max_iter=3), rng=0)
         assert_array_equal(T, before)
 
-    def test_a_fit_through_the_door_is_the_fit_of_the_array(self, kind: Kind) -> None:
+    def test_a_fit_through_the_source_is_the_fit_of_the_array(self, kind: Kind) -> None:
         T = THREE[3].tensor()
         plain = tc.decompose(np.ascontiguousarray(T), "tc", rank=2, solver=tc.LM(max_iter=10), rng=0)
         fit = tc.decompose(kind.make(kind.layout(T)), "tc", rank=2, solver=tc.LM(max_iter=10), rng=0)
@@ -164,9 +165,9 @@ class TestBoxes:
         T, model = case.tensor(), case.model()
         whole = tc.Dense(T).residual(model)
         in_boxes(monkeypatch, entries)
-        for door, scale in ((tc.Dense(T), 1.0), (tc.Dense(T / 4).scaled(4.0), 1.0)):
-            assert door.residual_norm(model) == pytest.approx(scale * whole.norm, rel=1e-13)
-            residual = door.residual(model)
+        for source, scale in ((tc.Dense(T), 1.0), (tc.Dense(T / 4).scaled(4.0), 1.0)):
+            assert source.residual_norm(model) == pytest.approx(scale * whole.norm, rel=1e-13)
+            residual = source.residual(model)
             assert residual.norm == pytest.approx(whole.norm, rel=1e-13)
             for block, expected in zip(residual.gradient, whole.gradient, strict=True):
                 assert relative(block, expected) < 1e-12
@@ -184,10 +185,10 @@ class TestBoxes:
         np.save(tmp_path / "T.npy", T)
         mapped = np.load(tmp_path / "T.npy", mmap_mode="r")
         in_boxes(monkeypatch, 16)
-        door = tc.Dense(mapped)
-        assert np.shares_memory(door.array, mapped)
+        source = tc.Dense(mapped)
+        assert np.shares_memory(source.array, mapped)
         model = THREE[0].model()
-        assert door.residual(model).norm == pytest.approx(np.linalg.norm(T - model.full()), rel=1e-13)
+        assert source.residual(model).norm == pytest.approx(np.linalg.norm(T - model.full()), rel=1e-13)
         fit = tc.decompose(mapped, "cp", rank=2, solver=tc.ALS(max_iter=5), rng=0)
         whole = tc.decompose(T, "cp", rank=2, solver=tc.ALS(max_iter=5), rng=0)
         assert fit.error == pytest.approx(whole.error, rel=1e-12)
@@ -214,34 +215,34 @@ class TestDtypes:
     )
     def test_conversion(self, given: str, kept: str) -> None:
         T = np.array([[1, 0, 1], [0, 1, 1]]).astype(given)
-        door = tc.Dense(T)
-        assert door.dtype == kept
-        assert door.array.dtype.isnative
-        assert_array_equal(door.to_dense(), T.astype(kept))
-        assert door.norm() == 2.0
+        source = tc.Dense(T)
+        assert source.dtype == kept
+        assert source.array.dtype.isnative
+        assert_array_equal(source.to_dense(), T.astype(kept))
+        assert source.norm() == 2.0
         fit = tc.decompose(T, "cp", rank=1, solver=tc.ALS(max_iter=20), rng=0)
         assert fit.model.dtype == kept
 
     @pytest.mark.parametrize("case", [case for n in (2, 3, 4) for case in four_models(n)], ids=str)
     def test_answers_are_in_double_precision(self, case: Case) -> None:
-        door = tc.Dense(case.tensor().astype(np.float32)).scaled(0.3)
+        source = tc.Dense(case.tensor().astype(np.float32)).scaled(0.3)
         model = case.model()
         exact = tc.Dense(case.tensor()).scaled(0.3)
         for k in range(len(model.matrices)):
-            answer = door.contract_all_but(model, k)
+            answer = source.contract_all_but(model, k)
             assert answer.dtype == np.float64
             assert relative(answer, exact.contract_all_but(model, k)) < 1e-5
-        assert all(block.dtype == np.float64 for block in door.residual(model).gradient)
-        assert door.mode_gram(0).dtype == np.float64
+        assert all(block.dtype == np.float64 for block in source.residual(model).gradient)
+        assert source.mode_gram(0).dtype == np.float64
         # T - X is formed in double precision: no error but that of the storage.
         own = model.astype(np.float32).astype(np.float64)
         single = own.full().astype(np.float32)
         assert tc.Dense(single).residual_norm(own) < 1e-6 * own.norm()
 
-    def test_lists_and_doors(self) -> None:
+    def test_lists_and_sources(self) -> None:
         assert as_tensor([[1, 2], [3, 4]]).dtype == np.float64
-        door = tc.Dense(np.eye(3))
-        assert as_tensor(door) is door
+        source = tc.Dense(np.eye(3))
+        assert as_tensor(source) is source
 
     @given(seed=st.integers(0, 999), exponent=st.floats(-150, 150), dtype=st.sampled_from(["float64", "complex128"]))
     def test_norm(self, seed: int, exponent: float, dtype: str) -> None:

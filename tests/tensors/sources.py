@@ -1,6 +1,6 @@
-"""Every door to the same data, for the contract that all of them keep.
+"""All data classes of the same data, for the contract that all of them keep.
 
-`Way` makes a door from an array, and says which entries it sees with which weights.
+`Way` makes a data source from an array, and says which entries it sees with which weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.cases import Case, double, jacobian
 class Way:
     """A way to hand over an array.
 
-    open : door of (array, weights); entries of weight zero must not be looked at.
+    open : data source of (array, weights); entries of weight zero must not be looked at.
     weights : weights of the entries of a tensor of some shape.
     """
 
