@@ -89,7 +89,7 @@ def draw(rows: list[Row]) -> Figure:
 def curves(panel: Any, rows: list[Row], name: str, places: list[tuple[str, int]]) -> None:
     """One curve a method, stabilised and not: means over seeds."""
     for (method, stabilised), mine in groups(rows, "method", "stabilised").items():
-        position, tame = METHODS.index(method), stabilised == "True"
+        position, stable = METHODS.index(method), stabilised == "True"
         points = groups(mine, name)
         found = [(place, np.mean(column(points[value], "test"))) for value, place in places if value in points]
         panel.plot(
@@ -97,9 +97,9 @@ def curves(panel: Any, rows: list[Row], name: str, places: list[tuple[str, int]]
             color=PALETTE[position],
             marker=MARKERS[position],
             markersize=4.5,
-            markerfacecolor=PALETTE[position] if tame else "white",
-            linestyle="-" if tame else (0, (3, 2)),
+            markerfacecolor=PALETTE[position] if stable else "white",
+            linestyle="-" if stable else (0, (3, 2)),
             linewidth=1.4,
-            label=NAMES[method] + ("" if tame else ", plain"),
+            label=NAMES[method] + ("" if stable else ", plain"),
         )
     panel.grid(True, axis="y", color="#DDDDDD", linewidth=0.6)

@@ -1,6 +1,7 @@
 """Tensor decompositions whose sensitivity is measured and controlled.
 
-A *model* is fitted to a *tensor* by a *solver*, giving a *Fit*; *stability* measures and tames it.
+A *model* is fitted to a *tensor* by a *solver*, giving a *Fit*; *stability* measures how far the model moves when its
+blocks do.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The trade-off between error and sensitivity, for one rank or for several side by side.
 
-The minimisers of ||T - X||^2 + nu SS, over all nu, are the tame models of each error: no model on the same branch has
-both less error and less sensitivity.  Drawn as error against sensitivity the curve tells what a rank is worth:
+The minimisers of ||T - X||^2 + nu SS, over all nu, are the least sensitive models of each error: no model on the same
+branch has both less error and less sensitivity.  Drawn as error against sensitivity the curve tells what a rank is
+worth:
 
 - it falls and ends in a point: the best approximation, with the sensitivity that it needs;
 - it falls and turns flat: beyond the bend sensitivity buys nothing; take the model at the bend;

@@ -1,7 +1,7 @@
 """Error against sensitivity: which method, or which rank, gives the better models.  Lower left is better.
 
     plot_trade_off   one point a run
-    plot_profiles    one curve a rank: the tame models of each error, the penalty falling from left to right
+    plot_profiles    one curve a rank: the least sensitive models of each error, the penalty falling from left to right
 
 A curve that ends in a closed marker has a best approximation there; one that ends in an arrow has none: its
 sensitivity still grows at the smallest penalty.

@@ -13,7 +13,7 @@ leads: the slope s = d log(error) / d log(nu) and the ratio r = nu SS / error^2.
     s < 0.1 and r < 1    *plateau*: the penalty no longer matters; the noise level, or a wrong basin
     nu at its smallest   *degenerate*: SS grows as a power of 1/nu while the error creeps: no best approximation
 
-**Restarts.**  Too strong a first penalty can lead into the basin of a tamer decomposition that misses
+**Restarts.**  Too strong a first penalty can lead into the basin of a less sensitive decomposition that misses
 components (for the matrix multiplication tensor: 23 of the 27 standard components, at a third of the
 sensitivity of the exact solution), which no collapse of norms or ranks betrays.  So a path that ends on a plateau
 is run again from a fresh random start on the next level, `share` * factor^(0, -4, -6), until three paths agree
