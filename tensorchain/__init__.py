@@ -128,3 +128,8 @@ def __getattr__(name: str) -> ModuleType:
     if name in ("compression", "plotting"):
         return importlib.import_module(f"tensorchain.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names: `dir` and completion list no modules that lie inside."""
+    return sorted(__all__)
