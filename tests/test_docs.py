@@ -139,15 +139,21 @@ Formula:
 
 Parameters
 ----------
-limit : s > 0, or a
+limit : float or a_
+    Above 0, or a
     number.
 size : int
     How many `Term`s.
 
 Raises
 ------
-ValueError when (*bonds) is
+ValueError
+    When (*bonds) is
     wrong.
+
+See Also
+--------
+other : Of the same kind.
 
 Examples
 --------
@@ -165,8 +171,8 @@ Formula:
 
 .. rubric:: Parameters
 
-limit
-    s > 0, or a
+limit : float or a\_
+    Above 0, or a
     number.
 
 size : int
@@ -175,8 +181,15 @@ size : int
 
 .. rubric:: Raises
 
-ValueError when (\*bonds) is
-wrong.
+ValueError
+    When (\*bonds) is
+    wrong.
+
+
+.. rubric:: See Also
+
+other
+    Of the same kind.
 
 
 .. rubric:: Examples

@@ -30,6 +30,7 @@ FOR_IMPLEMENTERS = frozenset({
     "apply_gram", "computed", "contract_all_but", "gauss_newton_of", "gram", "mode_gram", "mode_grams", "system",
     "bare", "from_matrices", "from_state", "renderer", "svd_matrices", "register", "wiring", "with_matrices",
     "design_rows", "gauss_newton", "gauss_newton_matvec", "all_grams", "gram_at", "damped_solver", "damped_inverse",
+    "absorbed", "gram_factors", "gram_derivatives", "operands", "rejoined",
     "residual", "best_bias", "merge", "methods_of", "refusal", "report",
 })  # fmt: skip
 """Methods that need no example: whoever adds a model, a solver or a constraint writes them, users do not call them."""
@@ -238,7 +239,10 @@ def rendered() -> set[str]:
 
 def expanded(kind: str, path: str, options: str) -> set[str]:
     if kind == "module":
-        return {name for name in importlib.import_module(path).__all__ if ":members:" in options}
+        module = importlib.import_module(path)
+        names = [name for name in module.__all__ if ":members:" in options]
+        classes = [name for name in names if inspect.isclass(getattr(module, name))]
+        return {*names, *(f"{name}.{member}" for name in classes for member in vars(getattr(module, name)))}
     name = path.rpartition(".")[2]
     if kind in ("function", "data"):
         return {name}

@@ -1,9 +1,9 @@
 """Docstrings of the package as pages: NumPy sections, formulas kept as they stand in the code.
 
-The docstrings are plain text first.  Formulas are indented paragraphs, `name : text` may hold a whole sentence, and
-||X|| is a norm and not a substitution.  What reStructuredText needs for that is added here:
+The docstrings are plain text first.  Formulas are indented paragraphs, and ||X|| is a norm and not a substitution.
+What reStructuredText needs for that is added here:
 
-- a section header becomes a rubric, `name : text` a definition; a type that is followed by a description stays a type,
+- a section header becomes a rubric, `name : type` and what is indented below it a definition,
 - an indented paragraph, and a table of bars, becomes a literal block,
 - bars outside of code are escaped.
 """
@@ -14,14 +14,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-FIELDS = ("Parameters", "Attributes")
-SECTIONS = (*FIELDS, "Returns", "Yields", "Raises", "Examples", "References", "Notes", "See Also")
+FIELDS = ("Parameters", "Attributes", "Returns", "Yields", "Raises", "Warns", "See Also")
+SECTIONS = (*FIELDS, "Examples", "References", "Notes")
 EMPHASIS = re.compile(r"(^\s*\* |(?<![\w*])\*\*?[^\s*](?:[^*]*[^\s*])?\*\*?(?![\w*]))")
 """What stars are for: the bullet of a list, and words between one or two of them."""
-TYPE = re.compile(
-    r"(int|float|complex|bool|str|dtype|ndarray|tuple|list|dict|sequence|callable|numpy|None|[A-Z]\w+(Error)?$)"
-    r"[^.;]*$"
-)
 
 
 def setup(app: Any) -> dict[str, bool]:
@@ -48,8 +44,6 @@ def converted(lines: list[str]) -> Iterator[str]:
             yield from (f".. rubric:: {section}", "")
         if section in FIELDS:
             yield from definitions(body)
-        elif section in ("Returns", "Yields", "Raises"):
-            yield from outcome(body)
         else:
             yield from prose(body)
         yield ""
@@ -85,37 +79,18 @@ def entries(body: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def definitions(body: list[str]) -> Iterator[str]:
-    """`name : text` as definitions."""
+    """`name : type`, or a name alone, as definitions; without anything below it is a line."""
     for head, below in entries(body):
         name, colon, text = head.partition(" : ")
-        if not colon:
-            yield from prose([head, *(line.strip() for line in below)])
-        elif described(text, below):
-            yield f"{escaped(name)} : {escaped(text)}"
-            yield from (f"    {line}" for line in prose([line[4:] for line in below]))
-        else:
-            yield f"{escaped(name)}"
+        below = [line[4:] for line in below]
+        if colon and not any(below):
+            # What is said of a name in its own line, as under "See Also".
+            yield escaped(name)
             yield f"    {escaped(text)}"
-            yield from (f"    {escaped(line.strip())}" for line in below)
-        yield ""
-
-
-def outcome(body: list[str]) -> Iterator[str]:
-    """A type and its description, or sentences."""
-    for head, below in entries(body):
-        if described(head, below):
-            yield escaped(head)
-            yield from (f"    {line}" for line in prose([line[4:] for line in below]))
-            yield ""
         else:
-            yield escaped(head)
-            yield from (escaped(line.strip()) for line in below)
-    yield ""
-
-
-def described(text: str, below: list[str]) -> bool:
-    """Whether `text` is a type and the indented lines describe it; they are the rest of its sentence otherwise."""
-    return bool(TYPE.match(text)) and bool(below) and bool(re.match(r"\s+[A-Z`(]", below[0]))
+            yield escaped(name) + (f" : {escaped(text)}" if colon else "")
+            yield from (f"    {line}" for line in prose(below))
+        yield ""
 
 
 def prose(lines: list[str]) -> Iterator[str]:

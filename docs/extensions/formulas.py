@@ -1,7 +1,7 @@
 """Formulas as pictures within the page: drawn when it is built, they load nothing and look alike in every browser.
 
-ziamath lays out the MathML of latex2mathml with its own font of glyphs, and writes SVG.  Sizes are in em and the colour is
-that of the text, so that formulas follow both.
+ziamath lays out the MathML of latex2mathml with its own font of glyphs, and writes SVG.  Sizes are in em, and the
+colour is that of the text, so that formulas follow both.
 """
 
 from __future__ import annotations
