@@ -35,10 +35,11 @@ class CoreSystem:
     image : B -> B M^T.
     precondition : an approximate inverse, positive definite.
     size : tr M.
+    tol : relative residual of solutions.
     """
 
-    def __init__(self, image: Apply, precondition: Apply, *, size: float) -> None:
-        self._image, self._precondition, self._size = image, precondition, size
+    def __init__(self, image: Apply, precondition: Apply, *, size: float, tol: float = _TOL) -> None:
+        self._image, self._precondition, self._size, self._tol = image, precondition, size, tol
 
     def apply(self, block: Array) -> Array:
         """B M^T."""
@@ -46,7 +47,7 @@ class CoreSystem:
 
     def solve(self, rhs: Array) -> Array:
         """B with B M^T = rhs; where M is singular, one without large parts that M does not see."""
-        return conjugate_gradients(self._image, self._precondition, rhs)
+        return conjugate_gradients(self._image, self._precondition, rhs, self._tol)
 
     def trace(self) -> float:
         """tr M."""
@@ -101,13 +102,13 @@ def one_term_metric(grams: Sequence[Array], row_counts: Sequence[int], core: Arr
     return total
 
 
-def conjugate_gradients(image: Apply, precondition: Apply, rhs: Array) -> Array:
-    """The solution of image(x) = rhs, to the last digits that the matrix allows."""
+def conjugate_gradients(image: Apply, precondition: Apply, rhs: Array, tol: float = _TOL) -> Array:
+    """The solution of image(x) = rhs, unless told otherwise to the last digits that the matrix allows."""
     solution = np.zeros_like(rhs)
     residual = rhs.copy()
     direction = np.array(precondition(residual))
     energy = float(np.vdot(residual, direction).real)
-    target = _TOL * math.sqrt(float(np.vdot(rhs, rhs).real))
+    target = tol * math.sqrt(float(np.vdot(rhs, rhs).real))
     for _ in range(_MOST):
         if not energy > 0.0 or math.sqrt(float(np.vdot(residual, residual).real)) <= target:
             break

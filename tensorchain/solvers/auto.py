@@ -61,6 +61,9 @@ _AGREE = 0.05
 _LARGE_STEPS = LM(max_iter=60, tol=1e-4)
 _PRICE, _PENALISED = 0.1, ALS(max_iter=2, tol=1e-4)
 """Of data with gaps: nu SS over the squared error in the first sweeps."""
+_DRAWN = 10.0
+"""SS over that of a random start, up to which blocks have not grown."""
+_ENDED = (StopReason.CONVERGED, StopReason.EXACT)
 _FORMED = 1 << 20
 """Entries up to which models are compared entry by entry."""
 _FINISH = ALS(max_iter=8, tol=1e-7)
@@ -179,27 +182,47 @@ class _Search:
         if like.n_parameters > _LARGE:
             best, reason = yield from self.reduced.drive(_LARGE_STEPS, best_point.best.model)
             return self._taken(_Point(best_point.name, best, reason), f"joint steps from {best_point.name}")
+        if self._unquestioned(best_point, like):
+            point = yield from self._finished(best_point)
+            return self._taken(point, f"joint steps from {point.name}")
         return (yield from self._paths(like, found))
+
+    def _unquestioned(self, point: _Point, like: Model) -> bool:
+        """Whether the error is so small that a path would not question it, and the blocks are no larger than drawn ones."""
+        if not _error(point) <= self.path.restart_above:
+            return False
+        drawn = optimal_gauge(random_start(like, self.reduced.problem.tensor, self.problem.rng), tol=1e-2)
+        return point.best.model.sensitivity(relative=True) <= _DRAWN * drawn.sensitivity(relative=True)
 
     def _paths(self, like: Model, found: list[_Point]) -> Stage[_Point]:
         """The path, until it comes to what was found before; one that runs off is followed to its end only once.
 
         Most paths that run off are a bad start of a problem that has a solution; where all of them do, it has none.
         """
-        first = yield from self._along_path(like, replace(self.path, cycles=1))
-        if first.reason is StopReason.EXACT or any(self._agree(first, other) for other in found):
+        first = yield from self._along_path(like, replace(self.path, cycles=1, finish=False))
+        if first.reason is StopReason.EXACT:
             return first
+        confirmed = any(other.reason in _ENDED and self._near(first, other) for other in found)
+        if confirmed or self._unquestioned(first, like):
+            return (yield from self._finished(first))
         points = [first, *found]
         for batch in (_FIRST_BATCH, _MORE):
             path = replace(self.path, cycles=batch, levels=_LEVELS, run_off=_RUN_OFF)
             point = yield from self._along_path(like.random_like(self.problem.rng), path)
             points.append(point)
             if point.reason is not StopReason.DIVERGING:
-                return min(points, key=_error)
+                best = min(points, key=_error)
+                return (yield from self._finished(best)) if best is first else best
         point = min(points[2:], key=_error)
         warm = Reduced(replace(self.problem, warm=True), self.reduced.reduction)
-        best, reason = yield from warm.drive(self.path, point.best.model, stages=self.stages)
-        return min(*points, self._taken(_Point("path", best, reason), "to its end"), key=_error)
+        end, reason = yield from warm.drive(self.path, point.best.model, stages=self.stages)
+        best = min(*points, self._taken(_Point("path", end, reason), "to its end"), key=_error)
+        return (yield from self._finished(best)) if best is first else best
+
+    def _finished(self, point: _Point) -> Stage[_Point]:
+        """A path's end on a plateau, followed to the tolerance."""
+        best, reason = yield from self.reduced.drive(LM(exact=self.options.exact), point.best.model)
+        return _Point(point.name, best, reason)
 
     def _incomplete(self) -> Stage[_Point]:
         """Sweeps from an estimate of the core without gaps; the path, or joint steps, where they do not converge."""
@@ -290,9 +313,10 @@ class _Search:
 
     def _agree(self, one: _Point, two: _Point) -> bool:
         """Whether two starts came to the same minimiser."""
-        ended = (StopReason.CONVERGED, StopReason.EXACT)
-        if one.reason not in ended or two.reason not in ended:
-            return False
+        return one.reason in _ENDED and two.reason in _ENDED and self._near(one, two)
+
+    @staticmethod
+    def _near(one: _Point, two: _Point) -> bool:
         apart = distance(one.best.model, two.best.model)
         return apart <= _AGREE * min(_error(one), _error(two))
 

@@ -36,11 +36,14 @@ from tensorchain.solvers.constraints.domain import EVERYWHERE
 from tensorchain.solvers.constraints.lagrangian import Term
 from tensorchain.solvers.krylov import conjugate_gradients
 from tensorchain.solvers.normal_equations import Floors
+from tensorchain.tensors.curvature import unformed
 
 _FORMED = 2000
 """Width of a core up to which its matrix is formed, where a domain restricts it."""
 _ACCURACY = 1e-6
 """Relative accuracy of the weight of a bound."""
+_UNFORMED = 1e-6
+"""Relative accuracy of the update of a large core of data with gaps."""
 _TRIES, _HALVINGS = 60, 20
 _SMALLEST, _LARGEST = 1e-18, 1e18
 _UNSEEN = 1e-14
@@ -94,7 +97,8 @@ class BlockProblem:
             return formed[quantity]
 
         def apply(quantity: Quantity, change: Array) -> Array:
-            matrix = curvature(quantity) if not at.complete and quantity == SquaredError() else None
+            formed = not at.complete and quantity == SquaredError() and not unformed(at.model, k)
+            matrix = curvature(quantity) if formed else None
             image = quantity.apply(at, k, change) if matrix is None else GramSystem(matrix).apply(change)
             assert image is not None
             return image
@@ -166,8 +170,27 @@ def solved(
         inverse = at.model.penalised_solver(k, penalty) if at.complete else None
         if inverse is not None:
             return inverse(rhs / error)
+    if not at.complete and unformed(at.model, k):
+        return _unformed(at, k, positive, rhs)
     system = _system(positive, formed)
     return np.zeros_like(rhs) if system is None else system.solve(rhs)
+
+
+def _unformed(at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Array) -> Array:
+    """The same for a large core of data with gaps, by conjugate gradients from the solution for complete data."""
+    sensitivity = weights.get(Sensitivity(), 0.0)
+    share = max(weights.get(SquaredError(), 0.0), _UNSEEN * sensitivity) * at.tensor.mean_weight
+    inverse = at.model.penalised_solver(k, sensitivity / share) if share else None
+
+    def image(step: Array) -> Array:
+        images = ((quantity.apply(at, k, step), weight) for quantity, weight in weights.items())
+        parts = [weight * part for part, weight in images if part is not None]
+        return np.asarray(sum(parts[1:], start=parts[0])) if parts else np.zeros_like(step)
+
+    def near(block: Array) -> Array:
+        return block if inverse is None else inverse(block / share)
+
+    return conjugate_gradients(lambda b: [image(b[0])], lambda b: [near(b[0])], [rhs], tol=_UNFORMED)[0]
 
 
 def _within_unformed(at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Array) -> Array:

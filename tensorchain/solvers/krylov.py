@@ -17,6 +17,7 @@ import numpy as np
 
 from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array
+from tensorchain.tensors.curvature import unformed
 
 Operator = Callable[[Sequence[Array]], list[Array]]
 
@@ -86,6 +87,10 @@ def _block_solver(at: Evaluator, k: int, penalty: float, damping: float) -> Call
     model = at.model
     if at.complete:
         return model.damped_solver(k, penalty, damping)
+    if unformed(model, k):
+        share = at.tensor.mean_weight
+        inverse = model.damped_solver(k, penalty / share, damping / share)
+        return None if inverse is None else lambda block: inverse(block / share)
     system = at.gram(k) + damping * np.eye(model.network.widths[k])
     if penalty:
         system = system + penalty * at.metric(k)

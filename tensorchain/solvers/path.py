@@ -87,6 +87,8 @@ class Path:
         Growth of SS since the first stage of a path beyond which it is left as degenerate.
     restart_above : float
         A plateau at a lower error than this is not questioned by a restart.
+    finish : bool
+        Whether the best plateau is followed to the tolerance; without it the fit ends as ITERATION_LIMIT there.
     max_iter, tol, exact : int, float, float
         As in `LM`, for the last stage of a path.
 
@@ -117,6 +119,7 @@ class Path:
     levels: tuple[int, ...] = _LEVELS
     run_off: float = math.inf
     restart_above: float = 1e-3
+    finish: bool = True
     max_iter: int = 300
     tol: float = 1e-9
     exact: float = 1e-13
@@ -145,7 +148,7 @@ class Path:
             if search.hits >= _CONFIRMATIONS.get(search.outcome, 2):
                 break
         assert search.best is not None
-        if search.outcome is Outcome.PLATEAU:
+        if search.outcome is Outcome.PLATEAU and self.finish:
             return (yield from walk.finish(search.best))
         return Ended(_REASONS[search.outcome])
 
@@ -426,6 +429,7 @@ _REASONS = {
     Outcome.ATTAINED: StopReason.CONVERGED,
     Outcome.FLOOR: StopReason.CONVERGED,
     Outcome.UNFINISHED: StopReason.ITERATION_LIMIT,
+    Outcome.PLATEAU: StopReason.ITERATION_LIMIT,
     Outcome.BOUND: StopReason.CONVERGED,
     Outcome.DEGENERATE: StopReason.DIVERGING,
     Outcome.MISSED: StopReason.STALLED,

@@ -30,6 +30,8 @@ _GROWTH = 1.02
 """Growth of SS in each of the last two quarters of the steps without a penalty, from which a run diverges ..."""
 _POWER = 0.2
 """... if it also is at least this power of the fall of the error."""
+_WHOLE = 1.5
+"""Growth of SS over all steps without a penalty, below which a run does not diverge: a flat valley has an end."""
 _LEAST = 16
 """Steps without a penalty from which growth is told."""
 
@@ -93,13 +95,13 @@ def diverges(history: History) -> bool:
     """Whether SS grows without end in the steps that no penalty holds back.
 
     Towards a best approximation SS has a limit.  Where there is none SS grows as a power of 1 / error, or while the
-    error stalls, as long as the run goes on: from quarter to quarter of its steps.
+    error stalls, as long as the run goes on: from quarter to quarter of its steps, and much in all.
     """
     held = np.flatnonzero(history.penalty > 0.0)
     first = int(held[-1]) + 1 if held.size else 0
     sensitivity, error = history.sensitivity[first:], np.maximum(history.error[first:], np.finfo(float).tiny)
     count = len(sensitivity)
-    if count < _LEAST:
+    if count < _LEAST or not sensitivity[-1] >= _WHOLE * sensitivity.min():
         return False
     marks = (count // 2, count - count // 4, count - 1)
     for early, late in itertools.pairwise(marks):

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +26,7 @@ import numpy as np
 from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array, GramSystem, System
 from tensorchain.models import Model
+from tensorchain.tensors.curvature import core_system, unformed
 from tensorchain.tensors.intake import digest_of
 from tensorchain.tensors.outside import Given, Labels
 
@@ -219,15 +220,22 @@ class Tensor(ABC):
         """Whether every entry is observed with one weight, so that Grams follow from the model alone."""
         return type(self).gram is Tensor.gram
 
+    @property
+    def mean_weight(self) -> float:
+        """Mean of W over all entries: the share that is observed, where all observed ones weigh 1."""
+        return 1.0
+
     def system(self, model: Model, k: int) -> System:
         """L_k^H L_k over the observed entries, to apply to block k and to solve."""
         if self.complete:
             return model.system(k)
+        if unformed(model, k):
+            return core_system(partial(self.apply_gram, model, k), model, k, self.mean_weight)
         return GramSystem(self.gram(model, k))
 
     def apply_gram(self, model: Model, k: int, matrix: Array) -> Array:
         """L_k^H L_k applied to a block in matrix form."""
-        return self.system(model, k).apply(matrix)
+        return GramSystem(self.gram(model, k)).apply(matrix) if not self.complete else model.system(k).apply(matrix)
 
     def gauss_newton(self, model: Model) -> Array:
         """J^H J over the observed entries, (n, n), at least its upper block triangle; holds until the next call."""

@@ -13,6 +13,10 @@ each i, W and D_k are multiplied element by element and one matrix product with 
 no mode: its i takes one value and r runs over all other modes.  Everything is done in chunks of r, so
 neither J nor the design matrices are held.
 
+The Gram of a large core is not formed: it is applied through the values of the model, L_k^H (W * (L_k B)), and its
+equations are solved by conjugate gradients, with the Gram of complete data times the mean weight as preconditioner.
+Where entries are missing at random the two differ little: a dozen steps give six digits (measured here).
+
 Cost: |W| P_k^2 multiplications for G_k, 2 |W| P_k P_m for H_km, whatever is missing.
 
 References: Acar, Dunlavy, Kolda, Morup, "Scalable tensor factorizations for incomplete data" (2011).
@@ -20,18 +24,23 @@ References: Acar, Dunlavy, Kolda, Morup, "Scalable tensor factorizations for inc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from tensorchain.kernels import Array, contract, diagonal_blocks
+from tensorchain.kernels import Array, System, contract, diagonal_blocks
 from tensorchain.models import Model
+from tensorchain.models.core_system import CoreSystem
 from tensorchain.tensors.boxes import Box, boxes
 from tensorchain.tensors.dtypes import double_of
 
 _NUMBERS = 1 << 21
 """Numbers in one temporary array (16 MB in double precision)."""
+_UNFORMED = 256
+"""Width of a core beyond which its Gram is not formed."""
+_SOLVED = 1e-8
+"""Relative residual of its equations."""
 _CACHED = 1 << 17
 """Numbers that stay in the cache between the element-wise product and the matrix product."""
 
@@ -45,6 +54,17 @@ def unbiased_mode_gram(gram: Array, share: float) -> Array:
     result = np.asarray(gram / share**2)
     np.fill_diagonal(result, gram.diagonal() / share)
     return result
+
+
+def unformed(model: Model, k: int) -> bool:
+    """Whether block k is a core whose Gram is not formed where entries have weights."""
+    return model.network.modes[k] is None and model.network.widths[k] > _UNFORMED
+
+
+def core_system(apply: Callable[[Array], Array], model: Model, k: int, mean_weight: float) -> System:
+    """Normal equations of a core, from B -> B (L_k^H W L_k)^T."""
+    whole = model.system(k)
+    return CoreSystem(apply, lambda rhs: whole.solve(rhs) / mean_weight, size=mean_weight * whole.trace(), tol=_SOLVED)
 
 
 def weighted_gram(model: Model, k: int, weight: Array) -> Array:

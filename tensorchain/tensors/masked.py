@@ -17,16 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from tensorchain import kernels
-from tensorchain.evaluation import DenseEvaluator, Evaluator
+from tensorchain.evaluation import DenseEvaluator, Evaluator, Partials
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.tensors.base import Residual, Tensor
-from tensorchain.tensors.boxes import Box, boxes, empty_blocks, in_double, part, split
+from tensorchain.tensors.boxes import Box, boxes, empty_blocks, in_double, part, rows_of, split
 from tensorchain.tensors.curvature import unbiased_mode_gram, weighted_gram, weighted_normal_matrix
 from tensorchain.tensors.dense import Dense, add_gradient
 from tensorchain.tensors.dtypes import double_of
@@ -171,6 +172,18 @@ class Masked(Tensor):
     def gram(self, model: Model, k: int) -> Array:
         """L_k^H W L_k, one Gram for each row: (I_k, P_k, P_k)."""
         return weighted_gram(model, k, self._weight)
+
+    def apply_gram(self, model: Model, k: int, matrix: Array) -> Array:
+        image = model.with_matrix(k, matrix)
+        result = np.zeros(matrix.shape, dtype=double_of(*image.matrices))
+        for box in boxes(self.shape):
+            piece = Partials(self._weight[box] * part(image, box).full())
+            result[rows_of(model, k, box)] += piece.all_but(part(model, box), k)
+        return result
+
+    @cached_property
+    def mean_weight(self) -> float:
+        return float(self._weight.mean(dtype=np.float64))
 
     def gauss_newton(self, model: Model) -> Array:
         return weighted_normal_matrix(model, self._weight)

@@ -216,6 +216,15 @@ class Observed(Listed):
                 entries.add_grams(grams, self.indices[chunk, mode], weights, rows)
         return grams if mode is None else _mirrored(grams)
 
+    def apply_gram(self, model: Model, k: int, matrix: Array) -> Array:
+        values = self._values_of(model.with_matrix(k, matrix))
+        weights = 1.0 if self._weights is None else self._weights
+        return contract_listed(model, k, self.indices, weights * values)
+
+    @property
+    def mean_weight(self) -> float:
+        return len(self.values) / math.prod(self.shape)
+
     def evaluator(self, model: Model) -> Evaluator:
         width = sum(model.network.widths)
         return ObservedEvaluator(self, model) if len(self.values) * width <= _WHOLE else Evaluator(self, model)
@@ -234,6 +243,11 @@ class Observed(Listed):
 
     def _difference(self, model: Model) -> Array:
         """T - X at the entries, (Z,)."""
+        values = self._values_of(model)
+        return np.subtract(np.multiply(self.values, self.scale, dtype=values.dtype), values, out=values)
+
+    def _values_of(self, model: Model) -> Array:
+        """X at the entries, (Z,), in double precision."""
         from tensorchain.kernels import entries
 
         model = in_double(model)
@@ -244,7 +258,7 @@ class Observed(Listed):
         else:
             for chunk in chunks(slice(0, len(result)), _CHUNK // max(model.network.widths)):
                 result[chunk] = model.entries(self.indices[chunk])
-        return np.subtract(np.multiply(self.values, self.scale, dtype=dtype), result, out=result)
+        return result
 
     def _gauss_newton(self, model: Model, designs: Iterable[tuple[slice, Array]]) -> Array:
         from tensorchain.kernels import entries
