@@ -46,8 +46,10 @@ class Geometry:
 
     Parameters
     ----------
-    stride, dilation : (vertical, horizontal), at least 1.
-    padding : ((top, bottom), (left, right)), not negative.
+    stride, dilation : tuple of (int, int), optional
+        (vertical, horizontal), at least 1.
+    padding : tuple of ((int, int), (int, int)), optional
+        ((top, bottom), (left, right)), not negative.
 
     Examples
     --------
@@ -67,7 +69,31 @@ class Geometry:
             raise ValueError(f"padding is {self.padding}; ((top, bottom), (left, right)), not negative, is needed")
 
     def output_size(self, window: Pair, image: Pair) -> Pair:
-        """Height and width of the result for a kernel of `window` on an `image`; ValueError when it does not fit."""
+        """Height and width of the result.
+
+        Parameters
+        ----------
+        window : tuple of (int, int)
+            (D1, D2).
+        image : tuple of (int, int)
+            Height and width.
+
+        Returns
+        -------
+        tuple of (int, int)
+            Height and width.
+
+        Raises
+        ------
+        ValueError
+            When the kernel does not fit the image.
+
+        Examples
+        --------
+        >>> from tensorchain.compression import Geometry
+        >>> Geometry(stride=(2, 2)).output_size((3, 3), (9, 9))
+        (4, 4)
+        """
         sizes = []
         for axis in range(2):
             room = image[axis] + sum(self.padding[axis]) - self.dilation[axis] * (window[axis] - 1) - 1
@@ -77,7 +103,24 @@ class Geometry:
         return sizes[0], sizes[1]
 
     def along(self, axis: int) -> Geometry:
-        """The same along one axis, and trivial along the other."""
+        """The same along one axis, and trivial along the other.
+
+        Parameters
+        ----------
+        axis : int
+            0 for the vertical one, 1 for the horizontal one.
+
+        Returns
+        -------
+        Geometry
+            For a convolution along one axis.
+
+        Examples
+        --------
+        >>> from tensorchain.compression import Geometry
+        >>> Geometry(stride=(2, 3)).along(0).stride
+        (2, 1)
+        """
         keep = [axis == 0, axis == 1]
         return Geometry(
             stride=(self.stride[0] if keep[0] else 1, self.stride[1] if keep[1] else 1),
@@ -95,10 +138,21 @@ class Convolution:
 
     Parameters
     ----------
-    weight : (outputs, inputs / groups, D1, D2).
-    geometry : stride, padding and dilation.
-    groups : channels are joined only within a group.
-    bias : (outputs,) or None.
+    weight : ndarray
+        (outputs, inputs / groups, D1, D2).
+    geometry : Geometry, optional
+        Stride, padding and dilation.
+    groups : int, default 1
+        Channels are joined only within a group.
+    bias : ndarray, optional
+        (outputs,) or None.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain import compression
+    >>> compression.Convolution(np.ones((2, 3, 1, 1))).weight.shape
+    (2, 3, 1, 1)
     """
 
     weight: Array
@@ -129,14 +183,40 @@ class Convolution:
 
 @dataclass(frozen=True)
 class Fold:
-    """(B, groups * C, H, W) to (B * groups, C, H, W)."""
+    """(B, groups * C, H, W) to (B * groups, C, H, W).
+
+    Attributes
+    ----------
+    groups : int
+        How many groups of channels move to or from the batch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain import compression
+    >>> compression.Fold(2).groups
+    2
+    """
 
     groups: int
 
 
 @dataclass(frozen=True)
 class Unfold:
-    """(B * groups, C, H, W) to (B, groups * C, H, W)."""
+    """(B * groups, C, H, W) to (B, groups * C, H, W).
+
+    Attributes
+    ----------
+    groups : int
+        How many groups of channels move to or from the batch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain import compression
+    >>> compression.Unfold(2).groups
+    2
+    """
 
     groups: int
 
@@ -150,9 +230,12 @@ class LayerPlan:
 
     Attributes
     ----------
-    method : what made it, such as "tc".
-    rank : ranks of the decomposition.
-    steps : in the order of their application.
+    method : str
+        What made it, such as "tc".
+    rank : int, tuple or list
+        Ranks of the decomposition.
+    steps : tuple of Step
+        In the order of their application.
 
     Examples
     --------
@@ -189,13 +272,51 @@ class LayerPlan:
         )
 
     def output_size(self, image: Pair) -> Pair:
-        """Height and width of the result."""
+        """Height and width of the result.
+
+        Parameters
+        ----------
+        image : tuple of (int, int)
+            Height and width.
+
+        Returns
+        -------
+        tuple of (int, int)
+            Height and width.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import Convolution, LayerPlan
+        >>> plan = LayerPlan("dense", None, (Convolution(np.ones((2, 3, 1, 1))),))
+        >>> plan.output_size((4, 4))
+        (4, 4)
+        """
         for convolution in self.convolutions:
             image = convolution.geometry.output_size(convolution.window, image)
         return image
 
     def macs(self, image: Pair) -> int:
-        """Multiplications for one image of this height and width."""
+        """Multiplications for one image of this height and width.
+
+        Parameters
+        ----------
+        image : tuple of (int, int)
+            Height and width.
+
+        Returns
+        -------
+        int
+            Multiplications.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import Convolution, LayerPlan
+        >>> plan = LayerPlan("dense", None, (Convolution(np.ones((2, 3, 1, 1))),))
+        >>> plan.macs((4, 4))
+        96
+        """
         total, copies = 0, 1
         for step in self.steps:
             if isinstance(step, Fold):
@@ -216,6 +337,24 @@ class LayerPlan:
         """SS = sum_k ||dX/dW_k||_F^2 of the composed kernel X; biases are left out.
 
         With `relative`, SS / ||X||^(2(K-1)/K), which does not change when X is scaled.
+
+        Parameters
+        ----------
+        relative : bool, default False
+            SS / ||X||^(2(K-1)/K), which does not change when X is scaled.
+
+        Returns
+        -------
+        float
+            The sensitivity.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import Convolution, LayerPlan
+        >>> plan = LayerPlan("dense", None, (Convolution(np.ones((2, 3, 1, 1))),))
+        >>> plan.sensitivity()
+        6.0
         """
         total = sum(self.layer_sensitivities())
         if not relative:
@@ -226,7 +365,21 @@ class LayerPlan:
         return float(total / size ** (2 * (count - 1) / count))
 
     def balanced(self) -> LayerPlan:
-        """The same layer with every convolution scaled so that SS is least, which makes all its terms equal."""
+        """The same layer with every convolution scaled so that SS is least, which makes all its terms equal.
+
+        Returns
+        -------
+        LayerPlan
+            The same kernel.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import Convolution, LayerPlan
+        >>> plan = LayerPlan("dense", None, (Convolution(np.ones((2, 3, 1, 1))),))
+        >>> plan.balanced().sensitivity() <= plan.sensitivity()
+        True
+        """
         terms = np.array(self.layer_sensitivities())
         if not terms.all():
             return self
@@ -235,7 +388,21 @@ class LayerPlan:
         return replace(self, steps=tuple(steps))
 
     def layer_sensitivities(self) -> list[float]:
-        """||dX/dW_k||_F^2 of each convolution."""
+        """||dX/dW_k||_F^2 of each convolution.
+
+        Returns
+        -------
+        list of float
+            One entry for each convolution.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import Convolution, LayerPlan
+        >>> plan = LayerPlan("dense", None, (Convolution(np.ones((2, 3, 1, 1))),))
+        >>> plan.layer_sensitivities()
+        [6.0]
+        """
         found = []
         for k, (layer, shared) in enumerate(self.flat_layers):
             before = [earlier for earlier, _ in self.flat_layers[:k]]
@@ -261,13 +428,46 @@ class LayerPlan:
         return flat
 
     def grouped(self) -> LayerPlan:
-        """The same layer without folds: the kernel that the groups share is written out for each of them."""
+        """The same layer without folds: the kernel that the groups share is written out for each of them.
+
+        Returns
+        -------
+        LayerPlan
+            The same kernel.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import Convolution, LayerPlan
+        >>> plan = LayerPlan("dense", None, (Convolution(np.ones((2, 3, 1, 1))),))
+        >>> np.array_equal(plan.grouped().kernel, plan.kernel)
+        True
+        """
         bias = [step.bias for step in self.convolutions]
         steps = [replace(layer, bias=b) for (layer, _), b in zip(self.flat_layers, bias, strict=True)]
         return LayerPlan(self.method, self.rank, tuple(steps))
 
     def apply(self, images: Array) -> Array:
-        """The layers on images (B, S, H, W), by the definition: slow, for tests and small checks."""
+        """The layers on images (B, S, H, W), by the definition: slow, for tests and small checks.
+
+        Parameters
+        ----------
+        images : ndarray
+            (B, S, H, W).
+
+        Returns
+        -------
+        ndarray
+            (B, T, H', W').
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import Convolution, LayerPlan
+        >>> plan = LayerPlan("dense", None, (Convolution(np.ones((2, 3, 1, 1))),))
+        >>> plan.apply(np.ones((1, 3, 4, 4))).shape
+        (1, 2, 4, 4)
+        """
         for step in self.steps:
             if isinstance(step, Fold):
                 images = images.reshape(-1, images.shape[1] // step.groups, *images.shape[2:])
@@ -283,11 +483,13 @@ def convolve(images: Array, layer: Convolution) -> Array:
 
     Parameters
     ----------
-    images : (B, S, H, W).
+    images : ndarray
+        (B, S, H, W).
 
     Returns
     -------
-    (B, T, H', W')
+    ndarray
+        (B, T, H', W').
 
     Examples
     --------

@@ -34,7 +34,10 @@ def checked_feeds(calibrate: Feeds, inputs: Sequence[InputInfo]) -> Feeds:
 
     Raises
     ------
-    ValueError, TypeError where there is none, or the first does not fit the inputs.
+    TypeError
+        Where they are no dictionaries of arrays.
+    ValueError
+        Where there is none, or the first does not fit the inputs.
     """
     feeds = list(calibrate) if iter(calibrate) is calibrate else calibrate
     first = next(iter(feeds), None)
@@ -116,10 +119,14 @@ def sampled(
 
     Parameters
     ----------
-    layer : the layer.
-    rng : chooses the positions where there are more than this feed should give.
-    feeds : how many there are.
-    source, output : values of the layer's input, and of its output where they are wanted.
+    layer : OnnxLayer
+        The layer.
+    rng : numpy.random.Generator
+        Chooses the positions where there are more than this feed should give.
+    feeds : int
+        How many there are.
+    source, output : ndarray
+        Values of the layer's input, and of its output where they are wanted.
     """
     geometry, window = layer.site.geometry, layer.site.kernel.shape[2:]
     images = as_images(layer.kind, source)

@@ -36,9 +36,19 @@ class VariationalRank:
 
     Attributes
     ----------
-    rank : components kept.
-    singular_values : shrunken singular values of the components kept.
-    noise : variance v of the noise.
+    rank : int
+        Components kept.
+    singular_values : ndarray
+        Shrunken singular values of the components kept.
+    noise : float
+        Variance v of the noise.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain import compression
+    >>> compression.evbmf(np.diag([3.0, 2.0, 0.0]) + 1e-3).rank <= 3
+    True
     """
 
     rank: int
@@ -51,12 +61,20 @@ def evbmf(matrix: Array, noise: float | None = None) -> VariationalRank:
 
     Parameters
     ----------
-    matrix : (L, M), real.
-    noise : variance of the noise; estimated when None.
+    matrix : ndarray
+        (L, M), real.
+    noise : float, optional
+        Variance of the noise; estimated when None.
+
+    Returns
+    -------
+    VariationalRank
+        Rank, singular values and noise.
 
     Raises
     ------
-    ValueError when the matrix has no entry, or holds NaN or infinity, or `noise` is not positive.
+    ValueError
+        When the matrix has no entry, or holds NaN or infinity, or `noise` is not positive.
 
     Examples
     --------
@@ -143,6 +161,18 @@ def _free_energy(noise: float, squares: Array, columns: int, ratio: float, thres
 def energy_rank(singular: Array, share: float) -> int:
     """Fewest singular values that hold at least `share` of the sum of squares.
 
+    Parameters
+    ----------
+    singular : ndarray
+        (n,), falling.
+    share : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    int
+        At least 1.
+
     Examples
     --------
     >>> import numpy as np
@@ -161,9 +191,17 @@ def multilinear_rank(kernel: Array, by: str = "evbmf", share: float = 0.9) -> tu
 
     Parameters
     ----------
-    kernel : (T, S, D1, D2).
-    by : "evbmf", or "energy" for the share of the energy in each mode.
-    share : of the energy.
+    kernel : ndarray
+        (T, S, D1, D2).
+    by : str, default "evbmf"
+        "evbmf", or "energy" for the share of the energy in each mode.
+    share : float, default 0.9
+        Of the energy.
+
+    Returns
+    -------
+    tuple of (int, int)
+        In input and output channels.
 
     Examples
     --------

@@ -150,10 +150,14 @@ class _Block:
 
     Attributes
     ----------
-    before : L, composition of the layers before it, (groups, i, S, P1, P2), i channels in a group.
-    behind : Z, of those behind it, (T, groups, o, Q1, Q2).
-    window : (R1, R2), its taps.
-    copies : how many groups share one weight.
+    before : ndarray
+        L, composition of the layers before it, (groups, i, S, P1, P2), i channels in a group.
+    behind : ndarray
+        Z, of those behind it, (T, groups, o, Q1, Q2).
+    window : tuple of (int, int)
+        (R1, R2), its taps.
+    copies : int
+        How many groups share one weight.
     """
 
     before: Array

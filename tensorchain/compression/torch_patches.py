@@ -40,7 +40,8 @@ def rows_of(
 
     Yields
     ------
-    patches, outputs : tensor (Z, p), tensor (Z, T) or None
+    iterator of tuple of (object, object)
+        Patches, outputs : tensor (Z, p), tensor (Z, T) or None.
     """
     import torch
 

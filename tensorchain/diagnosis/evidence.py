@@ -167,9 +167,12 @@ def cure_for(
 
     Parameters
     ----------
-    verdict, model, figures, error, path : what was found.
-    size : ||T||, or ||X|| without the tensor.
-    subject : the model in code: "model", or "fit.model".
+    verdict, model, figures, error, path : object
+        What was found.
+    size : float
+        ||T||, or ||X|| without the tensor.
+    subject : str, default "model"
+        The model in code: "model", or "fit.model".
     """
     if verdict is Verdict.BADLY_GAUGED:
         return f"model = tc.optimal_gauge({subject})"

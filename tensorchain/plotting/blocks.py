@@ -37,14 +37,19 @@ def plot_block(subject: Subject, block: int = 0, ax: Axes | None = None, title: 
 
     Parameters
     ----------
-    subject : a fit or any model.
-    block : position in `model.blocks`, from 0; negative ones count from the end.
-    ax : where to draw; by default a new figure.  A colour bar takes some of its room.
-    title : of the axes; by default the name of the block.
+    subject : Fit or Model
+        a fit or any model.
+    block : int, default 0
+        Position in `model.blocks`, from 0; negative ones count from the end.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.  A colour bar takes some of its room.
+    title : str, optional
+        Of the axes; by default the name of the block.
 
     Returns
     -------
     matplotlib.axes.Axes
+        matplotlib.axes.Axes.
 
     Raises
     ------
@@ -99,12 +104,15 @@ def plot_blocks(subject: Subject, axes: Sequence[Axes] | None = None) -> list[Ax
 
     Parameters
     ----------
-    subject : a fit or any model.
-    axes : one for each block; by default those of a new figure.
+    subject : Fit or Model
+        a fit or any model.
+    axes : sequence of matplotlib.axes.Axes, optional
+        One for each block; by default those of a new figure.
 
     Returns
     -------
-    list of matplotlib.axes.Axes, one for each block.
+    list of matplotlib.axes.Axes
+        One for each block.
 
     Raises
     ------

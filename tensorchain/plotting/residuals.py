@@ -49,6 +49,7 @@ def plot_residual(
     Returns
     -------
     matplotlib.axes.Axes
+        matplotlib.axes.Axes.
 
     Raises
     ------

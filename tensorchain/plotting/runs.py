@@ -43,9 +43,12 @@ def plot_history(history: History, ax: Axes | None = None, title: str | None = N
 
     Parameters
     ----------
-    history : `fit.history`.
-    ax : where to draw; its right side is used too.  By default a new figure.
-    title : of the axes.
+    history : History
+        `fit.history`.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; its right side is used too.  By default a new figure.
+    title : str, optional
+        Of the axes.
 
     Returns
     -------
@@ -105,11 +108,16 @@ def plot_runs(
 
     Parameters
     ----------
-    methods : name of a method to the curves of its runs, each (iterations,), not empty.
-    ax : where to draw; by default a new figure.
-    title : of the axes.
-    quantiles : lower and upper edge of the band; by default all runs are in it.
-    first : position in the palette of the first method, to keep colours apart across several axes.
+    methods : mapping of str to sequence of sequence of float or ndarray
+        Name of a method to the curves of its runs, each (iterations,), not empty.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.
+    title : str, optional
+        Of the axes.
+    quantiles : tuple of (float, float), optional
+        Lower and upper edge of the band; by default all runs are in it.
+    first : int, default 0
+        Position in the palette of the first method, to keep colours apart across several axes.
 
     Returns
     -------

@@ -34,10 +34,13 @@ def plot_sensitivity(
 
     Parameters
     ----------
-    subjects : a fit or a model, or several as {name: fit or model}, all with the same blocks, as before and after a
-        change of gauge.
-    ax : where to draw; by default a new figure.
-    title : of the axes; by default the total of a single model.
+    subjects : Fit or Model or mapping of str to Fit or Model
+        a fit or a model, or several as {name: fit or model}, all with the same blocks, as before and after a change of
+        gauge.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.
+    title : str, optional
+        Of the axes; by default the total of a single model.
 
     Returns
     -------

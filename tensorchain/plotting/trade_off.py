@@ -68,14 +68,18 @@ def plot_trade_off(
 
     Parameters
     ----------
-    methods : name of a method to (sensitivities, errors) of its runs, each (n,).  A method keeps its colour and marker
-        by its position.
-    ax : where to draw; by default a new figure.
-    title : of the axes.
+    methods : mapping of str to tuple of (sequence of float or ndarray, sequence of float or ndarray)
+        Name of a method to (sensitivities, errors) of its runs, each (n,).  A method keeps its colour and marker by its
+        position.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.
+    title : str, optional
+        Of the axes.
 
     Returns
     -------
     matplotlib.axes.Axes
+        matplotlib.axes.Axes.
 
     Raises
     ------
@@ -116,13 +120,17 @@ def plot_profiles(profiles: Sequence[Profile], ax: Axes | None = None, title: st
 
     Parameters
     ----------
-    profiles : what `degeneracy_profile` returned, a list; at most seven.
-    ax : where to draw; by default a new figure.
-    title : of the axes.
+    profiles : sequence of Profile
+        What `degeneracy_profile` returned, a list; at most seven.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.
+    title : str, optional
+        Of the axes.
 
     Returns
     -------
     matplotlib.axes.Axes
+        matplotlib.axes.Axes.
 
     Raises
     ------

@@ -48,18 +48,22 @@ def condition_number(model: Model) -> float:
 
     Parameters
     ----------
-    model : any model.  CP: the condition number of Breiding and Vannieuwenhoven, at least 1.  Others: the relative
+    model : Model
+        Any model.  CP: the condition number of Breiding and Vannieuwenhoven, at least 1.  Others: the relative
         condition number of the blocks, each measured by its own norm, in the gauge of least sensitivity.
 
     Returns
     -------
-    A number that does not depend on the scale or the gauge of the model.  For a CPD of order 2 and rank above 1
-    it is infinite: a sum of rank-1 matrices is never unique.
+    float
+        A number that does not depend on the scale or the gauge of the model.  For a CPD of order 2 and rank above 1 it
+        is infinite: a sum of rank-1 matrices is never unique.
 
     Raises
     ------
-    TypeError, ValueError when `model` is no model, holds NaN or infinity, or has more than 4000 parameters
-    after compression of its tall blocks.
+    TypeError
+        When `model` is no model.
+    ValueError
+        When it holds NaN or infinity, or has more than 4000 parameters after compression of its tall blocks.
 
     Examples
     --------
@@ -84,16 +88,21 @@ def jacobian_singular_values(model: Model) -> Array:
 
     Parameters
     ----------
-    model : any model, with n parameters and gauge dimension g.
+    model : Model
+        Any model, with n parameters and gauge dimension g.
 
     Returns
     -------
-    (n - g,).  Zeros that remain are directions beyond the gauge in which X does not move.  Their squares sum to
-    the sensitivity.
+    ndarray
+        (n - g,).  Zeros that remain are directions beyond the gauge in which X does not move.  Their squares sum to the
+        sensitivity.
 
     Raises
     ------
-    TypeError, ValueError as `condition_number`.
+    TypeError
+        As `condition_number`.
+    ValueError
+        As `condition_number`.
 
     Examples
     --------

@@ -52,7 +52,8 @@ class Library:
 
     Raises
     ------
-    TypeError when the array belongs to no namespace of the standard.
+    TypeError
+        When the array belongs to no namespace of the standard.
     """
 
     def __init__(self, array: Any) -> None:
@@ -107,7 +108,13 @@ class Library:
         return array * math.ldexp(1.0, half) * math.ldexp(1.0, exponent - half)
 
     def norm(self, array: Any) -> float:
-        """Euclidean norm of all entries, summed in double precision where there is one, safe from overflow."""
+        """Euclidean norm of all entries, summed in double precision where there is one, safe from overflow.
+
+        Returns
+        -------
+        float
+            The Frobenius norm.
+        """
         size = self.names.abs(array)
         largest = self.largest(array)
         if largest == 0.0 or not np.isfinite(largest):
