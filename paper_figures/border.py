@@ -43,7 +43,7 @@ def parameters(settings: Settings) -> dict[str, Any]:
         "bonds": BONDS,
         "solvers": {name: repr(solver) for name, solver in SOLVERS.items()},
         "constraints": {name: repr(constraint) for name, constraint in CONSTRAINTS.items()},
-        "starts": 40 if settings.full else 5,
+        "starts": 40 if settings.full else 3,
     }
 
 
