@@ -133,7 +133,7 @@ def draw(rows: list[Row]) -> Figure:
     panels = figure.subplots(1, len(cases), squeeze=False)[0]
     for panel, (case, mine) in zip(panels, cases.items(), strict=True):
         draw_case(panel, list(groups(mine, "bonds").values()))
-        panel.set(title=f"{case}, {shape_text(mine[0]['shape'], '')}", xlabel="parameters")
+        panel.set(title=f"{case}\n{shape_text(mine[0]['shape'], '')}", xlabel="parameters")
         few_ticks(panel)
     panels[0].set_ylabel(ERROR_LABEL)
     handles = [
@@ -142,7 +142,7 @@ def draw(rows: list[Row]) -> Figure:
         Line2D([], [], color=GREEN, marker="D", markerfacecolor="white", linestyle=":", label="the TC as BTD"),
         Line2D([], [], color=GREEN, marker="D", linestyle=":", label="with its cores let free"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 

@@ -119,6 +119,19 @@ def test_the_reference_is_complete() -> None:
     assert {f"tensorchain.{name}" for name in modules} <= set(packages)
 
 
+def test_lines_that_contributing_shows_are_in_the_code() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "tensorchain").rglob("*.py")))
+    lines = {line.strip() for line in code.splitlines()}
+    shown = [block for kind, block in FENCE.findall(text) if kind == "python"]
+    assert len(shown) == 5
+    for line in "".join(shown).splitlines():
+        assert line.strip() in lines, line
+    for path in re.findall(r"^\| `([^|]+)` \|", text, flags=re.MULTILINE):
+        for part in path.split("`, `"):
+            assert (ROOT / part).exists(), part
+
+
 def test_the_citation_has_the_version() -> None:
     assert f"\nversion: {tc.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"version = {{{tc.__version__}}}" in text_of("index.md")
