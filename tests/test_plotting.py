@@ -312,6 +312,18 @@ class TestBlocks:
         with pytest.raises(ValueError, match=f"1 axes were given for {len(axes)} blocks"):
             plot_blocks(model, given[:1])
 
+    def test_spectra_are_lines(self) -> None:
+        model = tc.CP.random((4, 30, 25), 2, 0)
+        few, spectrum, other = plot_blocks(model)
+        assert_array_equal(self.table(few), model.factors[0])
+        assert_array_equal([line.get_ydata() for line in spectrum.get_lines()[:2]], model.factors[1].T)
+        assert (spectrum.get_title(), spectrum.get_xlabel()) == ("factor 2", "mode 2")
+        assert len(other.get_lines()) == 3
+        # Many columns, complex entries, cores of chains: heat maps.
+        for model in (tc.CP.random((30, 25), 9, 0), tc.CP.random((30, 25), 2, 0, dtype=complex)):
+            assert all(axes.get_images() for axes in plot_blocks(model))
+        assert all(axes.get_images() for axes in plot_blocks(tc.TensorChain.random((30, 30, 30), 2, 0)))
+
     def test_a_block_that_is_not_there(self) -> None:
         with pytest.raises(ValueError, match="block 3 was asked for, and the model has blocks 0 to 2"):
             plot_block(four_models(3)[0].model(), 3)

@@ -27,8 +27,9 @@ class Gallery(SphinxDirective):
             section += nodes.image(uri=f"/images/{name}.png", alt=text, width="100%")
             caption = images / f"{name}.txt"
             self.env.note_dependency(str(caption))
-            said = caption.read_text(encoding="utf-8").strip()
-            section += nodes.paragraph("", "", nodes.emphasis(text=said), classes=["caption"])
+            if caption.exists():
+                said = caption.read_text(encoding="utf-8").strip()
+                section += nodes.paragraph("", "", nodes.emphasis(text=said), classes=["caption"])
             made.append(section)
         return made
 
