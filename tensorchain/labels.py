@@ -28,9 +28,9 @@ class Labels:
     model : Model
         The model itself.
     modes : tuple of str
-        a name for each mode: its dimension, or "mode 1".
+        A name for each mode: its dimension, or "mode 1".
     blocks : tuple of str
-        a name for each block, with the dimension that it carries.
+        A name for each block, with the dimension that it carries.
     dimensions : tuple of Dimension
         Name and coordinates of each mode.
     """
@@ -47,7 +47,7 @@ def labels_of(subject: Subject, dims: Any = None) -> Labels:
     Parameters
     ----------
     subject : Fit or Model
-        a fit or any model.
+        A fit or any model.
     dims : mapping, sequence or xarray.DataArray, optional
         Names of the modes, or a mapping of names to coordinates, as in `Model.to_pandas`; by default what the fit knows
         of its tensor.

@@ -218,6 +218,15 @@ def test_docstrings_become_restructured_text(extension: Any) -> None:
     assert [line for line in made if line.strip()] == [line for line in CONVERTED.splitlines() if line]
 
 
+def test_tables_and_code_over_two_lines_become_restructured_text(extension: Any) -> None:
+    text = ["| name | what |", "|---|---|", "| `f` | a_ |", "", "Inside ``with", "f():`` it runs."]
+    made = [line for line in extension("docstrings").converted(text) if line.strip()]
+    assert made == [
+        ".. list-table::", "   :header-rows: 1", "   * - name", "     - what", "   * - `f`", "     - a\\_",
+        "Inside `with f():` it runs.",
+    ]  # fmt: skip
+
+
 PAGE = """# Page
 
 $a_n$

@@ -4,7 +4,7 @@ The docstrings are plain text first.  Formulas are indented paragraphs, and ||X|
 What reStructuredText needs for that is added here:
 
 - a section header becomes a rubric, `name : type` and what is indented below it a definition,
-- an indented paragraph, and a table of bars, becomes a literal block,
+- an indented paragraph becomes a literal block, and a table of bars a table,
 - bars outside of code are escaped.
 """
 
@@ -94,23 +94,48 @@ def definitions(body: list[str]) -> Iterator[str]:
 
 
 def prose(lines: list[str]) -> Iterator[str]:
-    """Paragraphs; indented ones and tables become literal."""
+    """Paragraphs; indented ones become literal, and tables of bars become tables."""
     literal = example = False
     previous = ""
-    for line in lines:
+    rest = list(lines)
+    while rest:
+        line = rest.pop(0)
         if line.startswith(">>>"):
             example = True
         elif not line:
             example = False
-        block = line.startswith(("  ", "| ", "|--"))
+        if line.startswith("|") and not example:
+            rows = [line]
+            while rest and rest[0].startswith("|"):
+                rows.append(rest.pop(0))
+            yield from table(rows)
+            previous = ""
+            continue
+        if not example and not line.startswith(" "):
+            line = line.replace("``", "`")
+        # Code between backticks may run over the end of a line.
+        while line.count("`") % 2 and not line.startswith(" ") and not example and rest and rest[0]:
+            line = f"{line} {rest.pop(0).strip()}".replace("``", "`")
+        block = line.startswith("  ")
         if line and not example:
             if block and not previous and not literal:
                 yield from ("::", "")
                 literal = True
             elif not block:
                 literal = False
-        yield ("    " if line.startswith("|") and literal else "") + line if literal or example else escaped(line)
+        yield line if literal or example else escaped(line)
         previous = line
+
+
+def table(rows: list[str]) -> Iterator[str]:
+    """Rows of cells between bars, the first one the header."""
+    cells = [[cell.strip() for cell in row.strip().strip("|").split("|")] for row in rows]
+    cells = [row for row in cells if not all(re.fullmatch(r":?-+:?", cell) for cell in row)]
+    yield from ("", ".. list-table::", "   :header-rows: 1", "")
+    for row in cells:
+        for number, cell in enumerate(row):
+            yield ("   * - " if not number else "     - ") + escaped(cell)
+    yield ""
 
 
 def escaped(line: str) -> str:

@@ -98,7 +98,7 @@ def allocate_layer_bits(
     Parameters
     ----------
     net : torch.nn.Module
-        a network, dense or as `compress` returns it.
+        A network, dense or as `compress` returns it.
     mean_bits : float
         Most bits for a weight on average, 2 to 8; scales are not counted.
     loader : iterable of object, optional

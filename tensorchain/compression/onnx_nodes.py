@@ -176,7 +176,7 @@ def layer_model(plan: LayerPlan, image: Pair, batch: int | str = "batch") -> Any
     image : tuple of (int, int)
         Height and width of the input.
     batch : int or str, default "batch"
-        a size, or a name for one that is free.
+        A size, or a name for one that is free.
     """
     onnx = onnx_package()
     kind = onnx.helper.np_dtype_to_tensor_dtype(plan.convolutions[0].weight.dtype)

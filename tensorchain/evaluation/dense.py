@@ -31,7 +31,7 @@ class DenseEvaluator(Evaluator):
     array : ndarray
         L_k^H vec(T) is `scale` times that of this array.
     scale : float, default 1.0
-        a number.
+        A number.
     """
 
     def __init__(self, tensor: Tensor, model: Model, array: Array, *, scale: float = 1.0) -> None:

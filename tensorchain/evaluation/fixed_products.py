@@ -32,7 +32,7 @@ class FixedProducts:
     blocks : FixedBlocks
         Where the blocks lie.
     scale : float
-        a number that multiplies every product.
+        A number that multiplies every product.
     """
 
     def __init__(self, array: Array, network: Network, blocks: FixedBlocks, *, scale: float) -> None:

@@ -99,7 +99,7 @@ def to_quimb(model: Subject) -> Any:
     Parameters
     ----------
     model : Fit or Model
-        a model of one term, or a fit.
+        A model of one term, or a fit.
 
     Returns
     -------

@@ -30,7 +30,7 @@ def to_pyttb(model: Subject) -> Any:
     Parameters
     ----------
     model : Fit or Model
-        a real `CP`, `Tucker` or `BlockTerm`, or a fit of one.
+        A real `CP`, `Tucker` or `BlockTerm`, or a fit of one.
 
     Returns
     -------

@@ -148,7 +148,7 @@ class Model(Tabular):
 
         Returns
         -------
-        type of the class
+        Model
             A model of this kind.
 
         Raises
@@ -180,7 +180,7 @@ class Model(Tabular):
 
         Returns
         -------
-        type of the class
+        Model
             A model with other blocks.
 
         Examples

@@ -59,7 +59,7 @@ class Blocks:
 
         Returns
         -------
-        type of the class
+        Model
             The model.
         """
         model = object.__new__(cls)
@@ -84,7 +84,7 @@ class Blocks:
 
         Returns
         -------
-        type of the class
+        Model
             With these blocks.
 
         Examples
@@ -114,7 +114,7 @@ class Blocks:
 
         Returns
         -------
-        type of the class
+        Model
             With the same blocks.
 
         Examples
@@ -141,7 +141,7 @@ class Blocks:
 
         Returns
         -------
-        type of the class
+        Model
             With the other blocks as they are.
 
         Examples
@@ -168,7 +168,7 @@ class Blocks:
 
         Returns
         -------
-        type of the class
+        Model
             With scaled blocks.
 
         Examples
@@ -194,7 +194,7 @@ class Blocks:
 
         Returns
         -------
-        type of the class
+        Model
             Of the same kind, with converted blocks.
 
         Examples

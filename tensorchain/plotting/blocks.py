@@ -41,7 +41,7 @@ def plot_block(subject: Subject, block: int = 0, ax: Axes | None = None, title: 
     Parameters
     ----------
     subject : Fit or Model
-        a fit or any model.
+        A fit or any model.
     block : int, default 0
         Position in `model.blocks`, from 0; negative ones count from the end.
     ax : matplotlib.axes.Axes, optional
@@ -52,7 +52,6 @@ def plot_block(subject: Subject, block: int = 0, ax: Axes | None = None, title: 
     Returns
     -------
     matplotlib.axes.Axes
-        matplotlib.axes.Axes.
 
     Raises
     ------
@@ -108,7 +107,7 @@ def plot_blocks(subject: Subject, axes: Sequence[Axes] | None = None) -> list[Ax
     Parameters
     ----------
     subject : Fit or Model
-        a fit or any model.
+        A fit or any model.
     axes : sequence of matplotlib.axes.Axes, optional
         One for each block; by default those of a new figure.
 

@@ -30,7 +30,7 @@ def plot_network(subject: Subject, ax: Axes | None = None, title: str | None = N
     Parameters
     ----------
     subject : Fit or Model
-        a fit, or any model.  A fit shows the names of the tensor's dimensions.
+        A fit, or any model.  A fit shows the names of the tensor's dimensions.
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default a new figure.
     title : str, optional

@@ -29,7 +29,6 @@ def plot_path(fit: Fit, ax: Axes | None = None, title: str | None = None) -> Any
     Returns
     -------
     matplotlib.axes.Axes
-        matplotlib.axes.Axes.
 
     Raises
     ------

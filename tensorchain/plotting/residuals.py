@@ -49,7 +49,6 @@ def plot_residual(
     Returns
     -------
     matplotlib.axes.Axes
-        matplotlib.axes.Axes.
 
     Raises
     ------

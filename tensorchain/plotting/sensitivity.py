@@ -35,7 +35,7 @@ def plot_sensitivity(
     Parameters
     ----------
     subjects : Fit or Model or mapping of str to Fit or Model
-        a fit or a model, or several as {name: fit or model}, all with the same blocks, as before and after a change of
+        A fit or a model, or several as {name: fit or model}, all with the same blocks, as before and after a change of
         gauge.
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default a new figure.

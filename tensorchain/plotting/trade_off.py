@@ -79,7 +79,6 @@ def plot_trade_off(
     Returns
     -------
     matplotlib.axes.Axes
-        matplotlib.axes.Axes.
 
     Raises
     ------
@@ -130,7 +129,6 @@ def plot_profiles(profiles: Sequence[Profile], ax: Axes | None = None, title: st
     Returns
     -------
     matplotlib.axes.Axes
-        matplotlib.axes.Axes.
 
     Raises
     ------

@@ -94,7 +94,7 @@ def finished(
     best : Iterate
         The best iterate.
     start : Given
-        a run is never worse.
+        A run is never worse.
     norm : float
         ||T||.
     dtype : dtype

@@ -289,7 +289,7 @@ def estimate_error(
     Parameters
     ----------
     model : Model
-        a model or a fit.
+        A model or a fit.
     tensor : array_like or Tensor
         Of the same shape: an array in memory, memory-mapped file or dask array, or a data class; its norm is read in
         one pass, unless that has been done before.
