@@ -26,7 +26,7 @@ extensions = [
 ]
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build", "extensions"]
+exclude_patterns = ["_build", "extensions", "paper"]
 # Docstrings put names of the code between single backticks.
 default_role = "code"
 
