@@ -219,11 +219,20 @@ def test_docstrings_become_restructured_text(extension: Any) -> None:
 
 
 def test_tables_and_code_over_two_lines_become_restructured_text(extension: Any) -> None:
-    text = ["| name | what |", "|---|---|", "| `f` | a_ |", "", "Inside ``with", "f():`` it runs."]
+    text = [
+        "| name | what |",
+        "|---|---|",
+        "| `f` | a_ |",
+        "",
+        "Inside ``with",
+        "f():`` it runs.",
+        "",
+        "||X|| is a norm.",
+    ]
     made = [line for line in extension("docstrings").converted(text) if line.strip()]
     assert made == [
         ".. list-table::", "   :header-rows: 1", "   * - name", "     - what", "   * - `f`", "     - a\\_",
-        "Inside `with f():` it runs.",
+        "Inside `with f():` it runs.", "\\|\\|X\\|\\| is a norm.",
     ]  # fmt: skip
 
 

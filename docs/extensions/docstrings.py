@@ -104,7 +104,7 @@ def prose(lines: list[str]) -> Iterator[str]:
             example = True
         elif not line:
             example = False
-        if line.startswith("|") and not example:
+        if line.startswith("|") and not example and rest and re.match(r"\|\s*:?-", rest[0]):
             rows = [line]
             while rest and rest[0].startswith("|"):
                 rows.append(rest.pop(0))
