@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,7 +20,8 @@ from tensorchain.models.validation import checked_wiring
 from tensorchain.progress import Progress
 from tensorchain.solvers import ALS, LM, Auto, Constraint, ErrorBound, Free, Iterate, Path, SensitivityBound, Solver
 from tensorchain.solvers.checkpoint import Checkpoint, problem_of
-from tensorchain.solvers.constraints import Domain, Within
+from tensorchain.solvers.constraints import Domain, SquaredError, Within
+from tensorchain.solvers.constraints.fixed import Fixed
 from tensorchain.solvers.loop import draw_seeds
 from tensorchain.solvers.multistart import run_starts
 from tensorchain.solvers.problem import Clock
@@ -40,6 +41,7 @@ def decompose(
     solver: str | Solver | None = None,
     constraint: Constraint | None = None,
     init: str | Model | Fit = "random",
+    fixed: int | str | Sequence[int | str] | None = None,
     starts: int = 1,
     rng: int | np.random.Generator | None = None,
     callback: Callable[[Iterate], object] | None = None,
@@ -64,13 +66,17 @@ def decompose(
         one multilinear rank per term, [(2, 2, 2), (3, 3, 3)].
     error : float, optional
         In place of `rank`: the relative error that is allowed, 0 < e < 1.  The ranks are those of the fewest parameters
-        that a search finds; where none meets the error, the reason is INFEASIBLE.
+        that a search finds, its bounds and signs kept where there is a constraint; where none meets the error, the
+        reason is INFEASIBLE.
     solver : str or Solver, optional
         `Auto()` (the default), `Path()`, `LM()` or `ALS()`, or their names in small letters.
     constraint : Constraint, optional
         `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`, `NonNegative()`, or several joined by `&`.
     init : str, Model or Fit, default "random"
         "random", "svd" (HOSVD, or ring SVD for a chain), or a model or fit to start from; it is not changed.
+    fixed : int, str or sequence of int or str, optional
+        Modes whose blocks stay those of `init`, to the last bit, as (0, 2); also names of modes, and "core".  Free
+        modes may have another size than in `init`: these are the factors of new samples.
     starts : int, default 1
         Number of starts; the best is returned, all are listed in `fit.starts`.  Where `init` is a model or "svd", the
         first start is just that, and the others have noise on it.
@@ -82,8 +88,8 @@ def decompose(
         Time limit over everything, starts and the last change of gauge included.
     jobs : int, optional
         Workers for several starts, through joblib: -1 for all cores, 1 for this process alone; by default processes are
-        used when much work is left after the first start and there is no callback.  Inside ``with
-        joblib.parallel_config("dask"):`` (or ray) the starts run on that cluster.
+        used when much work is left after the first start and there is no callback.  Inside
+        ``with joblib.parallel_config("dask"):`` (or ray) the starts run on that cluster.
     checkpoint : str or os.PathLike[str], optional
         File in which the run is saved as it goes; where it exists the run goes on from it, to the same result, with the
         randomness of the interrupted run.  Starts then run in this process.
@@ -123,6 +129,8 @@ def decompose(
     solver = None if solver is None else solver_of(solver)
     constraint = Free() if constraint is None else constraint
     _check_arguments(constraint, starts, callback, jobs)
+    if fixed is not None:
+        constraint = constraint & Fixed.of(fixed, init, source)
     if progress:
         with Progress(norm=norm, starts=starts, callback=callback) as shown:
             return decompose(
@@ -133,9 +141,13 @@ def decompose(
         _check_search(error, rank, init, constraint, checkpoint)
         kind, train = _kind_of(model)
         generator = np.random.default_rng(rng)
-        fitter = _Fitter(source, kind, train, solver, starts, generator, callback, jobs, clock)
-        return RankSearch(source, kind, float(error), fitter, train, generator, clock, solver is not None).run()
-    kind, rank, untouched = _model_of(model, rank, init, source)
+        fitter = _Fitter(source, kind, train, solver, starts, generator, callback, jobs, clock, constraint)
+        search = RankSearch(
+            source, kind, float(error), fitter, train, generator, clock, solver is not None, constraint
+        )  # fmt: skip
+        return search.run()
+    held = isinstance(init, Model) and bool(constraint.domain.fixed(init.network))
+    kind, rank, untouched = _model_of(model, rank, init, source, held)
     if untouched and not constraint.free:
         raise ValueError(
             f"rank has None for mode {untouched[0] + 1}, and a constraint was given; a partial Tucker model is fitted "
@@ -170,6 +182,7 @@ class _Fitter:
     callback: Callable[[Iterate], object] | None
     jobs: int | None
     clock: Clock
+    constraint: Constraint
 
     def __call__(
         self, start: Any, *, solver: Solver | None = None, until: Callable[[Iterate], object] | None = None
@@ -187,7 +200,7 @@ class _Fitter:
         fit = decompose(
             self.source, None if warm else self.kind, None if warm else start, init=start if warm else "random",
             solver=solver or self.solver, starts=1 if warm else self.starts, rng=self.rng, callback=callback,
-            jobs=self.jobs, max_seconds=None if left is None else max(left, 1e-3),
+            jobs=self.jobs, max_seconds=None if left is None else max(left, 1e-3), constraint=self.constraint,
         )  # fmt: skip
         # A callback of the user ends the whole search; the search's own is a limit like others.
         ours = fit.reason is StopReason.CALLBACK and not stopped
@@ -290,11 +303,16 @@ def _kind_of(model: Any) -> tuple[type[Model], bool]:
     raise TypeError(f"model is {shown(model)}; a name or a subclass of Model is needed")
 
 
-def _model_of(model: Any, rank: Any, init: Any, source: Tensor) -> tuple[type[Model], Any, tuple[int, ...]]:
+def _model_of(
+    model: Any, rank: Any, init: Any, source: Tensor, held: bool = False
+) -> tuple[type[Model], Any, tuple[int, ...]]:
     """The class and rank that the arguments name, and the modes that a partial Tucker model leaves as they are."""
     if isinstance(init, Model):
-        if init.shape != source.shape:
-            raise ValueError(f"init has shape {init.shape}, the tensor {source.shape}; they must be equal")
+        if init.shape != source.shape and not held:
+            raise ValueError(
+                f"init has shape {init.shape}, the tensor {source.shape}; they must be equal, but for "
+                "free modes where fixed=... names the others"
+            )
         if model is not None:
             named, train = _kind_of(model)
             if named is not type(init):
@@ -326,10 +344,10 @@ def _check_search(error: Any, rank: Any, init: Any, constraint: Constraint, chec
         )
     if not isinstance(init, str) or init != "random":
         raise ValueError("error was given together with init; a search over ranks makes its own starts: drop one")
-    if not constraint.free:
+    if any(bound.quantity == SquaredError() for bound in constraint.bounds):
         raise ValueError(
-            f"error and {constraint!r} were given; find the ranks first, then call "
-            "decompose(T, type(fit.model), fit.model.rank, constraint=...)"
+            f"error and {constraint!r} were given, which bound the same: drop the constraint to have the ranks found, "
+            "or give rank= in place of error="
         )
     if checkpoint is not None:
         raise ValueError("error and checkpoint were given; a search over ranks has no checkpoint: drop one of them")

@@ -26,6 +26,7 @@ ELSEWHERE = {
     "weights": "weighted data are tc.Masked(array, weights=weights)",
     "non_negative": "use constraint=tc.NonNegative()",
     "nonnegative": "use constraint=tc.NonNegative()",
+    "fixed_modes": "use init=model, fixed=(0, 2)",
     "n_components": "use rank=3",
     "ranks": "use rank=3, or (2, 3, 4)",
     "R": "use rank=3",

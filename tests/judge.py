@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear, nnls
 
 import tensorchain as tc
 from tensorchain.fit import StopReason
@@ -156,18 +156,23 @@ class Asked:
         return (gap if gap > 1e-6 else 0.0), self.error * error**2 + self.sensitivity * ss
 
 
-def asked(constraint: Any, norm: float, blocks: int) -> Asked:
-    """In units of T / ||T||: exponents written here once more."""
-    found = Asked()
+def asked(constraint: Any, norm: Any, blocks: int) -> Asked:
+    """In units of T / ||T||: exponents written here once more; `norm` of any size, in extended precision."""
+    found, norm = Asked(), np.longdouble(norm)
+
+    def number(value: Any) -> float:
+        # Beyond 1e150 nothing changes: the blocks are zero, or a bound is met.
+        return float(np.clip(value, np.finfo(float).tiny, 1e150)) if value > 0 else float(value)
+
     parts = getattr(constraint, "constraints", (constraint,))
     if any(isinstance(part, tc.ErrorBound) for part in parts):
         found.error, found.sensitivity = 0.0, 1.0
     for part in parts:
         if isinstance(part, tc.Penalty) and found.error:
-            found.sensitivity += part.weight * norm ** (-2.0 / blocks)
+            found.sensitivity += number(part.weight * norm ** np.longdouble(-2.0 / blocks))
         if isinstance(part, tc.SensitivityBound):
-            unit = part.limit * norm ** (-2.0 * (blocks - 1) / blocks)
-            found.most_sensitivity = min(found.most_sensitivity, unit)
+            unit = part.limit * norm ** np.longdouble(-2.0 * (blocks - 1) / blocks)
+            found.most_sensitivity = min(found.most_sensitivity, number(unit))
         if isinstance(part, tc.ErrorBound):
             found.most_error = min(found.most_error, part.limit)
     return found
@@ -188,79 +193,118 @@ def wide(array: Any) -> Any:
     return array.astype(np.clongdouble if array.dtype.kind == "c" else np.longdouble)
 
 
-def measured(model: Any, tensor: Any, constraint: Any, mask: Any = None) -> Truth:
-    """Error and SS in extended precision; `mask` says which entries count."""
-    seen = np.ones(tensor.shape, bool) if mask is None else mask
-    T = wide(tensor) * seen
-    norm = np.sqrt(np.sum(np.abs(T) ** 2))
-    X = full(model, [wide(m) for m in model.matrices]) * seen
-    error = float(np.sqrt(np.sum(np.abs(T - X) ** 2)) / norm)
+def measured(model: Any, tensor: Any, constraint: Any, weights: Any = None) -> Truth:
+    """Error and SS in extended precision; `weights` says how much each entry counts, a mask which ones do."""
+    root = _root(tensor, weights)
+    T = wide(tensor) * root
+    norm = _norm(T)
     blocks = len(model.matrices)
-    ss = sensitivity(model, [wide(m) for m in model.matrices]) / float(norm) ** (2.0 * (blocks - 1) / blocks)
-    return Truth(error, ss, asked(constraint, float(norm), blocks).merit(error, ss), model)
+    # Of norm one, so that nothing overflows: a block is as large as its share of X.
+    share = norm ** np.longdouble(-1.0 / blocks)
+    matrices = [wide(m) * share for m in model.matrices]
+    error = float(_norm(T / norm - full(model, matrices) * root))
+    ss = sensitivity(model, matrices)
+    return Truth(error, ss, asked(constraint, norm, blocks).merit(error, ss), model)
 
 
-def block_decrease(model: Any, tensor: Any, constraint: Any, mask: Any = None) -> float:
-    """What the best change of each block alone takes off the Lagrangian, relative to it, at its best multipliers."""
-    seen = np.ones(tensor.shape, bool) if mask is None else mask
-    norm = float(np.linalg.norm(tensor * seen))
+def block_decrease(model: Any, tensor: Any, constraint: Any, weights: Any = None) -> float:
+    """What the best change of each block alone takes off the Lagrangian, relative to it, at its best multipliers.
+
+    That is the residual of the conditions of Karush, Kuhn and Tucker in units of the objective.  The multipliers are
+    the non-negative numbers for which the gradients of the bounds that bind, times these, come closest to the negative
+    gradient of the objective; entries of a block that may not be negative, and are zero, move one way only.
+    """
+    root = _root(tensor, weights)
+    T = wide(tensor) * root
+    norm = _norm(T)
     count = len(model.matrices)
     want = asked(constraint, norm, count)
     double = np.complex128 if model.dtype.kind == "c" else np.float64
-    unit = _balanced([m.astype(double) for m in model.matrices], norm)
-    model = model.astype(double).with_matrices(unit)
-    truth = measured(model, tensor / norm, constraint, mask)
-    truth = Truth(truth.error, sensitivity(model), (0.0, 0.0), model)
-    residual = ((tensor / norm - full(model)) * seen).ravel()
+    share = norm ** np.longdouble(-1.0 / count)
+    model = model.astype(double).with_matrices([(wide(m) * share).astype(double) for m in model.matrices])
+    held = restricted(model, constraint)
+    seen = root.astype(float).ravel()
+    residual = (T / norm).astype(double).ravel() - full(model).ravel() * seen
+    error, ss = float(np.linalg.norm(residual)), sensitivity(model)
     gradients: list[tuple[Any, Any]] = []
     curvatures: list[tuple[Any, Any]] = []
+    floors: list[Any] = []
     for k, J in enumerate(jacobian(model)):
-        J = J * seen.ravel()[:, None]
+        J = J * seen[:, None]
         if model.dtype.kind == "c":
             J = np.stack([J, 1j * J], axis=2).reshape(len(J), -1)
         J, r = np.concatenate([J.real, J.imag]), np.concatenate([residual.real, residual.imag])
         v, A = sensitivity_parts(model, k)
         gradients.append((-(J.T @ r), v))
         curvatures.append((J.T @ J, A))
-    weights = [want.error, want.sensitivity]
+        floors.append(-model.matrices[k].ravel() if k in held else np.full(len(v), -np.inf))
+    multipliers = [want.error, want.sensitivity]
     active = []
-    if truth.error >= want.most_error * (1 - 1e-3):
+    if error >= want.most_error * (1 - 1e-3):
         active.append(0)
-    if truth.sensitivity >= want.most_sensitivity * (1 - 1e-3):
+    if ss >= want.most_sensitivity * (1 - 1e-3):
         active.append(1)
     if active:
-        target = np.concatenate([weights[0] * g[0] + weights[1] * g[1] for g in gradients])
+        target = np.concatenate([multipliers[0] * g[0] + multipliers[1] * g[1] for g in gradients])
         columns = np.stack([np.concatenate([g[a] for g in gradients]) for a in active], axis=1)
-        sizes = np.linalg.norm(columns, axis=0)
-        found = nnls(columns / sizes, -target)[0] / sizes
+        free = np.concatenate(floors) < 0.0
+        sizes = np.linalg.norm(columns[free], axis=0)
+        sizes[sizes == 0.0] = 1.0
+        found = nnls(columns[free] / sizes, -target[free])[0] / sizes
         for a, w in zip(active, found, strict=True):
-            weights[a] += w
+            multipliers[a] += w
     total = 0.0
-    for (g0, g1), (A0, A1) in zip(gradients, curvatures, strict=True):
-        v = weights[0] * g0 + weights[1] * g1
-        values, vectors = np.linalg.eigh(weights[0] * A0 + weights[1] * A1)
+    for (g0, g1), (A0, A1), floor in zip(gradients, curvatures, floors, strict=True):
+        v = multipliers[0] * g0 + multipliers[1] * g1
+        values, vectors = np.linalg.eigh(multipliers[0] * A0 + multipliers[1] * A1)
         alive = values > 1e-12 * max(values[-1], 0.0)
-        total += float(np.sum((vectors.T @ v)[alive] ** 2 / values[alive]))
-    size = weights[0] * truth.error**2 + weights[1] * truth.sensitivity
-    return total / size if size > 0 else 0.0
+        along = (vectors.T @ v)[alive]
+        if np.all(np.isinf(floor)):
+            total += float(np.sum(along**2 / values[alive]))
+        elif np.any(alive):
+            # |D S^1/2 + S^-1/2 v|^2 over D >= -B.
+            half = np.sqrt(values[alive])[:, None] * vectors.T[alive]
+            change = lsq_linear(half, -along / np.sqrt(values[alive]), bounds=(np.minimum(floor, -1e-300), np.inf)).x
+            total -= float(2.0 * v @ change + np.sum((half @ change) ** 2))
+    size = multipliers[0] * error**2 + multipliers[1] * ss
+    return max(total, 0.0) / size if size > 0 else 0.0
 
 
-def _balanced(matrices: list[Any], norm: float) -> list[Any]:
-    share = norm ** (-1.0 / len(matrices))
-    return [m * share for m in matrices]
+def restricted(model: Any, constraint: Any) -> set[int]:
+    """Blocks that may not be negative."""
+    found: set[int] = set()
+    for part in getattr(constraint, "constraints", (constraint,)):
+        if isinstance(part, tc.NonNegative):
+            modes = range(model.order) if part.modes is None else part.modes
+            core = part.modes is None if part.core is None else part.core
+            named = {mode % model.order for mode in modes}
+            found |= {k for k, mode in enumerate(model.network.modes) if (core if mode is None else mode in named)}
+    return found
 
 
-def complaints(fit: Any, tensor: Any, constraint: Any = None, start: Any = None, mask: Any = None) -> list[str]:
+def _root(tensor: Any, weights: Any) -> Any:
+    """Square roots of the weights, whose mean over what is seen is one."""
+    weights = np.ones(tensor.shape) if weights is None else np.asarray(weights)
+    seen = weights > 0
+    return np.sqrt(np.where(seen, weights / np.mean(weights[seen], dtype=np.longdouble), 0), dtype=np.longdouble)
+
+
+def _norm(array: Any) -> Any:
+    top = np.max(np.abs(array))
+    return top * np.sqrt(np.sum(np.abs(array / top) ** 2)) if top > 0 else top
+
+
+def complaints(fit: Any, tensor: Any, constraint: Any = None, start: Any = None, weights: Any = None) -> list[str]:
     """What is not true of a Fit; empty where all is."""
     found = []
     constraint = tc.solvers.Free() if constraint is None else constraint
     single = fit.model.dtype == np.float32
-    truth = measured(fit.model, tensor, constraint, mask)
-    norm = float(np.linalg.norm(tensor if mask is None else tensor * mask))
+    truth = measured(fit.model, tensor, constraint, weights)
+    norm = _norm(wide(tensor) * _root(tensor, weights))
     blocks = len(fit.model.matrices)
     if abs(fit.error - truth.error) > 1e-6 * truth.error + 2e-15 * max(1.0, _size(fit.model) / norm):
         found.append(f"error {fit.error:.9g}, truly {truth.error:.9g}")
-    ss = fit.sensitivity * norm ** (-2.0 * (blocks - 1) / blocks)
+    ss = float(fit.sensitivity * norm ** np.longdouble(-2.0 * (blocks - 1) / blocks))
     if abs(ss - truth.sensitivity) > 1e-6 * truth.sensitivity:
         found.append(f"SS {ss:.9g}, truly {truth.sensitivity:.9g}")
     gap, objective = truth.merit
@@ -282,13 +326,13 @@ def complaints(fit: Any, tensor: Any, constraint: Any = None, start: Any = None,
     if reason is StopReason.CONVERGED:
         if not met:
             found.append(f"CONVERGED at gap {gap:.3g}")
-        left = block_decrease(fit.model, tensor, constraint, mask)
+        left = block_decrease(fit.model, tensor, constraint, weights)
         if left > 2e-5 and not truth.error < 1e-9 and not (single and truth.error < 1e-4):
             found.append(f"CONVERGED, and blocks take off {left:.3g}")
     if reason is StopReason.INFEASIBLE and met:
         found.append("INFEASIBLE, and the bounds are met")
     if start is not None:
-        before = measured(start, tensor, constraint, mask).merit
+        before = measured(start, tensor, constraint, weights).merit
         slack = 3e-7 if single else 1e-12
         gap_ok = gap <= before[0] * (1 + 1e-5) + 2e-6
         error_ok = np.sqrt(objective) <= np.sqrt(before[1]) * (1 + 1e-5) + slack
@@ -297,6 +341,6 @@ def complaints(fit: Any, tensor: Any, constraint: Any = None, start: Any = None,
     return found
 
 
-def _size(model: Any) -> float:
+def _size(model: Any) -> Any:
     """A bound on the size of the terms that are added up in X."""
-    return float(np.prod([np.linalg.norm(m) for m in model.matrices]))
+    return np.prod([_norm(wide(m)) for m in model.matrices])

@@ -103,6 +103,40 @@ def test_closed_streams_cost_nothing(folder: Path, redirected: str) -> None:
     assert bad.returncode == 2
 
 
+@pytest.mark.parametrize("json", ["", "--json"])
+def test_a_reader_that_has_gone(folder: Path, json: str) -> None:
+    options = f"{json} --model cp --rank 2 --solver als --max-iter 3 --out"
+    program = f"{sys.executable} -m tensorchain.cli"
+    environment = {**os.environ, "PYTHONPATH": str(Path(tc.__file__).parents[1])}
+
+    def ended(command: str) -> tuple[int, str]:
+        # The reader is gone before anything is written.
+        code = f"{{ sleep 0.2; {command}; echo $? >status; }} | true"
+        done = subprocess.run(["bash", "-c", code], env=environment, capture_output=True, text=True, check=False)
+        return int(Path("status").read_text()), done.stderr
+
+    status, said = ended(f"{program} decompose data.npy {options} fit.npz")
+    assert (status, said) == (0, "tensorchain: nobody read the report to its end; fit.npz is saved\n")
+    assert tc.load("fit.npz").iterations > 0
+    assert ended(f"{program} show fit.npz {json}") == (0, "")
+    # A failure stays one.
+    far = options.replace("--max-iter 3", "--max-iter 300 --max-error 1e-9")
+    assert ended(f"{program} decompose data.npy {far} far.npz")[0] == 1
+    assert ended(f"{program} show absent.npz {json}")[0] == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full device is needed")
+def test_a_report_that_cannot_be_written(folder: Path) -> None:
+    options = "--model cp --rank 2 --solver als --max-iter 3 --out fit.npz"
+    code = f"{sys.executable} -m tensorchain.cli decompose data.npy {options} >/dev/full"
+    environment = {**os.environ, "PYTHONPATH": str(Path(tc.__file__).parents[1])}
+    done = subprocess.run(["bash", "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "stdout" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert tc.load("fit.npz").iterations > 0
+
+
 @pytest.mark.parametrize(
     ("out", "says"),
     [

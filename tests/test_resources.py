@@ -62,6 +62,112 @@ class TestMemory:
         assert peak(fit) < 0.5 * 8 * (10**3 + 9**3) ** 2
 
 
+class Seconds:
+    """The clock of a run counts the time of this process, so that others on the machine do not count."""
+
+    perf_counter = staticmethod(time.process_time)
+
+
+SHAPE = (50, 51, 52)
+
+
+def data(kind: str) -> Any:
+    """Noisy data of one class, on which a pass over the entries takes some tens of milliseconds."""
+    rng = np.random.default_rng(0)
+    T = tc.CP.random(SHAPE, 5, rng=rng).full()
+    T = T + 0.3 * np.linalg.norm(T) / np.sqrt(T.size) * rng.standard_normal(SHAPE)
+    mask = rng.random(SHAPE) < 0.4
+    at = np.argwhere(mask)
+    return {
+        "dense": lambda: tc.Dense(T),
+        "single": lambda: tc.Dense(T.astype(np.float32)),
+        "masked": lambda: tc.Masked(T, mask),
+        "weighted": lambda: tc.Masked(T.astype(np.float32), weights=mask * rng.uniform(0.1, 9.0, SHAPE)),
+        "observed": lambda: tc.Observed(at, T[mask], SHAPE),
+        "sparse": lambda: tc.Sparse(at, T[mask], SHAPE),
+        "lazy": lambda: tc.Lazy(T, box_entries=10_000),
+        "complex": lambda: tc.Masked(T * (1.0 + 1j), mask),
+    }[kind]()
+
+
+@pytest.fixture(scope="module")
+def compiled() -> None:
+    # What is compiled or imported at its first use is no part of a run.
+    T = np.random.default_rng(0).standard_normal((4, 5, 6))
+    for tensor in (
+        tc.Observed(np.argwhere(T > -1.0), T[T > -1.0], T.shape),
+        tc.Sparse([[1, 2, 3]], [1.0], T.shape),
+    ):
+        for options in ({"solver": tc.LM(max_iter=2)}, {"solver": tc.ALS(max_iter=2)}):
+            for constraint in (None, tc.NonNegative()):
+                tc.decompose(tensor, "tucker", (2, 2, 2), constraint=constraint, rng=0, **options)
+
+
+@pytest.mark.usefixtures("compiled")
+class TestTheLimitHolds:
+    """Within a fifth and a second, though one sweep, step or start takes many times as long."""
+
+    LIMIT = 0.05
+
+    def held(self, monkeypatch: pytest.MonkeyPatch, *arguments: Any, **options: Any) -> None:
+        from tensorchain.solvers import loop, problem
+
+        monkeypatch.setattr(problem, "time", Seconds)
+        monkeypatch.setattr(loop, "time", Seconds)
+        began = time.process_time()
+        fit = tc.decompose(*arguments, **options, max_seconds=self.LIMIT, jobs=1, rng=0)
+        assert time.process_time() - began < 1.2 * self.LIMIT + 1.0
+        assert fit.reason is StopReason.TIME_LIMIT
+        assert np.isfinite(fit.error)
+
+    @pytest.mark.parametrize("solver", [tc.ALS(tol=0.0), tc.LM(tol=0.0), tc.Path(), tc.Auto()], ids=repr)
+    @pytest.mark.parametrize("kind", ["masked", "weighted", "observed", "complex"])
+    def test_passes_over_the_entries(self, monkeypatch: pytest.MonkeyPatch, kind: str, solver: Any) -> None:
+        # The Gram of a core of 1000 numbers is made of 10^6 sums over the entries.
+        self.held(monkeypatch, data(kind), "tucker", (10, 10, 10), solver=solver)
+
+    @pytest.mark.parametrize(
+        "constraint",
+        [
+            tc.Penalty(1e-3),
+            tc.SensitivityBound(1e3),
+            tc.ErrorBound(0.5),
+            tc.NonNegative(),
+            tc.SensitivityBound(1e3) & tc.ErrorBound(0.9),
+        ],
+        ids=repr,
+    )
+    @pytest.mark.parametrize("solver", [tc.ALS(tol=0.0), tc.Auto()], ids=repr)
+    def test_constraints(self, monkeypatch: pytest.MonkeyPatch, constraint: Any, solver: Any) -> None:
+        self.held(monkeypatch, data("masked"), "btd", [(6, 6, 6)] * 2, solver=solver, constraint=constraint)
+
+    @pytest.mark.parametrize("kind", ["single", "sparse", "lazy"])
+    def test_starts(self, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+        for solver in (tc.ALS(tol=0.0, max_iter=10**6), tc.LM(tol=0.0, max_iter=10**6)):
+            self.held(monkeypatch, data(kind), "tc", (4, 5, 6), init="svd", starts=3, solver=solver)
+        self.held(monkeypatch, data(kind), "cp", 25, starts=3, constraint=tc.SensitivityBound(10.0))
+
+    @pytest.mark.parametrize("constraint", [None, tc.NonNegative()], ids=repr)
+    @pytest.mark.parametrize("kind", ["masked", "observed"])
+    def test_cores_of_singular_vectors(self, monkeypatch: pytest.MonkeyPatch, kind: str, constraint: Any) -> None:
+        T = data(kind)
+        self.held(monkeypatch, T, "tucker", (10, 10, 10), init="svd", solver=tc.ALS(tol=0.0), constraint=constraint)
+
+    def test_what_is_there_is_returned(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Blocks that were updated before the time was up count.
+        calls = []
+
+        def expired() -> bool:
+            calls.append(1)
+            return len(calls) > 40
+
+        T = data("masked")
+        monkeypatch.setattr("tensorchain.solvers.problem.Clock.expired", property(lambda clock: expired()))
+        fit = tc.decompose(T, "tucker", (3, 3, 3), solver=tc.ALS(tol=0.0), constraint=tc.Penalty(1e-9), rng=0)
+        assert fit.reason is StopReason.TIME_LIMIT
+        assert fit.error < 0.99
+
+
 class TestTime:
     def test_starts_count(self) -> None:
         # The second and third start, and the singular vectors of each, have no time of their own.

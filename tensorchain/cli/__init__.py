@@ -15,11 +15,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from tensorchain._version import __version__
-from tensorchain.cli import completion, compress, decompose, diagnose, export, figures, reconstruct, show
+from tensorchain.cli import (
+    completion,
+    compress,
+    decompose,
+    diagnose,
+    export,
+    figures,
+    output,
+    rank_study,
+    reconstruct,
+    show,
+)
 from tensorchain.cli.arguments import Parser
 from tensorchain.cli.errors import EXIT_STATUS, CommandError, Status, one_line
 
-COMMANDS = (decompose, show, diagnose, reconstruct, export, compress, figures, completion)
+COMMANDS = (decompose, show, rank_study, diagnose, reconstruct, export, compress, figures, completion)
 
 DESCRIPTION = "Tensor decompositions whose sensitivity is measured and controlled."
 
@@ -27,6 +38,7 @@ EPILOG = f"""\
 examples:
   tensorchain decompose data.npy --model tc --rank 3,3,3 --out fit.npz --plot fit.png
   tensorchain show fit.npz
+  tensorchain rank-study data.npy --model cp --ranks 1-8
   tensorchain diagnose fit.npz data.npy
   tensorchain export fit.npz --out tables/
   tensorchain compress model.onnx --method tc --keep-macs 0.3 --out small.onnx
@@ -80,13 +92,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
+        output.unread = False
         status = arguments.run(arguments)
         sys.stdout.flush()
+        if output.unread and getattr(arguments, "out", None) is not None:
+            with suppress(OSError):
+                sys.stderr.write(
+                    f"tensorchain: nobody read the report to its end; {one_line(arguments.out)} is saved\n"
+                )
         return int(status)
-    except BrokenPipeError:
-        # The reader, such as `head`, has seen enough; Python must not find out again when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(Status.FAILED)
     except (Exception, KeyboardInterrupt) as error:
         status, message = explain(error)
         with suppress(OSError):

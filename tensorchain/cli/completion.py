@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from dataclasses import dataclass
 from typing import Any
 
 from tensorchain.cli.errors import EXIT_STATUS, Status
+from tensorchain.cli.output import write
 
 DESCRIPTION = """\
 Print a script that completes commands, options, values and file names on the TAB key.
@@ -96,7 +96,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> Status:
     """Print the script."""
-    sys.stdout.write(SHELLS[arguments.shell](*described(arguments.program)))
+    write(SHELLS[arguments.shell](*described(arguments.program)))
     return Status.OK
 
 

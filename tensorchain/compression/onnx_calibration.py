@@ -3,7 +3,7 @@
 A feed is one dictionary of arrays by name, for one run of the model.  Of each feed every layer gives a sample of
 positions, so many that `_POSITIONS` come together over all feeds; memory does not grow with their number.
 
-`calibrate` may be any iterable that can be passed over several times; a generator is stored first.
+`calibration` may be any iterable that can be passed over several times; a generator is stored first.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tensorchain.compression.network import Covariances
 from tensorchain.compression.onnx_layers import OnnxLayer, as_images
 from tensorchain.compression.onnx_reading import InputInfo
 from tensorchain.compression.onnx_session import OnnxSession
@@ -29,7 +30,7 @@ _FOR_EACH = 32
 _LEAST = 1 << 14
 
 
-def checked_feeds(calibrate: Feeds, inputs: Sequence[InputInfo]) -> Feeds:
+def checked_feeds(calibration: Feeds, inputs: Sequence[InputInfo]) -> Feeds:
     """The feeds in the types of the model's inputs, to be passed over as often as needed.
 
     Raises
@@ -39,10 +40,10 @@ def checked_feeds(calibrate: Feeds, inputs: Sequence[InputInfo]) -> Feeds:
     ValueError
         Where there is none, or the first does not fit the inputs.
     """
-    feeds = list(calibrate) if iter(calibrate) is calibrate else calibrate
+    feeds = list(calibration) if iter(calibration) is calibration else calibration
     first = next(iter(feeds), None)
     if first is None:
-        raise ValueError("calibrate holds no feed; give an iterable of dictionaries, one array for each input")
+        raise ValueError("calibration holds no feed; give an iterable of dictionaries, one array for each input")
     if not isinstance(first, Mapping):
         raise TypeError(f"a feed is a {type(first).__name__}; a dictionary with one array for each input is needed")
     names = {one.name for one in inputs}
@@ -86,7 +87,7 @@ def _cast(name: str, value: Array, dtype: Any) -> Array:
     return cast
 
 
-def covariances_of(proto: Any, layers: Sequence[OnnxLayer], feeds: Feeds) -> dict[str, PatchCovariance]:
+def covariances_of(proto: Any, layers: Sequence[OnnxLayer], feeds: Feeds) -> dict[str, Covariances]:
     """Second moments of the patches that layers see, by name of the layer."""
     session = OnnxSession(proto, [layer.source for layer in layers])
     count = sum(1 for _ in feeds)
@@ -100,8 +101,8 @@ def covariances_of(proto: Any, layers: Sequence[OnnxLayer], feeds: Feeds) -> dic
             sums[layer.site.name] += patches.T @ patches
             totals[layer.site.name] += len(patches)
     return {
-        layer.site.name: PatchCovariance(
-            sums[layer.site.name] / max(totals[layer.site.name], 1), layer.site.kernel.shape[1]
+        layer.site.name: (
+            PatchCovariance(sums[layer.site.name] / max(totals[layer.site.name], 1), layer.site.kernel.shape[1]),
         )
         for layer in layers
     }

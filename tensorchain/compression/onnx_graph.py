@@ -46,12 +46,12 @@ from tensorchain.compression.request import Request
 
 def compress_onnx(
     model: str | os.PathLike[str] | Any,
-    method: str = "tc",
+    method: str = "auto",
     *,
     keep_macs: float | None = None,
     keep_params: float | None = None,
-    calibrate: Feeds | None = None,
-    refit: bool = True,
+    calibration: Feeds | None = None,
+    refit: bool | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     time_int8: bool = False,
@@ -66,13 +66,13 @@ def compress_onnx(
         Path of a file, or an `onnx.ModelProto`; neither is changed.
     method, keep_macs, keep_params, checkpoint, rng, options : object
         As in `compress`; with `form="auto"` both forms of a chain are timed in ONNX Runtime on the layer's input.
-    calibrate : Feeds, optional
+    calibration : Feeds, optional
         Feeds for ONNX Runtime, one dictionary of inputs by name for each batch.  Errors are then those of the layers'
         outputs.
-    refit : bool, default True
+    refit : bool, optional
         Whether layers are then fitted, in the order of execution, to what the original gives on the calibration inputs:
-        those that were replaced, which have a bias afterwards, and those behind them.  Nothing without such inputs or
-        with `weight_bits`.
+        those that were replaced, which have a bias afterwards, and those behind them.  By default where there are such
+        inputs; never with `weight_bits`, which puts the weights on a grid.
     input_shapes : mapping of str to sequence of int, optional
         Shapes of inputs by name, where the file leaves sizes open and there are no calibration inputs.  They serve to
         count and to choose; the file that comes out takes the sizes that the original took.
@@ -109,15 +109,15 @@ def compress_onnx(
     """
     onnx = onnx_package()
     # Weights on a grid stay on it.
-    refit = refit and calibrate is not None and options.get("weight_bits") is None
+    refit = refit is not False and calibration is not None and options.get("weight_bits") is None
     request = Request(method, keep_macs, keep_params, refit=refit, **options)
-    if request.fit_output and calibrate is None:
-        raise ValueError("fit_output needs calibrate=, feeds for the model")
+    if request.fit_output and calibration is None:
+        raise ValueError("fit_output needs calibration=, feeds for the model")
     original = load_model(model)
     check_numbers(original)
     inputs = inputs_of(original)
     sizes = _checked_sizes(input_shapes or {}, [one.name for one in inputs])
-    feeds = None if calibrate is None else checked_feeds(calibrate, inputs)
+    feeds = None if calibration is None else checked_feeds(calibration, inputs)
     layers = layers_of(original, sizes, None if feeds is None else next(iter(feeds)))
     wanted = [layer for layer in layers if not request.refusal(layer.site)]
     if not wanted:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorchain.compression.conv import Convolution, Fold, LayerPlan, Pair, Unfold
+from tensorchain.compression.conv import Convolution, Fold, LayerPlan, Pair, Sizes, Unfold
 from tensorchain.compression.onnx_int8 import quantize_onnx
 from tensorchain.compression.onnx_session import OnnxSession, onnx_package
 from tensorchain.kernels import Array
@@ -168,7 +168,7 @@ def _reshape(
     ]
 
 
-def layer_model(plan: LayerPlan, image: Pair, batch: int | str = "batch") -> Any:
+def layer_model(plan: LayerPlan, image: Sizes, batch: int | str = "batch") -> Any:
     """An ONNX model of one layer, from `x` to `y`, in the dtype of its weights.
 
     Parameters
@@ -191,7 +191,7 @@ def layer_model(plan: LayerPlan, image: Pair, batch: int | str = "batch") -> Any
 
 
 def time_plans(
-    plans: Sequence[LayerPlan], image: Pair, *, batch: int = 1, int8: bool = False, threads: int = 1, runs: int = _RUNS
+    plans: Sequence[LayerPlan], image: Sizes, *, batch: int = 1, int8: bool = False, threads: int = 1, runs: int = _RUNS
 ) -> list[float]:
     """Median seconds that each plan takes in ONNX Runtime, run in turn.
 

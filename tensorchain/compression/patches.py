@@ -82,7 +82,7 @@ class PatchCovariance:
         return cls(patches.T @ patches / len(patches), channels)
 
     def energy(self, kernel: Array) -> float:
-        """Mean |W x|^2 over patches, for a kernel (T, S, D1, D2).
+        """Mean |W x|^2 over patches, for a kernel (T, S, D1, ..).
 
         Parameters
         ----------

@@ -26,12 +26,13 @@ References: Kalle et al., arXiv 2511.04494 (2025), for the norm ||(W - X) C^{1/2
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tensorchain.compression.conv import Convolution, Fold, LayerPlan, Pair, Unfold, composed
+from tensorchain.compression.conv import Convolution, Fold, LayerPlan, Sizes, Unfold, composed
 from tensorchain.compression.refit import RIDGE, Moments
 from tensorchain.kernels import Array
 
@@ -55,7 +56,7 @@ def refit_factors(
     ----------
     plan : LayerPlan
         The start.
-    kernel : ndarray (T, S, D1, D2)
+    kernel : ndarray (T, S, D1, ..)
         Of the original layer.
     moments : Moments
         Of the patches (S D1 D2 numbers, channels first) that the layer sees in the compressed network, and of the
@@ -151,26 +152,28 @@ class _Block:
     Attributes
     ----------
     before : ndarray
-        L, composition of the layers before it, (groups, i, S, P1, P2), i channels in a group.
+        L, composition of the layers before it, (groups, i, S, P1, ..), i channels in a group.
     behind : ndarray
-        Z, of those behind it, (T, groups, o, Q1, Q2).
-    window : tuple of (int, int)
-        (R1, R2), its taps.
+        Z, of those behind it, (T, groups, o, Q1, ..).
+    window : Sizes
+        (R1, ..), its taps.
     copies : int
         How many groups share one weight.
     """
 
     before: Array
     behind: Array
-    window: Pair
+    window: Sizes
     copies: int
 
     @classmethod
     def of(cls, plan: LayerPlan, weights: Sequence[Array], k: int) -> _Block:
         layers = [layer for layer, _ in _with(plan, weights).flat_layers]
         here = layers[k]
-        identity = np.eye(here.inputs)[:, :, None, None] if k == 0 else composed(layers[:k])
-        behind = np.eye(here.outputs)[:, :, None, None] if k + 1 == len(layers) else composed(layers[k + 1 :])
+        one = [1] * len(here.window)
+        identity = np.eye(here.inputs).reshape(here.inputs, -1, *one) if k == 0 else composed(layers[:k])
+        last = k + 1 == len(layers)
+        behind = np.eye(here.outputs).reshape(here.outputs, -1, *one) if last else composed(layers[k + 1 :])
         return cls(
             identity.reshape(here.groups, -1, *identity.shape[1:]),
             behind.reshape(len(behind), here.groups, -1, *behind.shape[2:]),
@@ -190,48 +193,71 @@ class _Block:
             return np.asarray(outer @ w.reshape(shape) @ inner).reshape(weight.shape)
 
         gap = self.adjoint(goal) - product(weight)
-        if len(self.before) == 1 and self.behind.shape[3:] == (1, 1):
+        if len(self.before) == 1 and math.prod(self.behind.shape[3:]) == 1:
             return np.asarray(weight + precondition(gap))
         return np.asarray(weight + _conjugate_gradients(product, precondition, gap))
 
     def forward(self, weight: Array) -> Array:
-        """X of weights (outputs, i, R1, R2), (T, p)."""
+        """X of weights (outputs, i, R1, ..), (T, p)."""
         groups, inner = self.before.shape[:2]
-        tiled = np.tile(weight, (self.copies, 1, 1, 1)).reshape(groups, -1, inner, *weight.shape[2:])
-        inside = np.einsum("goiab,gisxy->gosaxby", tiled, self.before, optimize=True)
+        tiled = np.tile(weight, (self.copies, *[1] * (weight.ndim - 1)))
+        tiled = tiled.reshape(groups, -1, inner, *weight.shape[2:])
+        r, p, _, mixed, order = self._axes()
+        inside = np.einsum(f"goi{r},gis{p}->gos{mixed}", tiled, self.before, optimize=True)
         whole = np.tensordot(self.behind, inside, axes=((1, 2), (0, 1)))
-        # (T, Q1, Q2, S, R1, P1, R2, P2): along either axis one of Q, R, P has an extent.
-        return np.ascontiguousarray(whole.transpose(0, 3, 1, 4, 5, 2, 6, 7)).reshape(len(self.behind), -1)
+        # (T, Q1, .., S, R1, P1, ..): along each axis one of Q, R, P has an extent.
+        return np.ascontiguousarray(whole.transpose(order)).reshape(len(self.behind), -1)
 
     def adjoint(self, rows: Array) -> Array:
         """J' rows, the gradient of <rows, X> with respect to the weights."""
-        (q1, q2), (inputs, p1, p2) = self.behind.shape[3:], self.before.shape[2:]
-        r1, r2 = self.window
-        whole = rows.reshape(len(rows), inputs, q1, r1, p1, q2, r2, p2).transpose(0, 2, 5, 1, 3, 4, 6, 7)
-        inside = np.tensordot(self.behind, whole, axes=((0, 3, 4), (0, 1, 2)))
-        found = np.einsum("gosaxby,gisxy->goiab", inside, self.before, optimize=True)
+        sizes = zip(self.behind.shape[3:], self.window, self.before.shape[3:], strict=True)
+        whole = rows.reshape(len(rows), self.before.shape[2], *(n for axis in sizes for n in axis))
+        r, p, _, mixed, order = self._axes()
+        whole = whole.transpose(np.argsort(order))
+        count = len(self.window)
+        inside = np.tensordot(self.behind, whole, axes=((0, *range(3, 3 + count)), tuple(range(1 + count))))
+        found = np.einsum(f"gos{mixed},gis{p}->goi{r}", inside, self.before, optimize=True)
         found = found.reshape(self.copies, -1, *found.shape[2:])
         return np.asarray(found.sum(0))
+
+    def _axes(self) -> tuple[str, str, str, str, list[int]]:
+        """Letters of R, P, Q, and of R and P in turn; places of T, S, Q1, R1, P1, Q2, .. in (T, Q.., S, R1, P1, ..)."""
+        count = len(self.window)
+        r, p, q = "abc"[:count], "xyz"[:count], "uvw"[:count]
+        mixed = "".join(a + b for a, b in zip(r, p, strict=True))
+        order = [0, count + 1]
+        for axis in range(count):
+            order += [1 + axis, count + 2 + 2 * axis, count + 3 + 2 * axis]
+        return r, p, q, mixed, order
 
     def _small(self, metric: Array) -> tuple[Array, Array]:
         """For each weight group, matrices (o, o) and (i R, i R) whose Kronecker product stands for J' M J.
 
         Taps behind take their share of the metric, its partial trace; the rest goes with what is before.
         """
-        groups, _, inputs, p1, p2 = self.before.shape
-        q1, q2 = self.behind.shape[3:]
-        r1, r2 = self.window
-        whole = metric.reshape(2 * (inputs, q1, r1, p1, q2, r2, p2))
-        rest = np.einsum("sqrpuvwSqRPuVW->spwrvSPWRV", whole)
-        rest = rest.reshape(2 * (inputs * p1 * p2, r1 * r2))
-        taps = np.einsum("sqrpuvwsQrpUvw->quQU", whole).reshape(2 * (q1 * q2,)) / float(np.trace(metric))
-        before = self.before.reshape(groups, -1, inputs * p1 * p2)
+        groups, _, inputs = self.before.shape[:3]
+        behind_taps, taps, before_taps = (math.prod(sizes) for sizes in self._extents())
+        sizes = [n for axis in zip(*self._extents(), strict=True) for n in axis]
+        whole = metric.reshape(2 * (inputs, *sizes))
+        r, p, q, _, _ = self._axes()
+        axes = "".join(a + b + c for a, b, c in zip(q, r, p, strict=True))
+        other = axes.translate({ord(a): a.upper() for a in r + p})
+        rest = np.einsum(f"s{axes}S{other}->s{p}{r}S{p.upper()}{r.upper()}", whole)
+        rest = rest.reshape(2 * (inputs * before_taps, taps))
+        other = axes.translate({ord(a): a.upper() for a in q})
+        share = np.einsum(f"s{axes}s{other}->{q}{q.upper()}", whole).reshape(2 * (behind_taps,))
+        share = share / float(np.trace(metric))
+        before = self.before.reshape(groups, -1, inputs * before_taps)
         behind = self.behind.reshape(*self.behind.shape[:3], -1)
         inner = np.einsum("gix,xryt,gjy->girjt", before, rest, before, optimize=True)
-        outer = np.einsum("tgoq,qp,tgup->gou", behind, taps, behind, optimize=True)
-        inner = inner.reshape(self.copies, groups // self.copies, *2 * (before.shape[1] * r1 * r2,))
+        outer = np.einsum("tgoq,qp,tgup->gou", behind, share, behind, optimize=True)
+        inner = inner.reshape(self.copies, groups // self.copies, *2 * (before.shape[1] * taps,))
         outer = outer.reshape(self.copies, groups // self.copies, *outer.shape[1:])
         return outer.sum(0), inner.mean(0)
+
+    def _extents(self) -> tuple[Sizes, Sizes, Sizes]:
+        """Taps (Q1, ..), (R1, ..) and (P1, ..)."""
+        return self.behind.shape[3:], self.window, self.before.shape[3:]
 
 
 def _inverse(stack: Array) -> Array:

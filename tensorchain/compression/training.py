@@ -27,7 +27,7 @@ import numpy as np
 from tensorchain.compression.layer_bits import allocate_layer_bits
 from tensorchain.compression.quantize import check_bits, quantizer
 from tensorchain.compression.torch_inputs import call, inputs_of
-from tensorchain.compression.torch_layers import copied
+from tensorchain.compression.torch_layers import channel_axis, convolutions, copied
 from tensorchain.compression.torch_layers import decomposed as replaced
 from tensorchain.compression.torch_modules import fake_quantize_class
 from tensorchain.compression.torch_sensitivity import sensitivities_of
@@ -262,7 +262,7 @@ def quantize(
     Parameters
     ----------
     net : torch.nn.Module
-        Any network with `Conv2d` and `Linear` layers.
+        Any network with convolutions and linear layers.
     loader : iterable of object
         Calibration batches, inputs or (inputs, labels).
     weight_bits, activation_bits : object, optional
@@ -310,7 +310,7 @@ def quantize(
     from torch.nn.utils import parametrize
 
     small = copied(net).eval()
-    kinds = torch.nn.Conv2d, torch.nn.Linear
+    kinds = (*convolutions(), torch.nn.Linear)
     modules = {name: module for name, module in small.named_modules() if isinstance(module, kinds)}
     allocation = None
     if isinstance(weight_bits, str):
@@ -324,7 +324,7 @@ def quantize(
     for name, module in modules.items():
         if name in weights:
             values = module.weight.detach().cpu().double().numpy()
-            axis = 0 if per_channel else None
+            axis = channel_axis(module) if per_channel else None
             grid = quantizer(values, weights[name], axis=axis, range_by=weight_range, percentile=percentile)
             parametrize.register_parametrization(module, "weight", _module(grid, module.weight), unsafe=True)
         if name in samples:
@@ -355,7 +355,7 @@ def _bits(name: str, bits: int | Mapping[str, int], modules: Mapping[str, Any]) 
         return dict.fromkeys(modules, bits)
     unknown = [key for key in bits if key and key not in modules]
     if unknown:
-        raise ValueError(f"{name} names {unknown[0]!r}, which is no Conv2d or Linear; there are {', '.join(modules)}")
+        raise ValueError(f"{name} names {unknown[0]!r}, no convolution or linear layer; there are {', '.join(modules)}")
     for value in bits.values():
         check_bits(name, value)
     return {key: bits.get(key, bits.get("", 0)) for key in modules if key in bits or "" in bits}

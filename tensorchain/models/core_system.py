@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tensorchain.kernels import Array
+from tensorchain.kernels.interruption import check_time
 from tensorchain.kernels.systems import mode_product
 
 _TOL, _MOST = 1e-13, 500
@@ -116,6 +117,7 @@ def conjugate_gradients(image: Apply, precondition: Apply, rhs: Array, tol: floa
     energy = float(np.vdot(residual, direction).real)
     target = tol * math.sqrt(float(np.vdot(rhs, rhs).real))
     for _ in range(_MOST):
+        check_time()
         if not energy > 0.0 or math.sqrt(float(np.vdot(residual, residual).real)) <= target:
             break
         moved = image(direction)

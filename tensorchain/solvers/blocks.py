@@ -31,6 +31,7 @@ import numpy as np
 
 from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array, GramSystem
+from tensorchain.kernels.interruption import check_time
 from tensorchain.solvers.constraints import Domain, Lagrangian, Quantity, Sensitivity, SquaredError
 from tensorchain.solvers.constraints.domain import EVERYWHERE
 from tensorchain.solvers.constraints.lagrangian import Term
@@ -140,6 +141,7 @@ class BlockProblem:
 
     def change(self, weights: Mapping[Quantity, float]) -> Array:
         """D at given weights."""
+        check_time()
         parts = [weights.get(quantity, 0.0) * gradient for quantity, gradient in self.gradients.items()]
         return self.solve(weights, -sum(parts[1:], start=parts[0]))
 
@@ -195,6 +197,13 @@ def _unformed(at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Arr
         return block if inverse is None else inverse(block / share)
 
     return conjugate_gradients(lambda b: [image(b[0])], lambda b: [near(b[0])], [rhs], tol=_UNFORMED)[0]
+
+
+def change_within(at: Evaluator, k: int, residual: Array, domain: Domain) -> Array:
+    """D that lowers ||T - X||^2 most within the domain, or goes far towards it; `residual` is L_k^H (T - X)."""
+    if residual.shape[1] > _FORMED and at.network.modes[k] is None:
+        return _within_unformed(at, k, {SquaredError(): 1.0}, residual)
+    return domain.best_change(at.model.matrices[k], at.gram(k), residual)
 
 
 def _within_unformed(at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Array) -> Array:

@@ -17,6 +17,7 @@ import numpy as np
 
 from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array
+from tensorchain.kernels.interruption import check_time
 from tensorchain.tensors.curvature import unformed
 
 Operator = Callable[[Sequence[Array]], list[Array]]
@@ -45,6 +46,7 @@ def conjugate_gradients(
     energy = np.vdot(residual, direction).real
     target = tol**2 * energy
     for _ in range(max_iter):
+        check_time()
         fill(images, operator(directions))
         curvature = np.vdot(direction, image).real
         if not curvature > 0.0:
@@ -89,8 +91,8 @@ def _block_solver(at: Evaluator, k: int, penalty: float, damping: float) -> Call
         return model.damped_solver(k, penalty, damping)
     if unformed(model, k):
         share = at.tensor.mean_weight
-        inverse = model.damped_solver(k, penalty / share, damping / share)
-        return None if inverse is None else lambda block: inverse(block / share)
+        near = model.damped_solver(k, penalty / share, damping / share)
+        return None if near is None else lambda block: near(block / share)
     system = at.gram(k) + damping * np.eye(model.network.widths[k])
     if penalty:
         system = system + penalty * at.metric(k)

@@ -6,7 +6,8 @@ A solver is a generator of iterates: it holds the algorithm and nothing else.  I
 2. ends the run where its figures are not finite;
 3. hands the state of the run to who keeps it (a checkpoint), where the solver says that it can go on from here;
 4. counts it, and remembers it if no earlier one was better in the order of the constraint, or if it is the answer;
-5. shows it to the callback, and looks at the clock.
+5. shows it to the callback, and looks at the clock, at which long steps look as well
+   (:mod:`tensorchain.kernels.interruption`).
 
 Whatever ends the run, the best iterate is returned, so that a run is never worse than its start.  Why it ended is
 judged afterwards, on that very model (:mod:`tensorchain.solvers.reasons`).
@@ -23,6 +24,7 @@ import numpy as np
 
 from tensorchain.fit import History, StopReason
 from tensorchain.kernels import blas_threads, recycling
+from tensorchain.kernels.interruption import OutOfTime, interruptible
 from tensorchain.models import Model
 from tensorchain.solvers.problem import Callback, Iterate, Memory, Problem, Solver
 
@@ -103,7 +105,13 @@ def run(
     """
     tracker = _Tracker(resume)
     reason, optimality = StopReason.INTERRUPTED, None
-    with np.errstate(all="ignore"), recycling(), blas_threads(1 if math.prod(start.shape) <= _SMALL_TENSOR else None):
+    threads = 1 if math.prod(start.shape) <= _SMALL_TENSOR else None
+
+    def out_of_time() -> bool:
+        # Something is there to be returned.
+        return tracker.best is not None and problem.clock.expired
+
+    with np.errstate(all="ignore"), recycling(), blas_threads(threads), interruptible(out_of_time):
         # Here, since the first run of a process finds its BLAS libraries first.
         began = time.perf_counter() - (0.0 if resume is None else resume.seconds)
         steps = solver.steps(problem, start, *([] if resume is None else [resume.memory]))
@@ -120,19 +128,24 @@ def run(
                     break
                 if iterate.memory is not None and keep is not None and tracker.best is not None:
                     # Before this iterate is counted: a resumed run begins with it again.
-                    keep(RunState(list(tracker.rows), tracker.best, iterate.memory, seconds))
+                    with interruptible(None):
+                        keep(RunState(list(tracker.rows), tracker.best, iterate.memory, seconds))
                 tracker.take(iterate, seconds)
-                if callback is not None and callback(
-                    replace(iterate, iteration=len(tracker.rows) - 1, seconds=seconds, memory=None)
-                ):
-                    reason = StopReason.CALLBACK
-                    break
+                if callback is not None:
+                    shown = replace(iterate, iteration=len(tracker.rows) - 1, seconds=seconds, memory=None)
+                    with interruptible(None):
+                        ends = callback(shown)
+                    if ends:
+                        reason = StopReason.CALLBACK
+                        break
                 if problem.clock.expired:
                     reason = StopReason.TIME_LIMIT
                     break
         except KeyboardInterrupt:
             if tracker.best is None:
                 raise
+        except OutOfTime:
+            reason = StopReason.TIME_LIMIT
         finally:
             steps.close()
     best = tracker.best or Iterate(start, math.inf, math.inf, (math.inf, math.inf))

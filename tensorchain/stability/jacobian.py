@@ -14,6 +14,10 @@ which gives them down to eps.
 Gauge directions are null vectors of J.  The g smallest singular values are left out, with g the gauge
 dimension; if another one is zero too, X does not determine the blocks: not identifiable.
 
+**Entries that are missing, or weigh more.**  W^(1/2) J takes the place of J, W being the weights.  Every row of a block
+sees its own entries, so nothing is compressed; J^H W J is that of the data class, in memory for n^2 numbers and a pass
+over the entries, and where few entries are observed J is formed at these.
+
 Reference for the compression: Dewaele, Breiding, Vannieuwenhoven, "The condition number of many tensor
 decompositions is invariant under Tucker compression" (2021).
 """
@@ -29,6 +33,7 @@ import scipy
 from tensorchain.kernels import Array, contract
 from tensorchain.models import Model
 from tensorchain.models.network import MODE_LETTERS
+from tensorchain.tensors import Tensor
 
 _TRUSTED = 1e-10
 """Ratio of eigenvalues of J^H J down to which they are taken: their relative error is then below 1e-4."""
@@ -115,11 +120,7 @@ def spectrum(model: Model, gauge: int, *, taper: Array | None = None, vectors: b
             f"the model has {count} parameters after compression; its Jacobian is factorised for at most "
             f"{DENSE_LIMIT}: analyse a model of lower rank, or use worst_direction and expected_error"
         )
-    gram = model.gauss_newton()
-    if taper is not None:
-        gram = gram - taper @ (taper.conj().T @ gram)
-        gram = gram - (gram @ taper) @ taper.conj().T
-    squares, basis = _eigen(gram, vectors)
+    squares, basis = _eigen(_tapered(model.gauss_newton(), taper), vectors)
     # From large to small, gauge left out.
     squares = squares[::-1][: count - gauge]
     basis = basis if basis is None else basis[:, ::-1][:, : count - gauge]
@@ -130,6 +131,47 @@ def spectrum(model: Model, gauge: int, *, taper: Array | None = None, vectors: b
         return _explicit_spectrum(model, gauge, taper, vectors)
     floor = count * _EPS * top
     return Spectrum(np.sqrt(np.where(squares > floor, squares, 0.0)), basis)
+
+
+def observed_values(model: Model, tensor: Tensor, gauge: int, *, taper: Array | None = None) -> Array:
+    """Singular values of W^(1/2) J, or of W^(1/2) J (I - V V^H), decreasing, without the `gauge` smallest.
+
+    Parameters
+    ----------
+    model : Model
+        In double precision and of moderate scale; not compressed.
+    tensor : Tensor
+        Whose entries are observed with the weights W.
+    gauge, taper : int or ndarray
+        As in `spectrum`.
+    """
+    count = model.n_parameters
+    if count > DENSE_LIMIT:
+        raise ValueError(
+            f"the model has {count} parameters; its Jacobian at the observed entries is factorised for at most "
+            f"{DENSE_LIMIT}: analyse a model of lower rank, or the model alone, without the tensor"
+        )
+    listed = tensor.observed_entries() if tensor.n_observed * count <= _EXPLICIT else None
+    if listed is not None:
+        matrix = jacobian_at(model, *listed)
+        matrix = matrix if taper is None else matrix - (matrix @ taper) @ taper.conj().T
+        values = scipy.linalg.svd(matrix, compute_uv=False, check_finite=False)
+        values = np.where(values > max(matrix.shape) * _EPS * values[0], values, 0.0)
+        return np.concatenate([values, np.zeros(count - len(values))])[: count - min(gauge, count)]
+    # At least the upper triangle is there.
+    upper = np.triu(tensor.gauss_newton(model))
+    gram = upper + np.triu(upper, 1).conj().T
+    squares = _eigen(_tapered(gram, taper), False)[0][::-1][: count - min(gauge, count)]
+    top = float(squares[0]) if squares.size else 0.0
+    return np.asarray(np.sqrt(np.where(squares > count * _EPS * top, squares, 0.0)))
+
+
+def _tapered(gram: Array, taper: Array | None) -> Array:
+    """(I - W W^H) J^H J (I - W W^H)."""
+    if taper is None:
+        return gram
+    gram = gram - taper @ (taper.conj().T @ gram)
+    return np.asarray(gram - (gram @ taper) @ taper.conj().T)
 
 
 def _eigen(gram: Array, vectors: bool) -> tuple[Array, Array | None]:
@@ -204,6 +246,34 @@ def jacobian(model: Model) -> Array:
             view[i, ..., i, :] = values
         strips.append(strip.reshape(-1, matrix.size))
     return np.concatenate(strips, axis=1)
+
+
+def jacobian_at(model: Model, positions: Array, weights: Array) -> Array:
+    """W^(1/2) J at some entries, (Z, n).
+
+    Parameters
+    ----------
+    model : Model
+        Any model.
+    positions : ndarray
+        (Z, N), from 0.
+    weights : ndarray
+        (Z,).
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> from tensorchain.stability.jacobian import jacobian_at
+    >>> jacobian_at(tc.CP([3.0 * np.ones((1, 1)), 4.0 * np.ones((1, 1))]), np.zeros((1, 2), int), np.array([0.25]))
+    array([[2. , 1.5]])
+    """
+    strips = []
+    for k, matrix in enumerate(model.matrices):
+        rows, mode = model.design_rows(k, positions), model.network.modes[k]
+        strip = np.zeros((len(rows), *matrix.shape), dtype=rows.dtype)
+        strip[np.arange(len(rows)), 0 if mode is None else positions[:, mode]] = rows
+        strips.append(strip.reshape(len(rows), -1))
+    return np.asarray(np.sqrt(weights)[:, None] * np.concatenate(strips, axis=1))
 
 
 def outside_spectrum(compressed: Compressed, k: int) -> Spectrum:

@@ -131,6 +131,35 @@ class Tensor(ABC):
         """
         return self
 
+    def near(self) -> Tensor:
+        """The tensor where a solver of many small steps is fastest: few entries of a device come to the host.
+
+        Returns
+        -------
+        Tensor
+            In memory, or the same.
+        """
+        return self
+
+    def reduced(self, sizes: Sequence[int], rng: np.random.Generator) -> tuple[Array, list[Array]] | None:
+        """Core and orthonormal bases of these sizes, T ~ G x_1 U_1 ... x_N U_N, made where the data are.
+
+        None for data that have no way of their own: :mod:`tensorchain.solvers.reduction` then asks for products.
+
+        Parameters
+        ----------
+        sizes : sequence of int
+            Of the core.
+        rng : numpy.random.Generator
+            For what is drawn.
+
+        Returns
+        -------
+        tuple of (ndarray, list of ndarray) or None
+            The core, and a basis for each mode.
+        """
+        return None
+
     @property
     def rounding(self) -> float:
         """Relative rounding of the data, by their type."""
@@ -331,6 +360,16 @@ class Tensor(ABC):
             (P_k, P_k), or (I_k, P_k, P_k) when rows differ.
         """
         return model.gram(k)
+
+    def observed_entries(self) -> tuple[Array, Array] | None:
+        """(positions (Z, N), weights (Z,)) of the entries that count; None where they cannot be listed, or all do.
+
+        Returns
+        -------
+        tuple of (ndarray, ndarray) or None
+            Positions and weights, or None.
+        """
+        return None
 
     @property
     def complete(self) -> bool:

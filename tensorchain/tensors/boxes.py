@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain.kernels import Array
+from tensorchain.kernels.interruption import check_time
 from tensorchain.models import Model
 
 Box = tuple[slice, ...]
@@ -41,6 +42,7 @@ def boxes(shape: Sequence[int], limit: int = BOX_ENTRIES) -> Iterator[Box]:
     step = limit // rest
     if step >= 1:
         for start in range(0, size, step):
+            check_time()
             yield (slice(start, min(start + step, size)), *(slice(0, extent) for extent in shape[1:]))
         return
     for start in range(size):

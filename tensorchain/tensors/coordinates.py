@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from tensorchain.kernels import Array
+from tensorchain.kernels.interruption import check_time
 from tensorchain.models import Model
 from tensorchain.tensors.base import Tensor
 from tensorchain.tensors.boxes import in_double
@@ -187,6 +188,7 @@ def chunks(chosen: slice, length: int) -> Iterator[slice]:
     """Cut a slice of entries into pieces of at most `length`."""
     length = max(1, length)
     for start in range(chosen.start, chosen.stop, length):
+        check_time()
         yield slice(start, min(start + length, chosen.stop))
 
 

@@ -104,14 +104,15 @@ class Masked(Tensor):
                     f"the least weight is {least:.1e} of the largest, less than their precision holds; give such "
                     "entries the weight 0"
                 )
-            kept = kept * self._weight
+            # In double precision: for large weights the rounding of W T would be that of all data.
+            kept = np.multiply(kept, self._weight, dtype=double_of(kept))
         self._complete = self._weight.dtype == np.bool_ and bool(self._weight.all())
         self._data = Dense(kept)
         # Both scales are one: that of the entries, and what products with weights asked for.
         self.scale *= self._data.scale
         self._data = self._data.scaled(self.scale / self._data.scale)
         self._name(given)
-        self.shape, self.dtype = self._data.shape, self._data.dtype
+        self.shape, self.dtype = self._data.shape, values.dtype
         self._norm = kernels.norm(np.array([self._size(self._data.array[box], box) for box in boxes(self.shape)]))
 
     def _described(self) -> list[str]:
@@ -137,6 +138,10 @@ class Masked(Tensor):
     def n_observed(self) -> int:
         """How many entries count."""
         return int(np.count_nonzero(self._weight))
+
+    def observed_entries(self) -> tuple[Array, Array] | None:
+        positions = np.argwhere(self._weight)
+        return positions, self._weight[tuple(positions.T)].astype(np.float64)
 
     @property
     def complete(self) -> bool:
@@ -238,7 +243,7 @@ class Masked(Tensor):
         kept = self._data.to_dense()
         if self._weight.dtype == bool:
             return kept
-        return np.asarray(np.divide(kept, self._weight, out=np.zeros_like(kept), where=self._weight > 0))
+        return np.divide(kept, self._weight, out=np.zeros_like(kept), where=self._weight > 0).astype(self.dtype)
 
     # -- inside -------------------------------------------------------------------------
 

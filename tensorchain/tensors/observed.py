@@ -178,6 +178,9 @@ class Observed(Listed):
         """How many entries count."""
         return len(self.values)
 
+    def observed_entries(self) -> tuple[Array, Array] | None:
+        return self.indices, self._weights_of(slice(0, len(self.values)))
+
     @property
     def complete(self) -> bool:
         """Whether every entry counts, with the same weight."""

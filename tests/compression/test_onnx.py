@@ -154,7 +154,7 @@ def test_calibration_gives_the_error_of_the_outputs():
         proto,
         "tucker2",
         keep_macs=0.6,
-        calibrate=[{"x": x[:2]}, {"x": x[2:]}],
+        calibration=[{"x": x[:2]}, {"x": x[2:]}],
         fit_output=True,
         refit=False,
         candidates=4,
@@ -248,10 +248,10 @@ def test_what_is_left_alone_is_named(change, reason):
 def test_options_are_checked():
     with pytest.raises(ValueError, match="give one of"):
         compress_onnx(single())
-    with pytest.raises(ValueError, match="calibrate"):
+    with pytest.raises(ValueError, match="calibration"):
         compress_onnx(single(), keep_macs=0.5, fit_output=True)
     with pytest.raises(ValueError, match="no feed"):
-        compress_onnx(single(), keep_macs=0.5, calibrate=[])
+        compress_onnx(single(), keep_macs=0.5, calibration=[])
 
 
 @pytest.mark.parametrize("int8", [False, True])

@@ -9,7 +9,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tensorchain.compression import compress_onnx, quantize_onnx, try_models
-from tensorchain.compression.accounts import unused_budget
 from tensorchain.compression.onnx_layers import layers_of
 from tensorchain.compression.onnx_reading import Constants, load_model, stored_sizes
 
@@ -125,7 +124,7 @@ def test_open_sizes_come_from_calibration_or_are_given(free):
     with pytest.raises(ValueError, match=r"2 x the size of its input is not known.*--input-shape x="):
         compressed(proto)
     given, report = compressed(proto, input_shapes={"x": (1, 8, 12, 12)})
-    _, measured = compressed(proto, calibrate=[{"x": X}])
+    _, measured = compressed(proto, calibration=[{"x": X}])
     fixed = compressed(two_convolutions())[1]
     assert report.macs == measured.macs == fixed.macs
     # The file takes any size still.
@@ -154,7 +153,7 @@ def test_a_layer_of_unknown_size_stays_and_the_others_do_not():
     with pytest.raises(ValueError, match="give calibration inputs: sizes depend on values"):
         compressed(proto, keep=["sized"], input_shapes={"x": (1, 8, 12, 12)})
     # A calibration input tells the size.
-    _, report = compressed(proto, calibrate=[feed])
+    _, report = compressed(proto, calibration=[feed])
     assert report.macs[0] == 12 * 8 * 9 * 144 + 12 * 12 * 9 * 4 * 22
 
 
@@ -162,7 +161,7 @@ def test_half_precision_stays_half():
     weights = [tensor("w", (12, 8, 3, 3), dtype=np.float16), tensor("b", (12,), 1, np.float16)]
     nodes = [helper.make_node("Conv", ["x", "w", "b"], ["y"], name="conv", pads=[1, 1, 1, 1])]
     proto = model(nodes, weights, kind=TensorProto.FLOAT16)
-    small, report = compressed(proto, 0.7, calibrate=[{"x": X.astype(np.float16)}])
+    small, report = compressed(proto, 0.7, calibration=[{"x": X.astype(np.float16)}])
     assert {t.data_type for t in small.graph.initializer} == {TensorProto.FLOAT16}
     before, after = (run(p, x=X.astype(np.float16))[0].astype(float) for p in (proto, small))
     assert np.linalg.norm(after - before) < 0.9 * np.linalg.norm(before - before.mean(axis=(0, 2, 3), keepdims=True))
@@ -427,7 +426,7 @@ def several_inputs():
 def test_whole_numbers_and_several_inputs_calibrate():
     rng = np.random.default_rng(0)
     feed = {"tokens": rng.integers(30, size=(4, 20)), "scale": np.ones((4, 1, 1))}
-    small, report = compressed(several_inputs(), 0.7, calibrate=[feed])
+    small, report = compressed(several_inputs(), 0.7, calibration=[feed])
     assert report.macs[0] == 14 * 10 * 3 * 20
     trial = try_models(several_inputs(), small, [feed], runs=1)
     given = {"tokens": feed["tokens"].astype(np.int32), "scale": feed["scale"].astype(np.float32)}
@@ -439,7 +438,7 @@ def test_whole_numbers_and_several_inputs_calibrate():
         ({**feed, "scale": np.ones((4, 2, 1))}, "input 'scale'"),
     ):
         with pytest.raises(ValueError, match=message):
-            compressed(several_inputs(), calibrate=[wrong])
+            compressed(several_inputs(), calibration=[wrong])
 
 
 def test_a_trial_compares_numbers_and_labels():
@@ -481,11 +480,11 @@ def test_every_layer_gets_the_method_that_serves_it():
 def test_a_budget_that_is_not_used_is_said_with_the_reason():
     proto = two_convolutions()
     _, report = compress_onnx(proto, "tucker2", keep_macs=0.99, candidates=2, stabilise=False, keep=["second"])
-    told = unused_budget(report, 0.99)
+    told = report.unused
     used = report.macs[1] / report.macs[0]
     assert f"0.99 was asked for, {used:.3f} is used: the next step, first from rank" in told
     assert "to the dense layer" in told
     _, report = compress_onnx(proto, "tucker2", keep_macs=1.0, candidates=2)
-    assert unused_budget(report, 1.0) == ""
+    assert report.unused == ""
     with pytest.raises(ValueError, match=r"cannot be met.*0.6667 in layers that stay"):
         compress_onnx(proto, "tucker2", keep_macs=0.4, candidates=2, keep=["first"])

@@ -35,7 +35,7 @@ RUNS: list[tuple[str, Any, Any, int]] = [
 ]
 
 
-def fits(seeds: Iterable[int]) -> tuple[Counter[str], list[str]]:
+def fits(seeds: Iterable[int], *, show: bool = False) -> tuple[Counter[str], list[str]]:
     """How the fits of some seeds ended, and what is wrong with them."""
     counts: Counter[str] = Counter()
     found: list[str] = []
@@ -43,6 +43,9 @@ def fits(seeds: Iterable[int]) -> tuple[Counter[str], list[str]]:
         reason, wrong = complaints(seed)
         counts[reason] += 1
         found += wrong
+        for line in wrong if show else ():
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
     return counts, found
 
 
@@ -156,7 +159,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder, seeds = Path(name), range(options.first, options.first + options.count)
         if options.kind in ("fits", "all"):
-            counts, wrong = fits(seeds)
+            counts, wrong = fits(seeds, show=True)
             sys.stdout.write(", ".join(f"{reason} {count}" for reason, count in counts.most_common()) + "\n")
             found += wrong
         if options.kind in ("models", "all"):

@@ -33,6 +33,8 @@ DTYPES = ("f8",) * 6 + ("f4", "f4", "f2", "c16", "c8", "i4", "u1", "?", ">f8", "
 EXPONENTS = (0,) * 12 + (3, -3, -30, 30, 100, -100, 150, -150, -200, 200, -290, 290, -299, 299, 20, -20, -40, 37)
 CONTENTS = ("noise",) * 3 + ("exact",) * 4 + ("constant", "one", "zero slices", "twins", "huge", "integers")
 RARE = ("nan", "zero")
+RANGES = {"f4": (-37, 37), "c8": (-37, 37), "f2": (-3, 3), "i4": (0, 3), "u1": (0, 0), "?": (0, 0)}
+"""Powers of ten that a dtype holds."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,9 @@ def drawn(seed: int) -> Drawn:
     shape = tuple(int(size) for size in rng.integers(least, 6 if order < 5 else 4, size=order))
     kind, dtype = str(rng.choice(KINDS)), str(rng.choice(DTYPES))
     exponent, content = int(rng.choice(EXPONENTS)), str(rng.choice(CONTENTS if rng.random() < 0.95 else RARE))
+    if rng.random() < 0.9:
+        # Nearly all are numbers of their dtype.
+        exponent = int(np.clip(exponent, *RANGES.get(dtype[-2:], (-299, 299))))
     array = numbers(rng, content, shape, dtype, exponent)
     weights = np.ones(shape)
     if kind in ("ma", "masked", "weighted", "observed"):
@@ -79,7 +84,10 @@ def drawn(seed: int) -> Drawn:
         tc.ALS(max_iter=int(rng.choice([1, 6, 40]))),
         tc.LM(max_iter=int(rng.choice([1, 6, 40]))),
         tc.Path(max_iter=20, stage_iter=8),
-    ][int(rng.choice(3, p=[0.45, 0.4, 0.15]))]
+        tc.ALS(max_iter=400),
+        tc.LM(max_iter=400),
+        tc.Auto(slack=float(rng.choice([0.0, 0.01]))),
+    ][int(rng.choice(6, p=[0.35, 0.3, 0.15, 0.08, 0.08, 0.04]))]
     arguments["constraint"] = constraint(rng)
     arguments["init"] = "svd" if rng.random() < 0.25 else "random"
     arguments["starts"] = 2 if rng.random() < 0.1 else 1
@@ -140,14 +148,18 @@ def wiring(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[str, Any]:
 
 
 def constraint(rng: np.random.Generator) -> Any:
-    """None for most; bounds and penalties over many decades else."""
+    """None for most; bounds and penalties over many decades else, alone and together, and blocks without a sign."""
     value = float(10.0 ** rng.uniform(-6, 6)) if rng.random() < 0.8 else float(10.0 ** rng.choice([-300, -30, 30, 300]))
     draw = rng.random()
-    if draw < 0.5:
-        return None
-    if draw < 0.7:
-        return tc.Penalty(value)
-    return tc.SensitivityBound(value) if draw < 0.85 else tc.ErrorBound(float(10.0 ** rng.uniform(-6, 0)))
+    price, bound = tc.Penalty(value), tc.SensitivityBound(value)
+    close = tc.ErrorBound(float(10.0 ** rng.uniform(-6, 0)))
+    positive = tc.NonNegative(None if rng.random() < 0.5 else int(rng.integers(2)))
+    for share, chosen in ((0.45, None), (0.62, price), (0.76, bound), (0.88, close)):
+        if draw < share:
+            return chosen
+    return [positive, positive, bound & price, bound & close, positive & bound, positive & close, positive & price][
+        int(rng.integers(7))
+    ]
 
 
 def wrapped(kind: str, array: Any, weights: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import tensorchain as tc
 from tensorchain.stability import condition_number
+from tensorchain.stability.jacobian import jacobian as explicit_jacobian
 from tests.cases import Case, block_term_case, chain_case, cp_case, double, jacobian, random_gauge, tucker_case
 from tests.stability.examples import HUB, LOOSE_HUB, name
 
@@ -178,3 +180,96 @@ def test_bad_input() -> None:
     broken = cp_case((3, 3, 3), 2).model().with_matrix(0, np.full((3, 2), np.inf))
     with pytest.raises(ValueError, match="NaN or infinity"):
         condition_number(broken)
+
+
+class TestDataWithGaps:
+    """W^(1/2) J written out, and the tangent spaces at the rank-1 terms; J^H W J where J is too large to be formed."""
+
+    @staticmethod
+    def tensors(case: Case) -> list[tuple[Any, Any]]:
+        """Data that see a part of the entries, and their weights."""
+        rng = np.random.default_rng(5)
+        T = case.model(3).full()
+        mask = rng.random(T.shape) < 0.85
+        mask[tuple(np.arange(max(T.shape)) % size for size in T.shape)] = True
+        uneven = mask * rng.uniform(0.2, 5.0, T.shape)
+        at = np.argwhere(mask)
+        return [
+            (tc.Masked(T, mask), mask * 1.0),
+            (tc.Masked(T, weights=uneven), uneven / uneven[mask].mean()),
+            (tc.Observed(at, T[mask], T.shape, weights=uneven[mask]), uneven / uneven[mask].mean()),
+        ]
+
+    @pytest.mark.parametrize("explicit", [True, False])
+    @pytest.mark.parametrize("case", [CPS[0], CPS[3], OTHERS[1], OTHERS[6]], ids=name)
+    def test_singular_values(self, case: Case, explicit: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        if not explicit:
+            module = importlib.import_module("tensorchain.stability.jacobian")
+            monkeypatch.setattr(module, "_EXPLICIT", 0)
+        model = case.model(1)
+        every = explicit_jacobian(model)
+        for data, weights in self.tensors(case):
+            J = np.sqrt(weights).ravel()[:, None] * every
+            values = np.linalg.svd(J, compute_uv=False)
+            values = np.concatenate([values, np.zeros(J.shape[1])])[: model.n_parameters - model.gauge_dimension]
+            found = tc.stability.jacobian_singular_values(model, data)
+            assert found == pytest.approx(values, rel=1e-6, abs=1e-7 * values[0])
+
+    @pytest.mark.parametrize("case", CPS[:4], ids=name)
+    def test_cp(self, case: Case) -> None:
+        model = case.model(2)
+        for data, weights in self.tensors(case):
+            whole = np.sqrt(weights).ravel()[:, None] * terracini(model.matrices)
+            least = np.linalg.svd(whole, compute_uv=False)[-1]
+            assert condition_number(model, data) == pytest.approx(1.0 / least, rel=1e-6)
+
+    @pytest.mark.parametrize("case", [*OTHERS[:3], OTHERS[6], OTHERS[-2]], ids=name)
+    def test_others_do_not_depend_on_the_gauge(self, case: Case) -> None:
+        model, pairs = case.model(2), self.tensors(case)
+        first, balanced = pairs[0][0], tc.optimal_gauge(model)
+        for data, weights in pairs:
+            unit = balanced.with_matrices([m / np.linalg.norm(m) for m in balanced.matrices])
+            J = np.sqrt(weights).ravel()[:, None] * explicit_jacobian(unit)
+            size = np.linalg.norm(np.sqrt(weights) * unit.full())
+            values = np.concatenate([np.linalg.svd(J, compute_uv=False), np.zeros(J.shape[1])])
+            least = values[model.n_parameters - model.gauge_dimension - 1]
+            found = condition_number(model, data)
+            if least < 1e-12 * values[0]:
+                assert found == np.inf
+                continue
+            assert found == pytest.approx(size / least, rel=1e-5)
+            if data is not first:
+                continue
+            turned = random_gauge(model, np.random.default_rng(0))
+            assert condition_number(turned, data) == pytest.approx(found, rel=1e-5)
+
+    def test_complete_data_change_nothing(self) -> None:
+        model = CPS[1].model(0)
+        T = model.full()
+        for data in (T, tc.Masked(T), tc.Sparse(np.argwhere(T), T[T != 0], T.shape)):
+            assert condition_number(model, data) == condition_number(model)
+        with pytest.raises(ValueError, match="shape"):
+            condition_number(model, T[:-1])
+
+    def test_what_is_not_determined_is_infinite(self) -> None:
+        # Two blocks that share no slice: their scales in each mode are free.
+        T = np.full((4, 4, 4), np.nan)
+        T[:2, :2, :2], T[2:, 2:, 2:] = 1.0, 2.0
+        model = tc.CP([np.array([[1.0], [1.0], [2.0], [1.0]])] * 3)
+        data = tc.Masked(T)
+        assert condition_number(model) < 10.0
+        assert condition_number(model, data) == np.inf
+        assert np.count_nonzero(tc.stability.jacobian_singular_values(model, data) < 1e-10) == 2
+
+    def test_memory_is_that_of_the_parameters(self) -> None:
+        import tracemalloc
+
+        model = tc.CP.random((40, 41, 42), 3, rng=0)
+        mask = np.random.default_rng(0).random(model.shape) < 0.7
+        data = tc.Masked(model.full(), mask)
+        tracemalloc.start()
+        condition_number(model, data)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        # J at the observed entries would be 48,000 x 369 numbers, 140 MB.
+        assert peak < 70e6

@@ -214,3 +214,17 @@ class TestInput:
     def test_a_zero_tensor_is_refused(self) -> None:
         with pytest.raises(ValueError, match="zero everywhere"):
             tc.decompose(Masked(np.zeros((3, 4)), np.ones((3, 4), dtype=bool)), "cp", 1)
+
+
+def test_weights_do_not_round_single_precision_again() -> None:
+    # W T is as exact as T: the error is that of the data as given, near their rounding too.
+    rng = np.random.default_rng(0)
+    model = tc.CP.random((5, 6, 7), 2, rng=rng)
+    T = (model.full() * (1.0 + 3e-7 * rng.standard_normal(model.shape))).astype(np.float32)
+    weights = 10.0 ** rng.uniform(-3.0, 3.0, T.shape)
+    data = tc.Masked(T, weights=weights)
+    assert data.dtype == data.to_dense().dtype == np.float32
+    assert np.array_equal(data.to_dense(), T)
+    difference = T.astype(float) - model.full()
+    expected = np.sqrt(np.sum(weights * difference**2) / np.mean(weights))
+    assert data.residual_norm(model) == pytest.approx(expected, rel=1e-6)

@@ -30,6 +30,8 @@ from tensorchain.solvers.constraints.quantities import Quantity, Sensitivity, Sq
 
 SLACK = 1e-6
 """Relative violation of a bound that counts as met."""
+_MOST = 1e150
+"""Largest weight and limit where ||T|| = 1: beyond it nothing changes, and products of weights would overflow."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Constraint:
         def unit(value: float, degree: float) -> float:
             # What is no number at this scale becomes the nearest that is one.
             moved = float(scale.times(value, degree))
-            return min(max(moved, sys.float_info.min), sys.float_info.max) if value > 0.0 else moved
+            return min(max(moved, sys.float_info.min), _MOST) if value > 0.0 else moved
 
         # Without the error in it the objective has units of its own, and errors are bounded relative to ||T||.
         priced = any(part.quantity == error for part in self.objective)
@@ -127,12 +129,12 @@ class Constraint:
                 weight = weight / scale.start_sensitivity
             elif priced:
                 weight = unit(weight, part.quantity.degree(scale.blocks) - base)
-            weights[part.quantity] = weights.get(part.quantity, 0.0) + weight
+            weights[part.quantity] = min(weights.get(part.quantity, 0.0) + weight, _MOST)
         tightest: dict[Quantity, Bounded] = {}
         for bound in self.bounds:
             if bound.quantity != error and not bound.relative:
                 bound = replace(bound, limit=unit(bound.limit, -bound.quantity.degree(scale.blocks)))
-            bound = replace(bound, relative=False)
+            bound = replace(bound, limit=min(bound.limit, _MOST), relative=False)
             if bound.quantity not in tightest or bound.limit < tightest[bound.quantity].limit:
                 tightest[bound.quantity] = bound
         objective = tuple(Weighted(quantity, weight) for quantity, weight in weights.items())
