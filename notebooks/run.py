@@ -1,8 +1,8 @@
 """Run the notebooks and keep their pictures: `python -m notebooks.run [NAME ...] [--full] [--images FOLDER]`.
 
 A notebook in this folder has no outputs.  It is run in a kernel of its own, from this folder, with quick settings
-unless `--full` is given; the last picture that it draws is written to FOLDER, under the name of the notebook, and beside
-it as JSON what is drawn and from which code.
+unless `--full` is given; the last picture that it draws is written to FOLDER, under the name of the notebook, and
+beside it as JSON what is drawn and from which code.
 """
 
 from __future__ import annotations
