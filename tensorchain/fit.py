@@ -444,9 +444,10 @@ class Fit:
 
         Examples
         --------
+        >>> from matplotlib.figure import Figure
         >>> import tensorchain as tc
         >>> fit = tc.decompose(tc.datasets.inverse_radius(order=3, size=6), "cp", rank=2, rng=0)
-        >>> fit.plot().get_xlabel()
+        >>> fit.plot(Figure().subplots()).get_xlabel()
         'iteration'
         """
         from tensorchain.plotting import plot_history
@@ -477,9 +478,10 @@ class Fit:
 
         Examples
         --------
+        >>> from matplotlib.figure import Figure
         >>> import numpy as np, tensorchain as tc
         >>> T = tc.datasets.border_cp((4, 4, 4), np.random.default_rng(0)).tensor
-        >>> tc.decompose(T, "cp", rank=2, solver="path", rng=0).plot_path().get_xscale()
+        >>> tc.decompose(T, "cp", rank=2, solver="path", rng=0).plot_path(Figure().subplots()).get_xscale()
         'log'
         """
         from tensorchain.plotting import plot_path
@@ -507,9 +509,10 @@ class Fit:
 
         Examples
         --------
+        >>> from matplotlib.figure import Figure
         >>> import tensorchain as tc
         >>> fit = tc.decompose(tc.datasets.inverse_radius(order=3, size=6), "cp", rank=2, rng=0)
-        >>> len(fit.plot_factors())
+        >>> len(fit.plot_factors(Figure().subplots(1, 3)))
         3
         """
         from tensorchain.plotting import plot_factors
@@ -535,9 +538,10 @@ class Fit:
 
         Examples
         --------
+        >>> from matplotlib.figure import Figure
         >>> import tensorchain as tc
         >>> fit = tc.decompose(tc.datasets.inverse_radius(order=3, size=6), "cp", rank=2, starts=2, rng=0)
-        >>> len(fit.starts), fit.plot_starts() is not None
+        >>> len(fit.starts), fit.plot_starts(Figure().subplots()) is not None
         (2, True)
         """
         from tensorchain.plotting import plot_starts

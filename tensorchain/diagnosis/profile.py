@@ -139,10 +139,11 @@ class DegeneracyProfile:
 
         Examples
         --------
+        >>> from matplotlib.figure import Figure
         >>> import tensorchain as tc
         >>> T = tc.datasets.inverse_radius(order=3, size=6)
         >>> profile = tc.degeneracy_profile(T, "cp", 1, decades=2.0)
-        >>> profile.plot().get_xscale()
+        >>> profile.plot(Figure().subplots()).get_xscale()
         'log'
         """
         from tensorchain.plotting import plot_profiles

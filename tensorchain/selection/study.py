@@ -324,10 +324,11 @@ class RankStudy:
 
         Examples
         --------
+        >>> from matplotlib.figure import Figure
         >>> import numpy as np, tensorchain as tc
         >>> T = tc.datasets.exact_cp((6, 5, 4), 1, np.random.default_rng(0), noise=0.1).tensor
         >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=1, rng=0)
-        >>> study.plot() is not None
+        >>> study.plot(Figure().subplots()) is not None
         True
         """
         from tensorchain.plotting import plot_ranks
