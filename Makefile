@@ -22,7 +22,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help env figures test test-kernels test-oldest test-newest fuzz coverage lint format types docs notebooks wheel wheel-test bench bench-degeneracy clean
+.PHONY: help env figures test test-kernels test-oldest test-newest fuzz coverage mutation lint format types docs notebooks wheel wheel-test bench bench-degeneracy clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ fuzz: $(TEST_STAMP)  ## thousands of random fits, damaged files and kills (ARGS=
 
 coverage: $(TEST_STAMP)  ## measure what the tests reach
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
+
+mutation: $(TEST_STAMP)  ## put small errors into the code and see which no test notices (ARGS="stability --count 40")
+	@$(BIN)/python -m tests.mutations $(ARGS)
 
 lint: $(STAMP)  ## check style, format and the direction of imports
 	$(BIN)/ruff check .

@@ -203,8 +203,10 @@ class _Outputs:
 
     Attributes
     ----------
-    sites : the layers.
-    found : by name, for each batch the outputs (groups, Z, T / groups) of every call.
+    sites : list of Site
+        The layers.
+    found : object
+        By name, for each batch the outputs (groups, Z, T / groups) of every call.
     """
 
     def __init__(

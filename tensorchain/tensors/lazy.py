@@ -132,7 +132,13 @@ class Lazy(Tensor):
         return twin
 
     def norm(self) -> float:
-        """||T||_F; the first call reads the data once."""
+        """||T||_F; the first call reads the data once.
+
+        Returns
+        -------
+        float
+            The Frobenius norm.
+        """
         if "norm" not in self._known:
             # A piece may be too large or small for a norm in double precision: its power of two is apart.
             found = self._source.total(_norm)
