@@ -33,7 +33,11 @@ NAMES = {
     "networks.study": "every method of compression on a trained network",
     "networks.latency": "speed of compressed networks in ONNX Runtime",
     "default": "expected time to the best error: the default solver beside sweeps, TensorLy and pyttb",
+    "gaps": "data with gaps: time and error on entries held out",
+    "sizes": "parameters that models need for an error, beside TT-SVD, HOSVD and TensorLy",
     "nonnegative": "non-negative CP beside TensorLy and pyttb",
+    "rank_study": "how often a rank study recommends the planted rank",
+    "device": "sweeps and the default on one GPU beside TensorLy's CUDA backend, a table with the card's name",
     "degeneracy": "every solver and peer over the suite of degenerate tensors",
 }
 

@@ -106,7 +106,7 @@ def states(tensor: np.ndarray, name: str, rank: Any, settings: Settings, start: 
 
     seed = settings.seed + start
     found = decompose(tensor, name, rank, solver=solver(settings.full), rng=seed, callback=keep)
-    corrected = decompose(tensor, init=found.model, constraint=tc.ErrorBound(found.error), rng=seed)
+    corrected = decompose(tensor, init=found.model, constraint=tc.ErrorBound(min(found.error, 0.99)), rng=seed)
     return last[0].model, found.model, corrected.model
 
 

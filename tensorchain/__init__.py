@@ -29,6 +29,7 @@ from tensorchain.fit_files import load
 from tensorchain.interop import Decomposition
 from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker
 from tensorchain.progress import Progress
+from tensorchain.selection import RankStudy, rank_study
 from tensorchain.solvers import ALS, LM, Auto, ErrorBound, Iterate, NonNegative, Path, Penalty, SensitivityBound
 from tensorchain.solvers.sampled import SampledALS, estimate_error
 from tensorchain.stability import (
@@ -53,7 +54,7 @@ from tensorchain.stability import (
 from tensorchain.tensors import Dense, Device, Lazy, Masked, Observed, Sparse, Tensor
 
 if TYPE_CHECKING:
-    from tensorchain import compression, plotting
+    from tensorchain import compression, plotting, torch
 
 __all__ = [
     "ALS",
@@ -82,6 +83,7 @@ __all__ = [
     "Path",
     "Penalty",
     "Progress",
+    "RankStudy",
     "SampledALS",
     "SensitivityBound",
     "Sparse",
@@ -115,15 +117,17 @@ __all__ = [
     "optimal_gauge",
     "plotting",
     "quantization_error",
+    "rank_study",
     "round_blocks",
     "sensitivity",
     "sensitivity_gradient",
+    "torch",
     "worst_direction",
 ]
 
 
 def __getattr__(name: str) -> ModuleType:
     """Parts that few programs need are imported at their first use."""
-    if name in ("compression", "plotting"):
+    if name in ("compression", "plotting", "torch"):
         return importlib.import_module(f"tensorchain.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

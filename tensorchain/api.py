@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,14 +19,16 @@ from tensorchain.models.partial import partial_rank, with_identities
 from tensorchain.models.validation import checked_wiring
 from tensorchain.progress import Progress
 from tensorchain.solvers import ALS, LM, Auto, Constraint, ErrorBound, Free, Iterate, Path, SensitivityBound, Solver
+from tensorchain.solvers.automatic_rank import AUTOMATIC, tucker_rank
 from tensorchain.solvers.checkpoint import Checkpoint, problem_of
-from tensorchain.solvers.constraints import Domain, Within
+from tensorchain.solvers.constraints import Domain, SquaredError, Within
+from tensorchain.solvers.constraints.fixed import Fixed
 from tensorchain.solvers.loop import draw_seeds
 from tensorchain.solvers.multistart import run_starts
 from tensorchain.solvers.problem import Clock
 from tensorchain.solvers.ranks import RankSearch
 from tensorchain.solvers.start import Start
-from tensorchain.tensors import Tensor, as_tensor
+from tensorchain.tensors import Device, Tensor, as_tensor
 from tensorchain.tensors.outside import shown
 
 
@@ -40,6 +42,7 @@ def decompose(
     solver: str | Solver | None = None,
     constraint: Constraint | None = None,
     init: str | Model | Fit = "random",
+    fixed: int | str | Sequence[int | str] | None = None,
     starts: int = 1,
     rng: int | np.random.Generator | None = None,
     callback: Callable[[Iterate], object] | None = None,
@@ -56,14 +59,18 @@ def decompose(
         complex128 are kept; integers and booleans become float64, float16 float32, complex64 complex128.
     model : "cp", "tucker", "btd", "tc", "tt" (a chain whose first bond is 1), or a subclass of `Model`; not needed when
         `init` is a model.  Other names in use ("parafac", "hosvd", "tr") and any case are understood.
-    rank : CP: R.  Tucker: (R_1, ..., R_N) or one number; None in place of R_n leaves mode n as it is.  TC: bonds
+    rank : CP: R.  Tucker: (R_1, ..., R_N) or one number; None in place of R_n leaves mode n as it is; "evbmf" for
+        as many directions of each mode as stand out of the noise (variational Bayes).  TC: bonds
         (R_1, ..., R_N), R_n in front of core n, or one number.  TT: the inner bonds (R_1, ..., R_{N-1}) or one number.
         BTD: one multilinear rank per term, [(2, 2, 2), (3, 3, 3)].
     error : in place of `rank`: the relative error that is allowed, 0 < e < 1.  The ranks are those of the fewest
-        parameters that a search finds; where none meets the error, the reason is INFEASIBLE.
+        parameters that a search finds, its bounds and signs kept where there is a constraint; where none meets the
+        error, the reason is INFEASIBLE.
     solver : `Auto()` (the default), `Path()`, `LM()` or `ALS()`, or their names in small letters.
     constraint : `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`, `NonNegative()`, or several joined by `&`.
     init : "random", "svd" (HOSVD, or ring SVD for a chain), or a model or fit to start from; it is not changed.
+    fixed : modes whose blocks stay those of `init`, to the last bit, as (0, 2); also names of modes, and "core".  Free
+        modes may have another size than in `init`: these are the factors of new samples.
     starts : number of starts; the best is returned, all are listed in `fit.starts`.  Where `init` is a model or
         "svd", the first start is just that, and the others have noise on it.
     rng : seed or generator; the same seed gives the same result.
@@ -106,6 +113,8 @@ def decompose(
     solver = None if solver is None else solver_of(solver)
     constraint = Free() if constraint is None else constraint
     _check_arguments(constraint, starts, callback, jobs)
+    if fixed is not None:
+        constraint = constraint & Fixed.of(fixed, init, source)
     if progress:
         with Progress(norm=norm, starts=starts, callback=callback) as shown:
             return decompose(
@@ -116,9 +125,13 @@ def decompose(
         _check_search(error, rank, init, constraint, checkpoint)
         kind, train = _kind_of(model)
         generator = np.random.default_rng(rng)
-        fitter = _Fitter(source, kind, train, solver, starts, generator, callback, jobs, clock)
-        return RankSearch(source, kind, float(error), fitter, train, generator, clock, solver is not None).run()
-    kind, rank, untouched = _model_of(model, rank, init, source)
+        fitter = _Fitter(source, kind, train, solver, starts, generator, callback, jobs, clock, constraint)
+        search = RankSearch(
+            source, kind, float(error), fitter, train, generator, clock, solver is not None, constraint
+        )  # fmt: skip
+        return search.run()
+    held = isinstance(init, Model) and bool(constraint.domain.fixed(init.network))
+    kind, rank, untouched = _model_of(model, rank, init, source, held)
     if untouched and not constraint.free:
         raise ValueError(
             f"rank has None for mode {untouched[0] + 1}, and a constraint was given; a partial Tucker model is fitted "
@@ -132,7 +145,9 @@ def decompose(
     if checkpoint is not None:
         best = _best(_with_checkpoint(job, seeds, checkpoint, clock))
     else:
-        workers = 1 if callback is not None or starts == 1 else jobs
+        # One device serves one process: others would each hold a copy of the data there.
+        here = jobs is None and isinstance(source, Device) and source.away
+        workers = 1 if callback is not None or starts == 1 or here else jobs
         best = _best(run_starts(job, seeds, workers, clock))
     if untouched and isinstance(best.model, Tucker):
         whole = with_identities(best.model, untouched)
@@ -153,6 +168,7 @@ class _Fitter:
     callback: Callable[[Iterate], object] | None
     jobs: int | None
     clock: Clock
+    constraint: Constraint
 
     def __call__(
         self, start: Any, *, solver: Solver | None = None, until: Callable[[Iterate], object] | None = None
@@ -170,7 +186,7 @@ class _Fitter:
         fit = decompose(
             self.source, None if warm else self.kind, None if warm else start, init=start if warm else "random",
             solver=solver or self.solver, starts=1 if warm else self.starts, rng=self.rng, callback=callback,
-            jobs=self.jobs, max_seconds=None if left is None else max(left, 1e-3),
+            jobs=self.jobs, max_seconds=None if left is None else max(left, 1e-3), constraint=self.constraint,
         )  # fmt: skip
         # A callback of the user ends the whole search; the search's own is a limit like others.
         ours = fit.reason is StopReason.CALLBACK and not stopped
@@ -273,11 +289,16 @@ def _kind_of(model: Any) -> tuple[type[Model], bool]:
     raise TypeError(f"model is {shown(model)}; a name or a subclass of Model is needed")
 
 
-def _model_of(model: Any, rank: Any, init: Any, source: Tensor) -> tuple[type[Model], Any, tuple[int, ...]]:
+def _model_of(
+    model: Any, rank: Any, init: Any, source: Tensor, held: bool = False
+) -> tuple[type[Model], Any, tuple[int, ...]]:
     """The class and rank that the arguments name, and the modes that a partial Tucker model leaves as they are."""
     if isinstance(init, Model):
-        if init.shape != source.shape:
-            raise ValueError(f"init has shape {init.shape}, the tensor {source.shape}; they must be equal")
+        if init.shape != source.shape and not held:
+            raise ValueError(
+                f"init has shape {init.shape}, the tensor {source.shape}; they must be equal, but for "
+                "free modes where fixed=... names the others"
+            )
         if model is not None:
             named, train = _kind_of(model)
             if named is not type(init):
@@ -291,6 +312,8 @@ def _model_of(model: Any, rank: Any, init: Any, source: Tensor) -> tuple[type[Mo
     kind, train = _kind_of(model)
     if train:
         rank = bonds_of_train(rank, source.order)
+    if kind is Tucker and isinstance(rank, str) and rank.lower() == AUTOMATIC:
+        rank = tucker_rank(source)
     rank, untouched = partial_rank(rank, source.shape) if kind is Tucker else (rank, ())
     checked_wiring(kind, source.shape, rank)
     return kind, rank, untouched
@@ -309,10 +332,10 @@ def _check_search(error: Any, rank: Any, init: Any, constraint: Constraint, chec
         )
     if not isinstance(init, str) or init != "random":
         raise ValueError("error was given together with init; a search over ranks makes its own starts: drop one")
-    if not constraint.free:
+    if any(bound.quantity == SquaredError() for bound in constraint.bounds):
         raise ValueError(
-            f"error and {constraint!r} were given; find the ranks first, then call "
-            "decompose(T, type(fit.model), fit.model.rank, constraint=...)"
+            f"error and {constraint!r} were given, which bound the same: drop the constraint to have the ranks found, "
+            "or give rank= in place of error="
         )
     if checkpoint is not None:
         raise ValueError("error and checkpoint were given; a search over ranks has no checkpoint: drop one of them")

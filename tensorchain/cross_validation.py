@@ -22,17 +22,13 @@ import numpy as np
 
 from tensorchain.api import decompose
 from tensorchain.fit import Fit
-from tensorchain.kernels import Array, norm
+from tensorchain.folds import Entries, checked_folds
+from tensorchain.kernels import Array
 from tensorchain.keywords import helpful
 from tensorchain.models import Model
 from tensorchain.solvers import Constraint, Solver
-from tensorchain.tensors import Dense, Masked, Observed, Sparse, Tensor, as_tensor
+from tensorchain.tensors import as_tensor
 from tensorchain.tensors.outside import shown
-
-_FORMED = 1 << 24
-"""Entries up to which a tensor of zeros, mostly, is formed."""
-_DRAWS = 50
-"""Random divisions that are tried until every slice of the tensor keeps an entry in each fit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,88 +127,12 @@ def cross_validate(
     >>> two < one, two < three
     (True, True)
     """
-    count = _checked_folds(folds)
-    data = _Entries.of(as_tensor(tensor))
+    count = checked_folds(folds, shown(folds))
+    data = Entries.of(as_tensor(tensor))
     generator = np.random.default_rng(rng)
-    if count > len(data.values):
-        raise ValueError(f"{count} folds were asked for and {len(data.values)} entries are observed; ask for fewer")
     errors, fits = [], []
-    for fold in _divided(data, count, generator):
-        seen = np.ones(len(data.values), dtype=bool)
-        seen[fold] = False
-        fit = decompose(
-            data.part(seen), model, rank, constraint=constraint, solver=solver, starts=starts, rng=generator
-        )  # fmt: skip
-        roots = 1.0 if data.weights is None else np.sqrt(data.weights[fold])
-        size = norm(data.values[fold] * roots)
-        missed = norm((data.values[fold] - fit.model.entries(data.indices[fold])) * roots)
-        errors.append(missed / size if size > 0.0 else math.nan)
+    for fold in data.folds(count, generator):
+        fit = decompose(fold.rest, model, rank, constraint=constraint, solver=solver, starts=starts, rng=generator)
+        errors.append(fold.error(fit.model))
         fits.append(fit)
     return CrossValidation(np.array(errors), tuple(fits))
-
-
-def _checked_folds(folds: Any) -> int:
-    if isinstance(folds, (bool, np.bool_)) or not isinstance(folds, (int, np.integer)) or folds < 2:
-        raise ValueError(f"folds is {shown(folds)}; an integer of at least 2 is needed")
-    return int(folds)
-
-
-@dataclass(frozen=True)
-class _Entries:
-    """The observed entries of a tensor, one by one."""
-
-    tensor: Tensor
-    indices: Array
-    values: Array
-    weights: Array | None
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> _Entries:
-        if isinstance(tensor, Observed):
-            return cls(tensor, tensor.indices, tensor.values * tensor.scale, tensor.weights)
-        if isinstance(tensor, Sparse) and math.prod(tensor.shape) > _FORMED:
-            raise TypeError(
-                f"{tensor!r} is too large to hold out entries, zeros included; give tc.Observed(...) instead"
-            )
-        if not isinstance(tensor, (Dense, Masked, Sparse)):
-            raise TypeError(f"{tensor!r} cannot be divided into folds; an array, tc.Masked or tc.Observed is needed")
-        array = tensor.to_dense()
-        observed = tensor.observed if isinstance(tensor, Masked) else np.ones(array.shape, dtype=bool)
-        weights = tensor.weights if isinstance(tensor, Masked) else None
-        indices = np.argwhere(observed)
-        return cls(tensor, indices, array[observed], None if weights is None else weights[observed])
-
-    def part(self, chosen: Array) -> Tensor:
-        """The data with these of its entries."""
-        shape, indices, values = self.tensor.shape, self.indices[chosen], self.values[chosen]
-        weights = None if self.weights is None else self.weights[chosen]
-        if isinstance(self.tensor, Observed):
-            return Observed(indices, values, shape, weights=weights)
-        array, mask = np.zeros(shape, dtype=values.dtype), np.zeros(shape, dtype=bool)
-        array[tuple(indices.T)], mask[tuple(indices.T)] = values, True
-        if weights is None:
-            return Masked(array, mask)
-        weight = np.zeros(shape)
-        weight[tuple(indices.T)] = weights
-        return Masked(array, mask, weights=weight)
-
-
-def _divided(data: _Entries, folds: int, rng: np.random.Generator) -> list[Array]:
-    """The numbers of the entries of each fold; no slice of the tensor lies in one fold."""
-    count = len(data.values)
-    for _ in range(_DRAWS):
-        member = rng.permutation(np.arange(count) % folds)
-        if all(_spread(data.indices[:, n], member, size) for n, size in enumerate(data.tensor.shape)):
-            return [np.flatnonzero(member == f) for f in range(folds)]
-    raise ValueError(
-        f"some slice of the tensor has so few of the {count} observed entries that a fold takes all of them; "
-        "drop slices with one or two entries, or ask for more folds"
-    )
-
-
-def _spread(rows: Array, member: Array, size: int) -> bool:
-    """Whether each slice has entries in more than one fold."""
-    least, most = np.full(size, member.max() + 1), np.full(size, -1)
-    np.minimum.at(least, rows, member)
-    np.maximum.at(most, rows, member)
-    return bool(np.all(least < most))

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+_UNEXPLAINED = 0.5
+"""Share of the squared norm from which a model is said to leave most of the data unexplained."""
+
+
 class StopReason(enum.Enum):
     """Why a solver stopped; the value says it in words, with the cure where one is needed."""
 
@@ -111,7 +115,10 @@ class Fit:
         is returned in its place (`StopReason.STABILISED`); None else.
     optimality : what the best change of each block alone could still take off what is minimised (multipliers of bounds
         included), relative to it, all blocks together; zero exactly where the conditions of Karush, Kuhn and Tucker
-        hold.  None where that was not measured: it always is with `NonNegative`.
+        hold.  None where that was not measured, and where the error is at rounding level; with `NonNegative` and fixed
+        blocks it always is measured.
+    fixed, nonnegative : names of the blocks that were given and stayed as they are, and of those that may not have
+        negative entries.
     path : models that were passed on a sensitivity path, from little sensitivity to little error; empty where the
         solver took none.
 
@@ -134,6 +141,8 @@ class Fit:
     least_error: float | None = None
     optimality: float | None = None
     labels: tuple[tuple[Any, ...] | None, ...] | None = None
+    fixed: tuple[str, ...] = ()
+    nonnegative: tuple[str, ...] = ()
     path: RegularisationPath = field(default_factory=RegularisationPath, repr=False)
     again: Callable[[Model, float | None, float | None], Fit] | None = field(default=None, repr=False)
     """Fits the same data from a model, at an error or a sensitivity."""
@@ -215,6 +224,14 @@ class Fit:
         """Whether a solution was reached; `reason` says more."""
         return self.reason.success
 
+    @property
+    def note(self) -> str:
+        """What is said of a model that leaves most of the data unexplained, whatever the reason; empty of others."""
+        if not self.error**2 >= _UNEXPLAINED:
+            return ""
+        share = f"{100.0 * self.error**2:.0f} % of the squared norm of the data"
+        return f"{share} is left unexplained: a higher rank, or a looser bound, may explain more"
+
     def __repr__(self) -> str:
         return "\n".join(f"{name:<12} {value}" for name, value in self.report())
 
@@ -234,8 +251,11 @@ class Fit:
             *([("least error", f"{self.least_error:.4g} was found")] if self.least_error is not None else []),
             ("stopped", f"{self.reason.name}: {self.reason.value}"),
             *([("KKT residual", f"{self.optimality:.2g}")] if self.optimality is not None else []),
+            *([("fixed", ", ".join(self.fixed))] if self.fixed else []),
+            *([("non-negative", ", ".join(self.nonnegative))] if self.nonnegative else []),
             ("iterations", f"{self.iterations} in {self.seconds:.3g} s"),
             ("solver", self.solver),
+            *([("note", self.note)] if self.note else []),
         ]
         if len(self.starts) > 1:
             errors = np.array([start.error for start in self.starts])

@@ -80,6 +80,8 @@ def fit_from(model: Model, row: dict[str, Any], history: History, starts: tuple[
         starts=starts,
         dimension_names=None if names is None else tuple(map(str, names)),
         labels=None if labels is None else tuple(None if axis is None else tuple(axis) for axis in labels),
+        fixed=tuple(map(str, row.get("fixed", ()))),
+        nonnegative=tuple(map(str, row.get("nonnegative", ()))),
         standard_error=None if standard is None else float(standard),
         least_error=None if least is None else float(least),
     )

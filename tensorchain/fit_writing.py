@@ -51,6 +51,8 @@ def figures_of(fit: Fit) -> dict[str, Any]:
         "least_error": fit.least_error,
         "dimension_names": fit.dimension_names,
         "labels": fit.labels,
+        "fixed": fit.fixed,
+        "nonnegative": fit.nonnegative,
         "starts": [
             {
                 **{name: getattr(start, name) for name in NUMBERS},

@@ -108,7 +108,7 @@ class Progress:
 
     def _show(self, iterate: Iterate) -> None:
         if not self._opened:
-            self._display, self._opened = _find_display(self._stream), True
+            self._display, self._opened = find_display(self._stream), True
         if self._display is not None:
             self._display.show(self.report(iterate), self._curve)
 
@@ -172,7 +172,8 @@ class _Notebook:
         """The output stays as it is."""
 
 
-def _find_display(stream: TextIO | None) -> _Notebook | _Terminal | None:
+def find_display(stream: TextIO | None) -> _Notebook | _Terminal | None:
+    """Where progress can be shown: an output of a notebook, a terminal, or nowhere."""
     ipython = sys.modules.get("IPython")
     if stream is None and ipython is not None:
         shell = ipython.get_ipython()

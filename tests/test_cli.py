@@ -230,7 +230,7 @@ def test_version(capsys: Any) -> None:
     assert capsys.readouterr().out == f"tensorchain {tc.__version__}\n"
 
 
-OWN = ["", "decompose", "show", "diagnose", "reconstruct", "export", "figures", "completion"]
+OWN = ["", "decompose", "show", "rank-study", "diagnose", "reconstruct", "export", "figures", "completion"]
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -507,7 +507,7 @@ def test_bad_options_end_in_one_line(folder: Path, capsys: Any, arguments: Any) 
     ("arguments", "message"),
     [
         (["decompse"], "no such choice: 'decompse'; did you mean decompose?"),
-        (["zzz"], "no such choice: 'zzz'; there are decompose, show, diagnose, reconstruct, export, compress, "),
+        (["zzz"], "no such choice: 'zzz'; there are decompose, show, rank-study, diagnose, reconstruct, export, "),
         (["decompose", "data.npy", "--out", "f.npz", "--model", "tuker", "--rank", "2"], "did you mean tucker?"),
         (["completion", "tcsh"], "there are bash, zsh, fish"),
     ],
@@ -830,7 +830,9 @@ def completed(script: str, *words: str) -> list[str]:
 def test_bash_completes(capsys: Any) -> None:
     main(["completion", "bash"])
     script = capsys.readouterr().out
-    assert completed(script, "tensorchain", "") == [command.__name__.rpartition(".")[2] for command in COMMANDS]
+    names = [command.__name__.rpartition(".")[2].replace("_", "-") for command in COMMANDS]
+    assert completed(script, "tensorchain", "") == names
+    assert "--ranks" in completed(script, "tensorchain", "rank-study", "--r")
     assert completed(script, "tensorchain", "--ver") == ["--version"]
     assert completed(script, "tensorchain", "decompose", "--max-s") == ["--max-sensitivity", "--max-seconds"]
     assert {"tc", "tt", "tucker"} <= set(completed(script, "tensorchain", "decompose", "--model", "t"))

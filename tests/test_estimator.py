@@ -201,3 +201,17 @@ def test_a_data_frame_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     estimator = Decomposition("cp", 2, solver=SHORT).set_output(transform="polars")
     with pytest.raises(ImportError, match="polars were asked for by set_output"):
         estimator.fit_transform(np.random.default_rng(0).standard_normal((6, 5)))
+
+
+@pytest.mark.parametrize("case", four_models(3), ids=str)
+def test_transform_is_a_fit_with_all_other_blocks_fixed(case: Case) -> None:
+    for constraint in (None, tc.NonNegative()):
+        estimator, _ = fitted(case, constraint=constraint)
+        new = np.abs(gaussian((7, *case.shape[1:]), case.dtype, np.random.default_rng(7)))
+        model = estimator.fit_.model
+        held = [name for name, mode in zip(model.block_names, model.network.modes, strict=True) if mode != 0]
+        fit = tc.decompose(new, init=model, fixed=held, constraint=constraint, rng=0)
+        assert_allclose(estimator.inverse_transform(estimator.transform(new)), fit.model.full(), atol=1e-6)
+        # The same as an estimator.
+        again = Decomposition(init=model, fixed=held, constraint=constraint, random_state=0).fit(new)
+        assert_allclose(again.inverse_transform(again.transform(new)), fit.model.full(), atol=1e-6)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tensorchain as tc
+from tensorchain.cli import main
 from tensorchain.models.growth import larger, smaller
 from tensorchain.models.partial import with_identities
 from tensorchain.solvers.ranks import train_svd
@@ -147,13 +148,101 @@ def test_same_seed_same_result_and_limits() -> None:
         ({"error": "5%"}, TypeError, "between 0 and 1"),
         ({"error": 0.1, "rank": 2}, ValueError, "error and rank 2"),
         ({"error": 0.1, "init": "svd"}, ValueError, "init"),
-        ({"error": 0.1, "constraint": tc.Penalty(1.0)}, ValueError, "Penalty"),
+        ({"error": 0.1, "constraint": tc.ErrorBound(0.1)}, ValueError, "bound the same"),
+        ({"error": 0.1, "constraint": tc.NonNegative() & tc.ErrorBound(0.1)}, ValueError, "drop the constraint"),
+        ({"error": 0.1, "constraint": tc.NonNegative(modes=[5])}, ValueError, "mode 5"),
         ({"error": 0.1, "checkpoint": "run"}, ValueError, "checkpoint"),
     ],
 )
 def test_what_cannot_be_asked_together(keywords: Any, error: Any, fragment: str) -> None:
     with pytest.raises(error, match=fragment):
         tc.decompose(np.ones((3, 3, 3)), "cp", **keywords)
+
+
+def positive(model: str, shape: tuple[int, ...], rank: Any, seed: int = 1) -> Any:
+    truth = planted(model, shape, rank, seed)
+    return truth.with_matrices([np.abs(matrix) for matrix in truth.matrices])
+
+
+CONSTRAINTS = [
+    tc.NonNegative(),
+    tc.Penalty(1e-5, relative=True),
+    tc.SensitivityBound(150.0, relative=True),
+    tc.NonNegative() & tc.Penalty(1e-5, relative=True),
+]
+
+
+@pytest.mark.parametrize("constraint", CONSTRAINTS, ids=repr)
+@pytest.mark.parametrize(
+    ("model", "shape", "rank"),
+    [("cp", (7, 8, 6), 3), ("tucker", (6, 7, 6), (2, 2, 2)), ("tt", (6, 5, 6), (2, 2)), ("tc", (6, 6, 6), (2, 2, 2))],
+)
+def test_constraints_hold_at_the_ranks_that_are_found(
+    model: str, shape: tuple[int, ...], rank: Any, constraint: Any
+) -> None:
+    truth = positive(model, shape, rank)
+    clean, noise = truth.full(), np.random.default_rng(1).standard_normal(shape)
+    T = clean + 1e-3 * np.linalg.norm(clean) / np.linalg.norm(noise) * noise
+    fit = tc.decompose(T, model, error=5e-3, constraint=constraint, rng=0)
+    assert fit.gap == 0.0
+    assert fit.error <= 5e-3
+    assert fit.error == pytest.approx(true_error(T, fit), rel=1e-6)
+    assert fit.model.n_parameters <= truth.n_parameters
+    if "NonNegative" in repr(constraint):
+        assert min(matrix.min() for matrix in fit.model.matrices) >= 0.0
+    if model == "tt":
+        assert fit.model.bonds[0] == 1
+
+
+def test_signs_cost_components() -> None:
+    # Of rank two; without signs the factors need a component for each of the two blocks, and one for the rest.
+    rng = np.random.default_rng(0)
+    T = tc.CP([rng.standard_normal((n, 2)) for n in (6, 7, 5)]).full() ** 2
+    free = tc.decompose(T, "cp", error=0.05, rng=0)
+    signed = tc.decompose(T, "cp", error=0.05, constraint=tc.NonNegative(), rng=0)
+    assert signed.error <= 0.05
+    assert signed.model.rank >= free.model.rank
+    assert min(matrix.min() for matrix in signed.model.matrices) >= 0.0
+    some = tc.decompose(T, "cp", error=0.05, constraint=tc.NonNegative(modes=[1]), rng=0)
+    assert some.model.matrices[1].min() >= 0.0
+    assert some.error <= 0.05
+
+
+def test_a_price_on_the_sensitivity_costs_components() -> None:
+    T = positive("cp", (7, 8, 6), 3).full()
+    mild, dear = (
+        tc.decompose(T, "cp", error=0.09, constraint=tc.Penalty(nu, relative=True), rng=0) for nu in (1e-6, 0.1)
+    )
+    assert max(mild.error, dear.error) <= 0.09
+    assert dear.model.n_parameters > mild.model.n_parameters
+    # The error is that of the minimiser, and not of a model on the way to it.
+    again = tc.decompose(T, init=dear.model, constraint=tc.Penalty(0.1, relative=True), solver=tc.LM(), rng=0)
+    assert again.error <= 0.0901
+
+
+def test_constrained_searches_of_data_with_gaps_and_out_of_reach() -> None:
+    T = positive("tucker", (6, 7, 6), (2, 2, 2)).full()
+    seen = np.random.default_rng(0).random(T.shape) < 0.8
+    fit = tc.decompose(tc.Masked(T, seen), "tucker", error=0.01, constraint=tc.NonNegative(), rng=0)
+    assert fit.error <= 0.01
+    assert min(matrix.min() for matrix in fit.model.matrices) >= 0.0
+    tight = tc.decompose(T[:3, :3, :3], "cp", error=0.01, constraint=tc.SensitivityBound(1.0, relative=True), rng=0)
+    assert tight.reason is tc.StopReason.INFEASIBLE
+    assert tight.gap > 0.0
+    for model in ("tucker", "cp"):
+        with pytest.raises(ValueError, match="real numbers"):
+            tc.decompose(T * 1j, model, error=0.1, constraint=tc.NonNegative())
+    negative = tc.decompose(-T[:3, :3, :3], "tt", error=0.1, constraint=tc.NonNegative(), rng=0)
+    assert negative.reason is tc.StopReason.INFEASIBLE
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_an_index_less_keeps_signs(turned: bool) -> None:
+    for model, rank in (("tt", (2, 3)), ("tucker", (2, 3, 2))):
+        found = list(smaller(positive(model, (4, 5, 6), rank), turned=turned))
+        assert len(found) == len(rank)
+        if not turned:
+            assert all(matrix.min() >= 0.0 for each in found for matrix in each.matrices)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +326,6 @@ class TestNames:
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tensorchain.cli import main
 
     np.save(tmp_path / "T.npy", planted("tt", (5, 6, 4), (2, 3)).full())
     out = tmp_path / "fit.npz"
@@ -245,3 +333,16 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(arguments) == 0
     assert tc.load(out).model.rank == (1, 2, 3)
     assert "error of 0.01" in capsys.readouterr().out
+
+
+def test_command_takes_an_error_and_signs(tmp_path: Path, capsys: Any) -> None:
+    data, out = tmp_path / "data.npy", tmp_path / "fit.npz"
+    np.save(data, positive("cp", (6, 5, 4), 2).full())
+    words = ["decompose", str(data), "--model", "cp", "--error", "0.05", "--out", str(out)]
+    assert main([*words, "--non-negative", "--quiet"]) == 0
+    model = tc.load(out).model
+    assert model.rank <= 2
+    assert min(matrix.min() for matrix in model.matrices) >= 0.0
+    capsys.readouterr()
+    assert main([*words, "--max-error", "0.05"]) == 2
+    assert "drop the constraint" in capsys.readouterr().err

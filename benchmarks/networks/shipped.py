@@ -110,7 +110,7 @@ class Case:
     def compressed(self, method: str, share: float) -> tuple[str, ...]:
         """One method at one share, without and with the refit."""
         start = time.perf_counter()
-        options: dict[str, Any] = {"keep_macs": share, "calibrate": self.seen, "stabilise": self.stabilise}
+        options: dict[str, Any] = {"keep_macs": share, "calibration": self.seen, "stabilise": self.stabilise}
         try:
             plain, _ = compress_onnx(self.original, method, refit=False, **options)
             model, report = compress_onnx(self.original, method, **options)

@@ -15,11 +15,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from tensorchain._version import __version__
-from tensorchain.cli import completion, compress, decompose, diagnose, export, figures, output, reconstruct, show
+from tensorchain.cli import (
+    completion,
+    compress,
+    decompose,
+    diagnose,
+    export,
+    figures,
+    output,
+    rank_study,
+    reconstruct,
+    show,
+)
 from tensorchain.cli.arguments import Parser
 from tensorchain.cli.errors import EXIT_STATUS, CommandError, Status, one_line
 
-COMMANDS = (decompose, show, diagnose, reconstruct, export, compress, figures, completion)
+COMMANDS = (decompose, show, rank_study, diagnose, reconstruct, export, compress, figures, completion)
 
 DESCRIPTION = "Tensor decompositions whose sensitivity is measured and controlled."
 
@@ -27,6 +38,7 @@ EPILOG = f"""\
 examples:
   tensorchain decompose data.npy --model tc --rank 3,3,3 --out fit.npz --plot fit.png
   tensorchain show fit.npz
+  tensorchain rank-study data.npy --model cp --ranks 1-8
   tensorchain diagnose fit.npz data.npy
   tensorchain export fit.npz --out tables/
   tensorchain compress model.onnx --method tc --keep-macs 0.3 --out small.onnx

@@ -27,7 +27,9 @@ from tensorchain.solvers import (
     SensitivityBound,
     Solver,
 )
+from tensorchain.solvers.automatic_rank import AUTOMATIC
 
+_MOST_RANKS = 1000
 SOLVERS: dict[str, Any] = {"auto": Auto, "path": Path, "als": ALS, "lm": LM}
 
 
@@ -45,8 +47,8 @@ class Parser(argparse.ArgumentParser):
         self.exit(int(Status.BAD_INPUT), f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
 
 
-def parse_rank(text: str) -> int | tuple[int, ...] | list[tuple[int, ...]]:
-    """`5`, `3,3,3`, or `2,2,2;3,3,3`.
+def parse_rank(text: str) -> str | int | tuple[int, ...] | list[tuple[int, ...]]:
+    """`5`, `3,3,3`, or `2,2,2;3,3,3`; `evbmf` for those of a Tucker model from the data.
 
     Raises
     ------
@@ -59,6 +61,8 @@ def parse_rank(text: str) -> int | tuple[int, ...] | list[tuple[int, ...]]:
     >>> parse_rank("5"), parse_rank("2, 3, 4"), parse_rank("2,2,2;3,3,3")
     (5, (2, 3, 4), [(2, 2, 2), (3, 3, 3)])
     """
+    if text.strip().lower() == AUTOMATIC:
+        return AUTOMATIC
     try:
         if ";" in text:
             return [_integers(term) for term in text.rstrip("; ").split(";")]
@@ -66,6 +70,33 @@ def parse_rank(text: str) -> int | tuple[int, ...] | list[tuple[int, ...]]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no rank; write 5, or 3,3,3, or '2,2,2;3,3,3'") from None
     return ranks if "," in text else ranks[0]
+
+
+def parse_ranks(text: str) -> list[Any]:
+    """Several ranks: `1-8`, `1,2,4`, or ranks of several numbers with blanks between them, `2,2,2 3,3,3`.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If the text is none of these, or a rank is below 1.
+
+    Examples
+    --------
+    >>> from tensorchain.cli.arguments import parse_ranks
+    >>> parse_ranks("1-3"), parse_ranks("1,2,6"), parse_ranks("2,2,2 3,2,2")
+    ([1, 2, 3], [1, 2, 6], [(2, 2, 2), (3, 2, 2)])
+    """
+    parts = text.split()
+    first, dash, last = text.partition("-")
+    if dash and len(parts) == 1:
+        least, most = positive_integer(first.strip()), positive_integer(last.strip())
+        if most < least or most - least > _MOST_RANKS:
+            raise argparse.ArgumentTypeError(f"{text!r} is no range of ranks; write the smaller one first, as 1-8")
+        return list(range(least, most + 1))
+    if len(parts) > 1:
+        return [parse_rank(part) for part in parts]
+    ranks = parse_rank(text)
+    return list(ranks) if isinstance(ranks, tuple) else [ranks]
 
 
 def _integers(text: str) -> tuple[int, ...]:
@@ -157,6 +188,21 @@ def parse_index(text: str) -> tuple[int | slice, ...]:
     return tuple(parts)
 
 
+def parse_blocks(text: str) -> tuple[int | str, ...]:
+    """Modes from 0, and names of blocks: `0,2` or `core,1`.
+
+    Examples
+    --------
+    >>> from tensorchain.cli.arguments import parse_blocks
+    >>> parse_blocks("0,2"), parse_blocks("core, 1")
+    ((0, 2), ('core', 1))
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise argparse.ArgumentTypeError(f"{text!r} names no modes; write 0,2 or core,1")
+    return tuple(int(part) if part.lstrip("-").isdigit() else part for part in parts)
+
+
 def rank_of(model: str | None, rank: Any) -> Any:
     """`rank` in the form that `decompose` takes: a single block term is a list of one."""
     terms = model is not None and ALIASES.get(model, model) == "btd"
@@ -174,12 +220,13 @@ def solver_of(name: str, max_iter: int | None) -> Solver:
 def constraint_of(arguments: argparse.Namespace) -> Constraint | None:
     """The constraint that the options ask for."""
     asked: list[Constraint] = [NonNegative()] if arguments.non_negative else []
+    relative: bool = arguments.relative
     if arguments.max_sensitivity is not None:
-        asked.append(SensitivityBound(arguments.max_sensitivity))
+        asked.append(SensitivityBound(arguments.max_sensitivity, relative=relative))
     if arguments.max_error is not None:
         asked.append(ErrorBound(arguments.max_error))
     if arguments.penalty is not None:
-        asked.append(Penalty(arguments.penalty))
+        asked.append(Penalty(arguments.penalty, relative=relative))
     return functools.reduce(operator.and_, asked) if asked else None
 
 

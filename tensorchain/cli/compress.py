@@ -13,7 +13,6 @@ from tensorchain.cli.feeds import read_feeds
 from tensorchain.cli.output import print_columns, print_json, print_report
 from tensorchain.cli.reading import check_file
 from tensorchain.cli.writing import check_target, replace_file
-from tensorchain.compression.accounts import unused_budget
 from tensorchain.compression.onnx_calibration import checked_feeds
 from tensorchain.compression.onnx_graph import compress_onnx
 from tensorchain.compression.onnx_int8 import in_int8_opset, quantize_onnx
@@ -63,8 +62,8 @@ def add_parser(commands: Any) -> None:
     budget.add_argument("--keep-params", type=positive_number, metavar="SHARE", help="share of the parameters kept")
     how = parser.add_argument_group("how")
     how.add_argument(
-        "--method", choices=("auto", *SPATIAL), default="tc",
-        help="of convolutions (default tc); auto takes for each layer the one that serves the budget best",
+        "--method", choices=("auto", *SPATIAL), default="auto",
+        help="of convolutions (default auto); auto takes for each layer the one that serves the budget best",
     )  # fmt: skip
     how.add_argument(
         "--form", choices=FORMS, default="grouped",
@@ -117,7 +116,8 @@ def run(arguments: argparse.Namespace) -> Status:
         sizes = _sizes(arguments.input_shape, [one.name for one in inputs_of(original)])
         model, report = compress_onnx(
             original, arguments.method, keep_macs=arguments.keep_macs, keep_params=arguments.keep_params,
-            calibrate=feeds, refit=not arguments.no_refit, input_shapes=sizes, stabilise=not arguments.plain,
+            calibration=feeds, refit=False if arguments.no_refit else None, input_shapes=sizes,
+            stabilise=not arguments.plain,
             fit_output=arguments.fit_output, keep=tuple(arguments.keep), form=arguments.form,
             allocation=arguments.allocation, candidates=arguments.candidates, rng=arguments.seed, jobs=arguments.jobs,
             weight_bits=arguments.weight_bits, checkpoint=arguments.checkpoint, time_int8=arguments.int8,
@@ -160,14 +160,12 @@ def _short(name: str) -> str:
 
 def _show(arguments: argparse.Namespace, source: Path, target: Path, report: Report, trial: Trial) -> None:
     sizes = source.stat().st_size, target.stat().st_size
-    budget = "keep_params" if arguments.keep_macs is None else "keep_macs"
-    unused = unused_budget(report, arguments.keep_macs or arguments.keep_params, budget)
     if arguments.json:
         layers = [dataclasses.asdict(layer) for layer in report.layers]
         totals = {"parameters": report.parameters, "macs": report.macs, "bytes": sizes, "gap": report.allocation.gap}
         outputs = [dataclasses.asdict(output) for output in trial.outputs]
         measured = {"outputs": outputs, "run_seconds": trial.seconds, "calibrated": trial.calibrated}
-        ends = {"seconds": report.seconds, "unused": unused, "file": str(source), "out": str(target)}
+        ends = {"seconds": report.seconds, "unused": report.unused, "file": str(source), "out": str(target)}
         print_json({"layers": layers, **totals, **measured, **ends})
         return
     rows = []
@@ -199,6 +197,6 @@ def _show(arguments: argparse.Namespace, source: Path, target: Path, report: Rep
     for output in trial.outputs:
         told = output.note if output.error is None else f"relative error {output.error:.3g} {output.note}".rstrip()
         lines.append((f"output {output.name}", told))
-    if unused:
-        lines.append(("budget", unused))
+    if report.unused:
+        lines.append(("budget", report.unused))
     print_report([*lines, ("saved", str(target))], title=str(source))

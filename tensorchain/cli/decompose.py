@@ -18,6 +18,7 @@ from tensorchain.cli.arguments import (
     constraint_of,
     missing_value,
     model_names,
+    parse_blocks,
     parse_rank,
     positive_integer,
     positive_number,
@@ -35,9 +36,6 @@ from tensorchain.fit import Fit, StopReason
 from tensorchain.models import Model, load
 from tensorchain.tensors import Dense, Masked, Tensor
 
-_UNEXPLAINED = 0.5
-"""Share of the squared norm from which a model is said to leave most of the data unexplained."""
-
 DESCRIPTION = """\
 Decompose the tensor in a file and save the model.
 
@@ -50,9 +48,10 @@ EPILOG = f"""\
 examples:
   tensorchain decompose data.npy --model tc --rank 3,3,3 --out fit.npz --plot fit.png
   tensorchain decompose data.mat --key X --model cp --rank 5 --starts 10 --max-seconds 60 --out fit.npz
-  tensorchain decompose photo.jpg --model btd --rank "20,20,3;9,9,2" --max-sensitivity 1e6 --out fit.npz
+  tensorchain decompose photo.jpg --model btd --rank "20,20,3;9,9,2" --max-sensitivity 200 --relative --out fit.npz
   tensorchain decompose data.npy --init fit.npz --max-error 0.05 --out tamed.npz --json
   tensorchain decompose data.npy --model tt --error 0.05 --out fit.npz
+  tensorchain decompose new.npy --init fit.npz --fixed 1,2 --non-negative --out samples.npz
   tensorchain decompose frames/ --model tucker --rank 10,30,30 --progress log --out fit.npz
   tensorchain decompose table.csv --missing nan --model cp --rank 2 --out fit.npz
   tensorchain decompose data.npy --model tc --rank 4 --starts 20 --jobs -1 --out fit.npz
@@ -82,7 +81,10 @@ def add_parser(commands: Any) -> None:
         "--error", type=positive_number, metavar="E", help="in place of --rank: the fewest parameters with error <= E"
     )
     ranks.add_argument(
-        "--rank", type=parse_rank, metavar="R", help="5, or one number a mode 3,3,3, or one list a term '2,2,2;3,3,3'"
+        "--rank",
+        type=parse_rank,
+        metavar="R",
+        help="5, or one number a mode 3,3,3, or one list a term '2,2,2;3,3,3'; evbmf: ranks of tucker from the data",
     )
     model.add_argument("--init", default="random", metavar="HOW", help="random (default), svd, or a file to start from")
     bound = model.add_mutually_exclusive_group()
@@ -93,6 +95,14 @@ def add_parser(commands: Any) -> None:
         "--max-error", type=positive_number, metavar="E", help="least sensitivity with relative error at most E"
     )
     bound.add_argument("--penalty", type=positive_number, metavar="NU", help="minimise ||T - X||^2 + NU * sensitivity")
+    model.add_argument(
+        "--relative", action="store_true",
+        help="S and NU are for data of norm 1: S as reports say it, NU a share of the squared norm",
+    )  # fmt: skip
+    model.add_argument(
+        "--fixed", type=parse_blocks, metavar="MODES",
+        help="modes of --init FILE, from 0, whose blocks stay as they are: 0,2; also core",
+    )  # fmt: skip
     model.add_argument("--non-negative", action="store_true", help="blocks whose entries are all >= 0")
     search = parser.add_argument_group("how")
     search.add_argument(
@@ -140,6 +150,10 @@ def run(arguments: argparse.Namespace) -> Status:
             f"--checkpoint and --jobs {arguments.jobs} were given; a run with a checkpoint keeps its starts in one "
             "process: drop one of them"
         )
+    if arguments.relative and arguments.max_sensitivity is None and arguments.penalty is None:
+        raise CommandError("--relative is about --max-sensitivity and --penalty, and neither was given")
+    if arguments.fixed is not None and arguments.init in ("random", "svd"):
+        raise CommandError("--fixed names modes of a model, and none was given: add --init FILE")
     init = _start(arguments)
     source = check_source(arguments.file)
     if checkpoint is not None and checkpoint.resolve() in (source.resolve(), target.resolve()):
@@ -155,7 +169,7 @@ def run(arguments: argparse.Namespace) -> Status:
     if arguments.json:
         print_json({**record_of(fit), "file": str(source), "out": str(target)})
     else:
-        print_report([*fit.report(), *_warning(fit), ("saved", str(target))], title=str(source))
+        print_report([*fit.report(), ("saved", str(target))], title=str(source))
     return status_of(fit)
 
 
@@ -183,6 +197,7 @@ def _fit(arguments: argparse.Namespace, array: Any, init: str | Model) -> Fit:
                 solver=None if default else solver_of(arguments.solver, arguments.max_iter),
                 constraint=constraint_of(arguments),
                 init=init,
+                fixed=arguments.fixed,
                 starts=arguments.starts,
                 rng=arguments.seed,
                 callback=progress if follows else None,
@@ -215,6 +230,8 @@ def add_data(parser: argparse.ArgumentParser, name: str, metavar: str, nargs: st
 def data_of(array: Any, missing: float | None) -> Tensor:
     """The tensor in an array, without the entries that are missing."""
     if missing is None:
+        if array.dtype.kind in "fc" and np.isnan(array).any():
+            raise ValueError("some entries are NaN or empty; --missing nan leaves them out")
         return Dense(array)
     absent = np.isnan(array) if math.isnan(missing) else np.asarray(array == missing)
     return Masked(np.asarray(array), ~absent) if absent.any() else Dense(array)
@@ -247,6 +264,7 @@ def record_of(fit: Fit) -> dict[str, Any]:
     return {
         **show.record_of(fit.model),
         "error": fit.error,
+        "note": fit.note,
         "sensitivity": fit.sensitivity,
         "converged": fit.converged,
         "reason": fit.reason.name,
@@ -259,14 +277,6 @@ def record_of(fit: Fit) -> dict[str, Any]:
             for s in fit.starts
         ],
     }
-
-
-def _warning(fit: Fit) -> list[tuple[str, str]]:
-    """What is said of a model that leaves most of the data unexplained."""
-    if fit.error**2 < _UNEXPLAINED:
-        return []
-    share = 100.0 * fit.error**2
-    return [("note", f"{share:.0f} % of the squared norm is left unexplained: loosen the bound, or raise the rank")]
 
 
 def status_of(fit: Fit) -> Status:

@@ -11,7 +11,7 @@ from tensorchain.cli.errors import EXIT_STATUS, CommandError, Status
 from tensorchain.cli.output import print_json, print_report
 from tensorchain.cli.reading import check_file, read_array
 from tensorchain.diagnosis import diagnose
-from tensorchain.models import load
+from tensorchain.fit_files import load
 
 DESCRIPTION = """\
 Measure a decomposition and say what is wrong with it, with the evidence and the cure.  With the data the sensitivity

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain.api import decompose
-from tensorchain.compression.conv import Geometry, LayerPlan, Pair
+from tensorchain.compression.conv import Geometry, LayerPlan, Pair, Sizes, macs_of
 from tensorchain.compression.fitting import METHODS, WIDEST
 from tensorchain.compression.patches import PatchCovariance
 from tensorchain.compression.plans import kernel_tensor, plan_of, tensor_kernel, tucker_cp
@@ -65,8 +65,8 @@ class Candidate:
     method: str = "dense"
 
 
-def ladder(method: str, shape: tuple[int, int, int, int], candidates: int = 6) -> list[Any]:
-    """Ranks for a kernel (T, S, D1, D2), from 1 to 90 % of its parameters; `candidates` on each ladder, or a multiple.
+def ladder(method: str, shape: Sizes, candidates: int = 6) -> list[Any]:
+    """Ranks for a kernel (T, S, D1, ..), from 1 to 90 % of its parameters; `candidates` on each ladder, or a multiple.
 
     Examples
     --------
@@ -75,8 +75,8 @@ def ladder(method: str, shape: tuple[int, int, int, int], candidates: int = 6) -
     """
     if method not in METHODS:
         raise ValueError(f"method {method!r} is unknown; known are {', '.join(METHODS)}")
-    outputs, inputs, rows, columns = shape
-    taps, size = rows * columns, outputs * inputs * rows * columns
+    outputs, inputs, *window = shape
+    taps, size = math.prod(window), math.prod(shape)
     shares = np.geomspace(_LEAST, _MOST, max(candidates, 2) * _DENSER.get(method, 1))
 
     def pairs(groups: int) -> Iterator[tuple[int, int]]:
@@ -87,7 +87,7 @@ def ladder(method: str, shape: tuple[int, int, int, int], candidates: int = 6) -
 
     found: list[Any]
     if method in ("cp3", "cp4", "svd"):
-        each = inputs + outputs + {"svd": 0, "cp3": taps, "cp4": rows + columns}[method]
+        each = inputs + outputs + {"svd": 0, "cp3": taps, "cp4": window[0] + math.prod(window[1:])}[method]
         found = [max(1, round(share * size / each)) for share in shares]
     elif method == "tucker2":
         found = list(pairs(1))
@@ -110,9 +110,7 @@ def _root(square: float, linear: float, value: float) -> float:
     return 2.0 * value / (linear + math.sqrt(linear**2 + 4.0 * square * value))
 
 
-def cost_of(
-    method: str, rank: Any, shape: tuple[int, int, int, int], geometry: Geometry, image: Pair, grouped: bool = True
-) -> Candidate:
+def cost_of(method: str, rank: Any, shape: Sizes, geometry: Geometry, image: Sizes, grouped: bool = True) -> Candidate:
     """Parameters and multiplications at a rank, without fitting anything."""
     plan = _blank(method, rank, shape, geometry)
     plan = plan.grouped() if grouped else plan
@@ -124,7 +122,7 @@ def curve(
     methods: str | Sequence[str],
     *,
     geometry: Geometry,
-    image: Pair,
+    image: Sizes,
     covariance: PatchCovariance | None = None,
     candidates: int = 6,
     grouped: bool = True,
@@ -135,9 +133,9 @@ def curve(
 
     Parameters
     ----------
-    kernel : (T, S, D1, D2).
+    kernel : (T, S, D1, ..).
     methods : one of `METHODS`, or several, whose candidates come in one list.
-    image : height and width of the layer's input.
+    image : height and width of the layer's input, or its three sizes.
     covariance : errors are those of the output when given, else those of the kernel.
     candidates : ranks on each ladder.
     grouped : whether the kernel that the groups of a chain share is stored for each of them.
@@ -152,10 +150,9 @@ def curve(
     (True, True)
     """
     generator = np.random.default_rng(rng)
-    outputs, inputs, rows, columns = kernel.shape
-    shape = (outputs, inputs, rows, columns)
+    shape, window = kernel.shape, kernel.shape[2:]
     double = kernel.astype(np.float64)
-    most = kernel.size, kernel.size * int(np.prod(geometry.output_size((rows, columns), image)))
+    most = kernel.size, macs_of(shape, geometry, image)
     if below is not None:
         most = min(most[0], below[0]), min(most[1], below[1])
     reduced = _Reduced(kernel_tensor(double))
@@ -165,9 +162,9 @@ def curve(
         point = cost_of(method, rank, shape, geometry, image, grouped)
         if point.parameters >= most[0] or point.macs >= most[1]:
             continue
-        error, approximation = reduced.fitted(method, rank, (rows, columns), generator)
+        error, approximation = reduced.fitted(method, rank, window, generator)
         if covariance is not None:
-            error = covariance.relative_error(tensor_kernel(approximation(), (rows, columns)), double) ** 2
+            error = covariance.relative_error(tensor_kernel(approximation(), window), double) ** 2
         points.append(replace(point, error=error))
     return sorted(points, key=lambda point: (point.macs, point.error))
 
@@ -182,7 +179,7 @@ class _Reduced:
         self.energy = float(np.vdot(tensor, tensor))
 
     def fitted(
-        self, method: str, rank: Any, window: Pair, rng: np.random.Generator
+        self, method: str, rank: Any, window: Sizes, rng: np.random.Generator
     ) -> tuple[float, Callable[[], Array]]:
         """The squared relative error of a short fit, and a function that gives its (S, D, T)."""
         inner, outer = _columns(method, rank)
@@ -213,7 +210,7 @@ def _columns(method: str, rank: Any) -> Pair:
     return int(rank), int(rank)
 
 
-def _short_fit(tensor: Array, method: str, rank: Any, window: Pair, rng: np.random.Generator) -> Array:
+def _short_fit(tensor: Array, method: str, rank: Any, window: Sizes, rng: np.random.Generator) -> Array:
     """An approximation of a small core (S, D, T) by a short fit."""
     inputs, _, outputs = tensor.shape
     if method == "svd":
@@ -225,7 +222,7 @@ def _short_fit(tensor: Array, method: str, rank: Any, window: Pair, rng: np.rand
     if method == "cp3":
         return np.asarray(_short_cp(tensor.transpose(1, 0, 2), rank, rng).transpose(1, 0, 2))
     if method == "cp4":
-        square = np.ascontiguousarray(tensor.reshape(inputs, *window, outputs))
+        square = np.ascontiguousarray(tensor.reshape(inputs, window[0], -1, outputs))
         solver = _QUICK if rank <= _WIDE_RANK else _WIDE
         return np.asarray(decompose(square, CP, rank, solver=solver, init="svd", rng=rng).model.full()).reshape(
             tensor.shape
@@ -266,33 +263,38 @@ def _kind(method: str, rank: Any) -> tuple[type[Model], Any]:
     return kinds.get(method, CP), [rank] if method == "tucker2" else rank
 
 
-def _blank(method: str, rank: Any, shape: tuple[int, int, int, int], geometry: Geometry) -> LayerPlan:
+def _blank(method: str, rank: Any, shape: Sizes, geometry: Geometry) -> LayerPlan:
     """A plan with the shapes of a rank and no values."""
-    outputs, inputs, rows, columns = shape
-    window = rows, columns
+    outputs, inputs, *window = shape
+    taps = math.prod(window)
     if method == "tucker-cp":
         a, b, r = rank
-        core = CP([np.zeros((a, r)), np.zeros((rows * columns, r)), np.zeros((b, r))])
-        return tucker_cp(np.zeros((inputs, a)), core, np.zeros((outputs, b)), window, geometry, None)
-    tensor = {"svd": (inputs, outputs), "cp4": (inputs, rows, columns, outputs)}
+        core = CP([np.zeros((a, r)), np.zeros((taps, r)), np.zeros((b, r))])
+        return tucker_cp(np.zeros((inputs, a)), core, np.zeros((outputs, b)), tuple(window), geometry, None)
     kind, rank = _kind(method, rank)
-    network = kind.wiring(tensor.get(method, (inputs, rows * columns, outputs)), rank)
-    sizes = tensor.get(method, (inputs, rows * columns, outputs))
+    sizes = _tensor_shape(method, shape)
+    network = kind.wiring(sizes, rank)
     blank = [
         np.zeros((sizes[m] if m is not None else 1, w)) for m, w in zip(network.modes, network.widths, strict=True)
     ]
-    return plan_of(kind.from_matrices(network, blank), window, geometry)
+    return plan_of(kind.from_matrices(network, blank), tuple(window), geometry)
 
 
-def _fits(method: str, rank: Any, shape: tuple[int, int, int, int]) -> bool:
+def _tensor_shape(method: str, shape: Sizes) -> Sizes:
+    """Of the tensor that a method decomposes."""
+    outputs, inputs, first, *rest = shape
+    others = math.prod(rest)
+    known: dict[str, Sizes] = {"svd": (inputs, outputs), "cp4": (inputs, first, others, outputs)}
+    return known.get(method, (inputs, first * others, outputs))
+
+
+def _fits(method: str, rank: Any, shape: Sizes) -> bool:
     """Whether every block has fewer unknowns for a row than there are data."""
-    outputs, inputs, rows, columns = shape
-    sizes = {"svd": (inputs, outputs), "cp4": (inputs, rows, columns, outputs)}.get(
-        method, (inputs, rows * columns, outputs)
-    )
+    outputs, inputs, *window = shape
+    sizes, taps = _tensor_shape(method, shape), math.prod(window)
     if method == "tucker-cp":
         a, b, r = rank
-        return bool(a <= inputs and b <= outputs and 1 <= r <= min(a * rows * columns, b * rows * columns, a * b))
+        return bool(a <= inputs and b <= outputs and 1 <= r <= min(a * taps, b * taps, a * b))
     inner, outer = _columns(method, rank)
     kind, rank = _kind(method, rank)
     try:

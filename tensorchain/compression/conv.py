@@ -1,13 +1,14 @@
 """Convolutions written as sequences of smaller ones, described without any network library.
 
-A convolution maps S channels to T channels with a kernel W (T, S, D1, D2),
+A convolution maps S channels to T channels with a kernel W (T, S, D1, D2), or (T, S, D1, D2, D3) over volumes,
 
-    Y[t, y] = bias[t] + sum_{s, d} W[t, s, d] X[s, stride * y + dilation * d - padding].
+    Y[t, y] = bias[t] + sum_{s, d} W[t, s, d] X[s, stride * y + dilation * d - padding],
 
-When W is the composition of small kernels, so is the layer.  A `LayerPlan` holds these small convolutions in order,
-as bare arrays with their strides, paddings and groups.  Pointwise maps commute with zero padding, so the spatial
-layer carries stride, padding and dilation, and the last layer the bias: the plan equals the convolution with the
-composed kernel exactly, at every stride, padding and dilation.
+and a transposed one adds W[t, s, d] X[s, x] to Y[t, stride * x + dilation * d - padding].  When W is the composition
+of small kernels, so is the layer.  A `LayerPlan` holds these small convolutions in order, as bare arrays with their
+strides, paddings and groups.  Pointwise maps commute with zero padding, so the spatial layer carries stride, padding
+and dilation, and the last layer the bias: the plan equals the convolution with the composed kernel exactly, at every
+stride, padding and dilation.
 
 `Fold(g)` moves g groups of channels into the batch, and `Unfold(g)` back: one small kernel serves all groups.
 
@@ -36,57 +37,93 @@ import numpy as np
 from tensorchain.kernels import Array
 
 Pair = tuple[int, int]
-Margins = tuple[Pair, Pair]
-"""Zeros added ((top, bottom), (left, right))."""
+Sizes = tuple[int, ...]
+"""One number for each axis of an image or a volume."""
+Margins = tuple[Pair, ...]
+"""Zeros added ((top, bottom), (left, right)), one pair for each axis."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a kernel is moved over an image.
+    """How a kernel is moved over an image, or over a volume.
 
     Parameters
     ----------
-    stride, dilation : (vertical, horizontal), at least 1.
+    stride, dilation : (vertical, horizontal), at least 1; one number for each axis.
     padding : ((top, bottom), (left, right)), not negative.
+    transposed : whether the positions of the input are those that the stride spreads out.
+    extra : of a transposed one, rows and columns that the output has beyond the last that is reached without them.
 
     Examples
     --------
     >>> Geometry(stride=(2, 2), padding=((1, 1), (1, 1))).output_size((3, 3), (28, 28))
     (14, 14)
+    >>> Geometry(stride=(2, 2), transposed=True).output_size((2, 2), (14, 14))
+    (28, 28)
     """
 
-    stride: Pair = (1, 1)
+    stride: Sizes = (1, 1)
     padding: Margins = ((0, 0), (0, 0))
-    dilation: Pair = (1, 1)
+    dilation: Sizes = (1, 1)
+    transposed: bool = False
+    extra: Sizes = (0, 0)
 
     def __post_init__(self) -> None:
+        axes = len(self.stride)
+        if len(self.padding) == axes == len(self.dilation) and self.extra == (0, 0) != (0,) * axes:
+            object.__setattr__(self, "extra", (0,) * axes)
+        if any(len(one) != axes for one in (self.padding, self.dilation, self.extra)):
+            raise ValueError(f"{self} mixes numbers of axes; one entry for each of {axes} axes is needed")
         flat = [*self.stride, *self.dilation]
         if min(flat) < 1:
-            raise ValueError(f"stride {self.stride} and dilation {self.dilation} need two numbers of at least 1 each")
-        if any(min(side) < 0 for side in self.padding):
+            raise ValueError(f"stride {self.stride} and dilation {self.dilation} need numbers of at least 1")
+        if any(min(side) < 0 for side in self.padding) or min(self.extra) < 0:
             raise ValueError(f"padding is {self.padding}; ((top, bottom), (left, right)), not negative, is needed")
 
-    def output_size(self, window: Pair, image: Pair) -> Pair:
-        """Height and width of the result for a kernel of `window` on an `image`; ValueError when it does not fit."""
-        sizes = []
-        for axis in range(2):
-            room = image[axis] + sum(self.padding[axis]) - self.dilation[axis] * (window[axis] - 1) - 1
-            if room < 0:
-                raise ValueError(f"a kernel of {window} taps, {self}, does not fit an image of {image}")
-            sizes.append(room // self.stride[axis] + 1)
-        return sizes[0], sizes[1]
+    @classmethod
+    def trivial(cls, axes: int) -> Geometry:
+        """Every position, one by one."""
+        return cls((1,) * axes, ((0, 0),) * axes, (1,) * axes, extra=(0,) * axes)
 
-    def along(self, axis: int) -> Geometry:
-        """The same along one axis, and trivial along the other."""
-        keep = [axis == 0, axis == 1]
-        return Geometry(
-            stride=(self.stride[0] if keep[0] else 1, self.stride[1] if keep[1] else 1),
-            padding=(self.padding[0] if keep[0] else (0, 0), self.padding[1] if keep[1] else (0, 0)),
-            dilation=(self.dilation[0] if keep[0] else 1, self.dilation[1] if keep[1] else 1),
+    def output_size(self, window: Sizes, image: Sizes) -> Sizes:
+        """Size of the result for a kernel of `window` on an `image`; ValueError when it does not fit."""
+        sizes = []
+        for axis, (taps, length) in enumerate(zip(window, image, strict=True)):
+            reach, margin = self.dilation[axis] * (taps - 1), sum(self.padding[axis])
+            if self.transposed:
+                size = (length - 1) * self.stride[axis] + reach + 1 + self.extra[axis] - margin
+            else:
+                size = (length + margin - reach - 1) // self.stride[axis] + 1
+            if size < 1:
+                raise ValueError(f"a kernel of {window} taps, {self}, does not fit an image of {image}")
+            sizes.append(size)
+        return tuple(sizes)
+
+    def along(self, *axes: int) -> Geometry:
+        """The same along some axes, and trivial along the others."""
+        each = range(len(self.stride))
+        return replace(
+            self,
+            stride=tuple(self.stride[n] if n in axes else 1 for n in each),
+            padding=tuple(self.padding[n] if n in axes else (0, 0) for n in each),
+            dilation=tuple(self.dilation[n] if n in axes else 1 for n in each),
+            extra=tuple(self.extra[n] if n in axes else 0 for n in each),
         )
 
 
 POINTWISE = Geometry()
+
+
+def macs_of(shape: Sizes, geometry: Geometry, image: Sizes) -> int:
+    """Multiplications of a dense kernel (T, S, D1, ..): at each position of the output, or of a transposed one's input.
+
+    Examples
+    --------
+    >>> macs_of((8, 4, 3, 3), Geometry(), (10, 10))
+    18432
+    """
+    places = image if geometry.transposed else geometry.output_size(shape[2:], image)
+    return math.prod(shape) * math.prod(places)
 
 
 @dataclass(frozen=True)
@@ -95,7 +132,7 @@ class Convolution:
 
     Parameters
     ----------
-    weight : (outputs, inputs / groups, D1, D2).
+    weight : (outputs, inputs / groups, D1, D2), or one axis more for volumes.
     geometry : stride, padding and dilation.
     groups : channels are joined only within a group.
     bias : (outputs,) or None.
@@ -117,9 +154,9 @@ class Convolution:
         return int(self.weight.shape[0])
 
     @property
-    def window(self) -> Pair:
-        """Taps (D1, D2)."""
-        return int(self.weight.shape[2]), int(self.weight.shape[3])
+    def window(self) -> Sizes:
+        """Taps (D1, D2), or (D1, D2, D3)."""
+        return tuple(int(taps) for taps in self.weight.shape[2:])
 
     @property
     def parameters(self) -> int:
@@ -129,14 +166,14 @@ class Convolution:
 
 @dataclass(frozen=True)
 class Fold:
-    """(B, groups * C, H, W) to (B * groups, C, H, W)."""
+    """(B, groups * C, ..) to (B * groups, C, ..)."""
 
     groups: int
 
 
 @dataclass(frozen=True)
 class Unfold:
-    """(B * groups, C, H, W) to (B, groups * C, H, W)."""
+    """(B * groups, C, ..) to (B, groups * C, ..)."""
 
     groups: int
 
@@ -181,21 +218,23 @@ class LayerPlan:
     def geometry(self) -> Geometry:
         """Of the convolution that the steps compose: at most one of them moves along an axis."""
         parts = [convolution.geometry for convolution in self.convolutions]
-        sides = [tuple(sum(part.padding[axis][end] for part in parts) for end in (0, 1)) for axis in (0, 1)]
+        axes = range(len(parts[0].stride))
         return Geometry(
-            stride=(math.prod(part.stride[0] for part in parts), math.prod(part.stride[1] for part in parts)),
-            padding=((sides[0][0], sides[0][1]), (sides[1][0], sides[1][1])),
-            dilation=(max(part.dilation[0] for part in parts), max(part.dilation[1] for part in parts)),
+            stride=tuple(math.prod(part.stride[n] for part in parts) for n in axes),
+            padding=tuple((sum(p.padding[n][0] for p in parts), sum(p.padding[n][1] for p in parts)) for n in axes),
+            dilation=tuple(max(part.dilation[n] for part in parts) for n in axes),
+            transposed=any(part.transposed for part in parts),
+            extra=tuple(sum(part.extra[n] for part in parts) for n in axes),
         )
 
-    def output_size(self, image: Pair) -> Pair:
-        """Height and width of the result."""
+    def output_size(self, image: Sizes) -> Sizes:
+        """Size of the result."""
         for convolution in self.convolutions:
             image = convolution.geometry.output_size(convolution.window, image)
         return image
 
-    def macs(self, image: Pair) -> int:
-        """Multiplications for one image of this height and width."""
+    def macs(self, image: Sizes) -> int:
+        """Multiplications for one image of this size."""
         total, copies = 0, 1
         for step in self.steps:
             if isinstance(step, Fold):
@@ -203,8 +242,8 @@ class LayerPlan:
             elif isinstance(step, Unfold):
                 copies //= step.groups
             else:
-                image = step.geometry.output_size(step.window, image)
-                total += copies * step.weight.size * math.prod(image)
+                before, image = image, step.geometry.output_size(step.window, image)
+                total += copies * step.weight.size * math.prod(before if step.geometry.transposed else image)
         return total
 
     @cached_property
@@ -256,7 +295,7 @@ class LayerPlan:
             elif isinstance(step, Unfold):
                 copies //= step.groups
             else:
-                weight = np.tile(step.weight, (copies, 1, 1, 1))
+                weight = np.tile(step.weight, (copies, *[1] * (step.weight.ndim - 1)))
                 flat.append((replace(step, weight=weight, groups=step.groups * copies, bias=None), copies > 1))
         return flat
 
@@ -267,7 +306,7 @@ class LayerPlan:
         return LayerPlan(self.method, self.rank, tuple(steps))
 
     def apply(self, images: Array) -> Array:
-        """The layers on images (B, S, H, W), by the definition: slow, for tests and small checks."""
+        """The layers on images (B, S, H, W) or volumes, by the definition: slow, for tests and small checks."""
         for step in self.steps:
             if isinstance(step, Fold):
                 images = images.reshape(-1, images.shape[1] // step.groups, *images.shape[2:])
@@ -296,26 +335,46 @@ def convolve(images: Array, layer: Convolution) -> Array:
     >>> convolve(np.arange(16.0).reshape(1, 1, 4, 4), box)[0, 0]
     array([[10., 18.], [42., 50.]])
     """
-    if images.ndim != 4 or images.shape[1] != layer.inputs:
-        raise ValueError(f"images have shape {images.shape}; (B, {layer.inputs}, H, W) is needed")
+    axes = len(layer.window)
+    if images.ndim != 2 + axes or images.shape[1] != layer.inputs:
+        raise ValueError(f"images have shape {images.shape}; (B, {layer.inputs}) with {axes} sizes behind is needed")
     geometry, groups = layer.geometry, layer.groups
-    height, width = geometry.output_size(layer.window, (images.shape[2], images.shape[3]))
-    padded = np.pad(images, ((0, 0), (0, 0), *geometry.padding))
-    padded = padded.reshape(len(images), groups, -1, *padded.shape[2:])
+    sizes = geometry.output_size(layer.window, images.shape[2:])
     weight = layer.weight.reshape(groups, -1, *layer.weight.shape[1:])
-    result = np.zeros((len(images), groups, weight.shape[1], height, width), np.result_type(images, weight))
-    for p in range(layer.window[0]):
-        for q in range(layer.window[1]):
-            top, left = p * geometry.dilation[0], q * geometry.dilation[1]
-            rows = slice(top, top + (height - 1) * geometry.stride[0] + 1, geometry.stride[0])
-            columns = slice(left, left + (width - 1) * geometry.stride[1] + 1, geometry.stride[1])
-            result += np.einsum("gts,bgshw->bgthw", weight[..., p, q], padded[..., rows, columns])
-    result = result.reshape(len(images), -1, height, width)
-    return result if layer.bias is None else result + layer.bias[:, None, None]
+    if geometry.transposed:
+        result = _spread(images, weight, geometry, sizes)
+    else:
+        padded = np.pad(images, ((0, 0), (0, 0), *geometry.padding))
+        padded = padded.reshape(len(images), groups, -1, *padded.shape[2:])
+        result = np.zeros((len(images), groups, weight.shape[1], *sizes), np.result_type(images, weight))
+        for tap in np.ndindex(layer.window):
+            here: Any = [
+                slice(t * d, t * d + (n - 1) * s + 1, s)
+                for t, d, n, s in zip(tap, geometry.dilation, sizes, geometry.stride, strict=True)
+            ]
+            result += np.einsum("gts,bgs...->bgt...", weight[(..., *tap)], padded[(..., *here)])
+    result = result.reshape(len(images), -1, *sizes)
+    return result if layer.bias is None else result + layer.bias.reshape(-1, *[1] * axes)
+
+
+def _spread(images: Array, weight: Array, geometry: Geometry, sizes: Sizes) -> Array:
+    """A transposed convolution, (B, groups, T / groups, *sizes)."""
+    inputs = images.reshape(len(images), len(weight), -1, *images.shape[2:])
+    # Behind the last position reached there may be zeros, and margins are cut off on either side.
+    whole = [n + sum(side) for n, side in zip(sizes, geometry.padding, strict=True)]
+    result = np.zeros((len(images), len(weight), weight.shape[1], *whole), np.result_type(images, weight))
+    for tap in np.ndindex(weight.shape[3:]):
+        here: Any = [
+            slice(t * d, t * d + (n - 1) * s + 1, s)
+            for t, d, n, s in zip(tap, geometry.dilation, images.shape[2:], geometry.stride, strict=True)
+        ]
+        result[(..., *here)] += np.einsum("gts,bgs...->bgt...", weight[(..., *tap)], inputs)
+    cut: Any = [slice(first, first + n) for (first, _), n in zip(geometry.padding, sizes, strict=True)]
+    return np.asarray(result[(..., *cut)])
 
 
 def _dense(layer: Convolution) -> Array:
-    """The kernel of a grouped convolution as (outputs, inputs, D1, D2)."""
+    """The kernel of a grouped convolution as (outputs, inputs, D1, ..)."""
     if layer.groups == 1:
         return layer.weight
     parts = layer.weight.reshape(layer.groups, -1, *layer.weight.shape[1:])
@@ -330,18 +389,17 @@ def composed(layers: Sequence[Convolution]) -> Array:
     kernel = _dense(layers[0])
     for layer in layers[1:]:
         weight = _dense(layer)
-        rows, columns = weight.shape[2] + kernel.shape[2] - 1, weight.shape[3] + kernel.shape[3] - 1
-        result = np.zeros((weight.shape[0], kernel.shape[1], rows, columns), np.result_type(weight, kernel))
-        for p in range(weight.shape[2]):
-            for q in range(weight.shape[3]):
-                here = slice(p, p + kernel.shape[2]), slice(q, q + kernel.shape[3])
-                result[:, :, here[0], here[1]] += np.tensordot(weight[:, :, p, q], kernel, axes=1)
+        window = [a + b - 1 for a, b in zip(weight.shape[2:], kernel.shape[2:], strict=True)]
+        result = np.zeros((weight.shape[0], kernel.shape[1], *window), np.result_type(weight, kernel))
+        for tap in np.ndindex(weight.shape[2:]):
+            here: Any = [slice(t, t + n) for t, n in zip(tap, kernel.shape[2:], strict=True)]
+            result[(..., *here)] += np.tensordot(weight[(..., *tap)], kernel, axes=1)
         kernel = result
     return kernel
 
 
 def _overlaps(layers: Sequence[Convolution], groups: int, channels: int, axis: int) -> Array:
     """Inner products of the composed kernels that end (axis 0) or begin (axis 1) in each group, (groups, groups)."""
-    kernel = composed(layers) if layers else np.eye(channels)[:, :, None, None]
+    kernel = composed(layers) if layers else np.eye(channels)
     rows = np.moveaxis(kernel, axis, 0).reshape(groups, -1).astype(np.float64, copy=False)
     return np.asarray(rows @ rows.T)

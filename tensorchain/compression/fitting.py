@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain.api import decompose
-from tensorchain.compression.conv import POINTWISE, Convolution, Geometry, LayerPlan
+from tensorchain.compression.conv import POINTWISE, Convolution, Geometry, LayerPlan, Sizes
 from tensorchain.compression.grid import GridFit, fit_on_grid
 from tensorchain.compression.patches import PatchCovariance
 from tensorchain.compression.plans import kernel_tensor, plan_of, tucker_cp, tucker_cp_model, with_tucker_cp_model
@@ -106,8 +106,8 @@ def fit_kernel(
 
     Parameters
     ----------
-    kernel : (T, S, D1, D2), real.
-    method : one of `METHODS`; "svd" is for 1 x 1 kernels.
+    kernel : (T, S, D1, D2), or (T, S, D1, D2, D3) over volumes; real.
+    method : one of `METHODS`; "svd" is for kernels of one tap.
     rank : see `METHODS`.
     stabilise : True: least sensitivity at (1 + slack) times the least error found.  False: plain least squares.
         Or a constraint: `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`.
@@ -145,7 +145,7 @@ def fit_kernel(
     order = {"svd": 2, "cp4": 4}.get(method, 3)
     tensor = kernel_tensor(double, order)
     weights = _weights(covariance, tensor.shape) if fit_output and covariance is not None else None
-    window = (int(kernel.shape[2]), int(kernel.shape[3]))
+    window = kernel.shape[2:]
     search = _Search(stabilise, slack, generator, max_seconds, weights)
     grid = None
     if method == "tucker-cp":
@@ -209,9 +209,7 @@ class _Search:
         wide = isinstance(model, TensorChain) and max(model.network.widths) > WIDEST
         return model if wide else optimal_gauge(model)
 
-    def tucker_cp(
-        self, tensor: Array, rank: Any, window: tuple[int, int], geometry: Geometry, bias: Array | None
-    ) -> LayerPlan:
+    def tucker_cp(self, tensor: Array, rank: Any, window: Sizes, geometry: Geometry, bias: Array | None) -> LayerPlan:
         """Tucker-2 with orthonormal outer factors, so that errors of its core are errors of the kernel."""
         inner, outer, terms = rank
         target = tensor if self.weights is None else _in_modes(tensor, self.weights)
@@ -353,8 +351,11 @@ def _cast(step: Any, dtype: Any) -> Any:
 def _check(kernel: Array, method: str, slack: float, stabilise: Any) -> None:
     if method not in METHODS:
         raise ValueError(f"method {method!r} is unknown; known are {', '.join(METHODS)}")
-    if kernel.ndim != 4 or kernel.dtype.kind != "f":
-        raise ValueError(f"the kernel has shape {kernel.shape} and dtype {kernel.dtype}; real (T, S, D1, D2) is needed")
+    if kernel.ndim not in (4, 5) or kernel.dtype.kind != "f":
+        raise ValueError(
+            f"the kernel has shape {kernel.shape} and dtype {kernel.dtype}; real (T, S, D1, D2), or one axis more, is "
+            "needed"
+        )
     if not np.isfinite(kernel).all() or not kernel.any():
         raise ValueError("the kernel is zero everywhere, or holds NaN or infinity: there is nothing to fit")
     if not slack >= 0.0:

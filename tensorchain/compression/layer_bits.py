@@ -27,7 +27,7 @@ import numpy as np
 
 from tensorchain.compression.allocation import allocate
 from tensorchain.compression.quantize import FEWEST_BITS, MOST_BITS, check_bits, quantizer
-from tensorchain.compression.torch_layers import decomposed, plan_of_module
+from tensorchain.compression.torch_layers import channel_axis, convolutions, decomposed, plan_of_module
 from tensorchain.kernels import Array
 
 _PROBE = 4
@@ -79,7 +79,7 @@ def allocate_layer_bits(
     per_channel: bool = True,
     weight_range: str = "mse",
 ) -> LayerBits:
-    """Bits for the weights of every `Conv2d` and `Linear` of a network.
+    """Bits for the weights of every convolution and linear layer of a network.
 
     Parameters
     ----------
@@ -114,10 +114,10 @@ def allocate_layer_bits(
         raise ValueError(
             f"mean_bits is {mean_bits!r}; a number from min_bits {min_bits} to max_bits {max_bits} is needed"
         )
-    kinds = torch.nn.Conv2d, torch.nn.Linear
+    kinds = (*convolutions(), torch.nn.Linear)
     modules = {name: module for name, module in net.named_modules() if isinstance(module, kinds)}
     if not modules:
-        raise ValueError("the network has no Conv2d and no Linear layer")
+        raise ValueError("the network has no convolution and no linear layer")
     choices = list(range(min_bits, max_bits + 1))
     responses = _responses(net, modules)
     weights = {name: module.weight.detach().cpu().double().numpy() for name, module in modules.items()}
@@ -125,7 +125,7 @@ def allocate_layer_bits(
     def rounded(name: str, bits: int) -> tuple[Array, float]:
         """The weights of a layer on their grid, and e_l without its gain."""
         values = weights[name]
-        grid = quantizer(values, bits, axis=0 if per_channel else None, range_by=weight_range)
+        grid = quantizer(values, bits, axis=channel_axis(modules[name]) if per_channel else None, range_by=weight_range)
         near = grid.rounded(values)
         return near, float(np.mean((near - values) ** 2)) * responses[name]
 

@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from tensorchain.compression.accounts import unused_budget
 from tensorchain.compression.allocation import Allocation, allocate, one_step
 from tensorchain.compression.candidates import Candidate, curve
-from tensorchain.compression.conv import Fold, LayerPlan, Pair
+from tensorchain.compression.conv import Fold, LayerPlan, Sizes
 from tensorchain.compression.fitting import KernelFit, fit_kernel
+from tensorchain.compression.groups import joined_curve, joined_fit
 from tensorchain.compression.parallel import in_parallel
 from tensorchain.compression.patches import PatchCovariance
 from tensorchain.compression.progress import Progress, digest, plan_of_record, plan_record, rank_of_record
@@ -27,8 +29,10 @@ from tensorchain.compression.report import LayerReport, Report
 from tensorchain.compression.request import Request, Site
 from tensorchain.kernels import Array
 
-Timer = Callable[[Sequence[LayerPlan], Pair], list[float]]
-"""From plans and an image's height and width to the seconds that each takes."""
+Timer = Callable[[Sequence[LayerPlan], Sizes], list[float]]
+"""From plans and the sizes of an image to the seconds that each takes."""
+Covariances = tuple[PatchCovariance, ...]
+"""Of the patches that a layer sees, one for each of its groups."""
 
 
 def plan_network(
@@ -36,7 +40,7 @@ def plan_network(
     request: Request,
     *,
     parameters: int,
-    covariances: Mapping[str, PatchCovariance] | None = None,
+    covariances: Mapping[str, Covariances] | None = None,
     rng: int | np.random.Generator | None = 0,
     progress: Progress | None = None,
     timer: Timer | None = None,
@@ -95,7 +99,8 @@ def plan_network(
     macs = sum(site.macs for site in sites), sum(layer.macs[1] for layer in layers)
     table = tuple(tuple(points) for points in curves)
     seconds = time.perf_counter() - start
-    return plans, Report(tuple(layers), (parameters, parameters - saved), macs, chosen, table, seconds)
+    report = Report(tuple(layers), (parameters, parameters - saved), macs, chosen, table, seconds)
+    return plans, replace(report, unused=unused_budget(report, request.share, request.budget))
 
 
 def _formed(
@@ -116,7 +121,7 @@ def measured_curves(
     sites: Sequence[Site],
     request: Request,
     *,
-    covariances: Mapping[str, PatchCovariance] | None = None,
+    covariances: Mapping[str, Covariances] | None = None,
     rng: int | np.random.Generator | None = 0,
     progress: Progress | None = None,
 ) -> tuple[list[list[Candidate]], list[int]]:
@@ -176,18 +181,30 @@ def _curve_found(site: Site, request: Request, progress: Progress) -> list[Candi
     return [Candidate(**{**row, "rank": rank_of_record(row["rank"])}) for row in found[0]]
 
 
-def _measure(site: Site, request: Request, covariance: PatchCovariance | None, seed: int) -> list[Candidate]:
+def _measure(site: Site, request: Request, covariances: Covariances | None, seed: int) -> list[Candidate]:
     """Measured candidates of a layer, itself last."""
     parameters, macs = site.costs
     bias = 0 if site.bias is None else site.bias.size
     new_bias = len(site.kernel) if request.refit else bias
-    points = curve(
-        site.kernel, request.methods_of(site), geometry=site.geometry, image=site.image, covariance=covariance,
-        candidates=request.candidates, grouped=request.form != "fold", below=(parameters - bias, macs // site.uses),
-        rng=seed,
-    )  # fmt: skip
+    generator, methods = np.random.default_rng(seed), request.methods_of(site)
+    below = (parameters - bias) // site.groups, macs // site.uses // site.groups
+    curves = [
+        curve(
+            part, methods, geometry=site.geometry, image=site.image, covariance=covariance, below=below,
+            candidates=request.candidates, grouped=request.form != "fold" or site.groups > 1, rng=generator,
+        )
+        for part, covariance in zip(site.parts, covariances or [None] * site.groups, strict=True)
+    ]  # fmt: skip
+    points = joined_curve(curves, _energies(site, covariances))
     points = [replace(p, parameters=p.parameters + new_bias, macs=p.macs * site.uses) for p in points]
     return [*points, Candidate(None, parameters, macs)]
+
+
+def _energies(site: Site, covariances: Covariances | None) -> list[float]:
+    """Of the outputs of each group, or of its kernel."""
+    if covariances is None:
+        return [float(np.sum(part.astype(np.float64) ** 2)) for part in site.parts]
+    return [covariance.energy(part) for part, covariance in zip(site.parts, covariances, strict=True)]
 
 
 def _fit_key(site: Site, choice: Candidate) -> str:
@@ -197,7 +214,7 @@ def _fit_key(site: Site, choice: Candidate) -> str:
 def _fits(
     work: Sequence[tuple[Site, Candidate, int]],
     request: Request,
-    patches: Mapping[str, PatchCovariance],
+    patches: Mapping[str, Covariances],
     progress: Progress,
 ) -> list[KernelFit]:
     """The careful fits of layers at their methods and ranks; from the checkpoint where they are there."""
@@ -220,14 +237,23 @@ def _fit_found(found: tuple[Any, dict[str, Array]] | None) -> KernelFit | None:
     return KernelFit(**{**figures, "plan": plan_of_record(figures["plan"], arrays), "bits": bits})
 
 
-def _fit(site: Site, request: Request, choice: Candidate, covariance: PatchCovariance | None, seed: int) -> KernelFit:
+def _fit(site: Site, request: Request, choice: Candidate, covariances: Covariances | None, seed: int) -> KernelFit:
     """The careful fit of a layer at its method and rank."""
     bias = np.zeros(len(site.kernel), site.kernel.dtype) if request.refit and site.bias is None else site.bias
-    return fit_kernel(
-        site.kernel, choice.method, choice.rank, stabilise=request.stabilise, slack=request.slack,
-        geometry=site.geometry, bias=bias, covariance=covariance, fit_output=request.fit_output,
-        weight_bits=request.weight_bits, share_bits=request.share_bits, rng=seed, max_seconds=request.max_seconds,
-    )  # fmt: skip
+    generator, parts = np.random.default_rng(seed), site.parts
+    fits = [
+        fit_kernel(
+            part, choice.method, choice.rank, stabilise=request.stabilise, slack=request.slack,
+            geometry=site.geometry, bias=own, covariance=covariance, fit_output=request.fit_output,
+            weight_bits=request.weight_bits, share_bits=request.share_bits, rng=generator,
+            max_seconds=request.max_seconds,
+        )
+        for part, own, covariance in zip(
+            parts, [None] * site.groups if bias is None else np.split(bias, site.groups),
+            covariances or [None] * site.groups, strict=True,
+        )
+    ]  # fmt: skip
+    return joined_fit(fits, parts, None if covariances is None else _energies(site, covariances))
 
 
 @dataclass(frozen=True)
@@ -243,7 +269,7 @@ class Measured:
 
     sites: list[Site]
     parameters: int
-    covariances: dict[str, PatchCovariance] | None
+    covariances: dict[str, Covariances] | None
 
     def problem(self, request: Request, rng: Any) -> str:
         """A digest of the layers and of what curves and fits depend on: all of the request but its budget."""
@@ -251,8 +277,8 @@ class Measured:
         parts: list[Any] = [options, int(rng) if isinstance(rng, (int, np.integer)) else "no seed"]
         for site in self.sites:
             parts += [site.name, site.kernel, site.bias if site.bias is not None else "", site.geometry, site.image]
-        for name, covariance in (self.covariances or {}).items():
-            parts += [name, covariance.matrix]
+        for name, covariances in (self.covariances or {}).items():
+            parts += [name, *(covariance.matrix for covariance in covariances)]
         return digest(parts)
 
     def progress(self, checkpoint: str | os.PathLike[str] | None, request: Request, rng: Any) -> Progress:

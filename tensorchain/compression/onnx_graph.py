@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain.compression.conv import LayerPlan
+from tensorchain.compression.groups import kernel_of
 from tensorchain.compression.network import Measured
 from tensorchain.compression.onnx_calibration import Feeds, checked_feeds, covariances_of, patch_size
 from tensorchain.compression.onnx_layers import NO_SIZE, OnnxLayer, layers_of
@@ -46,12 +47,12 @@ from tensorchain.compression.request import Request
 
 def compress_onnx(
     model: str | os.PathLike[str] | Any,
-    method: str = "tc",
+    method: str = "auto",
     *,
     keep_macs: float | None = None,
     keep_params: float | None = None,
-    calibrate: Feeds | None = None,
-    refit: bool = True,
+    calibration: Feeds | None = None,
+    refit: bool | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     time_int8: bool = False,
@@ -65,11 +66,11 @@ def compress_onnx(
     model : path of a file, or an `onnx.ModelProto`; neither is changed.
     method, keep_macs, keep_params, checkpoint, rng, options : as in `compress`; with `form="auto"` both forms of a
         chain are timed in ONNX Runtime on the layer's input.
-    calibrate : feeds for ONNX Runtime, one dictionary of inputs by name for each batch.  Errors are then those of the
+    calibration : feeds for ONNX Runtime, one dictionary of inputs by name for each batch.  Errors are then those of the
         layers' outputs.
     refit : whether layers are then fitted, in the order of execution, to what the original gives on the calibration
-        inputs: those that were replaced, which have a bias afterwards, and those behind them.  Nothing without such
-        inputs or with `weight_bits`.
+        inputs: those that were replaced, which have a bias afterwards, and those behind them.  By default where there
+        are such inputs; never with `weight_bits`, which puts the weights on a grid.
     input_shapes : shapes of inputs by name, where the file leaves sizes open and there are no calibration inputs.  They
         serve to count and to choose; the file that comes out takes the sizes that the original took.
     time_int8 : time the forms after ONNX Runtime's quantizer, for a model that goes through it.
@@ -100,15 +101,15 @@ def compress_onnx(
     """
     onnx = onnx_package()
     # Weights on a grid stay on it.
-    refit = refit and calibrate is not None and options.get("weight_bits") is None
+    refit = refit is not False and calibration is not None and options.get("weight_bits") is None
     request = Request(method, keep_macs, keep_params, refit=refit, **options)
-    if request.fit_output and calibrate is None:
-        raise ValueError("fit_output needs calibrate=, feeds for the model")
+    if request.fit_output and calibration is None:
+        raise ValueError("fit_output needs calibration=, feeds for the model")
     original = load_model(model)
     check_numbers(original)
     inputs = inputs_of(original)
     sizes = _checked_sizes(input_shapes or {}, [one.name for one in inputs])
-    feeds = None if calibrate is None else checked_feeds(calibrate, inputs)
+    feeds = None if calibration is None else checked_feeds(calibration, inputs)
     layers = layers_of(original, sizes, None if feeds is None else next(iter(feeds)))
     wanted = [layer for layer in layers if not request.refusal(layer.site)]
     if not wanted:
@@ -145,7 +146,8 @@ def compress_onnx(
         _rewrite(small, changed, plans)
         _check_runs(small)
         return small, report
-    stayed = [layer for layer in wanted if layer.site.name not in plans]
+    movable = ("", "depthwise", "one channel")
+    stayed = [one for one in layers if one.site.name not in plans and request.refusal(one.site) in movable]
     fitted = [*changed, *behind(original.graph, changed, stayed)]
     fitted = [layer for layer in fitted if patch_size(layer.site) <= MOST_INPUTS or layer.site.name in plans]
     everything = {layer.site.name: plans.get(layer.site.name) or dense_plan(layer) for layer in fitted}
@@ -205,7 +207,8 @@ def _told(
     for layer, entry in zip(layers, report.layers, strict=True):
         if entry.method != "dense" and entry.name in errors:
             plan, kernel = plans[entry.name], layer.site.kernel
-            error = float(np.linalg.norm(plan.kernel - kernel) / np.linalg.norm(kernel))
+            change = kernel_of(plan, layer.site.groups) - kernel
+            error = float(np.linalg.norm(change) / np.linalg.norm(kernel))
             figures = error, errors[entry.name], plan.sensitivity(relative=True)
             entry = replace(entry, error=figures[0], output_error=figures[1], sensitivity=figures[2])
         told.append(entry)

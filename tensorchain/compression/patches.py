@@ -60,7 +60,7 @@ class PatchCovariance:
         return cls(patches.T @ patches / len(patches), channels)
 
     def energy(self, kernel: Array) -> float:
-        """Mean |W x|^2 over patches, for a kernel (T, S, D1, D2)."""
+        """Mean |W x|^2 over patches, for a kernel (T, S, D1, ..)."""
         rows = kernel.reshape(len(kernel), -1).astype(np.float64, copy=False)
         if rows.shape[1] != len(self.matrix):
             raise ValueError(f"a kernel of shape {kernel.shape} does not fit patches of {len(self.matrix)} numbers")

@@ -12,18 +12,22 @@ A kernel W (T, S, D1, D2) is decomposed as the tensor (S, D1 D2, T) or (S, D1, D
 | TC (R1, R2, R3)          | S -> R1 R2, D1 x D2 from R2 to R3 in R1 folds, -> T | R1 R2 S + D1 D2 R2 R3 + R1 R3 T |
 | SVD, 1 x 1 kernels       | S -> R, R -> T                                                | R (S + T)                |
 
+Kernels over volumes (T, S, D1, D2, D3) have D1 D2 D3 taps in place of D1 D2; at order 4 the first axis is apart from
+the other two.  For a transposed convolution the layer that carries the taps is transposed.
+
 Source: design of the layers in Phan et al., "Stable low-rank tensor decomposition for compression of convolutional
 neural network" (2020).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from tensorchain.compression.conv import POINTWISE, Convolution, Fold, Geometry, LayerPlan, Step, Unfold
+from tensorchain.compression.conv import POINTWISE, Convolution, Fold, Geometry, LayerPlan, Sizes, Step, Unfold
 from tensorchain.compression.sandwich import Sandwich
 from tensorchain.kernels import Array
 from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker
@@ -31,27 +35,28 @@ from tensorchain.models.network import Network, Term
 
 
 def kernel_tensor(kernel: Array, order: int = 3) -> Array:
-    """The kernel (T, S, D1, D2) as a tensor: (S, T) at order 2, (S, D1 D2, T) at 3, (S, D1, D2, T) at 4.
+    """The kernel (T, S, D1, ..) as a tensor: (S, T) at order 2, (S, all taps, T) at 3, (S, D1, other taps, T) at 4.
 
     Examples
     --------
     >>> import numpy as np
-    >>> kernel_tensor(np.zeros((8, 4, 3, 5))).shape
-    (4, 15, 8)
+    >>> kernel_tensor(np.zeros((8, 4, 3, 5))).shape, kernel_tensor(np.zeros((8, 4, 3, 5, 5)), order=4).shape
+    ((4, 15, 8), (4, 3, 25, 8))
     """
-    if kernel.ndim != 4:
-        raise ValueError(f"the kernel has shape {kernel.shape}; (T, S, D1, D2) is needed")
-    outputs, inputs, rows, columns = kernel.shape
+    if kernel.ndim not in (4, 5):
+        raise ValueError(f"the kernel has shape {kernel.shape}; (T, S, D1, D2), or one axis more, is needed")
+    outputs, inputs, rows, *rest = kernel.shape
+    columns = math.prod(rest)
     if order == 2 and rows * columns != 1:
-        raise ValueError(f"a kernel of {rows} x {columns} taps is no matrix; use order 3 or 4")
+        raise ValueError(f"a kernel of {rows * columns} taps is no matrix; use order 3 or 4")
     shapes = {2: (inputs, outputs), 3: (inputs, rows * columns, outputs), 4: (inputs, rows, columns, outputs)}
     if order not in shapes:
         raise ValueError(f"order is {order}; 2, 3 or 4 is needed")
-    return np.ascontiguousarray(kernel.transpose(1, 2, 3, 0).reshape(shapes[order]))
+    return np.ascontiguousarray(np.moveaxis(kernel, 0, -1).reshape(shapes[order]))
 
 
-def tensor_kernel(tensor: Array, window: tuple[int, int]) -> Array:
-    """The kernel (T, S, D1, D2) of a tensor that `kernel_tensor` made.
+def tensor_kernel(tensor: Array, window: Sizes) -> Array:
+    """The kernel (T, S, D1, ..) of a tensor that `kernel_tensor` made.
 
     Examples
     --------
@@ -59,12 +64,13 @@ def tensor_kernel(tensor: Array, window: tuple[int, int]) -> Array:
     >>> tensor_kernel(np.zeros((4, 15, 8)), (3, 5)).shape
     (8, 4, 3, 5)
     """
-    return np.ascontiguousarray(tensor.reshape(len(tensor), *window, tensor.shape[-1]).transpose(3, 0, 1, 2))
+    whole = tensor.reshape(len(tensor), *window, tensor.shape[-1])
+    return np.ascontiguousarray(np.moveaxis(whole, -1, 0))
 
 
 def plan_of(
     model: Model,
-    window: tuple[int, int],
+    window: Sizes,
     geometry: Geometry = POINTWISE,
     bias: Array | None = None,
 ) -> LayerPlan:
@@ -73,7 +79,7 @@ def plan_of(
     Parameters
     ----------
     model : `CP` of order 2, 3 or 4; `Sandwich`, `BlockTerm` or `TensorChain` of order 3; `Tucker` of order 3.
-    window : (D1, D2) of the kernel.
+    window : (D1, D2) of the kernel, or (D1, D2, D3).
     geometry, bias : of the layer that is replaced.
 
     Raises
@@ -88,9 +94,9 @@ def plan_of(
     >>> [step.weight.shape for step in plan.convolutions], plan.kernel.shape
     ([(8, 16, 1, 1), (5, 4, 3, 3), (32, 10, 1, 1)], (32, 16, 3, 3))
     """
-    expected = {2: (), 3: (window[0] * window[1],), 4: tuple(window)}.get(model.order)
+    expected = {2: (), 3: (math.prod(window),), 4: (window[0], math.prod(window[1:]))}.get(model.order)
     if expected is None or tuple(model.shape[1:-1]) != expected:
-        raise ValueError(f"a model of shape {model.shape} is no kernel of {window[0]} x {window[1]} taps")
+        raise ValueError(f"a model of shape {model.shape} is no kernel of {' x '.join(map(str, window))} taps")
     if isinstance(model, CP) and model.order == 2:
         return _svd(model, geometry, bias)
     if isinstance(model, CP):
@@ -112,25 +118,31 @@ def plan_of(
 
 def _svd(model: CP, geometry: Geometry, bias: Array | None) -> LayerPlan:
     first, last = model.factors
-    # The first layer does the stride, so that the second computes only what is kept.
-    steps = (Convolution(_point(first.T), geometry), Convolution(_point(last), bias=bias))
+    axes, trivial = len(geometry.stride), Geometry.trivial(len(geometry.stride))
+    # The layer with the smaller image does the stride, so that the other computes only what is needed.
+    at = (trivial, geometry) if geometry.transposed else (geometry, trivial)
+    steps = (Convolution(_point(first.T, axes), at[0]), Convolution(_point(last, axes), at[1], bias=bias))
     return LayerPlan("svd", model.rank, steps)
 
 
-def _cp(model: CP, window: tuple[int, int], geometry: Geometry, bias: Array | None) -> LayerPlan:
+def _cp(model: CP, window: Sizes, geometry: Geometry, bias: Array | None) -> LayerPlan:
     first, *spatial, last = model.factors
     if model.order == 3:
         middle = [Convolution(spatial[0].T.reshape(-1, 1, *window), geometry, model.rank)]
     else:
         middle = [
-            Convolution(spatial[0].T[:, None, :, None], geometry.along(0), model.rank),
-            Convolution(spatial[1].T[:, None, None, :], geometry.along(1), model.rank),
+            Convolution(
+                spatial[0].T.reshape(-1, 1, window[0], *[1] * (len(window) - 1)), geometry.along(0), model.rank
+            ),
+            Convolution(
+                spatial[1].T.reshape(-1, 1, 1, *window[1:]), geometry.along(*range(1, len(window))), model.rank
+            ),
         ]
-    steps = (Convolution(_point(first.T)), *middle, Convolution(_point(last), bias=bias))
+    steps = (_pointwise(first.T, window), *middle, _pointwise(last, window, bias))
     return LayerPlan(f"cp{model.order}", model.rank, steps)
 
 
-def _sandwich(model: Sandwich, window: tuple[int, int], geometry: Geometry, bias: Array | None) -> LayerPlan:
+def _sandwich(model: Sandwich, window: Sizes, geometry: Geometry, bias: Array | None) -> LayerPlan:
     """One group a term; terms of unequal ranks are filled up with zeros, as a grouped convolution needs."""
     inner, outer = max(a for a, _ in model.rank), max(b for _, b in model.rank)
     groups = len(model.rank)
@@ -143,39 +155,37 @@ def _sandwich(model: Sandwich, window: tuple[int, int], geometry: Geometry, bias
         core[r, :b, :a] = spatial.transpose(2, 1, 0).reshape(b, a, *window)
         last[:, r, :b] = right
     steps = (
-        Convolution(_point(first.reshape(groups * inner, -1))),
+        _pointwise(first.reshape(groups * inner, -1), window),
         Convolution(core.reshape(groups * outer, inner, *window), geometry, groups),
-        Convolution(_point(last.reshape(-1, groups * outer)), bias=bias),
+        _pointwise(last.reshape(-1, groups * outer), window, bias),
     )
     return LayerPlan("tucker2" if groups == 1 else "btd", model.rank, steps)
 
 
-def _chain(model: TensorChain, window: tuple[int, int], geometry: Geometry, bias: Array | None) -> LayerPlan:
+def _chain(model: TensorChain, window: Sizes, geometry: Geometry, bias: Array | None) -> LayerPlan:
     first, core, last = model.cores
     folds, inner, outer = model.bonds
     steps: list[Step] = [
-        Convolution(_point(first.transpose(0, 2, 1).reshape(folds * inner, -1))),
+        _pointwise(first.transpose(0, 2, 1).reshape(folds * inner, -1), window),
         Fold(folds),
         Convolution(core.transpose(2, 0, 1).reshape(outer, inner, *window), geometry),
         Unfold(folds),
-        Convolution(_point(last.transpose(1, 2, 0).reshape(-1, folds * outer)), bias=bias),
+        _pointwise(last.transpose(1, 2, 0).reshape(-1, folds * outer), window, bias),
     ]
     if folds == 1:
         steps = [step for step in steps if isinstance(step, Convolution)]
     return LayerPlan("tc", model.bonds, tuple(steps))
 
 
-def tucker_cp(
-    first: Array, core: CP, last: Array, window: tuple[int, int], geometry: Geometry, bias: Array | None
-) -> LayerPlan:
+def tucker_cp(first: Array, core: CP, last: Array, window: Sizes, geometry: Geometry, bias: Array | None) -> LayerPlan:
     """The layers of a Tucker-2 with factors (S, a) and (T, b) whose core (a, D, b) is a CPD.
 
     Two pointwise layers in a row become one where that holds fewer numbers.
     """
     inner, spatial, outer = core.factors
-    before = [Convolution(_point(matrix)) for matrix in _chained([first.T, inner.T])]
-    behind = [Convolution(_point(matrix)) for matrix in _chained([outer, last])]
-    behind[-1] = Convolution(behind[-1].weight, bias=bias)
+    before = [_pointwise(matrix, window) for matrix in _chained([first.T, inner.T])]
+    behind = [_pointwise(matrix, window) for matrix in _chained([outer, last])]
+    behind[-1] = replace(behind[-1], bias=bias)
     middle = Convolution(spatial.T.reshape(-1, 1, *window), geometry, core.rank)
     return LayerPlan("tucker-cp", (first.shape[1], last.shape[1], core.rank), (*before, middle, *behind))
 
@@ -219,6 +229,11 @@ def _chained(matrices: Sequence[Array]) -> list[Array]:
     return [product] if product.size < sum(matrix.size for matrix in matrices) else list(matrices)
 
 
-def _point(matrix: Array) -> Array:
-    """A pointwise kernel (outputs, inputs, 1, 1)."""
-    return np.ascontiguousarray(matrix)[:, :, None, None]
+def _point(matrix: Array, axes: int) -> Array:
+    """A pointwise kernel (outputs, inputs, 1, ..)."""
+    return np.ascontiguousarray(matrix).reshape(*matrix.shape, *[1] * axes)
+
+
+def _pointwise(matrix: Array, window: Sizes, bias: Array | None = None) -> Convolution:
+    """A pointwise convolution beside one of as many axes as the window."""
+    return Convolution(_point(matrix, len(window)), Geometry.trivial(len(window)), bias=bias)

@@ -157,7 +157,8 @@ def plan_of_record(record: Mapping[str, Any], arrays: Mapping[str, Array] | None
     for k, row in enumerate(record["steps"]):
         if row["kind"] == "Convolution":
             padding = tuple(tuple(side) for side in row["padding"])
-            geometry = Geometry(tuple(row["stride"]), padding, tuple(row["dilation"]))  # type: ignore[arg-type]
+            spread = {"transposed": row["transposed"], "extra": tuple(row["extra"])}
+            geometry = Geometry(tuple(row["stride"]), padding, tuple(row["dilation"]), **spread)
             if arrays is None:
                 weight, bias = np.zeros(row["shape"]), np.zeros(row["shape"][0]) if row["biased"] else None
             else:

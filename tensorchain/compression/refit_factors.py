@@ -14,8 +14,9 @@ calibration inputs say nothing to stay near the original kernel.
 with L for the composition of the convolutions before it and Z for that of those behind it:
 
 - no groups, and no taps behind: X = Z w L, and w = (Z'Z)^{-1} Z' Q L' (L M L')^{-1};
-- else by conjugate gradients from the present weights, with the Kronecker product of the two small matrices that stand
-  for Z'Z and L M L' as the preconditioner.  It is exact without groups when M is a product of channels and taps.
+- a small block in groups, and no taps behind: by its normal matrix, (Z'Z) (L M L') for each pair of groups;
+- else by a few conjugate gradients from the present weights, with the Kronecker product of the two small matrices that
+  stand for Z'Z and L M L' as the preconditioner.  It is exact without groups when M is a product of channels and taps.
 
 Every step lowers f, the inexact ones too.
 
@@ -26,17 +27,22 @@ References: Kalle et al., arXiv 2511.04494 (2025), for the norm ||(W - X) C^{1/2
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy.linalg
 
-from tensorchain.compression.conv import Convolution, Fold, LayerPlan, Pair, Unfold, composed
+from tensorchain.compression.conv import Convolution, Fold, LayerPlan, Sizes, Unfold, composed
 from tensorchain.compression.refit import RIDGE, Moments
 from tensorchain.kernels import Array
 
-_STEPS, _CLOSE = 12, 1e-6
-"""Conjugate gradients for one block: most steps, and the share of the squared residual at which they end."""
+_STEPS, _CLOSE = 4, 1e-6
+"""Conjugate gradients for one block: most steps, since the next sweep goes on, and the share of the squared residual at
+which they end."""
+_DIRECT = 512
+"""Unknowns of a block in groups up to which its normal equations are solved at once."""
 
 
 def refit_factors(
@@ -55,7 +61,7 @@ def refit_factors(
     ----------
     plan : LayerPlan
         The start.
-    kernel : ndarray (T, S, D1, D2)
+    kernel : ndarray (T, S, D1, ..)
         Of the original layer.
     moments : Moments
         Of the patches (S D1 D2 numbers, channels first) that the layer sees in the compressed network, and of the
@@ -150,23 +156,25 @@ class _Block:
 
     Attributes
     ----------
-    before : L, composition of the layers before it, (groups, i, S, P1, P2), i channels in a group.
-    behind : Z, of those behind it, (T, groups, o, Q1, Q2).
-    window : (R1, R2), its taps.
+    before : L, composition of the layers before it, (groups, i, S, P1, ..), i channels in a group.
+    behind : Z, of those behind it, (T, groups, o, Q1, ..).
+    window : (R1, ..), its taps.
     copies : how many groups share one weight.
     """
 
     before: Array
     behind: Array
-    window: Pair
+    window: Sizes
     copies: int
 
     @classmethod
     def of(cls, plan: LayerPlan, weights: Sequence[Array], k: int) -> _Block:
         layers = [layer for layer, _ in _with(plan, weights).flat_layers]
         here = layers[k]
-        identity = np.eye(here.inputs)[:, :, None, None] if k == 0 else composed(layers[:k])
-        behind = np.eye(here.outputs)[:, :, None, None] if k + 1 == len(layers) else composed(layers[k + 1 :])
+        one = [1] * len(here.window)
+        identity = np.eye(here.inputs).reshape(here.inputs, -1, *one) if k == 0 else composed(layers[:k])
+        last = k + 1 == len(layers)
+        behind = np.eye(here.outputs).reshape(here.outputs, -1, *one) if last else composed(layers[k + 1 :])
         return cls(
             identity.reshape(here.groups, -1, *identity.shape[1:]),
             behind.reshape(len(behind), here.groups, -1, *behind.shape[2:]),
@@ -176,6 +184,10 @@ class _Block:
 
     def best(self, weight: Array, metric: Array, goal: Array) -> Array:
         """Weights that lower f as far as they can, or by conjugate gradients nearly so."""
+        gap = self.adjoint(goal) - self.adjoint(self.forward(weight) @ metric)
+        free = math.prod(self.behind.shape[3:]) == 1
+        if free and len(self.before) > 1 and weight.size <= _DIRECT:
+            return np.asarray(weight + _solved(self._normal(metric), gap))
         outer, inner = (_inverse(matrix) for matrix in self._small(metric))
         shape = (len(outer), outer.shape[1], inner.shape[1])
 
@@ -185,49 +197,100 @@ class _Block:
         def precondition(w: Array) -> Array:
             return np.asarray(outer @ w.reshape(shape) @ inner).reshape(weight.shape)
 
-        gap = self.adjoint(goal) - product(weight)
-        if len(self.before) == 1 and self.behind.shape[3:] == (1, 1):
+        if free and len(self.before) == 1:
             return np.asarray(weight + precondition(gap))
         return np.asarray(weight + _conjugate_gradients(product, precondition, gap))
 
     def forward(self, weight: Array) -> Array:
-        """X of weights (outputs, i, R1, R2), (T, p)."""
+        """X of weights (outputs, i, R1, ..), (T, p)."""
         groups, inner = self.before.shape[:2]
-        tiled = np.tile(weight, (self.copies, 1, 1, 1)).reshape(groups, -1, inner, *weight.shape[2:])
-        inside = np.einsum("goiab,gisxy->gosaxby", tiled, self.before, optimize=True)
+        tiled = np.tile(weight, (self.copies, *[1] * (weight.ndim - 1)))
+        tiled = tiled.reshape(groups, -1, inner, *weight.shape[2:])
+        r, p, _, mixed, order = self._axes()
+        inside = np.einsum(f"goi{r},gis{p}->gos{mixed}", tiled, self.before, optimize=True)
         whole = np.tensordot(self.behind, inside, axes=((1, 2), (0, 1)))
-        # (T, Q1, Q2, S, R1, P1, R2, P2): along either axis one of Q, R, P has an extent.
-        return np.ascontiguousarray(whole.transpose(0, 3, 1, 4, 5, 2, 6, 7)).reshape(len(self.behind), -1)
+        # (T, Q1, .., S, R1, P1, ..): along each axis one of Q, R, P has an extent.
+        return np.ascontiguousarray(whole.transpose(order)).reshape(len(self.behind), -1)
 
     def adjoint(self, rows: Array) -> Array:
         """J' rows, the gradient of <rows, X> with respect to the weights."""
-        (q1, q2), (inputs, p1, p2) = self.behind.shape[3:], self.before.shape[2:]
-        r1, r2 = self.window
-        whole = rows.reshape(len(rows), inputs, q1, r1, p1, q2, r2, p2).transpose(0, 2, 5, 1, 3, 4, 6, 7)
-        inside = np.tensordot(self.behind, whole, axes=((0, 3, 4), (0, 1, 2)))
-        found = np.einsum("gosaxby,gisxy->goiab", inside, self.before, optimize=True)
+        sizes = zip(self.behind.shape[3:], self.window, self.before.shape[3:], strict=True)
+        whole = rows.reshape(len(rows), self.before.shape[2], *(n for axis in sizes for n in axis))
+        r, p, _, mixed, order = self._axes()
+        whole = whole.transpose(np.argsort(order))
+        count = len(self.window)
+        inside = np.tensordot(self.behind, whole, axes=((0, *range(3, 3 + count)), tuple(range(1 + count))))
+        found = np.einsum(f"gos{mixed},gis{p}->goi{r}", inside, self.before, optimize=True)
         found = found.reshape(self.copies, -1, *found.shape[2:])
         return np.asarray(found.sum(0))
+
+    def _axes(self) -> tuple[str, str, str, str, list[int]]:
+        """Letters of R, P, Q, and of R and P in turn; places of T, S, Q1, R1, P1, Q2, .. in (T, Q.., S, R1, P1, ..)."""
+        count = len(self.window)
+        r, p, q = "abc"[:count], "xyz"[:count], "uvw"[:count]
+        mixed = "".join(a + b for a, b in zip(r, p, strict=True))
+        order = [0, count + 1]
+        for axis in range(count):
+            order += [1 + axis, count + 2 + 2 * axis, count + 3 + 2 * axis]
+        return r, p, q, mixed, order
+
+    def _normal(self, metric: Array) -> Array:
+        """J' M J where nothing behind has taps: (Z'Z) (L M L') for each pair of groups, summed over shared weights."""
+        groups, inner, inputs = self.before.shape[:3]
+        taps = math.prod(self.window)
+        sizes = [n for pair in zip(self.window, self.before.shape[3:], strict=True) for n in pair]
+        r, p, _, mixed, _ = self._axes()
+        whole = metric.reshape(2 * (inputs, *sizes))
+        before = self.before.reshape(groups * inner, *self.before.shape[2:])
+        half = np.einsum(
+            f"hs{p},s{mixed}{'S' + mixed.upper()}->h{r}{'S' + mixed.upper()}", before, whole, optimize=True
+        )
+        both = np.einsum(f"h{r}{'S' + mixed.upper()},HS{p.upper()}->h{r}H{r.upper()}", half, before, optimize=True)
+        both = both.reshape(groups, inner * taps, groups, inner * taps)
+        behind = self.behind.reshape(len(self.behind), -1)
+        outer = (behind.T @ behind).reshape(groups, -1, groups, self.behind.shape[2])
+        normal = np.einsum("goGO,giGI->goiGOI", outer, both)
+        each = groups // self.copies
+        split = self.copies, each * normal.shape[1] * normal.shape[2]
+        return np.asarray(normal.reshape(*split, *split).sum((0, 2)))
 
     def _small(self, metric: Array) -> tuple[Array, Array]:
         """For each weight group, matrices (o, o) and (i R, i R) whose Kronecker product stands for J' M J.
 
         Taps behind take their share of the metric, its partial trace; the rest goes with what is before.
         """
-        groups, _, inputs, p1, p2 = self.before.shape
-        q1, q2 = self.behind.shape[3:]
-        r1, r2 = self.window
-        whole = metric.reshape(2 * (inputs, q1, r1, p1, q2, r2, p2))
-        rest = np.einsum("sqrpuvwSqRPuVW->spwrvSPWRV", whole)
-        rest = rest.reshape(2 * (inputs * p1 * p2, r1 * r2))
-        taps = np.einsum("sqrpuvwsQrpUvw->quQU", whole).reshape(2 * (q1 * q2,)) / float(np.trace(metric))
-        before = self.before.reshape(groups, -1, inputs * p1 * p2)
+        groups, _, inputs = self.before.shape[:3]
+        behind_taps, taps, before_taps = (math.prod(sizes) for sizes in self._extents())
+        sizes = [n for axis in zip(*self._extents(), strict=True) for n in axis]
+        whole = metric.reshape(2 * (inputs, *sizes))
+        r, p, q, _, _ = self._axes()
+        axes = "".join(a + b + c for a, b, c in zip(q, r, p, strict=True))
+        other = axes.translate({ord(a): a.upper() for a in r + p})
+        rest = np.einsum(f"s{axes}S{other}->s{p}{r}S{p.upper()}{r.upper()}", whole)
+        rest = rest.reshape(2 * (inputs * before_taps, taps))
+        other = axes.translate({ord(a): a.upper() for a in q})
+        share = np.einsum(f"s{axes}s{other}->{q}{q.upper()}", whole).reshape(2 * (behind_taps,))
+        share = share / float(np.trace(metric))
+        before = self.before.reshape(groups, -1, inputs * before_taps)
         behind = self.behind.reshape(*self.behind.shape[:3], -1)
         inner = np.einsum("gix,xryt,gjy->girjt", before, rest, before, optimize=True)
-        outer = np.einsum("tgoq,qp,tgup->gou", behind, taps, behind, optimize=True)
-        inner = inner.reshape(self.copies, groups // self.copies, *2 * (before.shape[1] * r1 * r2,))
+        outer = np.einsum("tgoq,qp,tgup->gou", behind, share, behind, optimize=True)
+        inner = inner.reshape(self.copies, groups // self.copies, *2 * (before.shape[1] * taps,))
         outer = outer.reshape(self.copies, groups // self.copies, *outer.shape[1:])
         return outer.sum(0), inner.mean(0)
+
+    def _extents(self) -> tuple[Sizes, Sizes, Sizes]:
+        """Taps (Q1, ..), (R1, ..) and (P1, ..)."""
+        return self.behind.shape[3:], self.window, self.before.shape[3:]
+
+
+def _solved(normal: Array, gap: Array) -> Array:
+    """The change of the weights that closes a gap of the normal equations; nothing in directions that do nothing."""
+    mean = float(np.trace(normal)) / len(normal)
+    if not mean > 0.0:
+        return np.zeros_like(gap)
+    damped = normal + 1e-10 * mean * np.eye(len(normal))
+    return np.asarray(scipy.linalg.solve(damped, gap.ravel(), assume_a="pos").reshape(gap.shape))
 
 
 def _inverse(stack: Array) -> Array:

@@ -53,6 +53,7 @@ class Report:
     allocation : the choice among the measured candidates, with the proof of its gap.
     curves : for each layer the candidates that were measured, the dense layer last.
     seconds : time taken.
+    unused : why less than the budget is used, in words; empty where it is used.
     steps : what was tried on the way, where ranks were chosen in several steps or by accuracy.
     """
 
@@ -62,6 +63,7 @@ class Report:
     allocation: Allocation
     curves: tuple[tuple[Candidate, ...], ...]
     seconds: float
+    unused: str = ""
     steps: tuple[StepReport, ...] = ()
 
     def __str__(self) -> str:
@@ -79,6 +81,8 @@ class Report:
             rows.append(row.rstrip())
         for name, (before, after) in (("parameters", self.parameters), ("MACs", self.macs)):
             rows.append(f"{name}: {before} -> {after}, {before / max(after, 1):.2f} x fewer")
+        if self.unused:
+            rows.append(self.unused)
         for n, step in enumerate(self.steps, start=1):
             score = "" if step.score is None else f", score {step.score:.4f}"
             verdict = "accepted" if step.accepted else "undone"
@@ -122,4 +126,4 @@ def report_of_record(row: Mapping[str, Any]) -> Report:
     )
     allocation = Allocation(**{**row["allocation"], "choices": tuple(row["allocation"]["choices"])})
     parameters, macs = (tuple(row[key]) for key in ("parameters", "macs"))
-    return Report(tuple(layers), parameters, macs, allocation, curves, row["seconds"])
+    return Report(tuple(layers), parameters, macs, allocation, curves, row["seconds"], row["unused"])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tensorchain.compression.conv import Geometry, LayerPlan, Pair
+from tensorchain.compression.conv import Geometry, LayerPlan, Pair, Sizes, macs_of
 from tensorchain.compression.fitting import METHODS
 from tensorchain.compression.quantize import check_bits
 from tensorchain.kernels import Array
@@ -25,15 +26,17 @@ class Site:
     Attributes
     ----------
     name : of the layer.
-    kernel : (T, S, D1, D2), the weights of one group where there are several; composed where there is a plan.
+    kernel : (T, S / groups, D1, ..); composed where there is a plan.
     bias : (T,) or None.
     geometry : of the convolution.
-    image : height and width of its input.
-    uses : how often it is applied in one pass.
+    image : height and width of its input; three sizes of a volume.
+    uses : how often it is applied for one sample.
     refusal : why it must stay as it is; empty where it need not.
     plan : the small convolutions that stand for the layer already, or None.
     counts : parameters and multiplications of a layer that is no convolution, and stays; None for all others.
     stored : numbers that the layer stores, where they are not its kernel and its bias.
+    groups : of its channels, each with a kernel of its own.
+    calls : how often the layer is called in one pass; `uses` counts images, which may be more.
     parameters, macs : of the dense layer.
     """
 
@@ -41,12 +44,14 @@ class Site:
     kernel: Array
     bias: Array | None
     geometry: Geometry
-    image: Pair
+    image: Sizes
     uses: int = 1
     refusal: str = ""
     plan: LayerPlan | None = None
     counts: Pair | None = None
     stored: int | None = None
+    groups: int = 1
+    calls: int = 1
 
     @property
     def parameters(self) -> int:
@@ -62,9 +67,7 @@ class Site:
         """Multiplications of the dense layer in one pass."""
         if self.counts is not None:
             return self.counts[1]
-        window = int(self.kernel.shape[2]), int(self.kernel.shape[3])
-        height, width = self.geometry.output_size(window, self.image)
-        return int(self.kernel.size) * height * width * self.uses
+        return macs_of(self.kernel.shape, self.geometry, self.image) * self.uses
 
     @property
     def costs(self) -> Pair:
@@ -75,8 +78,13 @@ class Site:
 
     @property
     def pointwise(self) -> bool:
-        """Whether it is a matrix."""
-        return bool(self.kernel.shape[2:] == (1, 1))
+        """Whether it is a matrix, or one for each group."""
+        return math.prod(self.kernel.shape[2:]) == 1
+
+    @property
+    def parts(self) -> Array:
+        """The kernels of the groups, (groups, T / groups, S / groups, D1, ..)."""
+        return self.kernel.reshape(self.groups, -1, *self.kernel.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -148,7 +156,11 @@ class Request:
         """The methods from which one is chosen for a layer."""
         if site.pointwise:
             return ("svd",)
-        return SPATIAL if self.method == "auto" else (self.method,)
+        # Where one axis holds all taps, there is nothing to separate.
+        flat = site.kernel.shape[2] == 1 or math.prod(site.kernel.shape[3:]) == 1
+        if self.method == "auto":
+            return tuple(method for method in SPATIAL if method != "cp4" or not flat)
+        return ("cp3",) if self.method == "cp4" and flat else (self.method,)
 
     def refusal(self, site: Site) -> str:
         """Why a layer stays as it is, or nothing."""
@@ -158,8 +170,10 @@ class Request:
             return site.refusal
         if site.pointwise and not self.pointwise:
             return "1 x 1"
-        if min(site.kernel.shape[:2]) < 2:
-            return "one channel"
+        if min(site.parts.shape[1:3]) < 2:
+            return "depthwise" if site.groups > 1 else "one channel"
+        if site.groups > 1 and self.weight_bits is not None:
+            return "in groups, with weights on a grid"
         if not np.isfinite(site.kernel).all() or not site.kernel.any():
             return "zero, or not finite"
         return ""

@@ -47,7 +47,7 @@ _SHRINK = 0.7
 def compress_in_steps(
     net: Any,
     example: Any,
-    method: str = "tc",
+    method: str = "auto",
     *,
     keep_macs: float | None = None,
     keep_params: float | None = None,
@@ -127,7 +127,7 @@ def compress_in_steps(
 def compress_to_score(
     net: Any,
     example: Any,
-    method: str = "tc",
+    method: str = "auto",
     *,
     evaluate: Evaluate,
     max_drop: float,

@@ -1,5 +1,7 @@
 """Plans as PyTorch modules, and back: sequences of plain layers in place of one.
 
+Lines are images of height 1, with kernels (T, S, 1, D); volumes have kernels (T, S, D1, D2, D3).
+
 A layer that changes becomes an `nn.Sequential` of plain layers, so that it can be trained, exported and run anywhere.
 The chain's layer has two forms.  "grouped" writes the shared kernel out for every group: plain convolutions, mostly the
 fastest.  "fold" moves the groups into the batch: the kernel is stored, and trained, once.
@@ -17,6 +19,7 @@ import numpy as np
 from tensorchain.compression.conv import Convolution, Fold, Geometry, LayerPlan, Pair, Step, Unfold
 from tensorchain.compression.report import LayerReport, Report
 from tensorchain.compression.torch_modules import fold_class
+from tensorchain.kernels import Array
 
 
 def with_plans(net: Any, plans: Mapping[str, LayerPlan], report: Report) -> Any:
@@ -56,12 +59,13 @@ def decomposed(net: Any) -> dict[str, LayerReport]:
 
 
 def module_of(plan: LayerPlan, like: Any = None) -> Any:
-    """The layers of a plan as an `nn.Sequential`, with the dtype, device and padding mode of `like`.
+    """The layers of a plan as an `nn.Sequential`, with the kind, dtype, device and padding mode of `like`.
 
     A plan for a `Linear` layer becomes two of them.
     """
     nn = torch_package().nn
     linear = is_linear(like)
+    axes = len(plan.geometry.stride) if like is None or linear else axes_of(like)
     layers: list[Any] = []
     for step in plan.steps:
         if isinstance(step, (Fold, Unfold)):
@@ -69,15 +73,28 @@ def module_of(plan: LayerPlan, like: Any = None) -> Any:
         elif linear:
             layers.append(_linear(step))
         else:
-            layers.extend(_conv(step, "zeros" if like is None else padding_mode_of(like)))
+            layers.extend(_conv(step, "zeros" if like is None else padding_mode_of(like), axes))
     module = nn.Sequential(*layers)
-    if like is not None:
+    if like is None:
+        module.to(torch_package().get_default_dtype())
+    else:
         reference = next(like.parameters())
-        module.to(device=reference.device, dtype=reference.dtype)
+        module.to(device=reference.device, dtype=reference.dtype, memory_format=_memory_format(like))
         module.train(like.training)
         # What was frozen stays frozen.
         module.requires_grad_(any(parameter.requires_grad for parameter in like.parameters()))
     return module
+
+
+def _memory_format(like: Any) -> Any:
+    """Channels last, where the weights of a layer are stored so."""
+    torch = torch_package()
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in like.parameters():
+        wanted = formats.get(parameter.ndim)
+        if wanted is not None and not parameter.is_contiguous() and parameter.is_contiguous(memory_format=wanted):
+            return wanted
+    return None
 
 
 def is_linear(module: Any) -> bool:
@@ -95,54 +112,106 @@ def padding_mode_of(module: Any) -> str:
 def plan_of_module(module: Any, method: str, rank: Any) -> LayerPlan:
     """The plan of a sequence that `module_of` made, with the weights that it has now."""
     nn = torch_package().nn
+    pads = nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d
     steps: list[Step] = []
-    margin: tuple[Pair, Pair] = (0, 0), (0, 0)
+    margin: tuple[Pair, ...] = ()
     for part in module:
         if isinstance(part, fold_class()):
             steps.append((Unfold if part.back else Fold)(part.groups))
-        elif isinstance(part, nn.ZeroPad2d):
-            left, right, top, bottom = part.padding
-            margin = (top, bottom), (left, right)
+        elif isinstance(part, pads):
+            ends = iter(part.padding)
+            margin = tuple(zip(ends, ends, strict=True))[::-1]
         else:
-            weight = part.weight.detach().cpu().double().numpy()
             bias = None if part.bias is None else part.bias.detach().cpu().double().numpy()
+            weight = weight_of(part)
             if isinstance(part, nn.Linear):
-                steps.append(Convolution(weight[:, :, None, None], bias=bias))
+                steps.append(Convolution(weight, bias=bias))
                 continue
             geometry = geometry_of(part)
-            if any(map(any, margin)):
-                geometry, margin = replace(geometry, padding=margin), ((0, 0), (0, 0))
+            if margin:
+                own = ((0, 0), *margin) if len(margin) == 1 else margin
+                geometry, margin = replace(geometry, padding=own), ()
             steps.append(Convolution(weight, geometry, part.groups, bias))
     return LayerPlan(method, rank, tuple(steps))
 
 
+def axes_of(module: Any) -> int:
+    """Axes over which a convolution, or the sequence that replaced one, moves: 1 to 3; 0 for linear layers."""
+    for part in module.modules():
+        if isinstance(part, convolutions()):
+            return len(part.kernel_size)
+    return 0
+
+
+def convolutions() -> tuple[Any, ...]:
+    """The classes of convolutions that can be replaced."""
+    nn = torch_package().nn
+    return (
+        nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+    )  # fmt: skip
+
+
+def channel_axis(module: Any) -> int:
+    """The axis of a weight along which its output channels lie; with groups, those of each group."""
+    return 1 if getattr(module, "transposed", False) else 0
+
+
+def weight_of(module: Any) -> Array:
+    """The weight of a convolution or linear layer as a kernel (T, S / groups, D1, ..), in double precision."""
+    weight = np.asarray(module.weight.detach().cpu().double().numpy())
+    if is_linear(module):
+        return weight[:, :, None, None]
+    if module.transposed:
+        # (S, T / groups, ..)
+        parts = weight.reshape(module.groups, -1, *weight.shape[1:]).swapaxes(1, 2)
+        weight = parts.reshape(-1, *parts.shape[2:])
+    return np.ascontiguousarray(weight[:, :, None] if weight.ndim == 3 else weight)
+
+
+def stored_weight(kernel: Array, module: Any) -> Array:
+    """A kernel in the shape in which a module stores it; the inverse of `weight_of`."""
+    if getattr(module, "transposed", False):
+        parts = kernel.reshape(module.groups, -1, *kernel.shape[1:]).swapaxes(1, 2)
+        kernel = parts.reshape(-1, *parts.shape[2:])
+    return np.array(kernel.reshape(tuple(module.weight.shape)))
+
+
 def geometry_of(conv: Any) -> Geometry:
-    """Stride, padding and dilation of a `Conv2d`; "same" padding written out."""
+    """Stride, padding and dilation of a convolution; "same" padding written out."""
     stride, dilation = (tuple(int(n) for n in value) for value in (conv.stride, conv.dilation))
     if conv.padding == "valid":
-        sides: list[Pair] = [(0, 0), (0, 0)]
+        sides: tuple[Pair, ...] = ((0, 0),) * len(stride)
     elif conv.padding == "same":
         whole = [d * (k - 1) for d, k in zip(dilation, conv.kernel_size, strict=True)]
-        sides = [(n // 2, n - n // 2) for n in whole]
+        sides = tuple((n // 2, n - n // 2) for n in whole)
     else:
-        sides = [(int(n), int(n)) for n in conv.padding]
-    return Geometry((stride[0], stride[1]), (sides[0], sides[1]), (dilation[0], dilation[1]))
+        sides = tuple((int(n), int(n)) for n in conv.padding)
+    extra = tuple(int(n) for n in conv.output_padding)
+    if len(stride) == 1:
+        stride, sides, dilation, extra = (1, *stride), ((0, 0), *sides), (1, *dilation), (0, *extra)
+    return Geometry(stride, sides, dilation, bool(conv.transposed), extra)
 
 
-def _conv(step: Convolution, padding_mode: str) -> list[Any]:
+def _conv(step: Convolution, padding_mode: str, axes: int) -> list[Any]:
     torch = torch_package()
     nn = torch.nn
     geometry, before = step.geometry, []
-    padding = (geometry.padding[0][0], geometry.padding[1][0])
-    if any(first != second for first, second in geometry.padding):
-        (top, bottom), (left, right) = geometry.padding
-        before, padding = [nn.ZeroPad2d((left, right, top, bottom))], (0, 0)
-    conv = nn.Conv2d(
-        step.inputs, step.outputs, step.window, geometry.stride, padding, geometry.dilation, step.groups,
-        bias=step.bias is not None, padding_mode=padding_mode if any(padding) else "zeros",
-    )  # fmt: skip
+    window, sides = step.window[-axes:], geometry.padding[-axes:]
+    stride, dilation, extra = (sizes[-axes:] for sizes in (geometry.stride, geometry.dilation, geometry.extra))
+    padding = tuple(first for first, _ in sides)
+    options = {"groups": step.groups, "bias": step.bias is not None, "dilation": dilation, "dtype": torch.float64}
+    if geometry.transposed:
+        kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[axes - 1]
+        conv = kind(step.inputs, step.outputs, window, stride, padding, output_padding=extra, **options)
+    else:
+        if any(first != second for first, second in sides):
+            pad = (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)[axes - 1]
+            before, padding = [pad([n for side in reversed(sides) for n in side], 0.0)], (0,) * axes
+        kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
+        mode = padding_mode if any(padding) else "zeros"
+        conv = kind(step.inputs, step.outputs, window, stride, padding, padding_mode=mode, **options)
     with torch.no_grad():
-        conv.weight.copy_(torch.from_numpy(np.array(step.weight)))
+        conv.weight.copy_(torch.from_numpy(stored_weight(step.weight, conv)))
         if step.bias is not None:
             conv.bias.copy_(torch.from_numpy(np.array(step.bias)))
     return [*before, conv]
@@ -150,7 +219,7 @@ def _conv(step: Convolution, padding_mode: str) -> list[Any]:
 
 def _linear(step: Convolution) -> Any:
     torch = torch_package()
-    linear = torch.nn.Linear(step.inputs, step.outputs, bias=step.bias is not None)
+    linear = torch.nn.Linear(step.inputs, step.outputs, bias=step.bias is not None, dtype=torch.float64)
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(np.array(step.weight[:, :, 0, 0])))
         if step.bias is not None:

@@ -16,7 +16,7 @@ def fold_class() -> Any:
     from torch import Tensor, nn
 
     class ChannelFold(nn.Module):  # type: ignore[misc, unused-ignore]
-        """(B, groups * C, H, W) to (B * groups, C, H, W), or back."""
+        """(B, groups * C, ..) to (B * groups, C, ..), or back."""
 
         def __init__(self, groups: int, back: bool) -> None:
             super().__init__()
@@ -25,7 +25,7 @@ def fold_class() -> Any:
         def forward(self, x: Tensor) -> Tensor:
             # -1 for the batch: its size is not fixed in exported graphs.
             channels = x.shape[1] * self.groups if self.back else x.shape[1] // self.groups
-            return x.reshape(-1, channels, x.shape[2], x.shape[3])
+            return x.reshape(-1, channels, *x.shape[2:])
 
         def extra_repr(self) -> str:
             return f"{self.groups}, back={self.back}"

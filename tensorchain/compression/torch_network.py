@@ -1,8 +1,8 @@
 """Compress a PyTorch network: decomposed convolutions in place of dense ones.
 
-`compress` looks at every `Conv2d` and `Linear`, chooses and fits decompositions under a budget for the whole network
-(:mod:`tensorchain.compression.network`), and returns a copy in which each layer that changes is a sequence of plain
-layers.  With calibration inputs all its layers are then refitted to what the original network gives
+`compress` looks at every convolution and linear layer, chooses and fits decompositions under a budget for the whole
+network (:mod:`tensorchain.compression.network`), and returns a copy in which each layer that changes is a sequence of
+plain layers.  With calibration inputs all its layers are then refitted to what the original network gives
 (:mod:`tensorchain.compression.torch_refit`).
 
 The torch-free mathematics is elsewhere.  Needs `pip install tensorchain[torch]`.
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorchain.compression.conv import LayerPlan, Pair
+from tensorchain.compression.conv import LayerPlan, Sizes
 from tensorchain.compression.network import Measured, Timer
 from tensorchain.compression.request import Request
 from tensorchain.compression.torch_inputs import batch_of, batches_of, call
@@ -30,7 +30,7 @@ from tensorchain.compression.torch_sites import sites_of
 def compress(
     net: Any,
     example: Any,
-    method: str = "tc",
+    method: str = "auto",
     *,
     keep_macs: float | None = None,
     keep_params: float | None = None,
@@ -45,10 +45,11 @@ def compress(
 
     Parameters
     ----------
-    net : network with `Conv2d` and `Linear` layers; it is not changed.
+    net : network with convolutions (over lines, images or volumes, in groups, transposed) or linear layers; it is not
+        changed.
     example : an input, with which the sizes of all images are found.
-    method : for kernels of several taps: "cp3", "cp4", "tucker2", "tucker-cp", "btd" or "tc"; 1 x 1 and linear layers
-        get an SVD.
+    method : for kernels of several taps: "cp3", "cp4", "tucker2", "tucker-cp", "btd" or "tc"; "auto" takes for each
+        layer the one that serves the budget best.  Kernels of one tap and linear layers get an SVD.
     keep_macs, keep_params : the budget as a share of the dense network's multiplications, or parameters; give one.
     calibration : inputs without labels, some hundred: a tensor, a loader, a list of batches (inputs, or pairs with the
         inputs first), or a function that returns one; errors are then those of the layers' outputs.
@@ -130,7 +131,7 @@ def timer_of(net: Any, example: Any, runs: int = 15) -> Timer:
     torch = torch_package()
     reference = next(net.parameters())
 
-    def timer(plans: Sequence[LayerPlan], image: Pair) -> list[float]:
+    def timer(plans: Sequence[LayerPlan], image: Sizes) -> list[float]:
         shape = batch_of(example), plans[0].convolutions[0].inputs, *image
         values = torch.zeros(shape, dtype=reference.dtype, device=reference.device)
         modules = [module_of(plan).to(values) for plan in plans]

@@ -5,31 +5,36 @@ that the original gave at the same images and positions (:mod:`tensorchain.compr
 of a replaced layer by alternating least squares, a layer that stayed by least squares.  So each layer also repairs what
 the layers before it have changed.
 
-Memory does not grow with the number of images: of a layer's p = S D1 D2 inputs and T outputs only moments of p^2 + p T
-numbers are held.  Cost: each layer needs a pass over the inputs, up to this layer, of both networks.
+Memory does not grow with the number of images: of a layer's p inputs and T outputs only moments of p^2 + p T numbers
+are held, from positions that are drawn.  The outputs of the original at these positions are taken for many layers in
+one pass, as many as a bounded memory holds.  Cost: each layer needs a pass over the inputs, up to this layer, of the
+compressed network.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from tensorchain.compression.conv import LayerPlan
+from tensorchain.compression.groups import error_of_groups, joined, kernel_of, split
 from tensorchain.compression.refit import RIDGE, Moments
 from tensorchain.compression.refit_factors import refit_factors
 from tensorchain.compression.report import LayerReport
 from tensorchain.compression.request import Site
-from tensorchain.compression.torch_inputs import batches_of, call, first_of
-from tensorchain.compression.torch_layers import copied, decomposed, plan_of_module
-from tensorchain.compression.torch_patches import add_rows, rows_of
+from tensorchain.compression.torch_inputs import batch_of, batches_of, call, first_of
+from tensorchain.compression.torch_layers import copied, decomposed, plan_of_module, stored_weight
+from tensorchain.compression.torch_patches import add_rows, outputs_of, positions_for, rows_of
 from tensorchain.compression.torch_sites import sites_of
 
 MOST_INPUTS = 6000
 """Longest patch p whose layer is refitted: its moments take 8 p^2 bytes, 290 MB."""
+_GOALS = 1 << 26
+"""Most outputs of the original, of several layers, that are held at once."""
 
 
 def refit_network(
@@ -40,7 +45,7 @@ def refit_network(
     rounds: int = 1,
     sweeps: int = 8,
     ridge: float = RIDGE,
-    positions: int = 256,
+    positions: int | None = None,
     dense: bool = True,
     rng: int | np.random.Generator | None = 0,
     callback: Callable[[str, float, float], object] | None = None,
@@ -61,8 +66,9 @@ def refit_network(
         Most passes over the small convolutions of a layer.
     ridge : float
         Weight of the distance from the original kernel, relative to the mean variance of an input.
-    positions : int
-        Most positions of an image from which a layer is fitted, drawn by `rng`.
+    positions : int, optional
+        Most positions of an image from which a layer is fitted, drawn by `rng`.  By default so many that each layer is
+        fitted from 32 rows for each number of a patch, but 16,384 to 65,536.
     dense : bool
         Whether layers that were not replaced are refitted too, where they can be; the number of their weights stays.
     rng : int or numpy.random.Generator, optional
@@ -87,13 +93,13 @@ def refit_network(
     >>> gap = lambda: float((small(images) - net(images)).detach().norm())
     >>> before = gap()
     >>> refit_network(small, net, images)
-    >>> gap() < 0.8 * before
+    >>> gap() < 0.9 * before
     True
     """
-    if rounds < 1 or positions < 1:
+    if rounds < 1 or (positions is not None and positions < 1):
         raise ValueError(f"rounds is {rounds!r} and positions {positions!r}; positive integers are needed")
     batches = batches_of(calibration)
-    generator = np.random.default_rng(rng)
+    seed = int(np.random.default_rng(rng).integers(1 << 62))
     training = [module.training for module in net.modules()]
     teacher = copied(original).eval()
     net.eval()
@@ -109,11 +115,19 @@ def refit_network(
             and site.name not in bits
             and site.kernel[0].size <= MOST_INPUTS
         ]
+        samples = sum(batch_of(batch) for batch in batches())
+        places = {site.name: positions or positions_for(site, samples) for site in wanted}
+        seeds = {site.name: (seed, k) for k, site in enumerate(wanted)}
+        original_outputs: _Outputs | None = None
         for _ in range(rounds):
-            for site in wanted:
-                report = _refit_layer(net, teacher, site, batches, (sweeps, ridge, positions), generator, callback)
-                if report is not None:
-                    done[site.name] = report
+            for together in _in_memory(wanted, places, samples):
+                if original_outputs is None or original_outputs.sites != together:
+                    original_outputs = _Outputs(teacher, together, batches, places, seeds)
+                for site in together:
+                    moments = _moments(net, original_outputs, site, batches)
+                    report = _refit_layer(net, site, moments, (sweeps, ridge), callback)
+                    if report is not None:
+                        done[site.name] = report
     finally:
         for module, was in zip(net.modules(), training, strict=False):
             module.training = was
@@ -128,35 +142,54 @@ def _can_move(site: Site, net: Any) -> bool:
     return free and not site.refusal and module._parameters.get("weight") is not None
 
 
+def _in_memory(sites: list[Site], places: Mapping[str, int], samples: int) -> Iterator[list[Site]]:
+    """Consecutive layers whose outputs are held together."""
+    together: list[Site] = []
+    held = 0
+    for site in sites:
+        size = len(site.kernel) * places[site.name] * samples * site.uses
+        if together and held + size > _GOALS:
+            yield together
+            together, held = [], 0
+        together, held = [*together, site], held + size
+    if together:
+        yield together
+
+
 def _refit_layer(
     net: Any,
-    teacher: Any,
     site: Site,
-    batches: Callable[[], Iterator[Any]],
-    options: tuple[int, float, int],
-    rng: np.random.Generator,
+    moments: list[Moments],
+    options: tuple[int, float],
     callback: Callable[[str, float, float], object] | None,
 ) -> LayerReport | None:
     """New weights for one layer, in place; what the report says of it if it was replaced."""
-    sweeps, ridge, positions = options
+    sweeps, ridge = options
+    groups = site.groups
     module = net.get_submodule(site.name)
     layer = decomposed(net).get(site.name)
-    moments = _moments(net, teacher, site, batches, positions, rng)
     method, rank = ("dense", None) if layer is None else (layer.method, layer.rank)
     plan = plan_of_module([module] if layer is None else module, method, rank)
     # A layer that was not replaced stays of the size it had.
     biased = layer is not None or plan.convolutions[-1].bias is not None
-    better = refit_factors(plan, site.kernel, moments, sweeps=sweeps, ridge=ridge, with_bias=biased)
+    better = joined(
+        [
+            refit_factors(part, kernel, own, sweeps=sweeps, ridge=ridge, with_bias=biased)
+            for part, kernel, own in zip(split(plan, groups), site.parts, moments, strict=True)
+        ]
+    )
     _store([module] if layer is None else module, better)
     if callback is not None:
-        callback(site.name, _error(moments, plan), _error(moments, better))
+        callback(
+            site.name, error_of_groups(split(plan, groups), moments), error_of_groups(split(better, groups), moments)
+        )
     if layer is None:
         return None
     size = float(np.linalg.norm(site.kernel))
     return replace(
         layer,
-        error=float(np.linalg.norm(better.kernel - site.kernel)) / size,
-        output_error=_error(moments, better),
+        error=float(np.linalg.norm(kernel_of(better, groups) - site.kernel)) / size,
+        output_error=error_of_groups(split(better, groups), moments),
         sensitivity=better.sensitivity(relative=True),
     )
 
@@ -165,42 +198,90 @@ class _Seen(Exception):  # noqa: N818, it ends a pass early and is no error
     """Everything that was wanted of a pass has been seen."""
 
 
-def _moments(
-    net: Any, teacher: Any, site: Site, batches: Callable[[], Iterator[Any]], positions: int, rng: np.random.Generator
-) -> Moments:
-    """Moments of the patches that a layer sees in the network, and of the outputs that it gave in the teacher."""
+class _Outputs:
+    """What layers of the original gave at positions that are drawn, batch by batch.
+
+    Attributes
+    ----------
+    sites : the layers.
+    found : by name, for each batch the outputs (groups, Z, T / groups) of every call.
+    """
+
+    def __init__(
+        self,
+        teacher: Any,
+        sites: list[Site],
+        batches: Callable[[], Iterator[Any]],
+        places: Mapping[str, int],
+        seeds: Mapping[str, tuple[int, int]],
+    ) -> None:
+        import torch
+
+        self.teacher, self.sites, self.places, self.seeds = teacher, sites, places, seeds
+        self.found: dict[str, list[list[Any]]] = {site.name: [] for site in sites}
+        now: dict[str, list[Any]] = {}
+
+        def see(site: Site, module: Any, result: Any, rng: np.random.Generator) -> None:
+            outputs = outputs_of(module, site, result.detach(), positions=places[site.name], rng=rng)
+            now[site.name].append(outputs.clone())
+
+        with torch.no_grad():
+            for n, batch in enumerate(batches()):
+                now = {site.name: [] for site in sites}
+                hooks = []
+                for site in sites:
+                    rng = self.rng(site, n)
+                    hooks.append(
+                        teacher.get_submodule(site.name).register_forward_hook(
+                            lambda module, _, result, site=site, rng=rng: see(site, module, result, rng)
+                        )
+                    )
+                try:
+                    call(teacher, batch)
+                finally:
+                    for hook in hooks:
+                        hook.remove()
+                for name, outputs in now.items():
+                    self.found[name].append(outputs)
+
+    def rng(self, site: Site, batch: int) -> np.random.Generator:
+        """What draws the positions of a batch."""
+        return np.random.default_rng([*self.seeds[site.name], batch])
+
+
+def _moments(net: Any, original: _Outputs, site: Site, batches: Callable[[], Iterator[Any]]) -> list[Moments]:
+    """Moments of the patches that a layer sees in the network, and of the outputs that it gave in the original."""
     import torch
 
     inputs: list[Any] = []
-    outputs: list[Any] = []
 
-    def see(found: list[Any], value: Any) -> None:
-        found.append(value.detach())
-        if len(found) == site.uses:
+    def see(value: Any) -> None:
+        inputs.append(value.detach())
+        if len(inputs) == site.calls:
             raise _Seen
 
-    moments = Moments(site.kernel[0].size, len(site.kernel))
-    module = teacher.get_submodule(site.name)
-    hooks = [
-        module.register_forward_hook(lambda _, __, result: see(outputs, result)),
-        net.get_submodule(site.name).register_forward_pre_hook(
-            lambda _, given, named: see(inputs, first_of(given, named)), with_kwargs=True
-        ),
-    ]
+    moments = [Moments(part[0].size, len(part)) for part in site.parts]
+    module = original.teacher.get_submodule(site.name)
+    hook = net.get_submodule(site.name).register_forward_pre_hook(
+        lambda _, given, named: see(first_of(given, named)), with_kwargs=True
+    )
     try:
         with torch.no_grad():
-            for batch in batches():
+            for n, (batch, outputs) in enumerate(zip(batches(), original.found[site.name], strict=True)):
                 inputs.clear()
-                outputs.clear()
-                for either in (teacher, net):
-                    with contextlib.suppress(_Seen):
-                        call(either, batch)
+                with contextlib.suppress(_Seen):
+                    call(net, batch)
+                rng = original.rng(site, n)
                 for values, results in zip(inputs, outputs, strict=True):
-                    for rows in rows_of(module, site, values, results, positions=positions, rng=rng):
-                        add_rows(moments, *rows)
+                    start = 0
+                    pieces = rows_of(module, site, values, positions=original.places[site.name], rng=rng)
+                    for rows in pieces:
+                        goals = results[:, start : start + rows.shape[1]]
+                        start += rows.shape[1]
+                        for own, row, goal in zip(moments, rows, goals, strict=True):
+                            add_rows(own, row, goal)
     finally:
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
     return moments
 
 
@@ -211,8 +292,7 @@ def _store(module: Any, plan: LayerPlan) -> None:
     parts = [part for part in module if hasattr(part, "weight")]
     with torch.no_grad():
         for part, layer in zip(parts, plan.convolutions, strict=True):
-            weight = torch.from_numpy(np.array(layer.weight)).reshape(part.weight.shape)
-            part.weight.copy_(weight)
+            part.weight.copy_(torch.from_numpy(stored_weight(layer.weight, part)))
             if layer.bias is None:
                 continue
             bias = torch.from_numpy(np.array(layer.bias)).to(part.weight)
@@ -220,8 +300,3 @@ def _store(module: Any, plan: LayerPlan) -> None:
                 part.bias = torch.nn.Parameter(bias)
             else:
                 part.bias.copy_(bias)
-
-
-def _error(moments: Moments, plan: LayerPlan) -> float:
-    kernel, bias = plan.kernel, plan.convolutions[-1].bias
-    return moments.relative_error(kernel.reshape(len(kernel), -1), np.zeros(len(kernel)) if bias is None else bias)

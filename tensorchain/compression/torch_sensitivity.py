@@ -89,7 +89,12 @@ def _layers(part: Any) -> list[tuple[Any, int, int]]:
         if isinstance(module, fold_class()):
             copies = copies // module.groups if module.back else copies * module.groups
         elif hasattr(module, "weight"):
-            layers.append((module.weight, getattr(module, "groups", 1), copies))
+            weight, groups = module.weight, getattr(module, "groups", 1)
+            if getattr(module, "transposed", False):
+                # (S, T / groups, ..)
+                parts = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2)
+                weight = parts.reshape(-1, *parts.shape[2:])
+            layers.append((weight, groups, copies))
     return layers
 
 

@@ -16,11 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from tensorchain.compression.conv import Geometry
+from tensorchain.compression.conv import Geometry, macs_of
+from tensorchain.compression.groups import groups_of, kernel_of
 from tensorchain.compression.report import LayerReport
 from tensorchain.compression.request import Site
-from tensorchain.compression.torch_inputs import call, first_of
-from tensorchain.compression.torch_layers import decomposed, geometry_of, is_linear, plan_of_module, torch_package
+from tensorchain.compression.torch_inputs import batch_of, call, first_of
+from tensorchain.compression.torch_layers import (
+    axes_of,
+    convolutions,
+    decomposed,
+    geometry_of,
+    is_linear,
+    plan_of_module,
+    torch_package,
+    weight_of,
+)
 from tensorchain.compression.torch_modules import fake_quantize_class
 
 _NOTHING = np.zeros((1, 1, 1, 1))
@@ -50,6 +60,9 @@ def sites_of(net: Any, example: Any, whole: bool = False) -> list[Site]:
     }
     with torch.no_grad(), _observed(modules) as seen:
         call(net, example)
+    hidden = seen.read - set(seen.sizes)
+    if hidden:
+        _look_again(net, example, modules, seen, hidden)
     owners: dict[int, list[str]] = {}
     for name, module in net.named_modules():
         for parameter in module._parameters.values():
@@ -58,7 +71,26 @@ def sites_of(net: Any, example: Any, whole: bool = False) -> list[Site]:
     order = {name: at for at, name in enumerate(seen.sizes)}
     names = sorted(modules, key=lambda name: order.get(name, len(order)))
     counted: set[int] = set()
-    return [_site(name, modules[name], seen, done.get(name), owners, counted) for name in names]
+    batch = max(batch_of(example), 1)
+    return [_site(name, modules[name], seen, done.get(name), (owners, counted, batch)) for name in names]
+
+
+def _look_again(net: Any, example: Any, modules: Mapping[str, Any], seen: _Seen, hidden: set[str]) -> None:
+    """Sizes of layers whose weights were read in place of a call: attention has a fast path that calls nothing."""
+    torch = torch_package()
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), _observed(modules) as slow:
+            call(net, example)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    for name in modules:
+        if name in hidden:
+            # The output matrix of an attention is read wherever the attention is called.
+            calls = slow.sizes.get(name) or slow.sizes.get(name.rpartition(".")[0])
+            if calls:
+                seen.sizes[name] = calls
 
 
 def _inside(name: str, done: Mapping[str, Any]) -> bool:
@@ -76,16 +108,24 @@ def _computed(module: Any) -> bool:
     """Whether the weight is computed from others, as by weight_norm, pruning or a parametrisation."""
     from torch.nn.utils import parametrize
 
-    layers = torch_package().nn.Conv2d, torch_package().nn.Linear
+    layers = (*convolutions(), torch_package().nn.Linear)
     return isinstance(module, layers) and (parametrize.is_parametrized(module, "weight") or "weight" in vars(module))
 
 
 @dataclass
 class _Seen:
-    """What a run showed: the shapes of the inputs of each call by name, and whose weights other code has read."""
+    """What a run showed.
+
+    Attributes
+    ----------
+    sizes : shapes of the inputs of each call by name.
+    read : layers whose weights other code has read.
+    more : layers that were called with more than their input.
+    """
 
     sizes: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
+    more: set[str] = field(default_factory=set)
 
 
 @contextmanager
@@ -95,11 +135,16 @@ def _observed(modules: Mapping[str, Any]) -> Iterator[_Seen]:
 
     def watched(kind: Any, name: str) -> Any:
         running = [0]
+        own = modules[name]._parameters.items()
+        # What a weight is computed from is read before each call.
+        matrices = {key for key, p in own if p is not None and p.ndim > 1 and not _computed(modules[name])}
 
         class Watched(kind):  # type: ignore[misc]
             def forward(self, *inputs: Any, **named: Any) -> Any:
                 shape = getattr(first_of(inputs, named), "shape", ())
                 seen.sizes.setdefault(name, []).append(tuple(shape))
+                if len(inputs) + len(named) > 1:
+                    seen.more.add(name)
                 running[0] += 1
                 try:
                     return kind.forward(self, *inputs, **named)
@@ -107,7 +152,7 @@ def _observed(modules: Mapping[str, Any]) -> Iterator[_Seen]:
                     running[0] -= 1
 
             def __getattr__(self, key: str) -> Any:
-                if key == "weight" and not running[0]:
+                if not running[0] and (key == "weight" or key in matrices):
                     seen.read.add(name)
                 return super().__getattr__(key)
 
@@ -127,19 +172,24 @@ def _site(
     module: Any,
     seen: _Seen,
     layer: LayerReport | None,
-    owners: Mapping[int, list[str]],
-    counted: set[int],
+    network: tuple[Mapping[int, list[str]], set[int], int],
 ) -> Site:
+    """A layer; `network`: the owners of all parameters, those counted already, and the samples of the example."""
+    owners, counted, batch = network
     nn = torch_package().nn
     calls = seen.sizes.get(name, [])
     if layer is not None:
-        plan = plan_of_module(module, layer.method, layer.rank)
-        image, different = _image(module, calls), _refusal_of_calls(calls)
-        return Site(name, plan.kernel, plan.convolutions[-1].bias, plan.geometry, image, len(calls), different, plan)
+        plan, different = plan_of_module(module, layer.method, layer.rank), _refusal_of_calls(calls)
+        groups = groups_of(plan)
+        return Site(
+            name, kernel_of(plan, groups), plan.convolutions[-1].bias, plan.geometry, _image(module, calls, batch),
+            _uses(module, calls, batch), different, plan, groups=groups, calls=max(len(calls), 1),
+        )  # fmt: skip
     own = [parameter for parameter in module._parameters.values() if parameter is not None]
     shared = [other for p in own if p.ndim > 1 for other in owners.get(id(p), []) if other != name]
-    convolution, linear = isinstance(module, nn.Conv2d), isinstance(module, nn.Linear)
-    plain = type(module) in (nn.Conv2d, nn.Linear) or _computed(module)
+    kinds = (*convolutions(), nn.Linear)
+    replaceable = isinstance(module, kinds)
+    plain = type(module) in kinds or _computed(module)
     refusal = ""
     if shared:
         refusal = f"shares its weight with {shared[0]}"
@@ -147,32 +197,45 @@ def _site(
         refusal = "its weight is read by other code"
     elif not calls:
         refusal = "not called"
-    elif not (convolution or linear) or not plain or _rounded(module):
+    elif not replaceable or not plain or _rounded(module):
         kind = type(module).__name__
         refusal = f"{'an' if (kind[0] in 'AEIOLM' and kind[:2].isupper()) or kind[0] in 'AEIO' else 'a'} {kind}"
-    if refusal or not (convolution or linear):
+    if refusal or not replaceable:
         free = [p for p in own if id(p) not in counted]
         counted.update(map(id, free))
-        counts = sum(p.numel() for p in free), sum(_macs(module, own, shape) for shape in calls)
+        macs = sum(_macs(module, own, shape) for shape in calls) // batch
+        counts = sum(p.numel() for p in free), macs
         return Site(name, _NOTHING, None, Geometry(), (1, 1), max(len(calls), 1), refusal, counts=counts)
-    weight = module.weight.detach().to("cpu").double().numpy()
     bias = None if module.bias is None else module.bias.detach().to("cpu").double().numpy()
+    linear = isinstance(module, nn.Linear)
     geometry = Geometry() if linear else geometry_of(module)
-    if convolution and module.groups > 1:
-        refusal = "depthwise" if module.groups == module.in_channels else f"{module.groups} groups"
-    elif convolution and module.padding_mode != "zeros" and any(a != b for a, b in geometry.padding):
+    if not linear and module.padding_mode != "zeros" and any(a != b for a, b in geometry.padding):
         refusal = f"uneven {module.padding_mode} padding"
+    elif name in seen.more:
+        refusal = "called with more than its input"
     refusal = refusal or _refusal_of_calls(calls)
-    kernel = weight[:, :, None, None] if linear else weight
     stored = sum(p.numel() for p in module.parameters()) if _computed(module) else None
-    return Site(name, kernel, bias, geometry, _image(module, calls), len(calls), refusal, stored=stored)
+    return Site(
+        name, weight_of(module), bias, geometry, _image(module, calls, batch), _uses(module, calls, batch), refusal,
+        stored=stored, groups=1 if linear else int(module.groups), calls=len(calls),
+    )  # fmt: skip
 
 
-def _image(module: Any, calls: list[tuple[int, ...]]) -> tuple[int, int]:
-    """Height and width of the input; a linear layer is applied to as many vectors as there are behind the batch."""
+def _image(module: Any, calls: list[tuple[int, ...]], batch: int) -> tuple[int, ...]:
+    """Sizes of the input; a linear layer is applied to as many vectors as there are for each sample."""
+    shape = calls[0]
     if is_linear(module):
-        return math.prod(calls[0][1:-1]), 1
-    return calls[0][-2], calls[0][-1]
+        return max(1, round(math.prod(shape[:-1]) / batch)), 1
+    axes = axes_of(module)
+    return (1, shape[-1]) if axes == 1 else tuple(shape[-axes:])
+
+
+def _uses(module: Any, calls: list[tuple[int, ...]], batch: int) -> int:
+    """Images for each sample of the example, over all calls."""
+    if is_linear(module):
+        return len(calls)
+    axes = axes_of(module)
+    return max(1, round(sum(shape[0] if len(shape) > 1 + axes else 1 for shape in calls) / batch))
 
 
 def _refusal_of_calls(calls: list[tuple[int, ...]]) -> str:
@@ -186,23 +249,12 @@ def _rounded(module: Any) -> bool:
 
 
 def _macs(module: Any, own: list[Any], shape: tuple[int, ...]) -> int:
-    """Multiplications of one call for one sample: each matrix at each position of the input, or of a smaller output."""
+    """Multiplications of one call: each matrix at each position of the input, or of a convolution's output."""
     nn = torch_package().nn
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) or len(shape) < 2:
         return 0
-    size = sum(int(p.numel()) for p in own if p.ndim > 1)
-    convolutions = nn.Conv1d, nn.Conv2d, nn.Conv3d
-    transposed = nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d
-    if isinstance(module, transposed):
-        return size * math.prod(shape[2:])
-    if isinstance(module, convolutions):
-        kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
-        positions = 1
-        for axis, length in enumerate(shape[2:]):
-            if isinstance(module.padding, str):
-                whole = dilation[axis] * (kernel[axis] - 1) if module.padding == "same" else 0
-            else:
-                whole = 2 * module.padding[axis]
-            positions *= (length + whole - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1
-        return size * positions
-    return size * math.prod(shape[1:-1])
+    if isinstance(module, convolutions()) and module.weight is not None:
+        axes = axes_of(module)
+        image = (1, *shape[-1:]) if axes == 1 else tuple(shape[-axes:])
+        return macs_of(weight_of(module).shape, geometry_of(module), image) * math.prod(shape[: -axes - 1])
+    return sum(int(p.numel()) for p in own if p.ndim > 1) * math.prod(shape[:-1])

@@ -27,7 +27,7 @@ import numpy as np
 from tensorchain.compression.layer_bits import allocate_layer_bits
 from tensorchain.compression.quantize import check_bits, quantizer
 from tensorchain.compression.torch_inputs import call, inputs_of
-from tensorchain.compression.torch_layers import copied
+from tensorchain.compression.torch_layers import channel_axis, convolutions, copied
 from tensorchain.compression.torch_layers import decomposed as replaced
 from tensorchain.compression.torch_modules import fake_quantize_class
 from tensorchain.compression.torch_sensitivity import sensitivities_of
@@ -106,6 +106,7 @@ def restore(
     every: int = 4,
     loss: Callable[[Any, Any], Any] | None = None,
     teacher: Any = None,
+    autocast: Any = None,
     callback: Callable[[int, Epoch], object] | None = None,
 ) -> list[Epoch]:
     """Bring back the quality of a compressed network, in place.
@@ -121,6 +122,8 @@ def restore(
     loss : of (outputs, labels); cross entropy by default, for which labels are integers, or shares that sum to one.
     teacher : network, such as the one that was compressed, whose outputs are to be matched as well: their mean squared
         difference is added to the loss.
+    autocast : a type such as `torch.bfloat16`, in which PyTorch computes outputs and loss where it can; weights, their
+        gradients and the sensitivity stay as they are.
     callback : called with the number of the epoch and its figures; a true return value stops.
 
     Returns
@@ -142,6 +145,8 @@ def restore(
 
     if isinstance(every, bool) or every < 1:
         raise ValueError(f"every is {every!r}; a positive integer is needed")
+    if autocast is not None and autocast not in (torch.bfloat16, torch.float16):
+        raise ValueError(f"autocast is {autocast!r}; torch.bfloat16, torch.float16 or None is needed")
     if epochs < 0:
         raise ValueError(f"epochs is {epochs!r}; an integer >= 0 is needed")
     if not (rate > 0.0 and sensitivity >= 0.0):
@@ -156,6 +161,7 @@ def restore(
     parts = decomposed(net)
     start = sensitivities_of(parts).detach() if parts else None
     weights = [p for p in net.parameters() if p.requires_grad]
+    device = next((p.device.type for p in weights), "cpu")
     optimizer = torch.optim.SGD(weights, lr=rate, momentum=momentum, weight_decay=decay, nesterov=momentum > 0.0)
     norms = torch.nn.modules.batchnorm._BatchNorm
     still = [module for module in net.modules() if isinstance(module, norms) and frozen(module)]
@@ -170,14 +176,15 @@ def restore(
             within = count / steps if steps else 0.0
             for group in optimizer.param_groups:
                 group["lr"] = 0.5 * rate * (1.0 + math.cos(math.pi * min(epoch + within, epochs) / epochs))
-            outputs = call(net, inputs)
             if loss is None:
                 _check_labels(labels)
-            data_loss = criterion(outputs, labels)
-            if guide is not None:
-                with torch.no_grad():
-                    wanted = call(guide, inputs)
-                data_loss = data_loss + torch.nn.functional.mse_loss(outputs, wanted)
+            with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
+                outputs = call(net, inputs)
+                data_loss = criterion(outputs, labels)
+                if guide is not None:
+                    with torch.no_grad():
+                        wanted = call(guide, inputs)
+                    data_loss = data_loss + torch.nn.functional.mse_loss(outputs, wanted)
             objective, relative = data_loss, None
             if parts and count % every == 0:
                 relative = (sensitivities_of(parts) / start).mean()
@@ -232,7 +239,7 @@ def quantize(
 
     Parameters
     ----------
-    net : any network with `Conv2d` and `Linear` layers.
+    net : any network with convolutions and linear layers.
     loader : calibration batches, inputs or (inputs, labels).
     weight_bits, activation_bits : 2 to 8, for all layers or by name ("" for the rest); None leaves activations alone.
         "allocate" shares out bits among the weights of all layers (:mod:`tensorchain.compression.layer_bits`).
@@ -269,7 +276,7 @@ def quantize(
     from torch.nn.utils import parametrize
 
     small = copied(net).eval()
-    kinds = torch.nn.Conv2d, torch.nn.Linear
+    kinds = (*convolutions(), torch.nn.Linear)
     modules = {name: module for name, module in small.named_modules() if isinstance(module, kinds)}
     allocation = None
     if isinstance(weight_bits, str):
@@ -283,7 +290,7 @@ def quantize(
     for name, module in modules.items():
         if name in weights:
             values = module.weight.detach().cpu().double().numpy()
-            axis = 0 if per_channel else None
+            axis = channel_axis(module) if per_channel else None
             grid = quantizer(values, weights[name], axis=axis, range_by=weight_range, percentile=percentile)
             parametrize.register_parametrization(module, "weight", _module(grid, module.weight), unsafe=True)
         if name in samples:
@@ -314,7 +321,7 @@ def _bits(name: str, bits: int | Mapping[str, int], modules: Mapping[str, Any]) 
         return dict.fromkeys(modules, bits)
     unknown = [key for key in bits if key and key not in modules]
     if unknown:
-        raise ValueError(f"{name} names {unknown[0]!r}, which is no Conv2d or Linear; there are {', '.join(modules)}")
+        raise ValueError(f"{name} names {unknown[0]!r}, no convolution or linear layer; there are {', '.join(modules)}")
     for value in bits.values():
         check_bits(name, value)
     return {key: bits.get(key, bits.get("", 0)) for key in modules if key in bits or "" in bits}

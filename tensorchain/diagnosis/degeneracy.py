@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,13 @@ import numpy as np
 from tensorchain.diagnosis.evidence import cure_for, explain
 from tensorchain.diagnosis.figures import SPECTRUM_LIMIT, Figures, measure, tensor_norm
 from tensorchain.diagnosis.path import DECADES, FIRST_SHARE, SensitivityPath, trace_path
+from tensorchain.diagnosis.restricted import Asked, asked_in, asked_of
 from tensorchain.diagnosis.support import Support, support_of
 from tensorchain.diagnosis.verdict import Other, Thresholds, Verdict, grows, is_better, judge, questioned
 from tensorchain.fit import Fit, StopReason
 from tensorchain.labels import block_names
 from tensorchain.models import Model
+from tensorchain.solvers.constraints import Constraint, Domain
 from tensorchain.solvers.problem import Clock
 from tensorchain.tensors import Tensor, as_tensor
 
@@ -138,6 +141,7 @@ def diagnose(
     rng: int | np.random.Generator = 0,
     max_seconds: float | None = None,
     limits: Thresholds | None = None,
+    constraint: Constraint | None = None,
 ) -> Diagnosis:
     """Measure a decomposition and say what is wrong with it.
 
@@ -151,6 +155,8 @@ def diagnose(
     rng : seed or generator for these starts.
     max_seconds : time limit of each path.
     limits : thresholds of the verdicts, by default `Thresholds()`.
+    constraint : that of a model without its fit, where it restricts blocks: `NonNegative()`.  A fit says so itself,
+        and which blocks were fixed; what leaves their domain does not count, and cures stay in it.
 
     Returns
     -------
@@ -183,61 +189,70 @@ def diagnose(
     names = None if fit is None else fit.dimension_names
     if names is None and source is not None:
         names = source.dimension_names
-    figures = replace(measure(model), block_names=block_names(model, names))
+    asked = _asked(fit, model, constraint)
+    figures = replace(measure(model, asked.domain), block_names=block_names(model, names))
+    closed = asked.domain.closed(model.network)
     stopped = fit is not None and fit.reason in _LIMITS
     if source is None:
         size = tensor_norm(model)
         known = None if fit is None else fit.error
         verdict = judge(figures, known, limits=limits, stopped=stopped)
-        evidence = explain(verdict, figures, known, None, None, limits)
-        return Diagnosis(
-            verdict, evidence, cure_for(verdict, model, figures, None, None, size, subject), figures, known
-        )
+        evidence = explain(verdict, figures, known, None, None, limits) + _on_the_domain(closed)
+        cure = cure_for(verdict, model, figures, None, None, size, subject, asked)
+        return Diagnosis(verdict, evidence, cure, figures, known)
     clock = Clock(max_seconds)
-    path = trace_path(model, source, max_seconds=max_seconds)
+    path = trace_path(model, source, max_seconds=max_seconds, domain=asked.domain)
     size = source.norm()
     error = source.residual_norm(model) / size
-    support = support_of(source, model, error, limit=SPECTRUM_LIMIT, clock=clock)
-    generator = np.random.default_rng(rng)
-    other = _best_other(source, model, path, starts, generator, max_seconds, limits)
+    support = support_of(source, model, error, limit=SPECTRUM_LIMIT, clock=clock, domain=asked.domain)
+    paths = partial(_paths, source, model, rng=np.random.default_rng(rng), max_seconds=max_seconds, domain=asked.domain)
+    # Where nothing can diverge the growth of SS along a path has an end.
+    other = None if closed else _best_other(path, paths(starts), limits)
     # Under a bound the objective is no error alone, or more error is the price.
     bounded = fit is not None and (fit.gap > 0.0 or not math.isclose(fit.objective, fit.error**2, rel_tol=1e-6))
     stabilised = fit is not None and fit.reason is StopReason.STABILISED
     verdict = judge(
         figures, error, path, other, limits,
-        support=support, stopped=stopped, fitted=fit is not None, bounded=bounded, stabilised=stabilised,
+        support=support, stopped=stopped, fitted=fit is not None, bounded=bounded, stabilised=stabilised, closed=closed,
     )  # fmt: skip
     found = None
     if verdict in (Verdict.HEALTHY, Verdict.BADLY_GAUGED) and not stabilised:
         here, least = (path.model, float(path.error[-1])) if path.error[-1] <= error else (model, error)
-        found = _another(source, here, least, starts, generator, max_seconds, limits)
+        found = _another(source, here, least, paths(min(starts, 1)), limits)
         second = Verdict.HEALTHY if found is None else questioned(least, found, source.complete, limits)
         if second is Verdict.HEALTHY or (second is Verdict.STUCK and bounded):
             found = None
         else:
             verdict = second
     evidence = explain(verdict, figures, error, path, other if found is None else found.path, limits, support)
+    evidence += _on_the_domain(closed)
     if found is not None:
         there = f"another start leads to error {found.path.error[-1]:.3g}"
         evidence = (f"{there} with a tensor {found.distance:.3g} ||T|| away from that of the model", *evidence)
         other = found.path
     shown = other if verdict is Verdict.STUCK and other is not None else path
-    cure = cure_for(verdict, model, figures, error, path, size, subject)
+    cure = cure_for(verdict, model, figures, error, path, size, subject, asked)
     return Diagnosis(verdict, evidence, cure, figures, error, shown, support)
 
 
+def _asked(fit: Fit | None, model: Model, constraint: Constraint | None) -> Asked:
+    """The domain of the fit, or of a model."""
+    if constraint is None:
+        return Asked() if fit is None else asked_of(fit)
+    constraint.domain.check(model.network, model.dtype, model)
+    return asked_in(constraint.domain, model)
+
+
+def _on_the_domain(closed: bool) -> tuple[str, ...]:
+    return ("a best approximation exists: no parts of such blocks can grow and cancel",) if closed else ()
+
+
 def _another(
-    source: Tensor,
-    model: Model,
-    error: float,
-    starts: int,
-    rng: np.random.Generator,
-    max_seconds: float | None,
-    limits: Thresholds,
+    source: Tensor, model: Model, error: float, paths: Iterator[SensitivityPath], limits: Thresholds
 ) -> Other | None:
     """The path of least error from other starts, if one comes to the error of the model; None without any."""
     best: Other | None = None
-    for path in _paths(source, model, min(starts, 1), rng, max_seconds):
+    for path in paths:
         if best is None or path.error[-1] < best.path.error[-1]:
             best = Other(path, _distance(model, path.model) / source.norm())
         if best.path.error[-1] <= error / limits.unfinished:
@@ -252,32 +267,30 @@ def _distance(one: Model, two: Model) -> float:
 
 
 def _paths(
-    source: Tensor, model: Model, starts: int, rng: np.random.Generator, max_seconds: float | None
+    source: Tensor,
+    model: Model,
+    starts: int,
+    *,
+    rng: np.random.Generator,
+    max_seconds: float | None,
+    domain: Domain,
 ) -> Iterator[SensitivityPath]:
     """Paths from random starts."""
     double = np.complex128 if model.dtype.kind == "c" or source.dtype.kind == "c" else np.float64
     # From a random start the penalty begins where it leads, not where it only tames.
     decades = DECADES + math.log10(_START_SHARE / FIRST_SHARE)
     for child in rng.spawn(starts):
-        start = model.astype(double).random_like(child)
-        start = start.scaled(source.norm() / tensor_norm(start))
-        yield trace_path(start, source, share=_START_SHARE, decades=decades, max_seconds=max_seconds)
+        start = domain.drawn(model.astype(double), child)
+        start = domain.scaled(start, source.norm() / tensor_norm(start))
+        yield trace_path(start, source, share=_START_SHARE, decades=decades, max_seconds=max_seconds, domain=domain)
 
 
-def _best_other(
-    source: Tensor,
-    model: Model,
-    path: SensitivityPath,
-    starts: int,
-    rng: np.random.Generator,
-    max_seconds: float | None,
-    limits: Thresholds,
-) -> SensitivityPath | None:
+def _best_other(path: SensitivityPath, paths: Iterator[SensitivityPath], limits: Thresholds) -> SensitivityPath | None:
     """When the sensitivity grows: the path of least error that is tame, from other starts; None if there is none."""
     if not grows(path, limits):
         return None
     best: SensitivityPath | None = None
-    for found in _paths(source, model, starts, rng, max_seconds):
+    for found in paths:
         if not grows(found, limits) and (best is None or found.error[-1] < best.error[-1]):
             best = found
         if best is not None and is_better(float(best.error[-1]), float(path.error[-1]), limits):

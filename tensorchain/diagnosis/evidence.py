@@ -12,6 +12,7 @@ from typing import Any
 
 from tensorchain.diagnosis.figures import CPFigures, Figures
 from tensorchain.diagnosis.path import SensitivityPath
+from tensorchain.diagnosis.restricted import Asked
 from tensorchain.diagnosis.support import Support
 from tensorchain.diagnosis.verdict import Thresholds, Verdict, grows
 from tensorchain.models import Model
@@ -72,6 +73,11 @@ def _on_the_data(verdict: Verdict, figures: Figures, error: float | None, suppor
         yield (
             f"without {support.least_part} the rest explains as much but for what noise would give (F = "
             f"{support.least_evidence:.3g}; noise gives 2 to 3)"
+        )
+    elif verdict is Verdict.ILL_CONDITIONED and support.spread is not None and support.spread > (figures.spread or 0.0):
+        yield (
+            f"singular values of the Jacobian at the observed entries spread over a factor {support.spread:.3g} modulo "
+            "gauge: the data hardly tell some directions of the blocks"
         )
     yield share
 
@@ -162,6 +168,7 @@ def cure_for(
     path: SensitivityPath | None,
     size: float,
     subject: str = "model",
+    asked: Asked | None = None,
 ) -> str:
     """Code that cures, empty when nothing is wrong.
 
@@ -170,27 +177,33 @@ def cure_for(
     verdict, model, figures, error, path : what was found.
     size : ||T||, or ||X|| without the tensor.
     subject : the model in code: "model", or "fit.model".
+    asked : where its blocks may lie.
     """
+    asked = Asked() if asked is None else asked
     if verdict is Verdict.BADLY_GAUGED:
-        return f"model = tc.optimal_gauge({subject})"
+        return f"model = tc.optimal_gauge({subject}{asked.gauge})"
     if verdict is Verdict.STUCK:
-        return "fit = tc.decompose(T, init=diagnosis.path.model, solver=tc.LM())"
+        return f"fit = tc.decompose(T, init=diagnosis.path.model, solver=tc.LM(){asked.keywords()})"
     if verdict is Verdict.UNFINISHED:
-        return f"fit = tc.decompose(T, init={subject}, solver=tc.LM(max_iter=1000))"
+        return f"fit = tc.decompose(T, init={subject}, solver=tc.LM(max_iter=1000){asked.keywords()})"
     if verdict is Verdict.DIVERGING:
         bound = figures.sensitivity / figures.gauge_excess / figures.cancellation * 10.0 if path is None else knee(path)
-        return f"fit = tc.decompose(T, init={subject}, constraint=tc.SensitivityBound({bound:.3g}))"
+        return f"fit = tc.decompose(T, init={subject}{asked.keywords(f'tc.SensitivityBound({bound:.3g})')})"
     if verdict in (Verdict.ILL_CONDITIONED, Verdict.UNDETERMINED):
         # A penalty of the size of the misfit shrinks what the data do not determine and nothing else.
         misfit = max(error if error is not None else 1e-3, 1e-6)
         weight = 0.1 * (misfit * size) ** 2 * figures.gauge_excess / figures.sensitivity
-        return f"fit = tc.decompose(T, init={subject}, constraint=tc.Penalty({weight:.3g}))"
+        return f"fit = tc.decompose(T, init={subject}{asked.keywords(f'tc.Penalty({weight:.3g})')})"
     name = repr(type(model).name) if type(model).name else type(model).__name__
     if verdict is Verdict.OVER_RANKED:
         ranks = [lower_rank(model.rank), model.rank]
+        if asked.constraint:
+            call = f"tc.cross_validate(T, {name}, rank, constraint={asked.constraint}, rng=0)"
+            return f"held_out = [{call} for rank in {ranks!r}]"
         return f"profiles = tc.degeneracy_profile(T, {name}, {ranks!r})"
     if verdict is Verdict.EXPLAINS_LITTLE:
-        return f"fit = tc.decompose(T, {name}, {higher_rank(model.rank)!r}, starts=10)"
+        constraint = f", constraint={asked.constraint}" if asked.constraint else ""
+        return f"fit = tc.decompose(T, {name}, {higher_rank(model.rank)!r}, starts=10{constraint})"
     return ""
 
 

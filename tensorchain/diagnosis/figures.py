@@ -36,7 +36,10 @@ import numpy as np
 
 from tensorchain import kernels
 from tensorchain.diagnosis.cp import component_norms, congruences, is_cp
+from tensorchain.diagnosis.restricted import values_within
 from tensorchain.models import Model
+from tensorchain.solvers.constraints import Domain
+from tensorchain.solvers.constraints.domain import EVERYWHERE
 from tensorchain.stability.conditioning import condition_number, jacobian_singular_values
 from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.stability.perturbation import excess
@@ -110,12 +113,13 @@ class Figures:
     cp: CPFigures | None
 
 
-def measure(model: Model) -> Figures:
+def measure(model: Model, domain: Domain = EVERYWHERE) -> Figures:
     """All figures of a model.
 
     Parameters
     ----------
     model : any model, of any dtype; not zero everywhere.
+    domain : where its blocks may lie: directions and gauges that leave it do not count.
 
     Raises
     ------
@@ -131,7 +135,9 @@ def measure(model: Model) -> Figures:
     """
     given = double_precision(model)
     unit, exponents = unit_blocks(given)
-    balanced = optimal_gauge(unit, tol=_GAUGE_TOL, max_cycles=_GAUGE_CYCLES)
+    network = unit.network
+    scaled, fixed = domain.restricted(network), domain.fixed(network)
+    balanced = optimal_gauge(unit, tol=_GAUGE_TOL, max_cycles=_GAUGE_CYCLES, scaled=scaled, fixed=fixed)
     size = tensor_norm(balanced)
     if size == 0.0:
         raise ValueError(
@@ -147,7 +153,7 @@ def measure(model: Model) -> Figures:
     depth = math.log2(least) + 2.0 * (count - 1) / count * sum(exponents) - shift
     total = math.fsum(values)
     above = max(1.0, 2.0 ** min(math.log2(total) - depth, 1023.0)) if 0.0 < total < math.inf else math.inf
-    spread, condition, nullity = _spectrum(balanced, size)
+    spread, condition, nullity = _spectrum(balanced, size, domain)
     return Figures(
         model=repr(model),
         block_names=model.block_names,
@@ -212,11 +218,15 @@ def _rounding_error(unit: Model, bits: int) -> float:
     return math.sqrt(excess(unit, noise))
 
 
-def _spectrum(balanced: Model, size: float) -> tuple[float | None, float | None, int | None]:
+def _spectrum(balanced: Model, size: float, domain: Domain) -> tuple[float | None, float | None, int | None]:
     """(spread, condition, nullity) of J in the optimal gauge, or Nones for a large model."""
     if balanced.n_parameters > SPECTRUM_LIMIT:
         return None, None, None
-    values = jacobian_singular_values(balanced)
+    values = values_within(balanced, domain)
+    values = jacobian_singular_values(balanced) if values is None else values
+    if not values.size:
+        # Every direction is one of the gauge.
+        return 1.0, 1.0, 0
     nullity = int(np.count_nonzero(values <= NULL * values[0]))
     if nullity:
         return math.inf, math.inf, nullity

@@ -43,9 +43,11 @@ from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.models.scale import Scale
 from tensorchain.solvers import LM, Penalty, Problem
+from tensorchain.solvers.constraints import Domain
+from tensorchain.solvers.constraints.base import Normalised
+from tensorchain.solvers.constraints.domain import EVERYWHERE
 from tensorchain.solvers.loop import run
 from tensorchain.solvers.problem import Clock
-from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.stability.scales import double_precision, takes_fits
 from tensorchain.tensors import Tensor, as_tensor
 
@@ -136,6 +138,7 @@ def trace_path(
     per_decade: int = PER_DECADE,
     max_iter: int = 100,
     max_seconds: float | None = None,
+    domain: Domain = EVERYWHERE,
 ) -> SensitivityPath:
     """Follow the sensitivity path downward from a model.
 
@@ -147,6 +150,7 @@ def trace_path(
     decades, per_decade : length of the path and number of stages in each decade of nu.
     max_iter : most Levenberg-Marquardt iterations a stage.
     max_seconds : time limit; the stages done by then are returned.
+    domain : where the blocks may lie.
 
     Returns
     -------
@@ -176,16 +180,18 @@ def trace_path(
     _check(source, start, share, decades, per_decade, max_iter)
     norm = source.norm()
     # Stages run in the scale ||T|| = 1; nu SS / ||T||^2 is the same in both.
-    stages = Stages(source.scaled(1.0 / norm), max_iter, Clock(max_seconds))
-    points = [_first_point(stages, optimal_gauge(start.scaled(1.0 / norm)), share)]
+    stages = Stages(source.scaled(1.0 / norm), max_iter, Clock(max_seconds), domain)
+    points = [_first_point(stages, domain.optimal_gauge(start.scaled(1.0 / norm)), share)]
     count = 1 + round(decades * per_decade)
     factor = 10.0 ** (-1.0 / per_decade)
     while len(points) < count and not stages.clock.expired:
         points.append(stages.after(points[-1], factor))
-    return assemble(points, norm, dtype, complete=len(points) == count and not points[-1].cut)
+    return assemble(points, norm, dtype, complete=len(points) == count and not points[-1].cut, domain=domain)
 
 
-def assemble(points: Sequence[Point], norm: float, dtype: Any, complete: bool) -> SensitivityPath:
+def assemble(
+    points: Sequence[Point], norm: float, dtype: Any, complete: bool, domain: Domain = EVERYWHERE
+) -> SensitivityPath:
     """The path through points of a tensor of norm 1, for the tensor of this norm."""
     scale = Scale(norm, len(points[0].model.matrices))
     return SensitivityPath(
@@ -193,7 +199,7 @@ def assemble(points: Sequence[Point], norm: float, dtype: Any, complete: bool) -
         error=np.array([point.error for point in points]),
         sensitivity=scale.sensitivity(np.array([point.sensitivity for point in points])),
         iterations=np.array([point.iterations for point in points]),
-        models=tuple(optimal_gauge(point.model).scaled(norm).astype(dtype) for point in points),
+        models=tuple(domain.as_given(domain.optimal_gauge(point.model).scaled(norm).astype(dtype)) for point in points),
         complete=complete,
     )
 
@@ -213,8 +219,8 @@ class Point:
 class Stages:
     """Solves the penalised problems on one tensor of norm 1."""
 
-    def __init__(self, unit: Tensor, max_iter: int, clock: Clock) -> None:
-        self.unit, self.max_iter, self.clock = unit, max_iter, clock
+    def __init__(self, unit: Tensor, max_iter: int, clock: Clock, domain: Domain = EVERYWHERE) -> None:
+        self.unit, self.max_iter, self.clock, self.domain = unit, max_iter, clock, domain
 
     def after(self, point: Point, factor: float) -> Point:
         """The minimiser at `factor` times the penalty."""
@@ -229,7 +235,9 @@ class Stages:
             tol=min(max(_ACCURACY * weight, _TIGHTEST), _LOOSEST),
             damping=min(max(penalty, _LEAST_DAMPING), _MOST_DAMPING),
         )
-        problem = Problem(self.unit, Penalty(penalty), np.random.default_rng(0), clock=self.clock)
+        priced = Penalty(penalty)
+        constraint = Normalised(priced.objective, (), priced, self.domain)
+        problem = Problem(self.unit, constraint, np.random.default_rng(0), clock=self.clock)
         done = run(solver, problem, model)
         best, cut = done.best, done.reason is StopReason.TIME_LIMIT
         return Point(penalty, best.model, best.error, best.sensitivity, len(done.history) - 1, cut)

@@ -22,21 +22,22 @@ Cost: the spectrum of W^(1/2) J once, and a few Levenberg-Marquardt steps for ea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from tensorchain.diagnosis.figures import NULL
+from tensorchain.diagnosis.restricted import free_parameters, values_within
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.models.network import Network, Term
-from tensorchain.solvers.constraints import Free
+from tensorchain.solvers.constraints import Domain, Within
+from tensorchain.solvers.constraints.domain import EVERYWHERE
 from tensorchain.solvers.lm import LM
 from tensorchain.solvers.loop import run
 from tensorchain.solvers.problem import Clock, Problem
 from tensorchain.stability.conditioning import jacobian_singular_values
-from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.stability.scales import double_precision, unit_blocks
 from tensorchain.tensors import Tensor
 
@@ -74,7 +75,15 @@ class Support:
     least_part: str = ""
 
 
-def support_of(tensor: Tensor, model: Model, error: float, *, limit: int, clock: Clock | None = None) -> Support:
+def support_of(
+    tensor: Tensor,
+    model: Model,
+    error: float,
+    *,
+    limit: int,
+    clock: Clock | None = None,
+    domain: Domain = EVERYWHERE,
+) -> Support:
     """Measure it.
 
     Parameters
@@ -89,15 +98,18 @@ def support_of(tensor: Tensor, model: Model, error: float, *, limit: int, clock:
         Most parameters for which spectra are computed and parts left out.
     clock : Clock, optional
         No further part is left out after its time.
+    domain : Domain
+        Where the blocks may lie.
     """
-    entries, parameters = tensor.n_observed, model.n_parameters - model.gauge_dimension
-    nullity = spread = None
     small = model.n_parameters <= limit
+    entries = tensor.n_observed
+    parameters = free_parameters(model, domain) if small else model.n_parameters - model.gauge_dimension
+    nullity = spread = None
     if not tensor.complete and small:
-        nullity, spread = observed_spectrum(tensor, model)
+        nullity, spread = observed_spectrum(tensor, model, domain)
     least, part = math.nan, ""
     if small and error > _EXACT and entries > parameters:
-        least, part = least_needed(tensor, model, error, clock or Clock())
+        least, part = least_needed(tensor, model, error, clock or Clock(), domain)
     return Support(
         entries=entries,
         parameters=parameters,
@@ -110,29 +122,34 @@ def support_of(tensor: Tensor, model: Model, error: float, *, limit: int, clock:
     )
 
 
-def observed_spectrum(tensor: Tensor, model: Model) -> tuple[int, float]:
+def observed_spectrum(tensor: Tensor, model: Model, domain: Domain = EVERYWHERE) -> tuple[int, float]:
     """Null directions of J at the observed entries beyond the gauge, and the spread of its singular values."""
-    unit = optimal_gauge(unit_blocks(double_precision(model))[0], tol=1e-3, max_cycles=30)
-    values = jacobian_singular_values(unit, tensor)
+    unit = domain.optimal_gauge(unit_blocks(double_precision(model))[0], tol=1e-3)
+    values = values_within(unit, domain, tensor)
+    if values is None:
+        values = jacobian_singular_values(unit, tensor)
     beyond = int(np.count_nonzero(values <= NULL * values[0])) if values.size else 0
     return beyond, math.inf if beyond or not values.size else float(values[0] / values[-1])
 
 
-def least_needed(tensor: Tensor, model: Model, error: float, clock: Clock) -> tuple[float, str]:
+def least_needed(
+    tensor: Tensor, model: Model, error: float, clock: Clock, domain: Domain = EVERYWHERE
+) -> tuple[float, str]:
     """F of the part that adds least, and which it is: (NaN, "") where none can be left out."""
     norm = tensor.norm()
     unit = tensor.scaled(1.0 / norm)
     double = np.complex128 if "c" in (model.dtype.kind, tensor.dtype.kind) else np.float64
-    whole = optimal_gauge(double_precision(model).astype(double).scaled(1.0 / norm))
-    parameters = model.n_parameters - model.gauge_dimension
+    whole = domain.optimal_gauge(double_precision(model).astype(double).scaled(1.0 / norm))
+    parameters = free_parameters(whole, domain)
     found = math.nan, ""
-    for smaller, part in without_parts(whole):
+    bound = domain.restricted(whole.network) | domain.fixed(whole.network)
+    for smaller, part in without_parts(whole, bound):
         if clock.expired:
             break
-        fewer = smaller.n_parameters - smaller.gauge_dimension
+        fewer = free_parameters(smaller, domain)
         if fewer >= parameters:
             continue
-        problem = Problem(unit, Free(), np.random.default_rng(0), True, Clock(clock.left))
+        problem = Problem(unit, Within(domain), np.random.default_rng(0), True, Clock(clock.left))
         rest = run(LM(max_iter=_STEPS), problem, smaller).best.error
         value = _evidence(rest**2, error**2, parameters - fewer, tensor.n_observed - parameters)
         if math.isnan(found[0]) or value < found[0]:
@@ -140,8 +157,8 @@ def least_needed(tensor: Tensor, model: Model, error: float, clock: Clock) -> tu
     return found
 
 
-def without_parts(model: Model) -> Iterator[tuple[Model, str]]:
-    """The model without the weakest index of each bond, in turn, in principal axes of that bond."""
+def without_parts(model: Model, bound: Collection[int] = ()) -> Iterator[tuple[Model, str]]:
+    """The model without the weakest index of each bond, in turn, in principal axes where no block is `bound`."""
     several = len(model.network.terms) > 1
     for t, term in enumerate(model.network.terms):
         owners = {
@@ -151,7 +168,7 @@ def without_parts(model: Model) -> Iterator[tuple[Model, str]]:
         }
         for letter, blocks in owners.items():
             operands = list(model.operands(t))
-            if len(blocks) == 2:
+            if len(blocks) == 2 and not set(blocks) & set(bound):
                 _to_principal_axes(operands, term, letter, blocks)
             weights = math.prod(_weights(operands[k], term.bonds[k], letter) for k in blocks)
             sizes = tuple((x, size - (x == letter)) for x, size in term.sizes)

@@ -6,7 +6,8 @@ With the tensor:
     not at all of them?  UNDETERMINED.
 2.  Does SS grow along the sensitivity path, p >= `slope`?  Then no best approximation of this rank exists on the
     branch of the model: DIVERGING; unless a path from another start is tame and has less error: STUCK.  A model that
-    was chosen for little sensitivity (StopReason.STABILISED) is not asked this: it is where the growth was stopped.
+    was chosen for little sensitivity (StopReason.STABILISED) is not asked this: it is where the growth was stopped;
+    nor is one whose blocks are all non-negative, or all fixed but one: then a best approximation exists.
 3.  Is the end of the path clearly better than the model, at no more sensitivity?  STUCK.
 4.  Is it better by more than the tolerance of a solver, and was the model not held back by a bound?  UNFINISHED.
 5.  Does the model explain no more of the data than a fit of noise would, or less than `explained`?  EXPLAINS_LITTLE.
@@ -115,6 +116,7 @@ def judge(
     fitted: bool = False,
     bounded: bool = False,
     stabilised: bool = False,
+    closed: bool = False,
 ) -> Verdict:
     """The verdict on a model.
 
@@ -130,6 +132,7 @@ def judge(
     bounded : whether the fit was held back by a constraint.
     stabilised : whether the model was chosen for little sensitivity at nearly the least error: that SS grows beyond it
         is why it was, and no fault of it.
+    closed : whether a best approximation is known to exist.
     """
     limits = Thresholds() if limits is None else limits
     if support is not None and is_undetermined(figures, support):
@@ -143,7 +146,7 @@ def judge(
             return Verdict.EXPLAINS_LITTLE
     elif stabilised and figures.cancellation < limits.cancellation:
         pass
-    elif grows(path, limits):
+    elif grows(path, limits) and not closed:
         tamer = (
             other is not None
             and not grows(other, limits)

@@ -6,7 +6,8 @@ the same L, by least squares,
 
     B_new = argmin ||T_new - B L^T||,      B_new M^T = T_new L*,      M = L^H L,
 
-which is one step of alternating least squares, at the cost of one pass over the new data; `inverse_transform` is B L^T.
+which is one step of alternating least squares, at the cost of one pass over the new data, and what
+``decompose(T_new, init=model, fixed=...)`` finds with all blocks fixed but that one; `inverse_transform` is B L^T.
 
 The class follows the conventions of scikit-learn by itself (parameters are the arguments of `__init__`, results end in
 an underscore) and imports it only when a pipeline asks for its tags.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from tensorchain.api import decompose
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 from tensorchain.solvers import Constraint, Free, Solver
+from tensorchain.solvers.constraints.fixed import fitted_blocks
 from tensorchain.tensors import Tensor, as_tensor
 
 _OUTPUTS = ("default", "pandas", "polars")
@@ -35,8 +38,8 @@ class Decomposition:
 
     Parameters
     ----------
-    model, rank, solver, constraint, init, starts, max_seconds : as in :func:`tensorchain.decompose`; where `init` is a
-        model, its kind and rank count.
+    model, rank, solver, constraint, init, fixed, starts, max_seconds : as in :func:`tensorchain.decompose`; where
+        `init` is a model, its kind and rank count.
     random_state : its `rng`: a seed or a generator.
 
     Attributes
@@ -62,6 +65,7 @@ class Decomposition:
         solver: Solver | None = None,
         constraint: Constraint | None = None,
         init: str | Model = "random",
+        fixed: int | str | Sequence[int | str] | None = None,
         starts: int = 1,
         max_seconds: float | None = None,
         random_state: int | np.random.Generator | None = None,
@@ -72,6 +76,7 @@ class Decomposition:
         self.solver = solver
         self.constraint = constraint
         self.init = init
+        self.fixed = fixed
         self.starts = starts
         self.max_seconds = max_seconds
         self.random_state = random_state
@@ -118,15 +123,12 @@ class Decomposition:
         if source.shape[1:] != model.shape[1:]:
             raise ValueError(f"samples of shape {source.shape[1:]} were given; those of `fit` have {model.shape[1:]}")
         k = model.network.block_of_mode[0]
-        empty = np.zeros((source.shape[0], model.matrices[k].shape[1]), dtype=model.dtype)
-        around = model.with_matrix(k, empty)
-        rhs = source.contract_all_but(around, k)
+        around = model.with_matrix(k, np.zeros((source.shape[0], model.matrices[k].shape[1]), dtype=model.dtype))
         domain = (Free() if self.constraint is None else self.constraint).domain
-        if k in domain.restricted(model.network):
-            double = np.float64
-            gram = source.gram(around, k).astype(double, copy=False)
-            return domain.best_change(empty.astype(double), gram, rhs.astype(double, copy=False), fine=True)
-        return np.asarray(source.system(around, k).solve(rhs))
+        computed = source.computed()
+        at = computed.evaluator(around.astype(np.result_type(around.dtype, computed.dtype)))
+        features: Array = fitted_blocks(at, [k], domain).matrices[k]
+        return features.astype(model.dtype, copy=False)
 
     def inverse_transform(self, X: Any) -> Array:
         """Samples from their features.
@@ -280,8 +282,8 @@ class Decomposition:
     def _fit(self, X: Any) -> Model:
         init = {"model": self.model, "rank": self.rank} if isinstance(self.init, str) else {}
         self.fit_ = decompose(
-            _samples(X), **init, solver=self.solver, constraint=self.constraint, init=self.init, starts=self.starts,
-            rng=self.random_state, max_seconds=self.max_seconds,
+            _samples(X), **init, solver=self.solver, constraint=self.constraint, init=self.init, fixed=self.fixed,
+            starts=self.starts, rng=self.random_state, max_seconds=self.max_seconds,
         )  # fmt: skip
         model = self.fit_.model
         self.n_features_out_ = model.matrices[model.network.block_of_mode[0]].shape[1]

@@ -11,7 +11,7 @@ changes), by contraction over the terms of the wiring (:mod:`tensorchain.models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -26,25 +26,27 @@ Self = TypeVar("Self", bound="Blocks")
 class Blocks:
     """Immutable blocks on a wiring: the base of `Model`."""
 
-    _matrices: tuple[Array, ...]
     _moments: list[Array | None]
     _row_counts: tuple[int, ...] | None = None
+    _make: Callable[[], Sequence[Array]]
+    """Makes the blocks of a model that has none yet."""
     network: Network
 
     # -- construction -------------------------------------------------------------------
 
-    def _build(self, network: Network, matrices: Sequence[Array]) -> None:
+    @cached_property
+    def _matrices(self) -> tuple[Array, ...]:
+        # Set by `_build`, but for a model whose blocks are made when someone looks at them.
+        return _frozen(self._make())
+
+    def _build(self, network: Network, matrices: Sequence[Array] | Callable[[], Sequence[Array]]) -> None:
+        """Blocks in matrix form, or what makes them when someone first looks at them."""
         self.network = network
-        frozen = []
-        for matrix in matrices:
-            array = np.ascontiguousarray(matrix)
-            if array.flags.writeable:
-                array = array.view()
-                array.flags.writeable = False
-            # A block that is frozen already stays the same array: evaluators see that it has not changed.
-            frozen.append(array)
-        self._matrices = tuple(frozen)
-        self._moments = [None] * len(frozen)
+        if callable(matrices):
+            self._make = matrices
+        else:
+            self._matrices = _frozen(matrices)
+        self._moments = [None] * len(network.modes)
 
     @classmethod
     def from_matrices(cls: type[Self], network: Network, matrices: Sequence[Array]) -> Self:
@@ -68,6 +70,20 @@ class Blocks:
             twin._moments = list(moments)
         if self._row_counts is not None and list(map(len, twin._matrices)) == list(map(len, self._matrices)):
             twin._row_counts = self._row_counts
+        return twin
+
+    def deferred(self: Self, make: Callable[[], Sequence[Array]]) -> Self:
+        """The same wiring and shape with blocks that are made when someone first looks at them.
+
+        Parameters
+        ----------
+        make : callable
+            Gives the blocks, in matrix form; they may lie on a device until then.
+        """
+        twin = object.__new__(type(self))
+        twin._build(self.network, make)
+        twin._row_counts = self._row_counts
+        twin.__dict__["shape"] = self.shape
         return twin
 
     def with_row_counts(self: Self, counts: Sequence[int] | None) -> Self:
@@ -136,7 +152,9 @@ class Blocks:
     @property
     def row_counts(self) -> tuple[int, ...]:
         """I_k of each block as sensitivity counts them: rows of the block, or of the larger block it stands for."""
-        return tuple(map(len, self._matrices)) if self._row_counts is None else self._row_counts
+        if self._row_counts is not None:
+            return self._row_counts
+        return tuple(1 if mode is None else self.shape[mode] for mode in self.network.modes)
 
     @property
     def order(self) -> int:
@@ -232,6 +250,19 @@ class Blocks:
             value = contract(",".join(labels) + "->" + BATCH + term.bonds[k], *gathered)
             rows.append(value.reshape(len(indices), -1))
         return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
+
+
+def _frozen(matrices: Sequence[Array]) -> tuple[Array, ...]:
+    """Read-only arrays in C order."""
+    frozen = []
+    for matrix in matrices:
+        array = np.ascontiguousarray(matrix)
+        if array.flags.writeable:
+            array = array.view()
+            array.flags.writeable = False
+        # A block that is frozen already stays the same array: evaluators see that it has not changed.
+        frozen.append(array)
+    return tuple(frozen)
 
 
 def _rebuilt(kind: type[Self], network: Network, matrices: list[Array], row_counts: tuple[int, ...] | None) -> Self:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -105,9 +105,9 @@ class TensorChain(Model):
     def _to_matrix(self, k: int, block: Array) -> Array:
         return _to_rows(block)
 
-    def _build(self, network: Network, matrices: Sequence[Array]) -> None:
+    def _build(self, network: Network, matrices: Sequence[Array] | Callable[[], Sequence[Array]]) -> None:
         super()._build(network, matrices)
-        self._transfers: list[Array | None] = [None] * len(self._matrices)
+        self._transfers: list[Array | None] = [None] * len(network.modes)
 
     def with_matrix(self, k: int, matrix: Array) -> TensorChain:
         twin = super().with_matrix(k, matrix)

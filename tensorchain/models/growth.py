@@ -17,7 +17,7 @@ import numpy as np
 from tensorchain.kernels import Array
 from tensorchain.models.base import Model
 from tensorchain.models.block_term import BlockTerm
-from tensorchain.models.network import Term
+from tensorchain.models.network import Network, Term
 from tensorchain.models.refit import assembled, smaller
 
 M = TypeVar("M", bound=Model)
@@ -96,3 +96,28 @@ def _normal(shape: tuple[int, ...], scale: float, like: Array, rng: np.random.Ge
     if like.dtype.kind == "c":
         fresh = (fresh + 1j * rng.standard_normal(shape)) / math.sqrt(2.0)
     return np.asarray(scale * fresh).astype(like.dtype)
+
+
+def grown_to(model: M, network: Network, rng: np.random.Generator) -> M:
+    """The model with a larger wiring: longer bonds, more terms, filled with small random numbers.
+
+    Parameters
+    ----------
+    model : Model
+    network : Network
+        With at least as many terms, of the same bonds, each at least as long.
+    rng : numpy.random.Generator
+    """
+    old = model.network.terms
+    operands: list[Sequence[Array]] = []
+    for t, term in enumerate(network.terms):
+        if t < len(old):
+            operands.append(_padded(model.operands(t), old[t], dict(term.sizes), rng))
+            continue
+        scale = _SIZE * model.norm() ** (1.0 / len(model.matrices))
+        fresh = []
+        for like, bonds in zip(model.operands(0), term.bonds, strict=True):
+            shape = (len(like), *(term.size_of[letter] for letter in bonds))
+            fresh.append(_normal(shape, scale / math.sqrt(math.prod(shape)), like, rng))
+        operands.append(fresh)
+    return assembled(model, network.terms, operands)

@@ -135,26 +135,39 @@ def _projected(target: ArrayLike, model: ArrayLike, k: int) -> Array:
     return np.concatenate(columns, axis=1)
 
 
-def smaller(model: M) -> Iterator[M]:
-    """Models without one index of a bond, or without a term."""
+def smaller(model: M, *, turned: bool = True) -> Iterator[M]:
+    """Models without one index of a bond, or without a term.
+
+    Parameters
+    ----------
+    model : Model
+    turned : bool
+        Whether a bond may be turned into its balanced gauge before an index goes, which mixes signs.
+    """
     terms = model.network.terms
     operands = [model.operands(t) for t in range(len(terms))]
     for t, term in enumerate(terms):
         if len(terms) > 1:
             yield assembled(model, [*terms[:t], *terms[t + 1 :]], [*operands[:t], *operands[t + 1 :]])
         for letter, k, m in term.gauge_bonds:
-            if term.size_of[letter] > 1:
+            if term.size_of[letter] > 1 and not turned:
+                index = int(np.argmin(_weights(operands[t], term, letter, (k, m))))
+                yield _without(model, operands, t, letter, index, operands[t])
+            elif term.size_of[letter] > 1:
                 balanced = _balanced(operands[t], term, letter, (k, m))
                 yield _without(model, operands, t, letter, term.size_of[letter] - 1, balanced)
         for letter, owners in term.hyperedges:
             if term.size_of[letter] > 1:
-                sizes = [
-                    np.linalg.norm(np.moveaxis(operands[t][k], _axis(term, k, letter), -1), axis=0)
-                    for k in owners
-                ]  # fmt: skip
-                norms = np.prod([np.linalg.norm(size.reshape(-1, size.shape[-1]), axis=0) for size in sizes], axis=0)
+                norms = _weights(operands[t], term, letter, owners)
                 for index in np.argsort(norms, kind="stable")[:_WEAKEST]:
                     yield _without(model, operands, t, letter, int(index), operands[t])
+
+
+def _weights(operands: Sequence[Array], term: Term, letter: str, owners: Sequence[int]) -> Array:
+    """For each index of a bond the product of the norms of what the blocks hold there."""
+    slices = (np.moveaxis(operands[k], _axis(term, k, letter), -1) for k in owners)
+    norms = [np.linalg.norm(part.reshape(-1, part.shape[-1]), axis=0) for part in slices]
+    return np.asarray(np.prod(norms, axis=0))
 
 
 def _without(

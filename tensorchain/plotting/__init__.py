@@ -6,6 +6,7 @@
 | `plot_runs` | how does a method behave over starts? |
 | `plot_trade_off` | which method gives the better models? |
 | `plot_profiles` | which rank is worth its sensitivity? |
+| `plot_ranks` | which rank do the data bear out? |
 | `plot_sensitivity` | which block makes the model sensitive? |
 | `plot_block`, `plot_blocks` | what stands in its factors and cores? |
 | `plot_factor`, `plot_factors` | which spectra, time courses, loadings did it find? |
@@ -22,6 +23,7 @@ from tensorchain.plotting.blocks import plot_block, plot_blocks
 from tensorchain.plotting.factors import plot_factor, plot_factors
 from tensorchain.plotting.network import plot_network
 from tensorchain.plotting.path import plot_path
+from tensorchain.plotting.ranks import plot_ranks
 from tensorchain.plotting.residuals import plot_reconstruction, plot_residual
 from tensorchain.plotting.runs import plot_history, plot_runs
 from tensorchain.plotting.sensitivity import plot_sensitivity
@@ -65,6 +67,7 @@ __all__ = [
     "plot_network",
     "plot_path",
     "plot_profiles",
+    "plot_ranks",
     "plot_reconstruction",
     "plot_residual",
     "plot_runs",

@@ -1,6 +1,6 @@
 """Alternating least squares: each block at its best, with the others as they are.
 
-Without a constraint the sweeps are those of :mod:`tensorchain.solvers.sweeps`.  With one, each block minimises the
+Where only the error counts the sweeps are those of :mod:`tensorchain.solvers.sweeps`.  Else each block minimises the
 augmented Lagrangian of :mod:`tensorchain.solvers.constraints.lagrangian`, in which it is convex
 (:mod:`tensorchain.solvers.blocks`), so that phi falls with every block.  All blocks share one multiplier for each
 bound: blocks that meet a bound one by one, each with a multiplier of its own, come to rest where none of them can move
@@ -16,20 +16,23 @@ network" (2022), for sensitivity-controlled updates.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from tensorchain.evaluation import Evaluator
+from tensorchain.evaluation.device import DeviceEvaluator
 from tensorchain.fit import StopReason
 from tensorchain.kernels.interruption import OutOfTime, check_time
 from tensorchain.models import Model
 from tensorchain.solvers.blocks import BlockProblem, best_change
-from tensorchain.solvers.constraints import Lagrangian, Quantity, SquaredError
+from tensorchain.solvers.constraints import Lagrangian, Quantity, Sensitivity, SquaredError
 from tensorchain.solvers.constraints.lagrangian import FRUITLESS
 from tensorchain.solvers.lm import check_options
 from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Steps, iterate_at
+from tensorchain.solvers.resident import penalty_of, resident_steps, stays_there
 from tensorchain.solvers.sweeps import starting_error, sweep, sweep_steps
 
 _LOST = 1e-6
@@ -75,13 +78,15 @@ class ALS:
 
     def steps(self, problem: Problem, start: Model, memory: Memory | None = None) -> Steps:
         """Iterate from `start`, or go on from the memory of an iterate."""
-        if problem.constraint.free:
-            return (yield from self._free_steps(problem, start, memory))
-        return (yield from self._constrained_steps(problem, start, memory))
-
-    def _free_steps(self, problem: Problem, start: Model, memory: Memory | None) -> Steps:
-        """Plain sweeps."""
         at = problem.evaluator(start if memory is None else memory.models["point"])
+        if isinstance(at, DeviceEvaluator) and stays_there(at, problem.constraint):
+            return (yield from resident_steps(self, problem, at, memory))
+        if problem.constraint.error_alone and not problem.constraint.bounds:
+            return (yield from self._free_steps(problem, at, memory))
+        return (yield from self._constrained_steps(problem, at, memory))
+
+    def _free_steps(self, problem: Problem, at: Evaluator, memory: Memory | None) -> Steps:
+        """Plain sweeps."""
         previous: float | None = None
         if memory is None:
             error, used = starting_error(at), 0
@@ -89,7 +94,7 @@ class ALS:
             figures = memory.figures
             error, used, previous = figures["error"], figures["used"], figures["previous"]
             at.restore(figures["evaluator"])
-        exact = max(self.exact, at.rounding)
+        exact, domain = max(self.exact, at.rounding), problem.constraint.domain
         while True:
             model = at.model
             figures = {"error": error, "used": used, "previous": previous, "evaluator": at.state()}
@@ -102,15 +107,14 @@ class ALS:
             if used >= self.max_iter:
                 return Ended(StopReason.ITERATION_LIMIT)
             previous, used = error, used + 1
-            error = sweep(at, error)
+            error = sweep(at, error, domain)
             if error > previous:
                 return Ended(StopReason.CONVERGED)
-            at.hold(balanced(at.model))
+            at.hold(balanced(at.model, domain.fixed(at.network)))
 
-    def _constrained_steps(self, problem: Problem, start: Model, memory: Memory | None) -> Steps:
+    def _constrained_steps(self, problem: Problem, at: Evaluator, memory: Memory | None) -> Steps:
         """Sweeps over the augmented Lagrangian."""
         constraint = problem.constraint
-        at = problem.evaluator(start if memory is None else memory.models["point"])
         lagrangian = Lagrangian.of(constraint, constraint.measured(at))
         used, fruitless, converged = 0, 0, False
         if memory is not None:
@@ -151,10 +155,15 @@ def constrained_sweep(
 ) -> dict[Quantity, float]:
     """Every block at its best once, and a cycle of the gauge; the quantities afterwards."""
     values = dict(values)
+    penalty = None if lagrangian.bounded or lagrangian.extra else penalty_of(problem.constraint)
+    if penalty and isinstance(at, DeviceEvaluator) and at.resident(penalty) and problem.constraint.allows_gauge:
+        row = at.sweeps(1, penalty)[0]
+        return {SquaredError(): row.error**2, Sensitivity(): row.sensitivity}
     evaluated, domain = values.get(SquaredError(), 0.0), problem.constraint.domain
+    fixed = domain.fixed(at.network)
     # Blocks that are updated when time is up count.
     with suppress(OutOfTime):
-        for k in (k for step in sweep_steps(at.model) for k in step):
+        for k in (k for step in sweep_steps(at.model) for k in step if k not in fixed):
             check_time()
             block = BlockProblem.of(at, k, values, domain=domain, fine=lagrangian.bounded)
             found = best_change(block, lagrangian)
@@ -171,13 +180,14 @@ def constrained_sweep(
     return values
 
 
-def balanced(model: Model) -> Model:
-    """Blocks scaled to nearly one norm: X is unchanged, overflow is out of reach.
+def balanced(model: Model, fixed: Collection[int] = ()) -> Model:
+    """Blocks scaled to nearly one norm, but for fixed ones: X is unchanged, overflow is out of reach.
 
     The factors are powers of two whose product is one: nothing is rounded, and blocks that are balanced already
     stay the very same arrays.
     """
-    norms = [math.sqrt(float(np.vdot(matrix, matrix).real)) for matrix in model.matrices]
+    free = [k for k in range(len(model.matrices)) if k not in fixed]
+    norms = [math.sqrt(float(np.vdot(model.matrices[k], model.matrices[k]).real)) for k in free]
     if min(norms) <= 0.0 or not all(map(math.isfinite, norms)):
         return model
     logs = [math.log2(norm) for norm in norms]
@@ -188,4 +198,7 @@ def balanced(model: Model) -> Model:
     step = 1 if surplus > 0 else -1
     for k in sorted(range(len(logs)), key=lambda k: step * (wanted[k] - exponents[k]))[: abs(surplus)]:
         exponents[k] -= step
-    return model.rescaled([2.0**exponent for exponent in exponents]) if any(exponents) else model
+    if not any(exponents):
+        return model
+    factors = dict(zip(free, exponents, strict=True))
+    return model.rescaled([2.0 ** factors.get(k, 0) for k in range(len(model.matrices))])

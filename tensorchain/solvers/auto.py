@@ -58,6 +58,8 @@ _FIRST_BATCH, _MORE = 5, 6
 """Paths beyond the first one, and more of them where the best ran off."""
 _AGREE = 0.05
 """Distance of two models, relative to their error, within which they are one minimiser."""
+_TRIES = 8
+"""Starts by joint steps before a path is taken."""
 _LARGE_STEPS = LM(max_iter=60, tol=1e-4)
 _PRICE, _PENALISED = 0.1, ALS(max_iter=2, tol=1e-4)
 """Of data with gaps: nu SS over the squared error in the first sweeps."""
@@ -105,12 +107,13 @@ class _Search:
     """One run."""
 
     def __init__(self, options: Auto, problem: Problem, start: Model) -> None:
-        self.options, self.problem, self.start = options, problem, start
+        # Few entries of a device come to the host: a path asks thousands of small questions.
+        self.options, self.problem, self.start = options, replace(problem, tensor=problem.tensor.near()), start
         self.way: list[str] = []
         self.stages: list[Iterate] = []
         self.settled, self.fresh = False, True
         self.ledger = Ledger(problem.rng, start) if problem.resumable else None
-        self.reduced = Reduced(problem, None, self.ledger)
+        self.reduced = Reduced(self.problem, None, self.ledger)
         self.path = Path(exact=options.exact)
 
     def steps(self, memory: Memory | None) -> Steps:
@@ -161,26 +164,28 @@ class _Search:
     def _cheap_starts(self) -> Stage[_Point]:
         """Sweeps from several starts until two agree; the path, or joint steps, where they do not."""
         like = self.reduced.lower(self.start)
+        tries = 1 if is_tree(like) else _TRIES if _joint(like) else 2
         found: list[_Point] = []
-        for name in _starts_of(like):
+        for name in (*_starts_of(like), *["random"] * tries):
             first = start_by(name, like, self.reduced.problem.tensor, self.problem.rng)
             if first is None:
                 continue
             point = yield from self._cheap(name, first)
             if point.reason is StopReason.EXACT or is_tree(like):
                 return self._taken(point, f"sweeps from {name}")
+            same = [other for other in found if self._agree(other, point)]
             found.append(point)
-            if len(found) > 1 and self._agree(*found[-2:]):
+            best_point = min(found, key=_error)
+            if same and best_point in (point, *same):
                 self.settled = True
-                return self._taken(min(found, key=_error), "sweeps from " + " and ".join(p.name for p in found))
-            if len(found) == 2:
+                return self._taken(best_point, "sweeps from " + " and ".join(p.name for p in (*same, point)))
+            if len(found) == tries:
                 break
         if not found:
             # Of data that are too large for singular vectors.
             first = random_start(like, self.reduced.problem.tensor, self.problem.rng)
             point = yield from self._cheap("random", first)
             return self._taken(point, "sweeps from random")
-        best_point = min(found, key=_error)
         if like.n_parameters > _LARGE:
             best, reason = yield from self.reduced.drive(_LARGE_STEPS, best_point.best.model)
             return self._taken(_Point(best_point.name, best, reason), f"joint steps from {best_point.name}")
@@ -276,14 +281,16 @@ class _Search:
         found = yield from self._along_path(like, self.path)
         if not self.problem.tensor.complete or like.n_parameters > _LARGE:
             return found
-        first = start_by("svd", like, self.reduced.problem.tensor, self.problem.rng)
-        if first is None:
+        names = ["svd", *["random"] * (_TRIES if _joint(like) else 0)]
+        starts = ((name, start_by(name, like, self.reduced.problem.tensor, self.problem.rng)) for name in names)
+        free = [(name, self.reduced.aside(_STEPS, first, Free())) for name, first in starts if first is not None]
+        if not free:
             return found
-        free = self.reduced.aside(_STEPS, first, Free()).model
-        best, reason = yield from self.reduced.drive(LM(max_iter=200, tol=1e-8, exact=self.options.exact), free)
-        point = _Point("svd", best, reason)
+        name, near = min(free, key=lambda pair: pair[1].error)
+        steps = LM(max_iter=200, tol=1e-8, exact=self.options.exact)
+        best, reason = yield from self.reduced.drive(steps, near.model)
         if order_of(best) < order_of(found.best):
-            return self._taken(point, "joint steps from svd")
+            return self._taken(_Point(name, best, reason), f"joint steps from {name}")
         return found
 
     def _without_bounds(self, like: Model) -> Stage[_Point | None]:
@@ -306,8 +313,7 @@ class _Search:
 
     def _cheap(self, name: str, first: Model) -> Stage[_Point]:
         small = first.n_parameters <= _FAST
-        if not (small and isinstance(first, BlockTerm)):
-            # Sweeps over several terms cost as much as joint steps.
+        if not _joint(first):
             best, reason = yield from self.reduced.drive(_TREE if is_tree(first) else _SWEEPS, first)
             if reason is not StopReason.ITERATION_LIMIT or not small:
                 return _Point(name, best, reason)
@@ -352,6 +358,14 @@ class _Search:
             steps = LM(max_iter=20 if small else 8, tol=1e-6 if small else 1e-4, exact=self.options.exact)
             best, reason = yield from whole.drive(steps, best.model)
         return best, reason
+
+
+def _joint(model: Model) -> bool:
+    """Whether starts begin with joint steps: sweeps over several terms cost as much.
+
+    Such starts are also cheap beside a path, and find what it finds more often for the same time: many are made.
+    """
+    return isinstance(model, BlockTerm) and model.n_parameters <= _FAST
 
 
 def _starts_of(model: Model) -> tuple[str, ...]:

@@ -195,6 +195,13 @@ def _unformed(at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Arr
     return conjugate_gradients(lambda b: [image(b[0])], lambda b: [near(b[0])], [rhs], tol=_UNFORMED)[0]
 
 
+def change_within(at: Evaluator, k: int, residual: Array, domain: Domain) -> Array:
+    """D that lowers ||T - X||^2 most within the domain, or goes far towards it; `residual` is L_k^H (T - X)."""
+    if residual.shape[1] > _FORMED and at.network.modes[k] is None:
+        return _within_unformed(at, k, {SquaredError(): 1.0}, residual)
+    return domain.best_change(at.model.matrices[k], at.gram(k), residual)
+
+
 def _within_unformed(at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Array) -> Array:
     """The same in a domain for a large core, whose matrix is never formed: towards D, by conjugate gradients."""
 

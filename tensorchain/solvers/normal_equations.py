@@ -3,7 +3,8 @@
     (sum_j w_j A_j + sum_j c_j v_j v_j^H + mu I) d = -sum_j w_j v_j,
 
 with the letters of :mod:`tensorchain.solvers.lm`; solved by a Cholesky factor, or by conjugate gradients.  Where the
-domain of the constraint restricts blocks, d is a step within it (`Floors`).
+domain of the constraint restricts blocks, d is a step within it (`Floors`).  Fixed blocks
+are left out of the equations.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array, cholesky, cholesky_solve, diagonal_blocks
 from tensorchain.models import Model
 from tensorchain.solvers.constraints import Domain, Lagrangian, Quantity, Sensitivity, SquaredError
-from tensorchain.solvers.constraints.domain import EVERYWHERE
+from tensorchain.solvers.constraints.domain import EVERYWHERE, free_entries
 from tensorchain.solvers.constraints.lagrangian import half_gradient
 from tensorchain.solvers.krylov import Operator, conjugate_gradients, preconditioner, split
 
@@ -40,9 +41,10 @@ class NormalEquations:
         self.at, self.model = at, model
         self.shapes = [matrix.shape for matrix in model.matrices]
         self.weights = {q: w for q, w in lagrangian.weights(values).items() if w > 0.0}
-        self.rhs = [-block for block in half_gradient(lagrangian, values, at)]
+        self.fixed = domain.fixed(model.network)
+        self.rhs = self._free([-block for block in half_gradient(lagrangian, values, at)])
         self.ranks = [
-            (2.0 * bend, _filled(quantity.half_gradient(at), model))
+            (2.0 * bend, self._free(_filled(quantity.half_gradient(at), model)))
             for quantity, bend in lagrangian.bends(values).items()
         ]
         size = sum(matrix.size for matrix in model.matrices)
@@ -51,8 +53,14 @@ class NormalEquations:
         structured = at.complete and model.has_damped_inverse
         self.dense = size <= dense_limit and (floors is not None or not structured)
         self.floors = None if floors is None else Floors(floors)
+        # In a domain with floors fixed entries are held like others at the edge.
+        self.entries = free_entries(model, self.fixed) if self.fixed and floors is None else None
         if self.dense:
             self._form()
+
+    def _free(self, blocks: Sequence[Array]) -> list[Array]:
+        """Zeros in place of fixed blocks."""
+        return [np.zeros_like(block) if k in self.fixed else block for k, block in enumerate(blocks)]
 
     def solve(self, damping: float) -> tuple[list[Array], float] | None:
         """Step and predicted decrease of phi, or None when the matrix is not positive definite."""
@@ -71,6 +79,10 @@ class NormalEquations:
             small = np.eye(solved.shape[1]) + self.columns.conj().T @ solved
             flat = flat - solved @ np.linalg.solve(small, self.columns.conj().T @ flat)
         predicted = float(np.vdot(flat, self.flat).real + damping * np.vdot(flat, flat).real)
+        if self.entries is not None:
+            whole = np.zeros(self.entries.size, flat.dtype)
+            whole[self.entries] = flat
+            flat = whole
         return split(flat, self.shapes), predicted
 
     def _form(self) -> None:
@@ -88,11 +100,14 @@ class NormalEquations:
                 if curvature is not None:
                     diagonal_blocks(self.matrix, start, rows, width)[...] += other * curvature
                 start += rows * width
-        self.diagonal = np.einsum("ii->i", self.matrix)
-        self.undamped = self.diagonal.copy()
         self.flat = np.concatenate([block.ravel() for block in self.rhs])
         columns = [np.sqrt(bend) * np.concatenate([v.ravel() for v in vectors]) for bend, vectors in self.ranks]
         self.columns = np.stack(columns, axis=1) if columns else None
+        if self.entries is not None:
+            self.matrix, self.flat = self.matrix[np.ix_(self.entries, self.entries)], self.flat[self.entries]
+            self.columns = None if self.columns is None else self.columns[self.entries]
+        self.diagonal = np.einsum("ii->i", self.matrix)
+        self.undamped = self.diagonal.copy()
 
     def _solve_iteratively(self, damping: float) -> tuple[list[Array], float] | None:
         inverse = self._inverse(damping)
@@ -109,7 +124,7 @@ class NormalEquations:
         error = max(self.weights.get(SquaredError(), 0.0), 1e-3)
         penalty = self.weights.get(Sensitivity(), 0.0)
         inverse = preconditioner(self.at, penalty / error, damping / error)
-        return None if inverse is None else lambda blocks: [block / error for block in inverse(blocks)]
+        return None if inverse is None else lambda blocks: self._free([block / error for block in inverse(blocks)])
 
     def _solve_within(self, floors: Floors, damping: float) -> tuple[list[Array], float] | None:
         """The step in a domain: entries that would leave it end at its edge, and the others are solved for again."""
@@ -162,7 +177,7 @@ class NormalEquations:
         for bend, vectors in self.ranks:
             share = bend * sum(np.vdot(v, b) for v, b in zip(vectors, blocks, strict=True))
             result = [r + share * v for r, v in zip(result, vectors, strict=True)]
-        return result
+        return self._free(result)
 
 
 class Floors:

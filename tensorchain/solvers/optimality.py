@@ -31,7 +31,10 @@ def attainable_decrease(at: Evaluator, lagrangian: Lagrangian, values: Values, d
         return 0.0
     total = 0.0
     gradients = {quantity: quantity.half_gradient(at) for quantity in values}
+    fixed = domain.fixed(at.network)
     for k in range(len(at.model.matrices)):
+        if k in fixed:
+            continue
         parts = {quantity: blocks[k] for quantity, blocks in gradients.items()}
         problem = BlockProblem.of(at, k, values, parts, domain=domain)
         change = problem.change(weights)

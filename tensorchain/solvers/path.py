@@ -208,7 +208,7 @@ class _Walk:
         size = model.norm()
         if not size > 0.0:
             return model, 1.0
-        unit = self.domain.optimal_gauge(model.scaled(1.0 / size), tol=1e-4)
+        unit = self.domain.optimal_gauge(self.domain.scaled(model, 1.0 / size), tol=1e-4)
         sensitivity = float(unit.block_sensitivities().sum())
         self.at.hold(unit)
         # With ||X|| = 1 the best factor is <X, T>.
@@ -216,8 +216,7 @@ class _Walk:
         best = factor if unit.dtype.kind == "c" else factor.real
         if abs(best) < 1e-12 or not (self.domain.whole or complex(best).real > 0.0):
             return unit, 1.0 / sensitivity
-        scaled = unit.scaled(abs(best))
-        return scaled.with_matrix(0, scaled.matrices[0] * (best / abs(best))), 1.0 / sensitivity
+        return self.domain.scaled(unit, best), 1.0 / sensitivity
 
     # -- on the way ---------------------------------------------------------------------
 
@@ -260,6 +259,9 @@ class _Walk:
     def _revived(self, path: _Path, point: Point) -> Model | None:
         """The model with spare parts set anew; None where there are none, or they were often enough."""
         if path.revivals >= _REVIVALS or not self.problem.constraint.allows_gauge:
+            return None
+        if self.domain.fixed(self.start.network):
+            # Parts that vanish with a fixed block stay.
             return None
         model, parts = spare_parts(self.domain.optimal_gauge(point.model, tol=1e-3), point.error)
         if not parts:

@@ -13,6 +13,10 @@ Then all shrink: one index of a bond (or a term) goes, and sweeps try to come ba
 are also fitted afresh at the smaller ranks.  Quasi-optimal truncations lose up to a factor of sqrt(N), and this is
 where it is regained.  Data with gaps have no singular vectors: all models grow there.
 
+**Constraints.**  A fit meets e where it meets the bounds of its constraint as well; with a price on the sensitivity it
+is the minimiser of error and price together that has to.  Singular vectors are starts then, moved into the domain of
+the blocks; where sweeps from there do not meet e, the ranks grow from there.
+
 The ranks are the smallest that were found, a local minimum: least ranks are hard to find for all but matrices.
 
 References: Oseledets, "Tensor-train decomposition" (2011); Vannieuwenhoven, Vandebril, Meerbergen, "A new truncation
@@ -23,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +39,7 @@ from tensorchain.models.growth import larger, smaller
 from tensorchain.models.rounding import rounded_tucker
 from tensorchain.models.validation import checked_wiring
 from tensorchain.solvers.als import ALS
+from tensorchain.solvers.constraints import Constraint, Free
 from tensorchain.solvers.lm import LM
 from tensorchain.solvers.problem import Clock, Iterate, Solver
 from tensorchain.tensors import Tensor
@@ -84,6 +89,8 @@ class RankSearch:
     clock : Clock
     chosen : bool
         Whether the user chose the solver.
+    constraint : Constraint
+        Which all fits have.
     """
 
     tensor: Tensor
@@ -94,6 +101,7 @@ class RankSearch:
     rng: np.random.Generator
     clock: Clock
     chosen: bool = False
+    constraint: Constraint = field(default_factory=Free)
     best: Fit | None = None
     """The smallest that meets the error."""
     nearest: Fit | None = None
@@ -103,15 +111,19 @@ class RankSearch:
 
     def run(self) -> Fit:
         """The smallest fit within the error that is found, or the nearest one, which is INFEASIBLE."""
+        network = checked_wiring(self.kind, self.tensor.shape, self._ones)
+        self.constraint.domain.check(network, self.tensor.dtype)
         if self.kind is CP or self.kind not in (TensorChain, Tucker, BlockTerm):
             self._bisect()
         else:
             array = self._dense()
             if array is not None:
                 for model in self._truncations(array):
-                    self._try(model, _SHRINK)
+                    self._try(self.constraint.domain.unfolded(model), _SHRINK)
             if array is None or (self.kind in (TensorChain, BlockTerm) and not self.train):
                 self._grow()
+            elif self.best is None:
+                self._grow(self.nearest)
         self._shrink()
         return self._answer()
 
@@ -129,11 +141,16 @@ class RankSearch:
         def until(iterate: Iterate) -> bool:
             slow = solver is _SHRINK and before[0] - iterate.error < _SLOW * (iterate.error - self.error)
             before[0] = iterate.error
-            return slow or iterate.error <= self.error * (1.0 - _ROOM)
+            feasible = iterate.merit is None or iterate.merit[0] <= 0.0
+            return feasible and (slow or iterate.error <= self.error * (1.0 - _ROOM))
 
         if not isinstance(start, Model) and self._parameters(start) > _SMALL and not self.chosen:
             solver = _LARGE
-        fit = self.fit(start, solver=solver, until=until)
+        # Where more than the error is minimised, its value at the minimiser counts.
+        alone = self.constraint.error_alone
+        fit = self.fit(start, solver=solver, until=until if alone else None)
+        if not alone and solver in (_SHRINK, _GROW):
+            fit = self.fit(fit.model, solver=self._polish(fit.model))
         self.count += 1
         if fit.reason in (StopReason.INTERRUPTED, StopReason.CALLBACK):
             self.ended = fit.reason
@@ -141,15 +158,23 @@ class RankSearch:
         return fit
 
     def _offer(self, fit: Fit) -> None:
-        if self.nearest is None or fit.error < self.nearest.error:
+        if self.nearest is None or (fit.gap, fit.error) < (self.nearest.gap, self.nearest.error):
             self.nearest = fit
-        if fit.error <= self.error:
+        if self._met(fit):
             size = (fit.model.n_parameters, fit.error)
             if self.best is None or size < (self.best.model.n_parameters, self.best.error):
                 self.best = fit
 
     def _met(self, fit: Fit | None) -> bool:
-        return fit is not None and fit.error <= self.error
+        return fit is not None and fit.error <= self.error and fit.gap <= 0.0
+
+    @property
+    def _ones(self) -> Any:
+        """The smallest rank."""
+        order = self.tensor.order
+        if self.kind is BlockTerm:
+            return [(1,) * order]
+        return (1,) * order if self.kind in (TensorChain, Tucker) else 1
 
     @property
     def _ceiling(self) -> int:
@@ -160,16 +185,20 @@ class RankSearch:
         fit = self.best
         if fit is None:
             assert self.nearest is not None
-            gap = self.nearest.error / self.error - 1.0
+            gap = max(self.nearest.error / self.error - 1.0, self.nearest.gap)
             fit = replace(self.nearest, reason=self.ended or StopReason.INFEASIBLE, gap=gap)
         elif self.ended is None and not self.clock.expired:
-            polish = _POLISH if fit.model.n_parameters <= _SMALL and self.tensor.complete else _POLISH_LARGE
-            final = self.fit(fit.model, solver=polish)
-            fit = final if final.error <= self.error else fit
+            final = self.fit(fit.model, solver=self._polish(fit.model))
+            fit = final if self._met(final) else fit
         if self.ended is not None:
             fit = replace(fit, reason=self.ended)
         what = f"ranks for an error of {self.error:g} after {self.count} fits"
         return replace(fit, solver=f"{fit.solver}; {what}", seconds=self.clock.elapsed)
+
+    def _polish(self, model: Model) -> Solver:
+        """Steps to the minimiser from nearby."""
+        small = model.n_parameters <= _SMALL and self.tensor.complete
+        return _POLISH if small else _POLISH_LARGE
 
     # -- from singular vectors ----------------------------------------------------------
 
@@ -225,16 +254,15 @@ class RankSearch:
         rows = [1 if mode is None else shape[mode] for mode in network.modes]
         return sum(r * w for r, w in zip(rows, network.widths, strict=True))
 
-    def _grow(self) -> None:
-        """From ranks of one, bond by bond, while smaller than what is at hand."""
-        order = self.tensor.order
-        ones: Any = [(1,) * order] if self.kind is BlockTerm else (1,) * order
-        current = self._try(ones)
+    def _grow(self, current: Fit | None = None) -> None:
+        """From a fit, or from ranks of one, bond by bond, while smaller than what is at hand."""
+        current = self._try(self._ones) if current is None else current
         # The first letter of a chain is the bond that closes the loop.
         fixed = (current.model.network.terms[0].bonds[0][0],) if current is not None and self.train else ()
         while current is not None and not self._met(current):
             looks: list[tuple[float, Fit]] = []
-            for model in larger(current.model, self.rng, fixed=fixed):
+            for grown in larger(current.model, self.rng, fixed=fixed):
+                model = self.constraint.domain.folded(grown)
                 if model.n_parameters >= self._ceiling or not self._possible(model.rank):
                     continue
                 look = self._try(model, _LOOK)
@@ -267,7 +295,9 @@ class RankSearch:
     def _smaller(self, model: Model) -> list[Model]:
         """Models with one index less, those that lose least for each parameter first."""
         found: list[tuple[float, int, Model]] = []
-        for fewer in smaller(model):
+        domain = self.constraint.domain
+        for cut in smaller(model, turned=not domain.restricted(model.network)):
+            fewer = domain.folded(cut)
             lost = (self.tensor.residual_norm(fewer) / self.tensor.norm()) ** 2
             found.append((lost / (model.n_parameters - fewer.n_parameters), len(found), fewer))
         return [fewer for *_, fewer in sorted(found, key=lambda entry: entry[:2])[:_TRIED]]

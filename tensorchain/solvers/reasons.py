@@ -5,7 +5,7 @@ A solver proposes a reason; it holds only if the model bears it out, whatever th
     EXACT            the error is at rounding, the bounds are met, and the error is all that was asked for
     CONVERGED        the bounds are met, and no block alone can lower the Lagrangian by more than a millionth of it
     INFEASIBLE       a run that came to its end without meeting the bounds
-    DIVERGING        no constraint, and SS still grows at the end: no best approximation in reach
+    DIVERGING        nothing that holds SS down, and SS still grows at the end: no best approximation in reach
     STALLED          a run that came to its end at none of these
 """
 
@@ -72,7 +72,8 @@ def judged(proposed: Ended, of: Measured, history: History, *, exact: float = EX
     met = constraint.gap(of.values) <= 0.0
     if constraint.error_alone and met and of.error <= max(exact, of.at.rounding):
         return StopReason.EXACT
-    if constraint.free and reason in _OPEN and diverges(history):
+    unbounded = constraint.error_alone and not constraint.bounds and not constraint.domain.closed(of.at.network)
+    if unbounded and reason in _OPEN and diverges(history):
         return StopReason.DIVERGING
     if reason is StopReason.ITERATION_LIMIT:
         return reason

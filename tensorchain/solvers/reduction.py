@@ -187,15 +187,18 @@ def reduce(tensor: Tensor, sizes: Sequence[int], rng: np.random.Generator | None
         raise ValueError(
             f"{tensor!r} has missing or weighted entries; only complete tensors have a core, fit it as it is"
         )
-    array = tensor.in_memory
+    array, generator = tensor.in_memory, np.random.default_rng(rng)
+    found = tensor.reduced(sizes, generator) if array is None else None
     if array is not None:
         core, bases = _in_memory(array, sizes)
         core = core * tensor.scale
+    elif found is not None:
+        core, bases = found
     else:
-        core, bases = _from_products(tensor, sizes, np.random.default_rng(rng))
+        core, bases = _from_products(tensor, sizes, generator)
     norm = tensor.norm()
     remainder = max(norm**2 - kernels.norm(core) ** 2, 0.0)
-    if array is not None and remainder < _SHORT * tensor.rounding * norm**2:
+    if (array is not None or found is not None) and remainder < _SHORT * tensor.rounding * norm**2:
         remainder = tensor.residual_norm(Tucker.from_matrices(_wiring(core.shape), [core.reshape(1, -1), *bases])) ** 2
     return Reduction(core, tuple(bases), norm, remainder)
 

@@ -136,7 +136,7 @@ def _survivors(problem: Problem, model: Model) -> Iterator[Model]:
     if not all(np.all(np.isfinite(matrix)) for matrix in model.matrices):
         return
     domain = problem.constraint.domain
-    current = domain.optimal_gauge(balanced(model))
+    current = domain.optimal_gauge(balanced(model, domain.fixed(model.network)))
     for factor in _FACTORS:
         priced = Penalty(step**2 * factor)
         constraint = Normalised(priced.objective, (), priced, domain)
@@ -154,7 +154,7 @@ def _survivors(problem: Problem, model: Model) -> Iterator[Model]:
 def _measured(problem: Problem, model: Model, norm: float, dtype: np.dtype[Any], estimate: float | None) -> Result:
     """The model as it is returned, measured on the data."""
     with np.errstate(all="ignore"):
-        returned = model.scaled(norm).astype(dtype)
+        returned = problem.constraint.domain.as_given(model.scaled(norm).astype(dtype))
         double = np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
         unit = returned.astype(double).scaled(1.0 / norm)
         if estimate is not None:

@@ -136,11 +136,14 @@ class SampledALS:
             )
             if reason is not None:
                 break
+            fixed = constraint.domain.fixed(model.network)
             for k in model.network.update_order:
+                if k in fixed:
+                    continue
                 at.hold(model)
                 model = self._updated(problem, at, k, None if constraint.free else lagrangian, rng)
             gauged = constraint.allows_gauge and not constraint.free
-            model = constraint.domain.gauge_cycle(model) if gauged else balanced(model)
+            model = constraint.domain.gauge_cycle(model) if gauged else balanced(model, fixed)
             run["used"] += 1
         return Ended(reason, self.tol if reason is StopReason.CONVERGED else None)
 

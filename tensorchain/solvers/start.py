@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from tensorchain.fit import Fit, History
+from tensorchain.evaluation import Evaluator
+from tensorchain.fit import Fit, History, StopReason
 from tensorchain.kernels.interruption import OutOfTime, interruptible
 from tensorchain.models import Model, Network
 from tensorchain.models.scale import Scale
@@ -17,6 +18,7 @@ from tensorchain.regularisation import PathPoint, RegularisationPath
 from tensorchain.solvers.als import balanced
 from tensorchain.solvers.checkpoint import Checkpoint
 from tensorchain.solvers.constraints import Constraint, Domain
+from tensorchain.solvers.constraints.fixed import begun, fitted_blocks
 from tensorchain.solvers.loop import run
 from tensorchain.solvers.problem import Clock, Iterate, Problem, Solver
 from tensorchain.solvers.result import Given, finished, reason_of
@@ -86,7 +88,8 @@ class Start:
             error=result.error,
             sensitivity=result.model.sensitivity(),
             reason=ended.reason,
-            optimality=ended.optimality,
+            # At rounding level the gradient is that of rounding.
+            optimality=None if ended.reason is StopReason.EXACT else ended.optimality,
             iterations=max(len(history) - 1, 0),
             seconds=outcome.seconds if resume is not None else clock.elapsed,
             history=History(
@@ -95,12 +98,14 @@ class Start:
             solver=f"{self.solver!r}: {outcome.way}" if outcome.way else repr(self.solver),
             dimension_names=self.tensor.dimension_names,
             labels=self.tensor.labels,
+            fixed=self._named(given, self.constraint.domain.fixed(given.network)),
+            nonnegative=self._named(given, self.constraint.domain.restricted(given.network)),
             gap=result.merit[0],
             # Starts are compared by what they found.
             objective=result.merit[1] if outcome.best.least_error is None else outcome.best.least_error**2,
             standard_error=outcome.best.standard_error if result.at is None else None,
             least_error=outcome.best.least_error,
-            path=_path(outcome.stages, scale, dtype),
+            path=_path(outcome.stages, scale, dtype, problem.constraint.domain),
         )
 
     def first_model(self, unit: Tensor, rng: np.random.Generator, number: int = 0, clock: Clock | None = None) -> Model:
@@ -111,7 +116,9 @@ class Start:
             double = np.result_type(double, self.init.dtype)
             if not np.isfinite(self.init.norm()):
                 raise ValueError("init overflows: the norm of its tensor is not finite; scale its blocks down")
-            model = balanced(self.init.astype(double).scaled(1.0 / self.norm))
+            fixed = domain.fixed(self.init.network)
+            model = balanced(domain.as_given(self.init.astype(double)).scaled(1.0 / self.norm), fixed)
+            model = begun(model, unit, domain, rng) if fixed else model
             return self._gauged(_moved(model, rng, domain) if number else model)
         if self.init == "random":
             network = checked_wiring(self.kind, unit.shape, self.rank)
@@ -119,10 +126,14 @@ class Start:
         else:
             network = checked_wiring(self.kind, unit.shape, self.rank)
             start = self.kind.from_matrices(network, self.kind.svd_matrices(network, unit, rng))
-            start = _with_best_cores(unit, domain.unfolded(start), domain, clock or Clock())
+            start = _with_best_cores(unit.evaluator(domain.unfolded(start)), domain, clock or Clock())
             return self._gauged(_moved(start, rng, domain) if number else start)
         size = start.norm()
         return domain.optimal_gauge(start.scaled(1.0 / size), tol=1e-2) if size > 0.0 else start
+
+    @staticmethod
+    def _named(model: Model, blocks: Iterable[int]) -> tuple[str, ...]:
+        return tuple(model.block_names[k] for k in sorted(blocks))
 
     def _gauged(self, model: Model) -> Model:
         return self.constraint.domain.optimal_gauge(model) if self.constraint.allows_gauge else model
@@ -131,7 +142,7 @@ class Start:
         self, problem: Problem, model: Model, rng: np.random.Generator
     ) -> tuple[Model, tuple[float, float] | None]:
         """A start whose spare parts see what is missing, and the merit of the start as it was where it is another."""
-        if not problem.warm or not spare_parts(model, 1.0)[1]:
+        if problem.constraint.domain.fixed(model.network) or not problem.warm or not spare_parts(model, 1.0)[1]:
             # Nothing is small beside T: what is missing need not be known, which takes a pass over the data.
             return model, None
         at = problem.evaluator(model)
@@ -149,43 +160,38 @@ def _blank(kind: type[Model], network: Network, shape: tuple[int, ...], dtype: A
     return kind.from_matrices(network, [np.zeros((1 if n is None else shape[n], width), dtype) for n, width in pairs])
 
 
-def _path(stages: Sequence[Iterate], scale: Scale, dtype: np.dtype[Any]) -> RegularisationPath:
+def _path(stages: Sequence[Iterate], scale: Scale, dtype: np.dtype[Any], domain: Domain) -> RegularisationPath:
     """The minimisers along the way, for T as given."""
     points = [
         PathPoint(
             penalty=float(scale.penalty(stage.stage_of or 0.0)),
             error=stage.error,
             sensitivity=float(scale.sensitivity(stage.sensitivity)),
-            model=stage.model.scaled(scale.norm).astype(dtype),
+            model=domain.as_given(stage.model.scaled(scale.norm).astype(dtype)),
         )
         for stage in stages
     ]
     return RegularisationPath.of(points)
 
 
-def _with_best_cores(unit: Tensor, model: Model, domain: Domain, clock: Clock) -> Model:
+def _with_best_cores(at: Evaluator, domain: Domain, clock: Clock) -> Model:
     """The model with its cores fitted: singular vectors say nothing of them."""
-    at = unit.evaluator(model)
-    for k, mode in enumerate(model.network.modes):
-        if mode is not None:
-            continue
-        try:
-            with interruptible(lambda: clock.expired):
-                if k in domain.restricted(at.network):
-                    matrix = domain.best_change(np.zeros_like(at.model.matrices[k]), at.gram(k), at.rhs(k), fine=True)
-                else:
-                    matrix = at.system(k).solve(at.rhs(k))
-        except OutOfTime:
-            # As if nothing were missing, and the factors were orthonormal.
-            return fitted_multiple(domain.folded(at.model.with_matrix(k, at.rhs(k))), unit)
-        at.replace(k, matrix)
-    return at.model
+    cores = [k for k, mode in enumerate(at.network.modes) if mode is None]
+    try:
+        with interruptible(lambda: clock.expired):
+            return fitted_blocks(at, cores, domain)
+    except OutOfTime:
+        # As if nothing were missing, and the factors were orthonormal.
+        for k in cores:
+            at.replace(k, at.rhs(k))
+        return fitted_multiple(domain.folded(at.model), at.tensor)
 
 
 def _moved(model: Model, rng: np.random.Generator, domain: Domain) -> Model:
-    """The model with noise on its blocks, for starts beyond the first."""
-    noise = model.random_like(rng)
+    """The model with noise on its free blocks, for starts beyond the first."""
+    noise, fixed = model.random_like(rng), domain.fixed(model.network)
     moved = []
-    for matrix, other in zip(model.matrices, noise.matrices, strict=True):
-        moved.append(matrix + _NOISE * np.linalg.norm(matrix) / np.linalg.norm(other) * other)
+    for k, (matrix, other) in enumerate(zip(model.matrices, noise.matrices, strict=True)):
+        size = 0.0 if k in fixed else _NOISE * np.linalg.norm(matrix) / np.linalg.norm(other)
+        moved.append(matrix + size * other)
     return domain.folded(model.with_matrices(moved))

@@ -12,6 +12,8 @@ are much larger than their product.
 A factor is followed by the cores, where the model has some; in a Tucker model both take their joint best, from
 the leading singular vectors of the product of T with the other factors: that is HOOI.
 
+Where a domain restricts a block, D is the best change that does not leave it; fixed blocks are left out.
+
 References: Kolda and Bader, "Tensor decompositions and applications" (2009), section 3.4, and section 4.2 for HOOI.
 """
 
@@ -27,6 +29,9 @@ from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array, System
 from tensorchain.kernels.interruption import OutOfTime, check_time
 from tensorchain.models import Model
+from tensorchain.solvers.blocks import change_within
+from tensorchain.solvers.constraints import Domain
+from tensorchain.solvers.constraints.domain import EVERYWHERE
 
 _DIGITS = 1e5
 """How far ||T - X||^2 must be above its rounding errors to be taken from the short formula."""
@@ -56,7 +61,7 @@ class Update(NamedTuple):
         return Square(norm**2 - float(np.vdot(self.matrix, doubled).real), size)
 
 
-def sweep(evaluator: Evaluator, error: float) -> float:
+def sweep(evaluator: Evaluator, error: float, domain: Domain = EVERYWHERE) -> float:
     """Update every block once.
 
     Parameters
@@ -65,6 +70,8 @@ def sweep(evaluator: Evaluator, error: float) -> float:
         Holds the model to begin with, and the updated one afterwards.
     error : float
         ||T - X|| of the model to begin with.
+    domain : Domain
+        Where the blocks may lie.
 
     Returns
     -------
@@ -72,16 +79,18 @@ def sweep(evaluator: Evaluator, error: float) -> float:
         ||T - X|| of the updated model.
     """
     last: Square | Update | None = None
+    fixed = domain.fixed(evaluator.network)
     # Blocks that are updated when time is up count.
     with suppress(OutOfTime):
         for step in sweep_steps(evaluator.model):
             check_time()
-            joint = _joint_update(evaluator, step[0]) if len(step) > 1 else None
+            joint = _joint_update(evaluator, step[0]) if len(step) > 1 and domain.whole else None
             if joint is not None:
                 last = joint
                 continue
             for k in step:
-                last = _update(evaluator, k) or last
+                if k not in fixed:
+                    last = _update(evaluator, k, domain) or last
     if last is None:
         return error
     return _error(evaluator, last if isinstance(last, Square) else last.square(evaluator.norm))
@@ -101,11 +110,12 @@ def sweep_steps(model: Model) -> list[list[int]]:
     return [[factor, *network.update_order[network.order :]] for factor in network.block_of_mode]
 
 
-def _update(evaluator: Evaluator, k: int) -> Update | None:
+def _update(evaluator: Evaluator, k: int, domain: Domain) -> Update | None:
     """Block k at its best; None where that is no better, and nothing is changed."""
     matrix, system, rhs = evaluator.matrix(k), evaluator.system(k), evaluator.rhs(k)
     residual = rhs - system.apply(matrix)
-    change = system.solve(residual)
+    within = k in domain.restricted(evaluator.network)
+    change = change_within(evaluator, k, residual, domain) if within else system.solve(residual)
     image = system.apply(change)
     # ||T - L(B + D)||^2 - ||T - L B||^2
     if not float(np.vdot(change, image).real) < 2.0 * float(np.vdot(change, residual).real):

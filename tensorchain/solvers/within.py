@@ -1,6 +1,7 @@
-"""What the default does where every block is restricted, to be non-negative, and nothing else is asked.
+"""What the default does where blocks are fixed or all of them non-negative, and nothing else is asked.
 
-A best approximation exists then, and nothing runs off: sweeps and joint steps from one start are all that is done.
+With non-negative blocks a best approximation exists, and nothing runs off; fixed blocks say what the others have to
+fit.  Sweeps and joint steps from one start are all that is done.
 
 1. Sweeps; over a large tensor first such that see it through its core (:mod:`tensorchain.solvers.compressed`).
 2. Joint steps, in rounds as long as each lowers the error by a hundredth: they end sweeps that creep.
@@ -23,7 +24,7 @@ from tensorchain.solvers.reduced import Reduced
 from tensorchain.solvers.reduction import reduce, reduced_shape
 from tensorchain.tensors import Sparse
 
-_SWEEPS, _STEPS, _LAST = ALS(max_iter=100, tol=1e-5), LM(max_iter=30, tol=1e-8), ALS(max_iter=500, tol=1e-7)
+_SWEEPS, _STEPS, _LAST = ALS(max_iter=100, tol=1e-6), LM(max_iter=30, tol=1e-8), ALS(max_iter=500, tol=1e-7)
 _LARGE = 2000
 """Unknowns beyond which joint steps are not taken."""
 _ROUNDS, _PAYS = 20, 0.99
@@ -33,9 +34,9 @@ _SMALL, _SEEN_THROUGH = 1_000_000, 20
 
 
 def closed(constraint: Constraint, network: Network) -> bool:
-    """Whether nothing is asked but a domain that restricts every block: no part can grow and cancel others."""
+    """Whether nothing is asked but a domain in which no part can grow and cancel others, or one with fixed blocks."""
     only = constraint.error_alone and not constraint.bounds
-    return only and len(constraint.domain.restricted(network)) == len(network.modes)
+    return only and (constraint.domain.closed(network) or bool(constraint.domain.fixed(network)))
 
 
 def swept(whole: Reduced, start: Model, exact: float, way: list[str]) -> Stage[tuple[Iterate, StopReason]]:
@@ -50,6 +51,10 @@ def swept(whole: Reduced, start: Model, exact: float, way: list[str]) -> Stage[t
     """
     small = start.n_parameters <= _LARGE
     best, reason = yield from whole.drive(_SWEEPS, _from_core(whole, start, way))
+    if len(start.matrices) - len(whole.problem.constraint.domain.fixed(start.network)) == 1:
+        # Linear least squares.
+        way.append("one block")
+        return best, StopReason.CONVERGED if reason is StopReason.ITERATION_LIMIT else reason
     way.append("sweeps and joint steps" if small else "sweeps")
     if small and reason is not StopReason.EXACT:
         for _ in range(_ROUNDS):

@@ -57,7 +57,12 @@ _FAR = 1e8
 
 @takes_fits
 def optimal_gauge(
-    model: AnyModel, *, tol: float = 1e-9, max_cycles: int = 500, scaled: Collection[int] = ()
+    model: AnyModel,
+    *,
+    tol: float = 1e-9,
+    max_cycles: int = 500,
+    scaled: Collection[int] = (),
+    fixed: Collection[int] = (),
 ) -> AnyModel:
     """The same tensor with the least sensitivity that any gauge gives.
 
@@ -68,6 +73,7 @@ def optimal_gauge(
     max_cycles : most cycles.
     scaled : blocks whose entries may only be scaled by positive numbers, so that they keep their signs: on the bonds of
         these, G is diagonal.
+    fixed : blocks that stay as they are: on the bonds of these G is the identity.
 
     Returns
     -------
@@ -85,7 +91,7 @@ def optimal_gauge(
     best, lowest = current, float(current.block_sensitivities().sum())
     value, start, left = lowest, current, max_cycles
     while left > 0:
-        search = _Search(current, scaled)
+        search = _Search(current, scaled, fixed)
         reached, cycles = search.run(value, tol, left)
         left -= cycles
         current = search.applied(current)
@@ -104,9 +110,9 @@ def optimal_gauge(
     return best.with_matrices([matrix * matrix.dtype.type(factor) for matrix in best.matrices])
 
 
-def gauge_cycle(model: AnyModel, *, scaled: Collection[int] = ()) -> AnyModel:
-    """One optimal change of gauge on every bond and hyperedge, in turn; `scaled` as in `optimal_gauge`."""
-    search = _Search(model.astype(np.complex128 if model.dtype.kind == "c" else np.float64), scaled)
+def gauge_cycle(model: AnyModel, *, scaled: Collection[int] = (), fixed: Collection[int] = ()) -> AnyModel:
+    """One optimal change of gauge on every bond and hyperedge, in turn; `scaled`, `fixed` as in `optimal_gauge`."""
+    search = _Search(model.astype(np.complex128 if model.dtype.kind == "c" else np.float64), scaled, fixed)
     search.cycle()
     return search.applied(model).astype(model.dtype)
 
@@ -120,11 +126,12 @@ class _Search:
     gauges : (t, letter, k) -> what is multiplied into that bond of block k in the end, (R, R) or the scales (R,).
     relaxation : w, 1 for the best gauge of each bond as the others are.
     scaled : blocks on whose bonds only scales move.
+    fixed : blocks on whose bonds nothing moves.
     """
 
-    def __init__(self, model: Model, scaled: Collection[int] = ()) -> None:
+    def __init__(self, model: Model, scaled: Collection[int] = (), fixed: Collection[int] = ()) -> None:
         network = model.network
-        self.scaled = frozenset(scaled)
+        self.scaled, self.fixed = frozenset(scaled), frozenset(fixed)
         self.network, self.far, self.relaxation = network, False, 1.0
         self.gauges: dict[tuple[int, str, int], Array] = {}
         self.grams: list[list[Array | list[Array]]] = []
@@ -163,12 +170,16 @@ class _Search:
         for t, term in enumerate(self.network.terms):
             for letter, k, m in term.gauge_bonds:
                 check_time()
+                if k in self.fixed or m in self.fixed:
+                    continue
                 if k in self.scaled or m in self.scaled:
                     self._balance_hyperedge(t, letter, (k, m))
                 else:
                     self._balance_bond(t, letter, k, m)
             for letter, owners in term.hyperedges:
-                self._balance_hyperedge(t, letter, owners)
+                free = tuple(k for k in owners if k not in self.fixed)
+                if len(free) > 1:
+                    self._balance_hyperedge(t, letter, free)
         return self.sensitivity()
 
     def sensitivity(self) -> float:

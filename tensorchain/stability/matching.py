@@ -41,11 +41,14 @@ class Match(NamedTuple):
     modes : the same for each mode that was asked for, over the matched components; NaN where the mode says nothing.
     order : for each component of the first model in turn the matched one of the other, -1 for none; empty where
         subspaces are compared.
+    components : the score of each pair, in the order of the first model, 0 where there is none; empty where subspaces
+        are compared.
     """
 
     score: float
     modes: tuple[float, ...]
     order: tuple[int, ...]
+    components: tuple[float, ...] = ()
 
 
 def factor_match(model: Model, other: Model, modes: Sequence[int] | None = None) -> Match:
@@ -131,11 +134,11 @@ def _checked(model: Model) -> Model:
 
 def _matched(by_mode: Array, scores: Array) -> Match:
     rows, columns = scipy.optimize.linear_sum_assignment(scores, maximize=True)
-    order = np.full(len(scores), -1)
-    order[rows] = columns
+    order, each = np.full(len(scores), -1), np.zeros(len(scores))
+    order[rows], each[rows] = columns, scores[rows, columns]
     most = max(scores.shape)
     per_mode = tuple(float(table[rows, columns].sum()) / most for table in by_mode)
-    return Match(float(scores[rows, columns].sum()) / most, per_mode, tuple(order.tolist()))
+    return Match(float(each.sum()) / most, per_mode, tuple(order.tolist()), tuple(each.tolist()))
 
 
 def _cosines(one: Array, two: Array) -> Array:

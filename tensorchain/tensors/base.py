@@ -104,6 +104,17 @@ class Tensor(ABC):
         """The tensor as a run computes with it: small ones in double precision, with the rounding of the data."""
         return self
 
+    def near(self) -> Tensor:
+        """The tensor where a solver of many small steps is fastest: few entries of a device come to the host."""
+        return self
+
+    def reduced(self, sizes: Sequence[int], rng: np.random.Generator) -> tuple[Array, list[Array]] | None:
+        """Core and orthonormal bases of these sizes, T ~ G x_1 U_1 ... x_N U_N, made where the data are.
+
+        None for data that have no way of their own: :mod:`tensorchain.solvers.reduction` then asks for products.
+        """
+        return None
+
     @property
     def rounding(self) -> float:
         """Relative error below which the data say nothing: half a unit in the last place of their dtype."""

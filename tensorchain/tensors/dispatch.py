@@ -24,7 +24,7 @@ from tensorchain.tensors.dense import Dense
 from tensorchain.tensors.device import Device
 from tensorchain.tensors.lazy import Lazy
 from tensorchain.tensors.masked import Masked
-from tensorchain.tensors.outside import library_of, opened
+from tensorchain.tensors.outside import library_of, lies_elsewhere, opened
 from tensorchain.tensors.sparse import Sparse
 
 
@@ -79,8 +79,6 @@ def _of_library(data: Any, library: str) -> Tensor | None:
         return Lazy(data)
     if library == "torch" and "sparse" in str(getattr(data, "layout", "")):
         return Sparse.from_torch(data)
-    if not isinstance(data, (np.ndarray, np.generic)) and (
-        library == "torch" or hasattr(data, "__array_namespace__") or hasattr(data, "__cuda_array_interface__")
-    ):
+    if lies_elsewhere(data):
         return Device(data)
     return None

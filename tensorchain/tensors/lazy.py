@@ -8,6 +8,7 @@ each block).
 
 * A dask array is computed by dask: with threads here, or on the cluster of the `dask.distributed` client that is
   active.  The model is sent once a pass, and the sums are added in a tree.
+  Chunks of CuPy, PyTorch or JAX are multiplied where they are (:mod:`tensorchain.tensors.device`).
 * Anything else that can be sliced (`numpy.memmap`, an HDF5 or Zarr dataset) is read in boxes along its first modes.
 
 Cost: one pass over the data; memory for a box (a chunk of the dask array) and its residual on each thread.
@@ -30,9 +31,10 @@ from tensorchain.models import Model
 from tensorchain.tensors.base import Residual, Tensor
 from tensorchain.tensors.boxes import Box, boxes, in_double, part, rows_of
 from tensorchain.tensors.dense import Dense, add_gradient
+from tensorchain.tensors.device import Device
 from tensorchain.tensors.dtypes import double_of, kept_dtype
 from tensorchain.tensors.intake import MODERATE, check_shape, entry_sums, ldexp
-from tensorchain.tensors.outside import opened, shown
+from tensorchain.tensors.outside import lies_elsewhere, opened, shown
 
 _BRANCHES = 16
 """Sums that are added in one task of a dask graph."""
@@ -133,7 +135,9 @@ class Lazy(Tensor):
         """||T||_F; the first call reads the data once."""
         if "norm" not in self._known:
             # A piece may be too large or small for a norm in double precision: its power of two is apart.
-            sizes = self._source.total(_norm).norms
+            found = self._source.total(_norm)
+            sizes = found.norms
+            self._known["elsewhere"] = float(found.sums[0]), 0
             top = max((exponent for size, exponent in sizes if size), default=0)
             size = kernels.norm(np.array([math.ldexp(size, max(exponent - top, -2000)) for size, exponent in sizes]))
             if not np.isfinite(size):
@@ -173,11 +177,21 @@ class Lazy(Tensor):
         return self.mode_grams([mode])[0]
 
     def mode_grams(self, modes: Sequence[int]) -> list[Array]:
-        if math.prod(self.shape[mode] for mode in modes) > max(_HELD, self._box_entries) and len(modes) > 1:
+        source: Source | None = None
+        if hasattr(self.array, "to_delayed"):
+            self.norm()
+            if self._known["elsewhere"][0]:
+                # dask joins no chunks of other libraries.
+                if any(len(self.array.chunks[mode]) > 1 for mode in modes):
+                    raise TypeError("chunks on a device cut this mode: no Gram of it is formed, only products")
+                source = self._source
+        large = math.prod(self.shape[mode] for mode in modes) > max(_HELD, self._box_entries)
+        if source is None and large and len(modes) > 1:
             # A box that cuts none of these modes would be too large.
             return [self.mode_gram(mode) for mode in modes]
         whole = tuple(modes)
-        sums = _source_of(self.array, self._box_entries, self.shape, whole).total(_mode_grams, self._shift, whole)
+        source = source or _source_of(self.array, self._box_entries, self.shape, whole)
+        sums = source.total(_mode_grams, self._shift, whole)
         grams = [sum(gram for _, gram in sums.blocks[mode]) for mode in modes]
         return [np.asarray(gram * self._unit * self._unit) for gram in grams]
 
@@ -197,28 +211,35 @@ class Lazy(Tensor):
 # -- what is summed over boxes; these run on workers and are sent there by name ---------------
 
 
-def _norm(piece: Array, box: Box) -> Part:
-    return Part([kernels.scaled_norm(_kept(piece))], {})
+def _norm(piece: Any, box: Box) -> Part:
+    if lies_elsewhere(piece):
+        return Part([Device.bare(piece).scaled_norm()], {}, (1,))
+    return Part([kernels.scaled_norm(_kept(piece))], {}, (0,))
 
 
-def _digest(piece: Array, box: Box, shape: tuple[int, ...]) -> Part:
+def _digest(piece: Any, box: Box, shape: tuple[int, ...]) -> Part:
     """Two sums over the entries, each mixed with its position."""
     strides = [math.prod(shape[n + 1 :]) for n in range(len(shape))]
-    position = np.zeros(piece.shape, dtype=np.uint64)
+    position = np.zeros(tuple(piece.shape), dtype=np.uint64)
     for n, (side, stride) in enumerate(zip(box, strides, strict=True)):
         along = np.arange(side.start, side.stop, dtype=np.uint64) * np.uint64(stride)
         position += along.reshape([-1 if m == n else 1 for m in range(len(shape))])
     return Part([], {}, entry_sums(_kept(piece).ravel(), position.ravel()))
 
 
-def _contract(piece: Array, box: Box, shift: int, model: Model, k: int) -> Part:
-    rows = Dense.bare(_kept(piece, shift)).contract_all_but(part(model, box), k)
+def _contract(piece: Any, box: Box, shift: int, model: Model, k: int) -> Part:
+    rows = _data(piece, shift).contract_all_but(part(model, box), k)
     return Part([], {k: [(rows_of(model, k, box), rows)]})
 
 
-def _residual(piece: Array, box: Box, shift: int, model: Model, scale: float, with_gradient: bool) -> Part:
+def _residual(piece: Any, box: Box, shift: int, model: Model, scale: float, with_gradient: bool) -> Part:
     """||T - X|| in a box and, with the gradient, J_k^H (T - X) from it; the residual is formed in smaller boxes."""
-    piece, inside = _kept(piece, shift), part(model, box)
+    inside = part(model, box)
+    if lies_elsewhere(piece):
+        residual = _data(piece, shift).scaled(scale).residual(inside)
+        blocks = residual.gradient if with_gradient else []
+        return Part([residual.norm], {k: [(rows_of(model, k, box), block)] for k, block in enumerate(blocks)})
+    piece = _kept(piece, shift)
     dtype = double_of(piece, inside.dtype)
     blocks = [np.zeros(matrix.shape, dtype=dtype) for matrix in inside.matrices] if with_gradient else []
     norms = []
@@ -231,11 +252,18 @@ def _residual(piece: Array, box: Box, shift: int, model: Model, scale: float, wi
     return Part(norms, {k: [(rows_of(model, k, box), block)] for k, block in enumerate(blocks)})
 
 
-def _mode_grams(piece: Array, box: Box, shift: int, modes: tuple[int, ...]) -> Part:
+def _mode_grams(piece: Any, box: Box, shift: int, modes: tuple[int, ...]) -> Part:
     # In double precision: a Gram squares what there is, and eigenvectors are lost below the root of the rounding.
-    piece = _kept(piece, shift)
-    data = Dense.bare(piece.astype(double_of(piece), copy=False))
+    data = _data(piece, shift, double=True)
     return Part([], {mode: [(slice(None), data.mode_gram(mode))] for mode in modes})
+
+
+def _data(piece: Any, shift: int, *, double: bool = False) -> Tensor:
+    """A piece as data, where it is."""
+    if lies_elsewhere(piece):
+        return Device.bare(piece, shift=-shift, double=double)
+    held = _kept(piece, shift)
+    return Dense.bare(held.astype(double_of(held), copy=False) if double else held)
 
 
 def _together(parts: Iterable[Part]) -> Part:
@@ -269,8 +297,10 @@ def _assembled(model: Model, blocks: dict[int, list[tuple[slice, Array]]], dtype
 def _source_of(array: Any, box_entries: int, shape: tuple[int, ...], whole: tuple[int, ...] = ()) -> Source:
     """Boxes of an array; none of them cuts a mode of `whole`."""
     if hasattr(array, "to_delayed"):
+        if all(len(array.chunks[mode]) == 1 for mode in whole):
+            return Chunks(array)
         cut = {mode: -1 if mode in whole else "auto" for mode in range(array.ndim)}
-        return Chunks(array.rechunk(cut) if whole else array)
+        return Chunks(array.rechunk(cut, block_size_limit=box_entries * array.dtype.itemsize))
     return Slices(array, box_entries, shape, whole)
 
 
@@ -336,7 +366,7 @@ def _kept(piece: Any, shift: int = 0) -> Array:
     """A piece in the dtype in which data are held, times 2^-shift."""
     if isinstance(piece, np.ma.MaskedArray) and np.ma.getmaskarray(piece).any():
         raise ValueError("part of the array is masked; use tc.Masked(array), which holds it in memory, or tc.Observed")
-    array = np.asarray(piece)
+    array = Device.bare(piece).to_dense() if lies_elsewhere(piece) else np.asarray(piece)
     with np.errstate(over="ignore"):
         return ldexp(np.ascontiguousarray(array, dtype=kept_dtype(array.dtype)), -shift)
 

@@ -46,6 +46,14 @@ def library_of(given: Any) -> str:
     return type(given).__module__.partition(".")[0]
 
 
+def lies_elsewhere(data: Any) -> bool:
+    """Whether it is an array of another library that computes: CuPy, PyTorch, JAX, any array API."""
+    if isinstance(data, (np.ndarray, np.generic)):
+        return False
+    named = hasattr(data, "__array_namespace__") or hasattr(data, "__cuda_array_interface__")
+    return named or library_of(data) == "torch"
+
+
 def opened(given: Any) -> Given:
     """Open what a user gives.
 

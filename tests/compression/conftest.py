@@ -17,6 +17,7 @@ NEEDS = {
     "test_onnx_shipped.py": ("onnx", "onnxruntime"),
     "test_steps.py": ("torch", "safetensors"),
     "test_torch.py": ("torch",),
+    "test_torch_layers.py": ("torch",),
     "test_torch_kinds.py": ("torch",),
     "test_torch_refit.py": ("torch",),
 }

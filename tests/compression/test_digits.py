@@ -102,9 +102,11 @@ def test_a_trained_network_goes_all_the_way(trained, method):
     report = small.report
     layers = {layer.name: layer for layer in report.layers}
     assert report.macs[1] <= 0.4 * report.macs[0]
-    assert {name: layers[name].rank for name in ("stem", "depthwise", "grouped")} == {
-        "stem": "one channel", "depthwise": "depthwise", "grouped": "4 groups",
-    }  # fmt: skip
+    assert {name: layers[name].rank for name in ("stem", "depthwise")} == {
+        "stem": "one channel",
+        "depthwise": "depthwise",
+    }
+    assert "groups" not in str(layers["grouped"].rank)
     assert method in {layers["wide"].method, layers["dilated"].method}
     assert all(layer.output_error is not None for layer in report.layers if layer.method != "dense")
     raw = accuracy(small)
@@ -128,7 +130,7 @@ def test_an_exported_network_is_compressed_as_the_module_is(trained):
     proto = exported(trained)
     batches = loader()[:2]
     images = [{"x": images.numpy()} for images, _ in batches]
-    small, report = compress_onnx(proto, "tc", keep_macs=0.5, calibrate=images, fit_output=True, **OPTIONS)
+    small, report = compress_onnx(proto, "tc", keep_macs=0.5, calibration=images, fit_output=True, **OPTIONS)
     assert report.macs[1] <= 0.5 * report.macs[0]
     reasons = [layer.rank for layer in report.layers if layer.method == "dense"]
     assert {"24 groups", "4 groups", "one channel"} <= set(reasons)

@@ -150,7 +150,7 @@ def test_the_bits_of_one_kernel_are_those_of_allocate_bits():
         (lambda net, x: allocate_layer_bits(net, 9.0), "mean_bits", ValueError),
         (lambda net, x: allocate_layer_bits(net, 4.0, min_bits=1), "2 to 8", ValueError),
         (lambda net, x: allocate_layer_bits(net, 4.0, []), "no batch", ValueError),
-        (lambda net, x: allocate_layer_bits(nn.ReLU(), 4.0), "no Conv2d", ValueError),
+        (lambda net, x: allocate_layer_bits(nn.ReLU(), 4.0), "no convolution", ValueError),
         (lambda net, x: quantize(net, x, "guess"), "allocate", ValueError),
     ],
 )

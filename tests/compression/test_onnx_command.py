@@ -50,7 +50,7 @@ def outputs(path, images):
 
 def test_a_file_is_compressed_and_described(files, capsys):
     out = files / "small.onnx"
-    words = [files / "net.onnx", "--keep-macs", 0.7, "--candidates", 4, "--out", out, "--plain"]
+    words = [files / "net.onnx", "--method", "tc", "--keep-macs", 0.7, "--candidates", 4, "--out", out, "--plain"]
     assert execute(*words, "--json") == Status.OK
     record = json.loads(capsys.readouterr().out)
     assert record["layers"][0]["method"] == "tc"

@@ -76,8 +76,8 @@ FEEDS = [{"x": CALIBRATION[k : k + 16]} for k in range(0, 48, 16)]
 @pytest.mark.parametrize(("method", "form"), [("tucker2", "grouped"), ("cp3", "grouped"), ("tc", "fold")])
 def test_a_refit_brings_outputs_back_on_images_that_it_has_not_seen(method, form):
     proto, other = network(), smooth(64, 1)
-    plain, _ = compressed(proto, method, form=form, calibrate=FEEDS, refit=False)
-    refitted, after = compressed(proto, method, form=form, calibrate=FEEDS)
+    plain, _ = compressed(proto, method, form=form, calibration=FEEDS, refit=False)
+    refitted, after = compressed(proto, method, form=form, calibration=FEEDS)
     assert after.macs[1] <= 0.5 * after.macs[0]
     assert change(proto, refitted, other) < 0.6 * change(proto, plain, other)
     # Layers that were replaced have a bias now, and it is counted.
@@ -88,8 +88,8 @@ def test_a_refit_brings_outputs_back_on_images_that_it_has_not_seen(method, form
 def test_batches_of_any_size_give_the_same_fit():
     proto = network()
     x, keep = smooth(8, 2), ("last", "head")
-    whole, _ = compressed(proto, calibrate=[{"x": CALIBRATION}], keep=keep)
-    parts, _ = compressed(proto, calibrate=({"x": CALIBRATION[k : k + 7]} for k in range(0, 48, 7)), keep=keep)
+    whole, _ = compressed(proto, calibration=[{"x": CALIBRATION}], keep=keep)
+    parts, _ = compressed(proto, calibration=({"x": CALIBRATION[k : k + 7]} for k in range(0, 48, 7)), keep=keep)
     assert np.allclose(run(whole, x), run(parts, x), rtol=1e-3, atol=1e-3)
 
 
@@ -106,7 +106,7 @@ def test_layers_without_a_dependence_are_fitted_together():
 
 def test_weights_on_a_grid_stay_on_it():
     keep = ("left", "last", "head")
-    small, report = compressed(network(), calibrate=FEEDS, weight_bits=4, keep=keep)
+    small, report = compressed(network(), calibration=FEEDS, weight_bits=4, keep=keep)
     layer = next(layer for layer in report.layers if layer.bits)
     named = [t for t in small.graph.initializer if t.name.startswith(f"{layer.name}/weight")]
     assert named
@@ -147,8 +147,8 @@ def test_memory_is_that_of_a_sample(monkeypatch):
     patches, _ = sampled(layer, np.random.default_rng(0), 4, values, np.zeros((10, 12, 12, 12)))
     assert len(patches) == 27
     feeds = checked_feeds(iter(FEEDS), inputs_of(proto))
-    rough = covariances_of(proto, [layer], feeds)["left"].matrix
+    rough = covariances_of(proto, [layer], feeds)["left"][0].matrix
     monkeypatch.undo()
-    exact = covariances_of(proto, [layer], feeds)["left"].matrix
+    exact = covariances_of(proto, [layer], feeds)["left"][0].matrix
     assert 0.0 < np.linalg.norm(rough - exact) < 0.6 * np.linalg.norm(exact)
     onnx.checker.check_model(proto)

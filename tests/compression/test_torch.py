@@ -296,7 +296,7 @@ def test_straight_through_gradients_are_one_inside_the_range_and_zero_outside():
         (lambda net, x: restore(net, iter([(x, x)]), epochs=2), "iterator", TypeError),
         (lambda net, x: restore(net, [], rate=0.0), "rate", ValueError),
         (lambda net, x: quantize(net, [x], 9), "2 to 8", ValueError),
-        (lambda net, x: quantize(net, [x], {"nothing": 4}), "no Conv2d", ValueError),
+        (lambda net, x: quantize(net, [x], {"nothing": 4}), "no convolution", ValueError),
         (lambda net, x: quantize(net, [], 4), "no batch", ValueError),
     ],
 )

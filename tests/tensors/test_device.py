@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import tensorchain as tc
+from tensorchain.kernels.namespace import Namespace
 from tensorchain.tensors import device
-from tensorchain.tensors.array_api import Library
 from tensorchain.tensors.dense import Dense
 from tensorchain.tensors.device import Device
-from tests.cases import THREE, Case, relative
+from tests.cases import SOLVED, THREE, Case, relative
+from tests.tensors.fake_cupy import installed
 
 SHAPE = (6, 5, 4)
 
@@ -75,7 +76,7 @@ class TestFits:
 
     def test_without_double_precision(self, send: Any, tensor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """As on devices that have single precision only."""
-        monkeypatch.setattr(Library, "wide", False)
+        monkeypatch.setattr(Namespace, "wide", False)
         source = Device(send(tensor))
         model = tc.CP.random(SHAPE, 2, 0)
         assert source.dtype == np.float32
@@ -98,7 +99,7 @@ class TestInput:
     def test_the_array_is_not_changed(self, send: Any, tensor: Any) -> None:
         array = send(tensor)
         tc.decompose(Device(array), "cp", 2, solver=tc.ALS(max_iter=2), rng=0)
-        assert np.array_equal(Library(array).fetch(array), tensor)
+        assert np.array_equal(Namespace(array).fetch(array), tensor)
 
     @pytest.mark.parametrize("value", [np.nan, np.inf])
     def test_nan_is_refused(self, send: Any, tensor: Any, value: float) -> None:
@@ -122,3 +123,45 @@ class TestInput:
 
     def test_repr_names_library_and_device(self) -> None:
         assert "array_api_strict" in repr(Device(array_api_strict.ones((2, 3))))
+
+
+class TestCuPy:
+    """CuPy itself needs a GPU: a stand-in whose arrays cannot be read but by its own functions."""
+
+    @pytest.mark.parametrize("case", SOLVED, ids=str)
+    @pytest.mark.parametrize("constraint", [None, tc.Penalty(0.1)])
+    def test_sweeps(self, case: Case, constraint: Any) -> None:
+        options = {"solver": tc.ALS(max_iter=5), "constraint": constraint, "rng": 0}
+        host = tc.decompose(case.tensor(), case.kind, case.rank, **options)
+        with installed() as cupy:
+            array = cupy.asarray(case.tensor())
+            with pytest.raises(TypeError, match=r"\.get\(\)"):
+                np.asarray(array)
+            fit = tc.decompose(array, case.kind, case.rank, **options)
+            assert "cupy on <CUDA Device 0>" in repr(tc.Device(array))
+        assert fit.error == pytest.approx(host.error, rel=1e-8)
+
+    def test_the_default(self) -> None:
+        tensor = tc.datasets.inverse_radius(order=3, size=8)
+        with installed() as cupy:
+            fit = tc.decompose(cupy.asarray(tensor), "tc", 2, rng=0)
+        assert fit.error == pytest.approx(tc.decompose(tensor, "tc", 2, rng=0).error, rel=1e-8)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs JAX")
+class TestJAX:
+    @pytest.mark.parametrize("wide", [True, False])
+    def test_sweeps(self, tensor: Any, wide: bool) -> None:
+        import jax
+
+        before = jax.config.jax_enable_x64
+        jax.config.update("jax_enable_x64", wide)
+        try:
+            source = Device(jax.numpy.asarray(tensor))
+            assert source.dtype == (np.float64 if wide else np.float32)
+            assert ("no double precision" in repr(source)) is not wide
+            fit = tc.decompose(source, "cp", 2, solver=tc.ALS(max_iter=4), rng=0)
+        finally:
+            jax.config.update("jax_enable_x64", before)
+        host = tc.decompose(tensor, "cp", 2, solver=tc.ALS(max_iter=4), rng=0)
+        assert fit.error == pytest.approx(host.error, rel=1e-9 if wide else 1e-4)

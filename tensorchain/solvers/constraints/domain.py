@@ -1,18 +1,20 @@
-"""Where the blocks of a model may lie: everywhere, or some of them at or above zero.
+"""Where the blocks of a model may lie: everywhere, at or above zero, or at what they are.
 
 Beside what a constraint minimises and bounds it has a domain.  Solvers ask it, and nothing else, where it matters:
 
     sweeps          the best change of one block within the domain (`best_change`)
     joint steps     how far down each entry may go (`floors`)
+    both            which blocks stay as they are (`fixed`)
     starts          random blocks (`drawn`), and blocks made for another purpose, moved into it (`folded`)
-    gauge           only changes of gauge that do not leave it (`optimal_gauge`, `gauge_cycle`)
+    gauge           only changes of gauge that do not leave it (`optimal_gauge`, `gauge_cycle`, `scaled`)
+    reasons         whether a best approximation always exists in it (`closed`)
 
 The edge of a domain is held exactly: an entry at the edge is zero, not nearly zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -42,13 +44,21 @@ class Domain:
     """Everywhere."""
 
     def restricted(self, network: Network) -> frozenset[int]:
-        """Blocks that may not lie everywhere."""
+        """Free blocks that may not lie everywhere."""
+        return frozenset()
+
+    def fixed(self, network: Network) -> frozenset[int]:
+        """Blocks that stay as they are."""
         return frozenset()
 
     @property
     def whole(self) -> bool:
-        """Whether no block is restricted, in no model."""
+        """Whether no block is restricted or fixed, in no model."""
         return True
+
+    def closed(self, network: Network) -> bool:
+        """Whether a best approximation exists for all data."""
+        return False
 
     def __and__(self, other: Domain) -> Domain:
         """What lies in both."""
@@ -96,6 +106,13 @@ class Domain:
             descend(grams, rhs, floor, change, _FINE_SWEEPS, _FINE_SHARE)
         return change
 
+    def movable(self, model: Model) -> Array | None:
+        """Which entries of all blocks, in one row, can move both ways; None for all."""
+        fixed, floors = self.fixed(model.network), self.floors(model)
+        if floors is not None:
+            return np.concatenate([floor.ravel() for floor in floors]) < 0.0
+        return free_entries(model, fixed) if fixed else None
+
     # -- models -------------------------------------------------------------------------
 
     def folded(self, model: AnyModel) -> AnyModel:
@@ -122,11 +139,21 @@ class Domain:
 
     def optimal_gauge(self, model: AnyModel, *, tol: float = 1e-9) -> AnyModel:
         """The gauge of least sensitivity among those that do not leave the domain."""
-        return optimal_gauge(model, tol=tol, scaled=self.restricted(model.network))
+        network = model.network
+        return optimal_gauge(model, tol=tol, scaled=self.restricted(network), fixed=self.fixed(network))
 
     def gauge_cycle(self, model: AnyModel) -> AnyModel:
         """One step of the search for it."""
-        return gauge_cycle(model, scaled=self.restricted(model.network))
+        network = model.network
+        return gauge_cycle(model, scaled=self.restricted(network), fixed=self.fixed(network))
+
+    def scaled(self, model: AnyModel, factor: complex) -> AnyModel:
+        """The model of factor * X, factor not zero."""
+        return model.scaled(factor)
+
+    def as_given(self, model: AnyModel) -> AnyModel:
+        """The model with its fixed blocks to the last bit, where there are some."""
+        return model
 
     def _each(self, model: AnyModel, function: Any) -> AnyModel:
         restricted = self.restricted(model.network)
@@ -162,10 +189,15 @@ class NonNegativeBlocks(Domain):
         """Whether no block is restricted, in no model."""
         return False
 
+    def closed(self, network: Network) -> bool:
+        """Whether a best approximation exists: where no block can have parts that cancel those of others."""
+        return len(self.restricted(network)) == len(network.modes)
+
     def __and__(self, other: Domain) -> Domain:
         if other.whole:
             return self
-        assert isinstance(other, NonNegativeBlocks)
+        if not isinstance(other, NonNegativeBlocks):
+            return other & self
         modes = None if self.modes is None or other.modes is None else self.modes | other.modes
         return NonNegativeBlocks(None if modes is None else sorted(modes), self.core or other.core)
 
@@ -196,6 +228,11 @@ class NonNegativeBlocks(Domain):
 
 
 EVERYWHERE = Domain()
+
+
+def free_entries(model: Model, fixed: Collection[int]) -> Array:
+    """Which entries of all blocks, in one row, are not those of fixed blocks."""
+    return np.concatenate([np.full(m.size, k not in fixed) for k, m in enumerate(model.matrices)])
 
 
 def _larger_half(matrix: Array) -> Array:

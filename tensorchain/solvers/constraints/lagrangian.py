@@ -135,10 +135,10 @@ class Lagrangian:
         if active:
             target = _stacked([(term.weight, term.quantity.half_gradient(at)) for term in terms], at)
             columns = np.stack([_stacked([(1.0, b.quantity.half_gradient(at))], at) for b in active], axis=1)
-            floors = constraint.domain.floors(at.model)
-            if floors is not None:
-                # At the edge a gradient need not vanish.
-                inside = np.concatenate([floor.ravel() for floor in floors]) < 0.0
+            inside = constraint.domain.movable(at.model)
+            if inside is not None:
+                # At the edge, and in fixed blocks, a gradient need not vanish; complex entries count twice.
+                inside = np.tile(inside, len(target) // len(inside))
                 target, columns = target[inside], columns[inside]
             sizes = np.maximum(np.linalg.norm(columns, axis=0), np.finfo(float).tiny)
             weights = scipy.optimize.nnls(columns / sizes, -target)[0] / sizes
