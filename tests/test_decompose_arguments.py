@@ -232,6 +232,6 @@ class TestWhatIsAccepted:
     "rank", [np.ones((3, 4, 5)), [1] * 500, [[1] * 400], ["x" * 900]], ids=["array", "long", "deep", "text"]
 )
 def test_messages_about_ranks_hold_no_array(model: str, rank: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match="rank|bonds") as caught:
+    with pytest.raises((TypeError, ValueError), match=r"rank|bonds") as caught:
         tc.decompose(np.ones((3, 4, 5)), model, rank)
     assert len(str(caught.value)) < 300
