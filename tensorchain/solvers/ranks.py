@@ -1,7 +1,7 @@
 r"""Ranks from an error: a model of few parameters with ||T - X|| <= e ||T||.
 
-**Trains**       TT-SVD: every cut is an orthogonal projection, so that squared errors add, and each of the cuts that
-                 are left gets an equal share of what is left of e^2 ||T||^2.
+**Trains**       TT-SVD: every cut is an orthogonal projection, so that squared errors add; each cut gets an equal share
+                 of e^2 ||T||^2, or the one with which the bonds need the fewest parameters (train_ranks.py).
 **Tucker**       the smallest truncation of the HOSVD within e, all partial sums of the core's energies at hand.
 **CP**           the rank doubles until a fit meets e, and is found by bisection.
 **Loops**        bonds of one grow, one bond at a time, the one that lowers the squared error most for each parameter,
@@ -33,7 +33,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tensorchain.fit import Fit, StopReason
-from tensorchain.kernels import Array, norm
+from tensorchain.kernels import Array
 from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker
 from tensorchain.models.growth import larger, smaller
 from tensorchain.models.rounding import rounded_tucker
@@ -42,6 +42,7 @@ from tensorchain.solvers.als import ALS
 from tensorchain.solvers.constraints import Constraint, Free
 from tensorchain.solvers.lm import LM
 from tensorchain.solvers.problem import Clock, Iterate, Solver
+from tensorchain.solvers.train_ranks import fewest_ranks, train_svd
 from tensorchain.tensors import Tensor
 
 _ROOM = 1e-9
@@ -117,13 +118,22 @@ class RankSearch:
             array = self._dense()
             if array is not None:
                 for model in self._truncations(array):
-                    self._try(self.constraint.domain.unfolded(model), _SHRINK)
+                    self._from(self.constraint.domain.unfolded(model))
             if array is None or (self.kind in (TensorChain, BlockTerm) and not self.train):
                 self._grow()
             elif self.best is None:
                 self._grow(self.nearest)
         self._shrink()
         return self._answer()
+
+    def _from(self, start: Model) -> None:
+        """A start, and for a train also how far it shrinks: which of several shrinks furthest is not seen before."""
+        before, self.best = self.best, None
+        self._try(start, _SHRINK)
+        if self.train:
+            self._shrink()
+        if before is not None and (self.best is None or _size(before) <= _size(self.best)):
+            self.best = before
 
     # -- what all ways share ------------------------------------------------------------
 
@@ -158,10 +168,8 @@ class RankSearch:
     def _offer(self, fit: Fit) -> None:
         if self.nearest is None or (fit.gap, fit.error) < (self.nearest.gap, self.nearest.error):
             self.nearest = fit
-        if self._met(fit):
-            size = (fit.model.n_parameters, fit.error)
-            if self.best is None or size < (self.best.model.n_parameters, self.best.error):
-                self.best = fit
+        if self._met(fit) and (self.best is None or _size(fit) < _size(self.best)):
+            self.best = fit
 
     def _met(self, fit: Fit | None) -> bool:
         return fit is not None and fit.error <= self.error and fit.gap <= 0.0
@@ -203,15 +211,19 @@ class RankSearch:
         return np.asarray(array.astype(np.result_type(array, np.float64), copy=False))
 
     def _truncations(self, array: Array) -> Iterator[Model]:
-        """Models within the error from singular vectors: all trains around a loop, the smallest first."""
+        """Models within the error from singular vectors; of a loop the smallest train around it."""
         error, size, dtype = self.error * (1.0 - _ROOM), self.tensor.norm(), self.tensor.dtype
         if self.kind is TensorChain:
             trains = []
             for first in range(1 if self.train else array.ndim):
                 around = [(first + n) % array.ndim for n in range(array.ndim)]
-                cores = train_svd(array.transpose(around), error)
-                trains.append(TensorChain([cores[(n - first) % array.ndim] for n in range(array.ndim)]))
-            yield min(trains, key=lambda train: train.n_parameters).scaled(size).astype(dtype)
+                turned = np.ascontiguousarray(array.transpose(around))
+                for ranks in (None, fewest_ranks(turned, error)):
+                    cores = train_svd(turned, error, ranks)
+                    trains.append(TensorChain([cores[(n - first) % array.ndim] for n in range(array.ndim)]))
+            fewest = min(trains, key=lambda train: train.n_parameters)
+            chosen = trains if self.train and trains[0].rank != trains[-1].rank else [fewest]
+            yield from (train.scaled(size).astype(dtype) for train in chosen)
             return
         core, factors, _ = rounded_tucker(array, [np.eye(size, dtype=array.dtype) for size in array.shape], error)
         tucker = Tucker(core, factors).scaled(size).astype(dtype)
@@ -307,27 +319,6 @@ class RankSearch:
         return False
 
 
-def train_svd(array: Array, error: float) -> list[Array]:
-    """Cores (R_n, I_n, R_{n+1}) of a tensor train within a relative error: TT-SVD.
-
-    Parameters
-    ----------
-    array : ndarray, (I_1, ..., I_N)
-    error : float
-        The largest ||T - X|| / ||T||.
-
-    References
-    ----------
-    I. Oseledets, "Tensor-train decomposition", 2011, algorithm 1.
-    """
-    limit, spent = error * norm(array), 0.0
-    cores, rest, left = [], array.reshape(1, -1), 1
-    for n, size in enumerate(array.shape[:-1]):
-        u, s, vh = np.linalg.svd(rest.reshape(left * size, -1), full_matrices=False)
-        share = math.sqrt(max(limit**2 - spent, 0.0) / (array.ndim - 1 - n))
-        tails = np.sqrt(np.append(np.cumsum((s**2)[::-1])[::-1], 0.0))
-        rank = max(1, int(np.argmax(tails <= share)))
-        spent += float(tails[rank]) ** 2
-        cores.append(u[:, :rank].reshape(left, size, rank))
-        rest, left = s[:rank, None] * vh[:rank], rank
-    return [*cores, rest.reshape(left, array.shape[-1], 1)]
+def _size(fit: Fit) -> tuple[int, float]:
+    """By which fits that meet the error are compared."""
+    return fit.model.n_parameters, fit.error
