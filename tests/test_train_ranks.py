@@ -64,3 +64,13 @@ def test_a_search_is_never_above_tt_svd(seed: int) -> None:
 def test_any_scale_and_dtype() -> None:
     T = smooth((6, 5, 4), 0)
     assert fewest_ranks(1e-120 * T, 0.1) == fewest_ranks(T, 0.1) == fewest_ranks(T * 1j, 0.1)
+
+
+def test_a_large_cp_is_not_given_up_by_sweeps_that_creep() -> None:
+    picture = tc.datasets.unfold_image(tc.datasets.photograph("china", (4, 4, 3)), (4, 4, 3))
+    fit = tc.decompose(picture, "cp", error=0.05, rng=0)
+    assert fit.model.n_parameters > 1000
+    assert np.linalg.norm(picture - fit.model.full()) <= 0.05 * np.linalg.norm(picture)
+    sweeps = tc.ALS(max_iter=300, tol=1e-9)
+    less = tc.decompose(picture, "cp", fit.model.rank - 1, init="svd", solver=sweeps, rng=0)
+    assert less.error > 0.05

@@ -9,9 +9,9 @@ r"""Ranks from an error: a model of few parameters with ||T - X|| <= e ||T||.
 **Block terms**  as loops: a term grows in all modes, or another of rank one comes; the Tucker model is the other
                  answer.
 
-Then all shrink: one index of a bond (or a term) goes, and sweeps try to come back within e; small loops and block terms
-are also fitted afresh at the smaller ranks.  Quasi-optimal truncations lose up to a factor of sqrt(N), and this is
-where it is regained.  Data with gaps have no singular vectors: all models grow there.
+Then all shrink: one index of a bond (or a term) goes, and sweeps try to come back within e, for large CP joint steps as
+well; small loops and block terms are also fitted afresh at the smaller ranks.  Quasi-optimal truncations lose up to a
+factor of sqrt(N), and this is where it is regained.  Data with gaps have no singular vectors: all models grow there.
 
 **Constraints.**  A fit meets e where it meets the bounds of its constraint as well; with a price on the sensitivity it
 is the minimiser of error and price together that has to.  Singular vectors are starts then, moved into the domain of
@@ -53,6 +53,8 @@ _SLOW = 0.01
 """Share of the distance to the limit, below which a sweep is not worth another."""
 _SMALL = 1000
 """Parameters up to which smaller ranks are also fitted afresh, and joint steps polish."""
+_MEDIUM, _STEPS = 10_000, LM(max_iter=60, tol=1e-6)
+"""Parameters of a CP up to which joint steps are tried where sweeps shrink it no more."""
 _LARGE = ALS(max_iter=200, tol=1e-4)
 """From a random start of more parameters, where the user names no solver: the default would look too long at ranks that
 cannot meet the error."""
@@ -291,10 +293,16 @@ class RankSearch:
                 if self._met(self._try(start, _SHRINK)) or self.ended is not None:
                     break
             else:
-                if not self._afresh(before.model):
+                if not self._afresh(before.model) and not self._by_steps(before.model):
                     return
             if self.best is before:
                 return
+
+    def _by_steps(self, model: Model) -> bool:
+        """Whether joint steps meet the error with one component less of a large CP, where sweeps creep."""
+        if self.kind is not CP or not _SMALL < model.n_parameters <= _MEDIUM or not self.tensor.complete or self.chosen:
+            return False
+        return any(self._met(self._try(start, _STEPS)) for start in self._smaller(model)[:1])
 
     def _smaller(self, model: Model) -> list[Model]:
         """Models with one index less, those that lose least for each parameter first."""
