@@ -79,7 +79,8 @@ class RankSearch:
     Parameters
     ----------
     tensor : Tensor
-    kind : type of Model
+    kind : subclass of Model
+        Type of Model.
     error : float
         e.
     fit : Fitter
@@ -320,7 +321,8 @@ def train_svd(array: Array, error: float) -> list[Array]:
 
     Parameters
     ----------
-    array : ndarray, (I_1, ..., I_N)
+    array : ndarray
+        Ndarray, (I_1, ..., I_N).
     error : float
         The largest ||T - X|| / ||T||.
 
