@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain.compression.conv import LayerPlan
+from tensorchain.compression.groups import kernel_of
 from tensorchain.compression.network import Measured
 from tensorchain.compression.onnx_calibration import Feeds, checked_feeds, covariances_of, patch_size
 from tensorchain.compression.onnx_layers import NO_SIZE, OnnxLayer, layers_of
@@ -62,26 +63,35 @@ def compress_onnx(
 
     Parameters
     ----------
-    model : path of a file, or an `onnx.ModelProto`; neither is changed.
-    method, keep_macs, keep_params, checkpoint, rng, options : as in `compress`; with `form="auto"` both forms of a
-        chain are timed in ONNX Runtime on the layer's input.
-    calibration : feeds for ONNX Runtime, one dictionary of inputs by name for each batch.  Errors are then those of the
-        layers' outputs.
-    refit : whether layers are then fitted, in the order of execution, to what the original gives on the calibration
-        inputs: those that were replaced, which have a bias afterwards, and those behind them.  By default where there
-        are such inputs; never with `weight_bits`, which puts the weights on a grid.
-    input_shapes : shapes of inputs by name, where the file leaves sizes open and there are no calibration inputs.  They
-        serve to count and to choose; the file that comes out takes the sizes that the original took.
-    time_int8 : time the forms after ONNX Runtime's quantizer, for a model that goes through it.
+    model : str, os.PathLike[str] or object
+        Path of a file, or an `onnx.ModelProto`; neither is changed.
+    method, keep_macs, keep_params, checkpoint, rng, options : object
+        As in `compress`; with `form="auto"` both forms of a chain are timed in ONNX Runtime on the layer's input.
+    calibration : Feeds, optional
+        Feeds for ONNX Runtime, one dictionary of inputs by name for each batch.  Errors are then those of the layers'
+        outputs.
+    refit : bool, optional
+        Whether layers are then fitted, in the order of execution, to what the original gives on the calibration inputs:
+        those that were replaced, which have a bias afterwards, and those behind them.  By default where there are such
+        inputs; never with `weight_bits`, which puts the weights on a grid.
+    input_shapes : mapping of str to sequence of int, optional
+        Shapes of inputs by name, where the file leaves sizes open and there are no calibration inputs.  They serve to
+        count and to choose; the file that comes out takes the sizes that the original took.
+    time_int8 : bool, default False
+        Time the forms after ONNX Runtime's quantizer, for a model that goes through it.
 
     Returns
     -------
-    (onnx.ModelProto, Report)
+    tuple of (object, Report)
+        (onnx.ModelProto, Report).
 
     Raises
     ------
-    ImportError without onnx; ValueError when the file is no valid model, holds weights that are not finite, or no layer
-    that can be replaced, when ONNX Runtime does not open it, or the budget cannot be met.
+    ImportError
+        Without onnx.
+    ValueError
+        When the file is no valid model, holds weights that are not finite, or no layer that can be replaced, when ONNX
+        Runtime does not open it, or the budget cannot be met.
 
     Examples
     --------
@@ -145,7 +155,8 @@ def compress_onnx(
         _rewrite(small, changed, plans)
         _check_runs(small)
         return small, report
-    stayed = [layer for layer in wanted if layer.site.name not in plans]
+    movable = ("", "depthwise", "one channel")
+    stayed = [one for one in layers if one.site.name not in plans and request.refusal(one.site) in movable]
     fitted = [*changed, *behind(original.graph, changed, stayed)]
     fitted = [layer for layer in fitted if patch_size(layer.site) <= MOST_INPUTS or layer.site.name in plans]
     everything = {layer.site.name: plans.get(layer.site.name) or dense_plan(layer) for layer in fitted}
@@ -205,7 +216,8 @@ def _told(
     for layer, entry in zip(layers, report.layers, strict=True):
         if entry.method != "dense" and entry.name in errors:
             plan, kernel = plans[entry.name], layer.site.kernel
-            error = float(np.linalg.norm(plan.kernel - kernel) / np.linalg.norm(kernel))
+            change = kernel_of(plan, layer.site.groups) - kernel
+            error = float(np.linalg.norm(change) / np.linalg.norm(kernel))
             figures = error, errors[entry.name], plan.sensitivity(relative=True)
             entry = replace(entry, error=figures[0], output_error=figures[1], sensitivity=figures[2])
         told.append(entry)

@@ -62,6 +62,25 @@ def module_of(plan: LayerPlan, like: Any = None) -> Any:
     """The layers of a plan as an `nn.Sequential`, with the kind, dtype, device and padding mode of `like`.
 
     A plan for a `Linear` layer becomes two of them.
+
+    Parameters
+    ----------
+    plan : LayerPlan
+        The small convolutions.
+    like : torch.nn.Module, optional
+        The layer that is replaced.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        The layers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain.compression import Convolution, LayerPlan, module_of
+    >>> module_of(LayerPlan("dense", None, (Convolution(np.ones((2, 3, 1, 1))),)))[0].out_channels
+    2
     """
     nn = torch_package().nn
     linear = is_linear(like)
@@ -79,11 +98,22 @@ def module_of(plan: LayerPlan, like: Any = None) -> Any:
         module.to(torch_package().get_default_dtype())
     else:
         reference = next(like.parameters())
-        module.to(device=reference.device, dtype=reference.dtype)
+        module.to(device=reference.device, dtype=reference.dtype, memory_format=_memory_format(like))
         module.train(like.training)
         # What was frozen stays frozen.
         module.requires_grad_(any(parameter.requires_grad for parameter in like.parameters()))
     return module
+
+
+def _memory_format(like: Any) -> Any:
+    """Channels last, where the weights of a layer are stored so."""
+    torch = torch_package()
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in like.parameters():
+        wanted = formats.get(parameter.ndim)
+        if wanted is not None and not parameter.is_contiguous() and parameter.is_contiguous(memory_format=wanted):
+            return wanted
+    return None
 
 
 def is_linear(module: Any) -> bool:
