@@ -127,6 +127,7 @@ def curve(
     candidates: int = 6,
     grouped: bool = True,
     below: tuple[int, int] | None = None,
+    refit: bool = False,
     rng: int | np.random.Generator | None = None,
 ) -> list[Candidate]:
     """Measured candidates of a kernel that are cheaper than the kernel itself.
@@ -139,6 +140,7 @@ def curve(
     covariance : errors are those of the output when given, else those of the kernel.
     candidates : ranks on each ladder.
     grouped : whether the kernel that the groups of a chain share is stored for each of them.
+    refit : whether errors of the output are those after a fit of the last layer to it.
     below : parameters and multiplications that a candidate must not reach; by default those of the kernel.
 
     Examples
@@ -164,7 +166,8 @@ def curve(
             continue
         error, approximation = reduced.fitted(method, rank, window, generator)
         if covariance is not None:
-            error = covariance.relative_error(tensor_kernel(approximation(), window), double) ** 2
+            measure = covariance.refitted_error if refit else covariance.relative_error
+            error = measure(tensor_kernel(approximation(), window), double) ** 2
         points.append(replace(point, error=error))
     return sorted(points, key=lambda point: (point.macs, point.error))
 
