@@ -116,7 +116,7 @@ class Request:
     keep: tuple[str, ...] = ()
     form: str = "grouped"
     allocation: str = "global"
-    candidates: int = 10
+    candidates: int = 12
     max_seconds: float | None = 30.0
     weight_bits: int | None = None
     share_bits: bool = False
