@@ -62,7 +62,8 @@ def rows_of(
 
     Yields
     ------
-    tensor (groups, Z, p)
+    iterator of object
+        Tensor (groups, Z, p).
     """
     import torch
 
@@ -94,13 +95,15 @@ def outputs_of(
 
     Parameters
     ----------
-    module, site, positions, rng : as in `rows_of`.
+    module, site, positions, rng : object
+        As in `rows_of`.
     values : tensor
         Outputs of the layer.
 
     Returns
     -------
-    tensor (groups, Z, T / groups)
+    object
+        Tensor (groups, Z, T / groups).
     """
     if is_linear(module):
         return _drawn(_vectors(values), positions, rng).reshape(1, -1, values.shape[-1])

@@ -206,9 +206,12 @@ class _Outputs:
 
     Attributes
     ----------
-    sites : the layers.
-    found : by name, for each batch the outputs (groups, Z, T / groups) of every call.
-    batches : some numbers of each batch, by which it is recognised.
+    sites : list of Site
+        The layers.
+    found : object
+        By name, for each batch the outputs (groups, Z, T / groups) of every call.
+    batches : list
+        Some numbers of each batch, by which it is recognised.
     """
 
     def __init__(

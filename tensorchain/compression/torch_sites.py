@@ -122,9 +122,12 @@ class _Seen:
 
     Attributes
     ----------
-    sizes : shapes of the inputs of each call by name.
-    read : layers whose weights other code has read.
-    more : layers that were called with more than their input.
+    sizes : dict of str to list of tuple of int
+        Shapes of the inputs of each call by name.
+    read : set of str
+        Layers whose weights other code has read.
+    more : set of str
+        Layers that were called with more than their input.
     """
 
     sizes: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)

@@ -75,12 +75,18 @@ class SensitivityPath:
 
     Attributes
     ----------
-    penalty : nu, for T as given.
-    error : ||T - X|| / ||T||.
-    sensitivity : SS of the minimiser, for T as given.
-    iterations : of each stage.
-    models : the minimisers.
-    complete : False when the time limit cut the path short.
+    penalty : ndarray
+        nu, for T as given.
+    error : ndarray
+        ||T - X|| / ||T||.
+    sensitivity : ndarray
+        SS of the minimiser, for T as given.
+    iterations : ndarray
+        Of each stage.
+    models : tuple of Model
+        The minimisers.
+    complete : bool
+        False when the time limit cut the path short.
     """
 
     penalty: Array
@@ -144,13 +150,20 @@ def trace_path(
 
     Parameters
     ----------
-    model : where to start, a model or a fit; it is not changed.
-    tensor : array, or a data class of :mod:`tensorchain.tensors`.
-    share : nu SS / ||T||^2 of the first stage, in the scale of a model without cancellation.
-    decades, per_decade : length of the path and number of stages in each decade of nu.
-    max_iter : most Levenberg-Marquardt iterations a stage.
-    max_seconds : time limit; the stages done by then are returned.
-    domain : where the blocks may lie.
+    model : Model
+        Where to start, a model or a fit; it is not changed.
+    tensor : array_like or Tensor
+        Array, or a data class of :mod:`tensorchain.tensors`.
+    share : float, optional
+        nu SS / ||T||^2 of the first stage, in the scale of a model without cancellation.
+    decades, per_decade : float or int, optional
+        Length of the path and number of stages in each decade of nu.
+    max_iter : int, default 100
+        Most Levenberg-Marquardt iterations a stage.
+    max_seconds : float, optional
+        Time limit; the stages done by then are returned.
+    domain : Domain, optional
+        Where the blocks may lie.
 
     Returns
     -------
@@ -158,7 +171,8 @@ def trace_path(
 
     Raises
     ------
-    ValueError when the tensor or the model is zero, their shapes differ, or an option is out of range.
+    ValueError
+        When the tensor or the model is zero, their shapes differ, or an option is out of range.
 
     Examples
     --------
