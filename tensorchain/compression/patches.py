@@ -138,6 +138,28 @@ class PatchCovariance:
         The outputs are then any combinations of those of the approximation X: with V = W C X' and G = X C X',
 
             error^2 = 1 - tr(V G^{-1} V') / tr(W C W').
+
+        Parameters
+        ----------
+        approximation, kernel : ndarray
+            (T, S, D1, ..).
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ValueError
+            When the kernels do not fit the patches.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> covariance = PatchCovariance(np.eye(2), channels=2)
+        >>> kernel = np.array([[2.0, 0.0], [0.0, 0.0]])[:, :, None, None]
+        >>> covariance.refitted_error(0.5 * kernel, kernel) < covariance.relative_error(0.5 * kernel, kernel)
+        True
         """
         whole = self.energy(kernel)
         if not whole > 0.0:
