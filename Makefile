@@ -1,11 +1,14 @@
 # Everything runs in .venv, which is built once, and again when the package's metadata change.
 # Variables: PYTHON (3.10 or newer), EXTRAS (what is installed beside the package),
 # TORCH (the PyTorch that the tests use; the figures do without),
+# OLDEST and NEWEST (the Pythons that the package is held to, beside the one that runs all tests),
 # ARGS (passed on to the tool that the target runs).
 
 PYTHON ?= python3
 EXTRAS ?= dev,docs,notebooks,figures,peers,interop,parallel,sparse,dask,onnx,images,tables,hdf5
 TORCH ?= torch==2.13.0
+OLDEST ?= python3.10
+NEWEST ?= python3.13
 ARGS ?=
 
 VENV := .venv
@@ -19,7 +22,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help env figures test test-kernels fuzz coverage mutation lint format types docs notebooks wheel wheel-test bench bench-degeneracy clean
+.PHONY: help env figures test test-kernels test-oldest test-newest fuzz coverage mutation lint format types docs notebooks wheel wheel-test bench bench-degeneracy clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +47,12 @@ test: $(TEST_STAMP)  ## run every test and doctest
 
 test-kernels: $(TEST_STAMP)  ## run the numerical tests on the BLAS and NumPy kernels of older processors
 	@$(BIN)/python -m tests.processors -n 2 $(ARGS)
+
+test-oldest:  ## run the numerical tests on the oldest versions that are admitted (OLDEST=python3.10)
+	@$(PYTHON) -m tests.versions oldest --python $(OLDEST) -n 2 $(ARGS)
+
+test-newest:  ## run the numerical tests on the newest Python at hand and the newest versions (NEWEST=python3.13)
+	@$(PYTHON) -m tests.versions newest --python $(NEWEST) -n 2 $(ARGS)
 
 fuzz: $(TEST_STAMP)  ## thousands of random fits, damaged files and kills (ARGS="fits 1 --first 123" for one)
 	@$(BIN)/python -m tests.fuzz $(if $(ARGS),$(ARGS),all 10000)
@@ -86,6 +95,6 @@ bench-degeneracy: $(STAMP)  ## compare solvers on tensors that have no best appr
 	$(BIN)/python -m benchmarks.degeneracy $(ARGS)
 
 clean:  ## remove the environment, caches and build outputs
-	rm -rf $(VENV) build dist docs/_build *.egg-info .coverage .hypothesis \
+	rm -rf $(VENV) .venv-oldest .venv-newest build dist docs/_build *.egg-info .coverage .hypothesis \
 		.mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -33,6 +33,7 @@ NAMES = {
     "networks.study": "every method of compression on a trained network",
     "networks.latency": "speed of compressed networks in ONNX Runtime",
     "default": "expected time to the best error: the default solver beside sweeps, TensorLy and pyttb",
+    "gaps": "data with gaps: time and error on entries held out",
     "sizes": "parameters that models need for an error, beside TT-SVD, HOSVD and TensorLy",
     "nonnegative": "non-negative CP beside TensorLy and pyttb",
     "rank_study": "how often a rank study recommends the planted rank",

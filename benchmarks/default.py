@@ -127,6 +127,7 @@ ROWS: dict[str, Row] = {
     "photograph, TC (3, 20, 20)": Row(photograph, tc.TensorChain, (3, 20, 20)),
     "photograph of order 8, train 12": Row(folded, tc.TensorChain, (1, *(12,) * 7)),
     "photograph of order 8, TC 8": Row(folded, tc.TensorChain, 8),
+    "matrix multiplication 3x3x4, rank 29": Row(lambda: tc.datasets.matmul(3, 3, 4), tc.CP, 29, exact=True, long=120.0),
     "matrix multiplication 3x3x3, rank 23": Row(lambda: tc.datasets.matmul(3, 3, 3), tc.CP, 23, exact=True),
 }
 QUICK = ("CP 100^3 rank 10, 10 % noise", "TC 7^3 bonds 3, exact", "BTD 40^3 (2,2,2)x3, 5 % noise")

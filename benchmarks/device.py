@@ -167,25 +167,30 @@ def sweep(bench: Bench, row: Sweep) -> dict[str, Any]:
     def ours(count: int) -> Any:
         return tc.decompose(source, row.kind, row.rank, solver=tc.ALS(max_iter=count, tol=0), rng=0)
 
-    found: dict[str, Any] = {"ms": _each(bench, ours, few, row.sweeps), "wanted": row.wanted}
+    fit = ours(few + row.sweeps)
+    # In single precision a run may end before its last sweep, where rounding raises the error.
+    made = fit.iterations - few
+    found: dict[str, Any] = {"ms": _each(bench, ours, few, row.sweeps, made), "wanted": row.wanted}
     found["pass ms"] = 1e3 * size / bench.figures["bandwidth"]
-    fit = ours(row.sweeps)
     found["error"], found["sweeps"] = fit.error, fit.iterations
     peer = _peer(row, tensor)
     if peer is not None:
         try:
-            theirs = found["TensorLy"] = _each(bench, peer, few, row.sweeps)
+            theirs = found["TensorLy"] = _each(bench, peer, few, row.sweeps, row.sweeps)
             found["TensorLy / ours"] = theirs / found["ms"] if theirs and found["ms"] else None
         except Exception as error:
             found["TensorLy"] = f"{type(error).__name__}: {error}"[:200]
     return found
 
 
-def _each(bench: Bench, call: Callable[[int], Any], few: int, more: int) -> float | None:
-    """Milliseconds of a sweep, without what a call costs beside its sweeps; None where the clock says nothing."""
+def _each(bench: Bench, call: Callable[[int], Any], few: int, more: int, made: int) -> float | None:
+    """Milliseconds of a sweep, without what a call costs beside its sweeps; None where the clock says nothing.
+
+    `more` are asked for beyond a few, and `made` of them are made.
+    """
     least = bench.median(lambda: call(few))
     spent = bench.median(lambda: call(few + more)) - least
-    return 1e3 * spent / more if spent > 0.0 else None
+    return 1e3 * spent / made if spent > 0.0 and made > 0 else None
 
 
 def _peer(row: Sweep, tensor: Any) -> Callable[[int], Any] | None:

@@ -15,10 +15,12 @@ on the reconstruction.  Seconds are processor time of our search, one thread; th
 
 from __future__ import annotations
 
+import json
 import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -185,20 +187,36 @@ def line(row: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
+def written(folder: Path) -> list[dict[str, Any]]:
+    """The rows of an earlier run."""
+    path = folder / "sizes.json"
+    return list(json.loads(path.read_text(encoding="utf-8"))["rows"]) if path.exists() else []
+
+
 def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, help="which models")
     options.add_argument("--most", type=int, default=40, help="largest uniform rank that is tried for TensorLy")
     options.add_argument("--seconds", type=float, default=120.0, help="time limit of each of our searches")
+    options.add_argument(
+        "--only", nargs="+", default=[], metavar="WORD", help="data whose names hold one of these words"
+    )
     arguments = options.parse_args()
     problems = list(PROBLEMS)[:2] if arguments.quick else list(PROBLEMS)
-    rows: list[dict[str, Any]] = []
+    problems = [name for name in problems if not arguments.only or any(word in name for word in arguments.only)]
+    # Of a run over some of the data, or models, the other rows of the file stay.
+    rows = [
+        row
+        for row in written(arguments.results)
+        if not arguments.quick and (row["problem"] not in problems or row["model"] not in arguments.models)
+    ]
     with threadpool_limits(arguments.threads):
         for name in problems:
             for error in ERRORS[:1] if arguments.quick else ERRORS:
                 found = compare(name, error, arguments.models, arguments.most, arguments.seconds)
                 rows += found
                 print(table(HEADER, [line(row) for row in found]), flush=True)
+    rows.sort(key=lambda row: (list(PROBLEMS).index(row["problem"]), -row["error"], MODELS.index(row["model"])))
     save(arguments.results, "sizes", {"rows": rows}, quick=arguments.quick)
 
 

@@ -19,6 +19,7 @@ from tensorchain.models.partial import partial_rank, with_identities
 from tensorchain.models.validation import checked_wiring
 from tensorchain.progress import Progress
 from tensorchain.solvers import ALS, LM, Auto, Constraint, ErrorBound, Free, Iterate, Path, SensitivityBound, Solver
+from tensorchain.solvers.automatic_rank import AUTOMATIC, tucker_rank
 from tensorchain.solvers.checkpoint import Checkpoint, problem_of
 from tensorchain.solvers.constraints import Domain, SquaredError, Within
 from tensorchain.solvers.constraints.fixed import Fixed
@@ -27,7 +28,7 @@ from tensorchain.solvers.multistart import run_starts
 from tensorchain.solvers.problem import Clock
 from tensorchain.solvers.ranks import RankSearch
 from tensorchain.solvers.start import Start
-from tensorchain.tensors import Tensor, as_tensor
+from tensorchain.tensors import Device, Tensor, as_tensor
 from tensorchain.tensors.outside import shown
 
 
@@ -61,9 +62,10 @@ def decompose(
         "cp", "tucker", "btd", "tc", "tt" (a chain whose first bond is 1), or a subclass of `Model`; not needed when
         `init` is a model.  Other names in use ("parafac", "hosvd", "tr") and any case are understood.
     rank : int, tuple or list, optional
-        CP: R.  Tucker: (R_1, ..., R_N) or one number; None in place of R_n leaves mode n as it is.  TC: bonds (R_1,
-        ..., R_N), R_n in front of core n, or one number.  TT: the inner bonds (R_1, ..., R_{N-1}) or one number. BTD:
-        one multilinear rank per term, [(2, 2, 2), (3, 3, 3)].
+        CP: R.  Tucker: (R_1, ..., R_N) or one number; None in place of R_n leaves mode n as it is; "evbmf" for as many
+        directions of each mode as stand out of the noise (variational Bayes).  TC: bonds (R_1, ..., R_N), R_n in front
+        of core n, or one number.  TT: the inner bonds (R_1, ..., R_{N-1}) or one number. BTD: one multilinear rank per
+        term, [(2, 2, 2), (3, 3, 3)].
     error : float, optional
         In place of `rank`: the relative error that is allowed, 0 < e < 1.  The ranks are those of the fewest parameters
         that a search finds, its bounds and signs kept where there is a constraint; where none meets the error, the
@@ -161,7 +163,9 @@ def decompose(
     if checkpoint is not None:
         best = _best(_with_checkpoint(job, seeds, checkpoint, clock))
     else:
-        workers = 1 if callback is not None or starts == 1 else jobs
+        # One device serves one process: others would each hold a copy of the data there.
+        here = jobs is None and isinstance(source, Device) and source.away
+        workers = 1 if callback is not None or starts == 1 or here else jobs
         best = _best(run_starts(job, seeds, workers, clock))
     if untouched and isinstance(best.model, Tucker):
         whole = with_identities(best.model, untouched)
@@ -326,6 +330,8 @@ def _model_of(
     kind, train = _kind_of(model)
     if train:
         rank = bonds_of_train(rank, source.order)
+    if kind is Tucker and isinstance(rank, str) and rank.lower() == AUTOMATIC:
+        rank = tucker_rank(source)
     rank, untouched = partial_rank(rank, source.shape) if kind is Tucker else (rank, ())
     checked_wiring(kind, source.shape, rank)
     return kind, rank, untouched

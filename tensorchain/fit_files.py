@@ -88,9 +88,10 @@ def fit_from(model: Model, row: dict[str, Any], history: History, starts: tuple[
 
 
 def _fit(model: Model, row: dict[str, Any], arrays: dict[str, Array]) -> Fit:
-    rows = np.asarray(arrays["history"], dtype=np.float64)
-    if rows.ndim != 2 or len(rows) != len(History.__dataclass_fields__):
-        raise ValueError(f"the history has shape {rows.shape}")
+    rows = arrays["history"]
+    if rows.ndim != 2 or len(rows) != len(History.__dataclass_fields__) or rows.dtype.kind != "f":
+        raise ValueError(f"the history has shape {rows.shape} and dtype {rows.dtype}")
+    rows = rows.astype(np.float64)
     starts = []
     for s, start in enumerate(row["starts"]):
         blocks = [arrays[f"start_{s}_block_{k}"] for k in range(len(model.blocks))]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -70,10 +71,19 @@ def helpful(advice: Mapping[str, str] = ELSEWHERE) -> Callable[[Callable[P, R]],
         def checked(*arguments: P.args, **keywords: P.kwargs) -> R:
             for name in keywords:
                 if name not in names:
-                    what = f"; {advice[name]}" if name in advice else f"; it has {', '.join(sorted(names))}"
-                    raise TypeError(f"{function.__name__} has no {name!r}{what}")
+                    raise TypeError(f"{function.__name__} has no {name!r}; {_meant(name, names, advice)}")
             return function(*arguments, **keywords)
 
         return checked
 
     return decorated
+
+
+def _meant(name: str, names: Set[str], advice: Mapping[str, str]) -> str:
+    """What to write in place of a keyword: what is known of it, or the one that is spelt alike."""
+    if name in advice:
+        return advice[name]
+    close = difflib.get_close_matches(name, [*names, *advice], n=1, cutoff=0.75)
+    if close and close[0] in advice:
+        return advice[close[0]]
+    return f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(names))}"

@@ -305,7 +305,7 @@ def complaints(fit: Any, tensor: Any, constraint: Any = None, start: Any = None,
     if abs(fit.error - truth.error) > 1e-6 * truth.error + 2e-15 * max(1.0, _size(fit.model) / norm):
         found.append(f"error {fit.error:.9g}, truly {truth.error:.9g}")
     ss = float(fit.sensitivity * norm ** np.longdouble(-2.0 * (blocks - 1) / blocks))
-    if abs(ss - truth.sensitivity) > 1e-6 * truth.sensitivity:
+    if abs(ss - truth.sensitivity) > 1e-6 * truth.sensitivity + 1e-120:
         found.append(f"SS {ss:.9g}, truly {truth.sensitivity:.9g}")
     gap, objective = truth.merit
     if abs(fit.gap - gap) > 2e-6 + 1e-6 * gap:

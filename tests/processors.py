@@ -21,7 +21,7 @@ TESTS = (
     "kernels",
     "evaluation",
     "tensors",
-    "test_sources.py",
+    "test_data_classes.py",
     "test_checkpoint.py",
     "test_solvers.py",
     "test_stop_reasons.py",

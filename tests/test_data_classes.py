@@ -22,6 +22,9 @@ import tensorchain as tc
 from tensorchain.tensors import as_tensor, dense
 from tests.cases import SMALL, THREE, Case, four_models, gaussian, jacobian_blocks, relative
 
+ORDERS = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
+"""Most dimensions of an array."""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -269,7 +272,7 @@ BAD = [
     pytest.param(3.0, ValueError, "order 0", id="a number"),
     pytest.param(None, TypeError, "None was given", id="None"),
     pytest.param("tensor.npy", TypeError, "np.load", id="a path"),
-    pytest.param(np.ones((1,) * 51), ValueError, "order 51", id="order 51"),
+    *([pytest.param(np.ones((1,) * 51), ValueError, "order 51", id="order 51")] if ORDERS > 50 else []),
     pytest.param([[1, 2], [3]], ValueError, r"T\[0\] has 2 items and T\[1\] has 1", id="ragged"),
 ]
 

@@ -319,3 +319,28 @@ def test_errors_say_what_to_change(keywords: dict[str, Any], error: type[Excepti
     kind = {} if init in models else {"model": "cp", "rank": 2}
     with pytest.raises(error, match=words):
         tc.decompose(T, **kind, **given)
+
+
+@pytest.mark.parametrize("solver", [tc.LM(dense_limit=1), tc.Path(), None], ids=str)
+def test_signs_and_a_price_beside_fixed_blocks(solver: Any) -> None:
+    case = SOLVED[0]
+    model = case.model(3).with_matrices([np.abs(m) for m in case.model(3).matrices])
+    T = np.abs(case.tensor())
+    constraint = tc.NonNegative() & tc.Penalty(1e-2)
+    fit = tc.decompose(T, init=model, fixed=0, constraint=constraint, solver=solver, rng=0)
+    assert fit.converged
+    untouched(fit, model, {1, 2})
+    assert min(factor.min() for factor in fit.model.factors) >= 0.0
+    for point in fit.path:
+        assert_array_equal(point.model.factors[0], model.factors[0])
+
+
+def test_the_precision_of_the_data_is_that_of_fixed_blocks() -> None:
+    case = SOLVED[0]
+    T, model = case.tensor(), case.model(3)
+    single = tc.decompose(T.astype(np.float32), init=model, fixed=0, rng=0)
+    assert single.model.dtype == np.float32
+    assert_array_equal(single.model.factors[0], model.factors[0].astype(np.float32))
+    turned = tc.decompose(T, init=model.astype(np.complex128), fixed=0, rng=0)
+    assert turned.model.dtype == np.complex128
+    assert_array_equal(turned.model.factors[0], model.factors[0])

@@ -25,7 +25,7 @@ SAID = {
     "03_fast_matrix_multiplication": ["verified with integers", "c22 = ", "solutions tried"],
     "04_compressing_a_network": ["stabilised", "float: 0."],
     "05_missing_and_big_data": ["error on entries never seen", "through dask"],
-    "06_a_fluorescence_study": ["of the best: 3", "factor match of two halves: 0.9", "same fit: True"],
+    "06_a_fluorescence_study": ["recommended: 3", "factor match of two halves: 0.9", "same fit: True"],
 }
 """What each notebook must come to say."""
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tensorchain as tc
+from tensorchain.cli import main
 from tensorchain.models.growth import larger, smaller
 from tensorchain.models.partial import with_identities
 from tensorchain.solvers.ranks import train_svd
@@ -228,6 +229,9 @@ def test_constrained_searches_of_data_with_gaps_and_out_of_reach() -> None:
     tight = tc.decompose(T[:3, :3, :3], "cp", error=0.01, constraint=tc.SensitivityBound(1.0, relative=True), rng=0)
     assert tight.reason is tc.StopReason.INFEASIBLE
     assert tight.gap > 0.0
+    for model in ("tucker", "cp"):
+        with pytest.raises(ValueError, match="real numbers"):
+            tc.decompose(T * 1j, model, error=0.1, constraint=tc.NonNegative())
     negative = tc.decompose(-T[:3, :3, :3], "tt", error=0.1, constraint=tc.NonNegative(), rng=0)
     assert negative.reason is tc.StopReason.INFEASIBLE
 
@@ -322,7 +326,6 @@ class TestNames:
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tensorchain.cli import main
 
     np.save(tmp_path / "T.npy", planted("tt", (5, 6, 4), (2, 3)).full())
     out = tmp_path / "fit.npz"
@@ -330,3 +333,16 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(arguments) == 0
     assert tc.load(out).model.rank == (1, 2, 3)
     assert "error of 0.01" in capsys.readouterr().out
+
+
+def test_command_takes_an_error_and_signs(tmp_path: Path, capsys: Any) -> None:
+    data, out = tmp_path / "data.npy", tmp_path / "fit.npz"
+    np.save(data, positive("cp", (6, 5, 4), 2).full())
+    words = ["decompose", str(data), "--model", "cp", "--error", "0.05", "--out", str(out)]
+    assert main([*words, "--non-negative", "--quiet"]) == 0
+    model = tc.load(out).model
+    assert model.rank <= 2
+    assert min(matrix.min() for matrix in model.matrices) >= 0.0
+    capsys.readouterr()
+    assert main([*words, "--max-error", "0.05"]) == 2
+    assert "drop the constraint" in capsys.readouterr().err

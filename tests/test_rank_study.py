@@ -107,7 +107,7 @@ def test_components_of_a_match() -> None:
 @pytest.mark.parametrize("rank", [1, 2, 4])
 def test_planted_ranks(rank: int) -> None:
     shape = (12, 11, 10)
-    study = tc.rank_study(planted(rank, 0.1, rank, shape), "cp", range(max(1, rank - 1), rank + 3), **QUICK)
+    study = tc.rank_study(planted(rank, 0.1, rank, shape), "cp", range(max(1, rank - 1), rank + 2), **QUICK)
     assert study.recommended == rank
     assert study.clear
     assert study.fit is study[rank].fit
@@ -120,7 +120,7 @@ def test_planted_ranks(rank: int) -> None:
     [
         ("tucker", tc.Tucker.random(SHAPE, (2, 3, 2), rng=1), [(2, 2, 2), (3, 3, 3), (2, 3, 2), 1], (2, 3, 2)),
         ("tt", tc.TensorChain.random(SHAPE, (1, 3, 2), rng=1), [1, (2, 2), (3, 2), (3, 3)], (3, 2)),
-        ("tc", tc.TensorChain.random((6, 7, 6), 2, rng=1), [2, 1, 3], 2),
+        ("tc", tc.TensorChain.random((6, 7, 6), 2, rng=1), [2, 1], 2),
         ("btd", tc.BlockTerm.random((6, 5, 6), [(2, 1, 2)] * 2, rng=2), [[(2, 1, 2)], [(2, 1, 2)] * 2], None),
     ],
 )
@@ -128,7 +128,7 @@ def test_other_models_by_held_out_error(model: str, truth: Any, ranks: list[Any]
     clean = truth.full()
     noise = np.random.default_rng(0).standard_normal(clean.shape)
     T = clean + 0.05 * np.linalg.norm(clean) / np.linalg.norm(noise) * noise
-    study = tc.rank_study(T, model, ranks, starts=1, folds=3, splits=0, rng=0)
+    study = tc.rank_study(T, model, ranks, starts=1, folds=3 if model[0] == "t" else 2, splits=0, rng=0)
     assert study.recommended == (right or ranks[-1])
     # What is recommended can be asked for.
     again = tc.decompose(T, model, study.recommended, rng=0)
@@ -143,6 +143,13 @@ def test_the_largest_rank_is_no_end() -> None:
     assert not study.clear
     assert study.conclusion() == "not clear: 2 or more"
     assert "study larger ones" in study.evidence[-1]
+
+
+def test_noise_alone_is_clear_at_no_rank() -> None:
+    study = tc.rank_study(np.random.default_rng(0).standard_normal(SHAPE), "cp", [1, 2], **QUICK)
+    assert not study.clear
+    assert any("no better than zeros" in text for text in study.judgement.objections[0])
+    assert any("fit of noise" in text for text in study.judgement.objections[0])
 
 
 def test_exact_data_need_no_larger_rank() -> None:
@@ -229,10 +236,10 @@ def test_rule_paired_differences_and_outliers() -> None:
 def test_classes_of_data_agree() -> None:
     T = planted(2, 0.05)
     seen = np.random.default_rng(1).random(SHAPE) < 0.85
-    masked = tc.rank_study(tc.Masked(T, seen), "cp", [1, 2, 3], **QUICK)
-    listed = tc.rank_study(tc.Observed(np.argwhere(seen), T[seen], SHAPE), "cp", [1, 2], **QUICK)
-    assert masked.recommended == listed.recommended == 2
-    assert [r.held_out for r in masked][:2] == pytest.approx([r.held_out for r in listed], rel=1e-3)
+    assert tc.rank_study(tc.Masked(T, seen), "cp", [1, 2, 3], **QUICK).recommended == 2
+    masked = tc.rank_study(tc.Masked(T, seen), "cp", [1, 2], **FEW)
+    listed = tc.rank_study(tc.Observed(np.argwhere(seen), T[seen], SHAPE), "cp", [1, 2], **FEW)
+    assert [r.held_out for r in masked] == pytest.approx([r.held_out for r in listed], rel=1e-3)
     dense = tc.rank_study(T, "cp", [1, 2], **FEW)
     others = (tc.Sparse(np.argwhere(np.ones(SHAPE)), T.ravel(), SHAPE), 1e60 * T, T.astype(np.float32))
     for data in others:
@@ -254,6 +261,10 @@ def test_halves_where_they_say_something() -> None:
     assert determined(tc.CP, (4, 4, 4), 5)
     assert not determined(tc.CP, (3, 4, 4), 5)
     assert not determined(tc.CP, (8, 8), 2)
+    assert not determined(tc.Tucker, (4, 8, 8), (5, 5, 5))
+    wide = tc.rank_study(planted(2, 0.1, shape=(8, 8, 8)), "tucker", [[2, 2, 2], np.array([5, 5, 5])], **FEW)
+    assert wide[(2, 2, 2)].halves_match > 0.9
+    assert math.isnan(wide[(5, 5, 5)].halves_match)
     # Too short to be halved, or a matrix, whose components are not unique.
     short = tc.rank_study(planted(2, 0.1, shape=(3, 3, 3, 3)), "cp", [1, 2], **FEW)
     assert short.splits == 0
@@ -358,6 +369,8 @@ def test_seeds_workers_and_limits() -> None:
     assert "unfinished" in repr(short)
     stopped = tc.rank_study(T, "cp", [1, 2, 3], callback=lambda step: step.number == 1, **FEW)
     assert [r.rank for r in stopped] == [1]
+    # The first rank is finished in any case.
+    assert len(tc.rank_study(T, "cp", [1, 2], callback=lambda step: True, **FEW)) == 1
 
 
 def test_workers_find_the_same() -> None:

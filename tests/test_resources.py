@@ -77,14 +77,15 @@ def data(kind: str) -> Any:
     T = tc.CP.random(SHAPE, 5, rng=rng).full()
     T = T + 0.3 * np.linalg.norm(T) / np.sqrt(T.size) * rng.standard_normal(SHAPE)
     mask = rng.random(SHAPE) < 0.4
-    at = np.argwhere(mask)
+    few = rng.random(SHAPE) < 0.1
+    at = np.argwhere(few)
     return {
         "dense": lambda: tc.Dense(T),
         "single": lambda: tc.Dense(T.astype(np.float32)),
         "masked": lambda: tc.Masked(T, mask),
         "weighted": lambda: tc.Masked(T.astype(np.float32), weights=mask * rng.uniform(0.1, 9.0, SHAPE)),
-        "observed": lambda: tc.Observed(at, T[mask], SHAPE),
-        "sparse": lambda: tc.Sparse(at, T[mask], SHAPE),
+        "observed": lambda: tc.Observed(at, T[few], SHAPE),
+        "sparse": lambda: tc.Sparse(at, T[few], SHAPE),
         "lazy": lambda: tc.Lazy(T, box_entries=10_000),
         "complex": lambda: tc.Masked(T * (1.0 + 1j), mask),
     }[kind]()

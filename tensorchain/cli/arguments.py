@@ -27,6 +27,7 @@ from tensorchain.solvers import (
     SensitivityBound,
     Solver,
 )
+from tensorchain.solvers.automatic_rank import AUTOMATIC
 
 _MOST_RANKS = 1000
 SOLVERS: dict[str, Any] = {"auto": Auto, "path": Path, "als": ALS, "lm": LM}
@@ -46,8 +47,8 @@ class Parser(argparse.ArgumentParser):
         self.exit(int(Status.BAD_INPUT), f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
 
 
-def parse_rank(text: str) -> int | tuple[int, ...] | list[tuple[int, ...]]:
-    """`5`, `3,3,3`, or `2,2,2;3,3,3`.
+def parse_rank(text: str) -> str | int | tuple[int, ...] | list[tuple[int, ...]]:
+    """`5`, `3,3,3`, or `2,2,2;3,3,3`; `evbmf` for those of a Tucker model from the data.
 
     Raises
     ------
@@ -60,6 +61,8 @@ def parse_rank(text: str) -> int | tuple[int, ...] | list[tuple[int, ...]]:
     >>> parse_rank("5"), parse_rank("2, 3, 4"), parse_rank("2,2,2;3,3,3")
     (5, (2, 3, 4), [(2, 2, 2), (3, 3, 3)])
     """
+    if text.strip().lower() == AUTOMATIC:
+        return AUTOMATIC
     try:
         if ";" in text:
             return [_integers(term) for term in text.rstrip("; ").split(";")]

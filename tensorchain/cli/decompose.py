@@ -81,7 +81,10 @@ def add_parser(commands: Any) -> None:
         "--error", type=positive_number, metavar="E", help="in place of --rank: the fewest parameters with error <= E"
     )
     ranks.add_argument(
-        "--rank", type=parse_rank, metavar="R", help="5, or one number a mode 3,3,3, or one list a term '2,2,2;3,3,3'"
+        "--rank",
+        type=parse_rank,
+        metavar="R",
+        help="5, or one number a mode 3,3,3, or one list a term '2,2,2;3,3,3'; evbmf: ranks of tucker from the data",
     )
     model.add_argument("--init", default="random", metavar="HOW", help="random (default), svd, or a file to start from")
     bound = model.add_mutually_exclusive_group()

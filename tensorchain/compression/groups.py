@@ -19,6 +19,7 @@ import numpy as np
 from tensorchain.compression.candidates import Candidate
 from tensorchain.compression.conv import Convolution, LayerPlan, Step
 from tensorchain.compression.fitting import KernelFit
+from tensorchain.compression.refit import Moments
 from tensorchain.kernels import Array
 
 
@@ -144,6 +145,16 @@ def joined_curve(curves: Sequence[Sequence[Candidate]], sizes: Sequence[float]) 
         count = len(curves)
         points.append(replace(point, parameters=count * point.parameters, macs=count * point.macs, error=error))
     return sorted(points, key=lambda point: (point.macs, point.error))
+
+
+def error_of_groups(plans: Sequence[LayerPlan], moments: Sequence[Moments]) -> float:
+    """Relative error of the outputs of all groups, from the plan and the moments of each."""
+    errors = []
+    for plan, own in zip(plans, moments, strict=True):
+        kernel, bias = plan.kernel, plan.convolutions[-1].bias
+        rows = kernel.reshape(len(kernel), -1)
+        errors.append(own.relative_error(rows, np.zeros(len(rows)) if bias is None else bias))
+    return errors[0] if len(errors) == 1 else _mean(errors, [own.energy for own in moments])
 
 
 def _mean(errors: Sequence[float], sizes: Sequence[float]) -> float:

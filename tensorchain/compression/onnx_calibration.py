@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tensorchain.compression.conv import Geometry, Sizes
 from tensorchain.compression.network import Covariances
 from tensorchain.compression.onnx_layers import OnnxLayer, as_images
 from tensorchain.compression.onnx_reading import InputInfo
@@ -91,32 +92,45 @@ def covariances_of(proto: Any, layers: Sequence[OnnxLayer], feeds: Feeds) -> dic
     """Second moments of the patches that layers see, by name of the layer."""
     session = OnnxSession(proto, [layer.source for layer in layers])
     count = sum(1 for _ in feeds)
-    sums = {layer.site.name: np.zeros(2 * (patch_size(layer.site),)) for layer in layers}
+    sums = {layer.site.name: np.zeros((layer.site.groups, *2 * (patch_size(layer.site),))) for layer in layers}
     totals = dict.fromkeys(sums, 0)
     rng = np.random.default_rng(0)
     for feed in feeds:
         values = session.run(feed, [layer.source for layer in layers])
         for layer in layers:
             patches = sampled(layer, rng, count, values[layer.source])[0]
-            sums[layer.site.name] += patches.T @ patches
+            by_group = in_groups(patches, layer.site.groups)
+            sums[layer.site.name] += by_group.swapaxes(1, 2) @ by_group
             totals[layer.site.name] += len(patches)
     return {
-        layer.site.name: (
-            PatchCovariance(sums[layer.site.name] / max(totals[layer.site.name], 1), layer.site.kernel.shape[1]),
+        layer.site.name: tuple(
+            PatchCovariance(matrix / max(totals[layer.site.name], 1), layer.site.kernel.shape[1])
+            for matrix in sums[layer.site.name]
         )
         for layer in layers
     }
 
 
 def patch_size(site: Site) -> int:
-    """Numbers that a layer sees at one position."""
+    """Numbers that a layer, or each of its groups, sees at one position."""
     return int(np.prod(site.kernel.shape[1:]))
+
+
+def in_groups(rows: Array, groups: int) -> Array:
+    """Rows (Z, n) as (groups, Z, n / groups).
+
+    Examples
+    --------
+    >>> in_groups(np.zeros((7, 6)), 2).shape
+    (2, 7, 3)
+    """
+    return rows.reshape(len(rows), groups, -1).swapaxes(0, 1)
 
 
 def sampled(
     layer: OnnxLayer, rng: np.random.Generator, feeds: int, source: Array, output: Array | None = None
 ) -> tuple[Array, Array]:
-    """Patches (Z, S D1 D2) of a layer's input, and its outputs (Z, T) at the same positions, in double precision.
+    """Patches (Z, S D) of a layer's input, and its outputs (Z, T) at the same positions, in double precision.
 
     Parameters
     ----------
@@ -129,19 +143,49 @@ def sampled(
     source, output : ndarray
         Values of the layer's input, and of its output where they are wanted.
     """
-    geometry, window = layer.site.geometry, layer.site.kernel.shape[2:]
-    images = as_images(layer.kind, source)
-    padded = np.pad(images, ((0, 0), (0, 0), *geometry.padding))
-    extent = tuple(d * (k - 1) + 1 for d, k in zip(geometry.dilation, window, strict=True))
-    views = np.lib.stride_tricks.sliding_window_view(padded, extent, axis=(2, 3))
-    views = views[:, :, :: geometry.stride[0], :: geometry.stride[1], :: geometry.dilation[0], :: geometry.dilation[1]]
-    grid = (len(views), *views.shape[2:4])
+    views = _patches(as_images(layer.kind, source), layer.site.geometry, layer.site.kernel.shape[2:])
+    axes = layer.site.kernel.ndim - 2
+    grid = (len(views), *views.shape[2 : 2 + axes])
     places = np.arange(int(np.prod(grid)))
     most = -(-min(max(_FOR_EACH * patch_size(layer.site), _LEAST), _POSITIONS) // feeds)
     if len(places) > most:
         places = np.sort(rng.choice(len(places), most, replace=False))
-    n, y, x = np.unravel_index(places, grid)
-    patches = views[n, :, y, x].reshape(len(places), -1).astype(np.float64)
+    image, *at = np.unravel_index(places, grid)
+    here: Any = (image, slice(None), *at)
+    patches = views[here]
+    if layer.site.geometry.transposed:
+        patches = np.flip(patches, tuple(range(2, 2 + axes)))
+    patches = patches.reshape(len(places), -1).astype(np.float64)
     if output is None:
         return patches, np.zeros((len(places), 0))
-    return patches, as_images(layer.kind, output)[n, :, y, x].astype(np.float64)
+    return patches, as_images(layer.kind, output)[here].astype(np.float64)
+
+
+def _patches(images: Array, geometry: Geometry, window: Sizes) -> Array:
+    """A view (B, S, *positions, *taps); of a transposed convolution with its taps in reverse.
+
+    That is one with stride 1 over the input with zeros between its positions.
+    """
+    stride, sides = geometry.stride, geometry.padding
+    if geometry.transposed:
+        spread = np.zeros(
+            (*images.shape[:2], *((n - 1) * step + 1 for n, step in zip(images.shape[2:], stride, strict=True))),
+            images.dtype,
+        )
+        every: Any = (..., *(slice(None, None, step) for step in stride))
+        spread[every] = images
+        reach = [d * (n - 1) for d, n in zip(geometry.dilation, window, strict=True)]
+        ends = zip(reach, sides, geometry.extra, strict=True)
+        sides = tuple((far - first, far - second + extra) for far, (first, second), extra in ends)
+        images, stride = spread, (1,) * len(stride)
+        # Margins that are wider than the reach of the taps are cut off.
+        cut: Any = (
+            ...,
+            *(slice(max(-a, 0), n - max(-b, 0)) for (a, b), n in zip(sides, spread.shape[2:], strict=True)),
+        )
+        images, sides = images[cut], tuple((max(a, 0), max(b, 0)) for a, b in sides)
+    padded = np.pad(images, ((0, 0), (0, 0), *sides))
+    extent = tuple(d * (n - 1) + 1 for d, n in zip(geometry.dilation, window, strict=True))
+    views = np.lib.stride_tricks.sliding_window_view(padded, extent, axis=tuple(range(2, 2 + len(window))))
+    moved: Any = (..., *(slice(None, None, step) for step in (*stride, *geometry.dilation)))
+    return np.asarray(views[moved])

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain.compression.conv import LayerPlan
+from tensorchain.compression.groups import kernel_of
 from tensorchain.compression.network import Measured
 from tensorchain.compression.onnx_calibration import Feeds, checked_feeds, covariances_of, patch_size
 from tensorchain.compression.onnx_layers import NO_SIZE, OnnxLayer, layers_of
@@ -154,7 +155,8 @@ def compress_onnx(
         _rewrite(small, changed, plans)
         _check_runs(small)
         return small, report
-    stayed = [layer for layer in wanted if layer.site.name not in plans]
+    movable = ("", "depthwise", "one channel")
+    stayed = [one for one in layers if one.site.name not in plans and request.refusal(one.site) in movable]
     fitted = [*changed, *behind(original.graph, changed, stayed)]
     fitted = [layer for layer in fitted if patch_size(layer.site) <= MOST_INPUTS or layer.site.name in plans]
     everything = {layer.site.name: plans.get(layer.site.name) or dense_plan(layer) for layer in fitted}
@@ -214,7 +216,8 @@ def _told(
     for layer, entry in zip(layers, report.layers, strict=True):
         if entry.method != "dense" and entry.name in errors:
             plan, kernel = plans[entry.name], layer.site.kernel
-            error = float(np.linalg.norm(plan.kernel - kernel) / np.linalg.norm(kernel))
+            change = kernel_of(plan, layer.site.groups) - kernel
+            error = float(np.linalg.norm(change) / np.linalg.norm(kernel))
             figures = error, errors[entry.name], plan.sensitivity(relative=True)
             entry = replace(entry, error=figures[0], output_error=figures[1], sensitivity=figures[2])
         told.append(entry)

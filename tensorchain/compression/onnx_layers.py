@@ -4,14 +4,16 @@ Listed is every node that multiplies its input with weights, and every product o
 Multiplications are counted for one image: a value whose first axis is not the batch of the model counts that much more.
 A layer whose size is not known is counted without multiplications, and says so.
 
-Convolutions over images or lines, and products with a constant matrix, can be replaced.  A line is an image of height
-1; a product of rows is a 1 x 1 convolution over them:
+Convolutions over lines, images and volumes, in groups or transposed, and products with a constant matrix, can be
+replaced.  A line is an image of height 1; a product of rows is a 1 x 1 convolution over them:
 
-| node                   | value as (N, S, H, W)  | kernel (T, S, D1, D2)      |
-|------------------------|------------------------|----------------------------|
-| Conv, (N, S, H, W)     | itself                 | the weight                 |
-| Conv, (N, S, L)        | (N, S, 1, L)           | the weight (T, S, 1, D)    |
-| MatMul, Gemm, (..., K) | (rows, K, 1, 1)        | the transposed matrix      |
+| node                      | value as (N, S, H, W)  | kernel (T, S / groups, D1, D2)     |
+|---------------------------|------------------------|------------------------------------|
+| Conv, (N, S, H, W)        | itself                 | the weight                         |
+| Conv, (N, S, D, H, W)     | itself                 | the weight, with three windows     |
+| Conv, (N, S, L)           | (N, S, 1, L)           | the weight (T, S / groups, 1, D)   |
+| ConvTranspose             | as of Conv             | the weight, S and T exchanged      |
+| MatMul, Gemm, (..., K)    | (rows, K, 1, 1)        | the transposed matrix              |
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ _WEIGHT_AT = {
 }  # fmt: skip
 """Operators that multiply, and which of their inputs holds the weights."""
 _RECURRENT = ("LSTM", "GRU", "RNN")
-_DIMENSIONS = {3: "line", 4: "image"}
+_DIMENSIONS = {3: "line", 4: "image", 5: "volume"}
 _NOTHING = np.zeros((1, 1, 1, 1))
 
 
@@ -54,7 +56,7 @@ class OnnxLayer:
     node : int or None
         Position in the graph; None inside a branch or a loop.
     kind : str
-        "image", "line" or "rows": how its values are images.
+        "image", "volume", "line" or "rows": how its values are images.
     source, output : str
         Names of its input and output.
     constants : tuple of str
@@ -73,7 +75,7 @@ class OnnxLayer:
 
 
 def as_images(kind: str, values: Array) -> Array:
-    """Values (N, S, H, W), (N, S, L) or (..., K) as images (N, S, H, W).
+    """Values (N, S, H, W), (N, S, L) or (..., K) as images (N, S, H, W); volumes stay as they are.
 
     Examples
     --------
@@ -134,7 +136,7 @@ class _Finder:
         if node.op_type not in _WEIGHT_AT or len(node.input) <= _WEIGHT_AT[node.op_type]:
             return None
         weight = self.constants.array(node.input[_WEIGHT_AT[node.op_type]])
-        if node.op_type == "Conv":
+        if node.op_type in ("Conv", "ConvTranspose"):
             return self._convolution(node, index, name, weight)
         if node.op_type in ("MatMul", "Gemm"):
             return self._product(node, index, name, weight)
@@ -148,13 +150,11 @@ class _Finder:
             each = sum(array.size for array in arrays[:2])
             parameters = sum(array.size for array in arrays)
             return self._left(name, f"{node.op_type} layer", parameters, each * steps or None)
-        reason = {"ConvTranspose": "transposed convolution"}.get(node.op_type, f"{node.op_type} layer")
+        reason = f"{node.op_type} layer"
         if weight is None:
             return self._left(name, "its weight is no constant", 0, None)
-        bias = self.constants.array(node.input[2]) if node.op_type == "ConvTranspose" and len(node.input) > 2 else None
-        parameters = weight.size + (0 if bias is None else bias.size)
-        # A transposed convolution uses its weight once for each position of the input.
-        places = source[2:] if node.op_type == "ConvTranspose" else output[2:]
+        parameters = weight.size
+        places = output[2:]
         if node.op_type.endswith(("MatMul", "MatMulInteger")):
             places = output[1:-1]
         known = bool(source and output) and all(places)
@@ -166,7 +166,8 @@ class _Finder:
         biased = len(node.input) > 2 and node.input[2] != ""
         bias = self.constants.array(node.input[2]) if biased else None
         source, output = self.shapes.get(node.input[0], ()), self.shapes.get(node.output[0], ())
-        check_node(name, attributes, weight, bias, source)
+        transposed, groups = node.op_type == "ConvTranspose", attributes.get("group", 1)
+        check_node(name, attributes, weight, bias, source, transposed)
         if weight is None:
             return self._left(name, self._why_no_constant(node.input[1]), *self._unread(node.input[1], output[2:]))
         sized = len(source) == weight.ndim and all(source[2:])
@@ -181,18 +182,23 @@ class _Finder:
             refusal = NO_SIZE
         elif self._shared(node.input[1], weight.size):
             refusal = "shares its weight"
-        elif attributes.get("group", 1) > 1:
-            refusal = f"{attributes['group']} groups"
+        elif transposed and (attributes.get("output_shape") or attributes.get("auto_pad", b"").startswith(b"SAME")):
+            refusal = "a transposed convolution that is told its output size"
         if refusal:
             parameters = weight.size + (0 if bias is None else bias.size)
-            places = output[2:] if output and all(output[2:]) else ()
+            # A transposed convolution uses its weight once for each position of the input.
+            shape = source if transposed else output
+            places = shape[2:] if shape and all(shape[2:]) else ()
             macs = weight.size * math.prod(places) * self._uses(source) if places else None
             return self._left(name, refusal, parameters, macs, tuple(node.input[1:]))
-        kind, flat = _DIMENSIONS[weight.ndim], weight if weight.ndim == 4 else weight[:, :, None]
-        image = (source[2], source[3]) if weight.ndim == 4 else (1, source[2])
-        geometry = geometry_of(attributes, tuple(weight.shape[2:]), image)
-        geometry.output_size((flat.shape[2], flat.shape[3]), image)
-        site = Site(name, *_plain(flat, bias), geometry, image, uses=self._uses(source))
+        kind, image = _DIMENSIONS[weight.ndim], source[2:] if weight.ndim > 3 else (1, source[2])
+        geometry = geometry_of(attributes, tuple(weight.shape[2:]), image, transposed)
+        if transposed:
+            parts = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
+            weight = np.ascontiguousarray(parts.reshape(-1, *parts.shape[2:]))
+        flat = weight if weight.ndim > 3 else weight[:, :, None]
+        geometry.output_size(flat.shape[2:], image)
+        site = Site(name, *_plain(flat, bias), geometry, image, uses=self._uses(source), groups=groups)
         return OnnxLayer(site, index, kind, node.input[0], node.output[0], tuple(node.input[1:]), weight.dtype)
 
     def _product(self, node: Any, index: int, name: str, weight: Array | None) -> OnnxLayer | None:

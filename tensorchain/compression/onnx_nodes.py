@@ -49,12 +49,16 @@ def stored_arrays(layer: Convolution, kind: str = "image", dtype: Any = None) ->
     Parameters
     ----------
     kind : str, default "image"
-        "image", "line" (weights without the first window axis) or "rows" (a matrix, multiplied from the right).
+        "image", "volume", "line" (weights without the first window axis) or "rows" (a matrix, multiplied from the
+        right).
     dtype : dtype, optional
         Of the file; that of the plan when not given.
     """
     dtype = layer.weight.dtype if dtype is None else dtype
     weight = layer.weight
+    if layer.geometry.transposed:
+        parts = weight.reshape(layer.groups, -1, *weight.shape[1:]).swapaxes(1, 2)
+        weight = parts.reshape(-1, *parts.shape[2:])
     if kind == "line":
         weight = weight[:, :, 0]
     elif kind == "rows":
@@ -117,30 +121,30 @@ def plan_nodes(
                     )
             else:
                 inputs = [value, *(name for name in weights[-1] if name)]
+                operator = "ConvTranspose" if step.geometry.transposed else "Conv"
                 nodes.append(
-                    onnx.helper.make_node("Conv", inputs, [output], name=fresh(f"conv{k}"), **_moved(step, kind))
+                    onnx.helper.make_node(operator, inputs, [output], name=fresh(f"conv{k}"), **_moved(step, kind))
                 )
             channels = step.outputs
             value = output
             continue
-        nodes.extend(_reshape(step, value, output, channels, fresh, constant, (4 if kind == "image" else 3, opset)))
+        nodes.extend(
+            _reshape(step, value, output, channels, fresh, constant, ({"image": 4, "volume": 5}.get(kind, 3), opset))
+        )
         channels = channels // step.groups if isinstance(step, Fold) else channels * step.groups
         value = output
     return PlanNodes(nodes, constants, tuple(weights))
 
 
 def _moved(step: Convolution, kind: str) -> dict[str, Any]:
-    """The attributes of a Conv node over images or lines."""
-    (top, bottom), (left, right) = step.geometry.padding
-    if kind == "line":
-        return {
-            "kernel_shape": step.window[1:], "group": step.groups, "strides": step.geometry.stride[1:],
-            "dilations": step.geometry.dilation[1:], "pads": (left, right),
-        }  # fmt: skip
-    return {
-        "kernel_shape": step.window, "group": step.groups, "strides": step.geometry.stride,
-        "dilations": step.geometry.dilation, "pads": (top, left, bottom, right),
+    """The attributes of a Conv or ConvTranspose node."""
+    geometry, first = step.geometry, 1 if kind == "line" else 0
+    sides = geometry.padding[first:]
+    moved = {
+        "kernel_shape": step.window[first:], "group": step.groups, "strides": geometry.stride[first:],
+        "dilations": geometry.dilation[first:], "pads": (*(a for a, _ in sides), *(b for _, b in sides)),
     }  # fmt: skip
+    return {**moved, "output_padding": geometry.extra[first:]} if any(geometry.extra) else moved
 
 
 def _reshape(
@@ -173,19 +177,20 @@ def layer_model(plan: LayerPlan, image: Sizes, batch: int | str = "batch") -> An
 
     Parameters
     ----------
-    image : tuple of (int, int)
+    image : Sizes
         Height and width of the input.
     batch : int or str, default "batch"
         A size, or a name for one that is free.
     """
     onnx = onnx_package()
-    kind = onnx.helper.np_dtype_to_tensor_dtype(plan.convolutions[0].weight.dtype)
+    dtype = onnx.helper.np_dtype_to_tensor_dtype(plan.convolutions[0].weight.dtype)
     channels = plan.convolutions[0].inputs, plan.convolutions[-1].outputs
     ends = [
-        onnx.helper.make_tensor_value_info(name, kind, [batch, count, *size])
+        onnx.helper.make_tensor_value_info(name, dtype, [batch, count, *size])
         for name, count, size in zip("xy", channels, (image, plan.output_size(image)), strict=True)
     ]
-    new = plan_nodes(onnx.helper.make_node("Conv", ["x", "w"], ["y"], name="layer"), plan, {"x", "y"})
+    old, kind = onnx.helper.make_node("Conv", ["x", "w"], ["y"], name="layer"), "volume" if len(image) > 2 else "image"
+    new = plan_nodes(old, plan, {"x", "y"}, kind=kind)
     graph = onnx.helper.make_graph(new.nodes, "layer", ends[:1], ends[1:], new.constants)
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
 
@@ -197,7 +202,7 @@ def time_plans(
 
     Parameters
     ----------
-    image : tuple of (int, int)
+    image : Sizes
         Height and width of the input.
     batch : int, default 1
         Images at once.

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from tensorchain.compression.conv import Convolution, LayerPlan
-from tensorchain.compression.onnx_calibration import Feeds, patch_size, sampled
+from tensorchain.compression.groups import error_of_groups, joined, split
+from tensorchain.compression.onnx_calibration import Feeds, in_groups, patch_size, sampled
 from tensorchain.compression.onnx_layers import OnnxLayer
 from tensorchain.compression.onnx_nodes import stored_arrays
 from tensorchain.compression.onnx_reading import node_reads
@@ -44,7 +45,7 @@ def behind(graph: Any, changed: Sequence[OnnxLayer], others: Sequence[OnnxLayer]
 def dense_plan(layer: OnnxLayer) -> LayerPlan:
     """A layer that was not replaced as a plan of one convolution."""
     site = layer.site
-    return LayerPlan("dense", None, (Convolution(site.kernel, site.geometry, bias=site.bias),))
+    return LayerPlan("dense", None, (Convolution(site.kernel, site.geometry, site.groups, site.bias),))
 
 
 def levels_of(graph: Any, layers: Sequence[OnnxLayer]) -> list[list[OnnxLayer]]:
@@ -92,19 +93,24 @@ def refit_onnx(
     fed: dict[str, Array] = {}
     rng = np.random.default_rng(0)
     for level in levels_of(original.graph, layers):
-        moments = {layer.site.name: Moments(patch_size(layer.site), len(layer.site.kernel)) for layer in level}
+        moments = {
+            layer.site.name: [Moments(patch_size(layer.site), len(part)) for part in layer.site.parts]
+            for layer in level
+        }
         for feed in feeds:
             goals = before.run(feed, [layer.output for layer in level])
             given = after.run({**feed, **fed}, [layer.source for layer in level])
             for layer in level:
-                moments[layer.site.name].add(*sampled(layer, rng, count, given[layer.source], goals[layer.output]))
+                rows = sampled(layer, rng, count, given[layer.source], goals[layer.output])
+                groups = [in_groups(part, layer.site.groups) for part in rows]
+                for own, patches, targets in zip(moments[layer.site.name], *groups, strict=True):
+                    own.add(patches, targets)
         for layer in level:
             name, sums = layer.site.name, moments[layer.site.name]
             old = plans[name].convolutions[-1].bias
-            new[name] = refit_factors(plans[name], layer.site.kernel, sums, with_bias=old is not None)
-            rows = new[name].kernel.reshape(len(layer.site.kernel), -1)
-            bias = new[name].convolutions[-1].bias
-            errors[name] = sums.relative_error(rows, np.zeros(len(rows)) if bias is None else bias)
+            parts = zip(split(plans[name], layer.site.groups), layer.site.parts, sums, strict=True)
+            fitted = [refit_factors(*part, with_bias=old is not None) for part in parts]
+            new[name], errors[name] = joined(fitted), error_of_groups(fitted, sums)
             fed.update(_arrays(layer, new[name], weights[name]))
     _store(small, fed)
     return new, errors

@@ -14,8 +14,9 @@ calibration inputs say nothing to stay near the original kernel.
 with L for the composition of the convolutions before it and Z for that of those behind it:
 
 - no groups, and no taps behind: X = Z w L, and w = (Z'Z)^{-1} Z' Q L' (L M L')^{-1};
-- else by conjugate gradients from the present weights, with the Kronecker product of the two small matrices that stand
-  for Z'Z and L M L' as the preconditioner.  It is exact without groups when M is a product of channels and taps.
+- a small block in groups, and no taps behind: by its normal matrix, (Z'Z) (L M L') for each pair of groups;
+- else by a few conjugate gradients from the present weights, with the Kronecker product of the two small matrices that
+  stand for Z'Z and L M L' as the preconditioner.  It is exact without groups when M is a product of channels and taps.
 
 Every step lowers f, the inexact ones too.
 
@@ -31,13 +32,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy.linalg
 
 from tensorchain.compression.conv import Convolution, Fold, LayerPlan, Sizes, Unfold, composed
 from tensorchain.compression.refit import RIDGE, Moments
 from tensorchain.kernels import Array
 
-_STEPS, _CLOSE = 12, 1e-6
-"""Conjugate gradients for one block: most steps, and the share of the squared residual at which they end."""
+_STEPS, _CLOSE = 4, 1e-6
+"""Conjugate gradients for one block: most steps, since the next sweep goes on, and the share of the squared residual at
+which they end."""
+_DIRECT = 512
+"""Unknowns of a block in groups up to which its normal equations are solved at once."""
 
 
 def refit_factors(
@@ -183,6 +188,10 @@ class _Block:
 
     def best(self, weight: Array, metric: Array, goal: Array) -> Array:
         """Weights that lower f as far as they can, or by conjugate gradients nearly so."""
+        gap = self.adjoint(goal) - self.adjoint(self.forward(weight) @ metric)
+        free = math.prod(self.behind.shape[3:]) == 1
+        if free and len(self.before) > 1 and weight.size <= _DIRECT:
+            return np.asarray(weight + _solved(self._normal(metric), gap))
         outer, inner = (_inverse(matrix) for matrix in self._small(metric))
         shape = (len(outer), outer.shape[1], inner.shape[1])
 
@@ -192,8 +201,7 @@ class _Block:
         def precondition(w: Array) -> Array:
             return np.asarray(outer @ w.reshape(shape) @ inner).reshape(weight.shape)
 
-        gap = self.adjoint(goal) - product(weight)
-        if len(self.before) == 1 and math.prod(self.behind.shape[3:]) == 1:
+        if free and len(self.before) == 1:
             return np.asarray(weight + precondition(gap))
         return np.asarray(weight + _conjugate_gradients(product, precondition, gap))
 
@@ -230,6 +238,26 @@ class _Block:
             order += [1 + axis, count + 2 + 2 * axis, count + 3 + 2 * axis]
         return r, p, q, mixed, order
 
+    def _normal(self, metric: Array) -> Array:
+        """J' M J where nothing behind has taps: (Z'Z) (L M L') for each pair of groups, summed over shared weights."""
+        groups, inner, inputs = self.before.shape[:3]
+        taps = math.prod(self.window)
+        sizes = [n for pair in zip(self.window, self.before.shape[3:], strict=True) for n in pair]
+        r, p, _, mixed, _ = self._axes()
+        whole = metric.reshape(2 * (inputs, *sizes))
+        before = self.before.reshape(groups * inner, *self.before.shape[2:])
+        half = np.einsum(
+            f"hs{p},s{mixed}{'S' + mixed.upper()}->h{r}{'S' + mixed.upper()}", before, whole, optimize=True
+        )
+        both = np.einsum(f"h{r}{'S' + mixed.upper()},HS{p.upper()}->h{r}H{r.upper()}", half, before, optimize=True)
+        both = both.reshape(groups, inner * taps, groups, inner * taps)
+        behind = self.behind.reshape(len(self.behind), -1)
+        outer = (behind.T @ behind).reshape(groups, -1, groups, self.behind.shape[2])
+        normal = np.einsum("goGO,giGI->goiGOI", outer, both)
+        each = groups // self.copies
+        split = self.copies, each * normal.shape[1] * normal.shape[2]
+        return np.asarray(normal.reshape(*split, *split).sum((0, 2)))
+
     def _small(self, metric: Array) -> tuple[Array, Array]:
         """For each weight group, matrices (o, o) and (i R, i R) whose Kronecker product stands for J' M J.
 
@@ -258,6 +286,15 @@ class _Block:
     def _extents(self) -> tuple[Sizes, Sizes, Sizes]:
         """Taps (Q1, ..), (R1, ..) and (P1, ..)."""
         return self.behind.shape[3:], self.window, self.before.shape[3:]
+
+
+def _solved(normal: Array, gap: Array) -> Array:
+    """The change of the weights that closes a gap of the normal equations; nothing in directions that do nothing."""
+    mean = float(np.trace(normal)) / len(normal)
+    if not mean > 0.0:
+        return np.zeros_like(gap)
+    damped = normal + 1e-10 * mean * np.eye(len(normal))
+    return np.asarray(scipy.linalg.solve(damped, gap.ravel(), assume_a="pos").reshape(gap.shape))
 
 
 def _inverse(stack: Array) -> Array:

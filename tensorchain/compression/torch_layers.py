@@ -98,11 +98,22 @@ def module_of(plan: LayerPlan, like: Any = None) -> Any:
         module.to(torch_package().get_default_dtype())
     else:
         reference = next(like.parameters())
-        module.to(device=reference.device, dtype=reference.dtype)
+        module.to(device=reference.device, dtype=reference.dtype, memory_format=_memory_format(like))
         module.train(like.training)
         # What was frozen stays frozen.
         module.requires_grad_(any(parameter.requires_grad for parameter in like.parameters()))
     return module
+
+
+def _memory_format(like: Any) -> Any:
+    """Channels last, where the weights of a layer are stored so."""
+    torch = torch_package()
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in like.parameters():
+        wanted = formats.get(parameter.ndim)
+        if wanted is not None and not parameter.is_contiguous() and parameter.is_contiguous(memory_format=wanted):
+            return wanted
+    return None
 
 
 def is_linear(module: Any) -> bool:

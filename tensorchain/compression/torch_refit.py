@@ -14,7 +14,6 @@ compressed network.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain.compression.conv import LayerPlan
-from tensorchain.compression.groups import joined, kernel_of, split
+from tensorchain.compression.groups import error_of_groups, joined, kernel_of, split
 from tensorchain.compression.refit import RIDGE, Moments
 from tensorchain.compression.refit_factors import refit_factors
 from tensorchain.compression.report import LayerReport
@@ -181,14 +180,16 @@ def _refit_layer(
     )
     _store([module] if layer is None else module, better)
     if callback is not None:
-        callback(site.name, _error(moments, plan), _error(moments, better))
+        callback(
+            site.name, error_of_groups(split(plan, groups), moments), error_of_groups(split(better, groups), moments)
+        )
     if layer is None:
         return None
     size = float(np.linalg.norm(site.kernel))
     return replace(
         layer,
         error=float(np.linalg.norm(kernel_of(better, groups) - site.kernel)) / size,
-        output_error=_error(moments, better),
+        output_error=error_of_groups(split(better, groups), moments),
         sensitivity=better.sensitivity(relative=True),
     )
 
@@ -301,13 +302,3 @@ def _store(module: Any, plan: LayerPlan) -> None:
                 part.bias = torch.nn.Parameter(bias)
             else:
                 part.bias.copy_(bias)
-
-
-def _error(moments: list[Moments], plan: LayerPlan) -> float:
-    """Relative error of the outputs of all groups."""
-    left = whole = 0.0
-    for part, own in zip(split(plan, len(moments)), moments, strict=True):
-        kernel, bias = part.kernel, part.convolutions[-1].bias
-        error = own.relative_error(kernel.reshape(len(kernel), -1), np.zeros(len(kernel)) if bias is None else bias)
-        left, whole = left + own.energy * error**2, whole + own.energy
-    return math.sqrt(left / whole) if whole > 0.0 else 0.0

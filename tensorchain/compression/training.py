@@ -125,6 +125,7 @@ def restore(
     every: int = 4,
     loss: Callable[[Any, Any], Any] | None = None,
     teacher: Any = None,
+    autocast: Any = None,
     callback: Callable[[int, Epoch], object] | None = None,
 ) -> list[Epoch]:
     """Bring back the quality of a compressed network, in place.
@@ -148,6 +149,9 @@ def restore(
     teacher : torch.nn.Module, optional
         Network, such as the one that was compressed, whose outputs are to be matched as well: their mean squared
         difference is added to the loss.
+    autocast : object, optional
+        A type such as `torch.bfloat16`, in which PyTorch computes outputs and loss where it can; weights, their
+        gradients and the sensitivity stay as they are.
     callback : callable, optional
         Called with the number of the epoch and its figures; a true return value stops.
 
@@ -171,6 +175,8 @@ def restore(
 
     if isinstance(every, bool) or every < 1:
         raise ValueError(f"every is {every!r}; a positive integer is needed")
+    if autocast is not None and autocast not in (torch.bfloat16, torch.float16):
+        raise ValueError(f"autocast is {autocast!r}; torch.bfloat16, torch.float16 or None is needed")
     if epochs < 0:
         raise ValueError(f"epochs is {epochs!r}; an integer >= 0 is needed")
     if not (rate > 0.0 and sensitivity >= 0.0):
@@ -185,6 +191,7 @@ def restore(
     parts = decomposed(net)
     start = sensitivities_of(parts).detach() if parts else None
     weights = [p for p in net.parameters() if p.requires_grad]
+    device = next((p.device.type for p in weights), "cpu")
     optimizer = torch.optim.SGD(weights, lr=rate, momentum=momentum, weight_decay=decay, nesterov=momentum > 0.0)
     norms = torch.nn.modules.batchnorm._BatchNorm
     still = [module for module in net.modules() if isinstance(module, norms) and frozen(module)]
@@ -199,14 +206,15 @@ def restore(
             within = count / steps if steps else 0.0
             for group in optimizer.param_groups:
                 group["lr"] = 0.5 * rate * (1.0 + math.cos(math.pi * min(epoch + within, epochs) / epochs))
-            outputs = call(net, inputs)
             if loss is None:
                 _check_labels(labels)
-            data_loss = criterion(outputs, labels)
-            if guide is not None:
-                with torch.no_grad():
-                    wanted = call(guide, inputs)
-                data_loss = data_loss + torch.nn.functional.mse_loss(outputs, wanted)
+            with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
+                outputs = call(net, inputs)
+                data_loss = criterion(outputs, labels)
+                if guide is not None:
+                    with torch.no_grad():
+                        wanted = call(guide, inputs)
+                    data_loss = data_loss + torch.nn.functional.mse_loss(outputs, wanted)
             objective, relative = data_loss, None
             if parts and count % every == 0:
                 relative = (sensitivities_of(parts) / start).mean()

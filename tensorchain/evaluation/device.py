@@ -41,6 +41,15 @@ class Swept(NamedTuple):
     sensitivity: float
 
 
+class _Row(NamedTuple):
+    """A model on the device, and what its figures are made of."""
+
+    model: Model
+    matrices: list[Any]
+    square: Square
+    traces: list[Any]
+
+
 class DeviceEvaluator(Evaluator):
     """Answers about a tensor on a device.
 
@@ -125,9 +134,9 @@ class DeviceEvaluator(Evaluator):
 
     def begin(self) -> Swept:
         """The model as it is, with its figures: one transfer."""
-        blocks = self._upload()
-        square = self._sweeps.begun(self.tensor.scale, self.norm)
-        return self._brought([(self._model, list(blocks.matrices), square, blocks.sensitivity())])[0]
+        self._upload()
+        square = self._sweeps.begun(self.tensor.scale)
+        return self._brought([self._after(self._model, square)])[0]
 
     def sweeps(self, count: int, penalty: float = 0.0, until: Callable[[], bool] | None = None) -> list[Swept]:
         """Update every block `count` times, and bring the figures of all these sweeps back in one transfer.
@@ -145,9 +154,9 @@ class DeviceEvaluator(Evaluator):
         if self._absorbing is not None and not penalty and self._sweeps.unsized:
             self._sweeps.orthonormalise([_power_of_two(m) for m in self._model.matrices])
         for _ in range(count):
-            square = self._sweeps.sweep(self.tensor.scale, self.norm, penalty)
+            square = self._sweeps.sweep(self.tensor.scale, penalty)
             model = self._model.deferred(_fetching(self._names, list(blocks.matrices)))
-            rows.append((model, list(blocks.matrices), square, blocks.sensitivity()))
+            rows.append(self._after(model, square))
             if until is not None and until():
                 break
         found = self._brought(rows, balanced=not penalty)
@@ -169,42 +178,59 @@ class DeviceEvaluator(Evaluator):
         self._sweeps.orthonormalise([1.0] * len(self.network.modes))
         square, left = self.norm**2, math.inf
         for _ in range(most):
-            found = self._names.number(self._sweeps.sweep(self.tensor.scale, self.norm, 0.0).value)
+            found = square - self._names.number(self._sweeps.sweep(self.tensor.scale, 0.0).cross)
             noise = self.tensor.rounding * square
             if found <= noise or left - found <= settled * found + noise:
                 break
             left = found
         return [_double(self._names.fetch(matrix)) for matrix in self._blocks.matrices]
 
-    def _brought(self, rows: list[tuple[Model, list[Any], Square, Any]], *, balanced: bool = False) -> list[Swept]:
-        xp = self._names.xp
-        squares = [self._figure(matrices, square) for _, matrices, square, _ in rows]
-        figures = self._names.fetch(xp.stack([*squares, *(row[3] for row in rows), *self._blocks.norms()]))
-        errors, sensitivities = figures[: len(rows)].tolist(), figures[len(rows) : 2 * len(rows)].tolist()
-        if not self.measured and any(math.isnan(error) for error in errors):
+    def _after(self, model: Model, square: Square) -> _Row:
+        """What is to be known of the blocks as they are; nothing is asked yet."""
+        blocks = self._blocks
+        traces = [blocks.gram_trace(k) for k in range(len(blocks.matrices))]
+        return _Row(model, list(blocks.matrices), square, traces)
+
+    def _brought(self, rows: list[_Row], *, balanced: bool = False) -> list[Swept]:
+        count, balanced = len(rows), balanced and self._absorbing is None
+        figures = self._names.fetch(self._figures(rows, balanced)).tolist()
+        if not self.measured and any(math.isnan(square) for square in figures[:count]):
             self.measured = True
-            squares = [self._figure(matrices, square) for _, matrices, square, _ in rows]
-            errors = self._names.fetch(xp.stack(squares)).tolist()
-        models = [row[0] for row in rows]
-        if balanced and self._absorbing is None:
-            exponents = _balancing(figures[2 * len(rows) :].tolist())
+            figures = self._names.fetch(self._figures(rows, balanced)).tolist()
+        models = [row.model for row in rows]
+        if balanced:
+            exponents = _balancing(figures[2 * count :])
             if any(exponents):
                 for k, exponent in enumerate(exponents):
                     if exponent:
                         self._blocks.put(k, self._blocks.matrices[k] * 2.0**exponent)
                 models[-1] = self._model.deferred(_fetching(self._names, list(self._blocks.matrices)))
         return [
-            Swept(model, math.sqrt(max(error, 0.0)) if error == error else math.nan, sensitivity)
-            for model, error, sensitivity in zip(models, errors, sensitivities, strict=True)
+            Swept(model, math.sqrt(max(square, 0.0)) if square == square else math.nan, sensitivity)
+            for model, square, sensitivity in zip(models, figures[:count], figures[count : 2 * count], strict=True)
         ]
 
-    def _figure(self, matrices: list[Any], square: Square) -> Any:
-        """||T - X||^2 on the device; not a number where the short formula has lost it."""
+    def _figures(self, rows: list[_Row], balanced: bool) -> Any:
+        """||T - X||^2 of each row, SS of each row, and squared norms of the blocks, one array on the device.
+
+        ||T - X||^2 is not a number where the short formula has lost it.
+        """
+        xp, count = self._names.xp, len(rows)
+        norms = self._blocks.norms() if balanced else []
+        every = xp.stack([scalar for row in rows for scalar in (*row.square[:3], *row.traces)] + norms)
+        width = 3 + len(rows[0].traces)
+        table = self._names.reshape(every[: count * width], (count, width))
+        cross, image, length, trace = (table[:, n] for n in (0, 1, 2, 3 + rows[0].square.block))
+        parts = [float(size) * table[:, 3 + k] for k, size in enumerate(self._blocks.row_counts)]
+        sensitivities = sum(parts[1:], start=parts[0])
         if self.measured:
-            return self.tensor.squared_residual(self.network, matrices)
-        xp = self._names.xp
-        least = _DIGITS * self.tensor.rounding * square.size
-        return xp.where(square.value > least, square.value, xp.full_like(square.value, math.nan))
+            squares = xp.stack([self.tensor.squared_residual(self.network, row.matrices) for row in rows])
+        else:
+            size, length = self.norm**2, length * trace
+            squares = size - 2.0 * cross + image
+            least = (_DIGITS * self.tensor.rounding) * (size + self.norm * xp.sqrt(length) + length)
+            squares = xp.where(squares > least, squares, xp.full_like(squares, math.nan))
+        return xp.concat([squares, sensitivities, every[count * width :]])
 
 
 def _absorbing(model: Model) -> list[Network | None] | None:

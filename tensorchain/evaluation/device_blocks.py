@@ -48,7 +48,7 @@ class DeviceBlocks:
         self.versions = [-1] * count
         self._changes = 0
         self._operands: dict[tuple[int, int], tuple[int, Any]] = {}
-        self._conjugates: dict[tuple[int, int, str], tuple[int, Any]] = {}
+        self._conjugates: dict[tuple[int, int, np.dtype[Any]], tuple[int, Any]] = {}
         self._moments: dict[int, tuple[int, Any]] = {}
         self._grams: dict[int, tuple[tuple[int, ...], Any]] = {}
 
@@ -70,10 +70,10 @@ class DeviceBlocks:
 
     def conjugate(self, t: int, k: int, dtype: np.dtype[Any]) -> Any:
         """Its conjugate, in the dtype of the data."""
-        found = self._conjugates.get((t, k, dtype.name))
+        found = self._conjugates.get((t, k, dtype))
         if found is None or found[0] != self.versions[k]:
             value = self.namespace.cast(self.namespace.conj(self.operand(t, k)), dtype)
-            found = self._conjugates[t, k, dtype.name] = self.versions[k], value
+            found = self._conjugates[t, k, dtype] = self.versions[k], value
         return found[1]
 
     # -- Grams --------------------------------------------------------------------------
@@ -89,7 +89,7 @@ class DeviceBlocks:
 
     def gram(self, k: int) -> Any:
         """M_k, (P_k, P_k)."""
-        others = tuple(version for m, version in enumerate(self.versions) if m != k)
+        others = (*self.versions[:k], *self.versions[k + 1 :])
         found = self._grams.get(k)
         if found is None or found[0] != others:
             found = self._grams[k] = others, self._gram(k)
@@ -116,11 +116,8 @@ class DeviceBlocks:
 
     def sensitivity(self) -> Any:
         """SS, a scalar on the device."""
-        total: Any = None
-        for k, rows in enumerate(self.row_counts):
-            part = float(rows) * self.gram_trace(k)
-            total = part if total is None else total + part
-        return total
+        parts = [float(rows) * self.gram_trace(k) for k, rows in enumerate(self.row_counts)]
+        return sum(parts[1:], start=parts[0])
 
     def gram_trace(self, k: int) -> Any:
         """tr M_k; the Gram of a core is not formed for it."""

@@ -57,7 +57,7 @@ def _balance_bond(
     product = names.matmul(names.adjoint(upper), lower)
     # Some libraries raise an exception for what is no number.
     product = xp.where(xp.isfinite(product), product, xp.zeros_like(product))
-    u, s, vh = xp.linalg.svd(product, full_matrices=False)
+    u, s, vh = names.svd(product)
     root = 1.0 / xp.sqrt(s)
     gauge = names.matmul(lower, names.adjoint(vh)) * root
     inverse = root[:, None] * names.matmul(names.adjoint(u), names.adjoint(upper))

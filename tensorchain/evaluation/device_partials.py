@@ -9,6 +9,7 @@ Memory beyond the array: one partial product for each term, and the merged block
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Protocol
@@ -18,6 +19,9 @@ import numpy as np
 from tensorchain.evaluation.tree import Plan, plans
 from tensorchain.kernels.namespace import Namespace
 from tensorchain.models.network import Network
+
+_SMALL = 1 << 18
+"""Entries of a partial product up to which what follows is made in the precision of the answer."""
 
 
 class Operands(Protocol):
@@ -80,7 +84,7 @@ class DevicePartials:
 
     def all_but(self, blocks: Operands, k: int, dtype: np.dtype[Any]) -> Any:
         """L_k^H vec(array), (I_k, P_k), sums in the precision of the array, in the dtype that is asked for."""
-        pieces = [self._term(blocks, t, k) for t in range(len(blocks.network.terms))]
+        pieces = [self._term(blocks, t, k, dtype) for t in range(len(blocks.network.terms))]
         result = pieces[0] if len(pieces) == 1 else self.namespace.xp.concat(pieces, axis=1)
         return self.namespace.cast(result, dtype)
 
@@ -104,7 +108,7 @@ class DevicePartials:
 
     # -- inside -------------------------------------------------------------------------
 
-    def _term(self, blocks: Operands, t: int, k: int) -> Any:
+    def _term(self, blocks: Operands, t: int, k: int, dtype: np.dtype[Any]) -> Any:
         choice = plans(blocks.network, t, k, self.shape)
         plan, partial = choice[0], None
         for candidate in choice:
@@ -118,8 +122,10 @@ class DevicePartials:
         rows = 1 if mode is None else self.shape[mode]
         if plan.final is None:
             return names.transpose(names.reshape(partial, (plan.width, -1)))
-        rest = [blocks.conjugate(t, m, self._dtype) for m in plan.rest]
-        return names.reshape(names.contract(plan.final, partial, *rest), (rows, -1))
+        # The first product rounds once; a small one that follows need not.
+        finer = dtype if math.prod(plan.shape) <= _SMALL else self._dtype
+        rest = [blocks.conjugate(t, m, finer) for m in plan.rest]
+        return names.reshape(names.contract(plan.final, names.cast(partial, finer), *rest), (rows, -1))
 
     def _good(self, t: int, plan: Plan, blocks: Operands) -> Any:
         found = self._found.get(t)

@@ -47,10 +47,16 @@ _SMALL = 64
 
 
 class Square(NamedTuple):
-    """||T - X||^2 and the size of the terms that cancelled in it, scalars on the device."""
+    """What ||T - X||^2 = ||T||^2 - 2 Re <B, W> + <B, B M^T> is made of after a sweep, as scalars on the device."""
 
-    value: Any
-    size: Any
+    cross: Any
+    """Re <B, W>."""
+    image: Any
+    """<B, B M^T>."""
+    length: Any
+    """||B||^2."""
+    block: int
+    """Which one B is."""
 
 
 class DeviceSweeps:
@@ -84,16 +90,16 @@ class DeviceSweeps:
         # Subspace iteration needs as many rows in the other modes as columns here.
         return penalty > 0.0 or all(rank * rank <= math.prod(ranks) for rank in factors)
 
-    def begun(self, scale: float, norm: float) -> Square:
+    def begun(self, scale: float) -> Square:
         """||T - X||^2 of the blocks as they are, from the product that the first update needs."""
         k = self.blocks.network.block_of_mode[0]
-        return self._square(k, self._rhs(k, scale), norm)
+        return self._square(k, self._rhs(k, scale))
 
-    def sweep(self, scale: float, norm: float, penalty: float) -> Square:
-        """Update every block once; the data are `scale` times the array, of norm `norm`."""
+    def sweep(self, scale: float, penalty: float) -> Square:
+        """Update every block once; the data are `scale` times the array."""
         network = self.blocks.network
         if self.absorbing is not None and not penalty:
-            return self._joint_sweep(scale, norm)
+            return self._joint_sweep(scale)
         self._sizes = None
         cores = network.update_order[network.order :]
         last, rhs = cores[-1] if cores else network.block_of_mode[-1], None
@@ -101,7 +107,7 @@ class DeviceSweeps:
             for k in (factor, *cores):
                 rhs = self._rhs(k, scale)
                 self._update(k, rhs, penalty)
-        square = self._square(last, rhs, norm)
+        square = self._square(last, rhs)
         if penalty:
             gauge_cycle(self.blocks)
         return square
@@ -130,7 +136,7 @@ class DeviceSweeps:
         matrix, system = blocks.matrices[k], blocks.gram(k)
         if penalty:
             system = system + penalty * blocks.metric(k)
-        residual = rhs - names.matmul(matrix, names.transpose(system))
+        residual = names.less(rhs, matrix, names.transpose(system))
         blocks.put(k, matrix + names.solved(system, residual))
 
     def _penalised_core(self, k: int, rhs: Any, penalty: float) -> Any:
@@ -139,7 +145,7 @@ class DeviceSweeps:
         xp, term = names.xp, blocks.network.terms[0]
         shape, letters = term.shapes[k], term.bonds[k]
         owner = {bonds: m for m, bonds in enumerate(term.bonds) if m != k}
-        pairs = [xp.linalg.eigh(blocks.moment(owner[letter])) for letter in letters]
+        pairs = [names.eigh(blocks.moment(owner[letter])) for letter in letters]
         vectors = [pair[1] for pair in pairs]
         values = []
         for n, pair in enumerate(pairs):
@@ -163,17 +169,20 @@ class DeviceSweeps:
             value = self._names.contract(f"Z{letter},{letters}->{letters.replace(letter, 'Z')}", matrix, value)
         return value
 
-    def _square(self, k: int, rhs: Any, norm: float) -> Square:
+    def _square(self, k: int, rhs: Any) -> Square:
         """||T - X||^2 by the short formula, from W of a block."""
         names, blocks = self._names, self.blocks
-        matrix = blocks.matrices[k]
-        if self.absorbing is not None and blocks.network.modes[k] is None:
-            image = self._core_image(k)
+        matrix, is_core = blocks.matrices[k], blocks.network.modes[k] is None
+        if not is_core:
+            # <B, B M^T> = sum of C * M
+            length, image = names.trace(blocks.moment(k)), names.total(blocks.moment(k) * blocks.gram(k))
         else:
-            image = names.matmul(matrix, names.transpose(blocks.gram(k)))
-        length = names.squared(matrix) * blocks.gram_trace(k)
-        size = norm**2 + norm * names.xp.sqrt(length) + length
-        return Square(norm**2 - names.dot(matrix, 2.0 * rhs - image), size)
+            length = names.squared(matrix)
+            product = (
+                names.matmul(matrix, names.transpose(blocks.gram(k))) if self.absorbing is None else self._core_image(k)
+            )
+            image = names.dot(matrix, product)
+        return Square(names.dot(matrix, rhs), image, length, k)
 
     def _core_image(self, k: int) -> Any:
         """B M_0^T, by mode products."""
@@ -188,14 +197,14 @@ class DeviceSweeps:
     def orthonormalise(self, sizes: Sequence[float]) -> None:
         """Factors with orthonormal columns, times the sizes that are given for each block; X is unchanged."""
         names, blocks = self._names, self.blocks
-        xp, network = names.xp, blocks.network
+        network = blocks.network
         core = network.modes.index(None)
         term = network.terms[0]
         value = names.reshape(blocks.matrices[core], term.shapes[core])
         for k, mode in enumerate(network.modes):
             if mode is None:
                 continue
-            basis, rest = xp.linalg.qr(blocks.matrices[k], mode="reduced")
+            basis, rest = names.qr(blocks.matrices[k])
             letter = term.bonds[k]
             subscripts = f"Z{letter},{term.bonds[core]}->{term.bonds[core].replace(letter, 'Z')}"
             value = names.contract(subscripts, rest / sizes[k], value)
@@ -203,7 +212,7 @@ class DeviceSweeps:
         blocks.put(core, names.reshape(value, (1, -1)))
         self._sizes = list(sizes)
 
-    def _joint_sweep(self, scale: float, norm: float) -> Square:
+    def _joint_sweep(self, scale: float) -> Square:
         assert self.absorbing is not None
         names, blocks = self._names, self.blocks
         network = blocks.network
@@ -228,17 +237,17 @@ class DeviceSweeps:
             order = (*range(1, place + 1), 0, *range(place + 1, len(shape)))
             blocks.put(core, names.reshape(names.permute(opened, order), (1, -1)))
         # X is the projection of T: nothing cancels in ||X||.
-        return Square(norm**2 - explained, norm**2 + 0.0 * explained)
+        return Square(explained, explained, 0.0 * explained, core)
 
     def _leading(self, matrix: Any, basis: Any) -> Any:
         """Orthonormal columns towards the leading left singular vectors of a matrix (I, P), from those of `basis`."""
-        names, xp = self._names, self._names.xp
+        names = self._names
         (rows, columns), count, steps = map(int, matrix.shape), int(basis.shape[1]), _STEPS
         if min(rows, columns) <= _SMALL:
             steps = 1
             small = rows <= columns
             gram = names.matmul(matrix, names.adjoint(matrix)) if small else names.matmul(names.adjoint(matrix), matrix)
-            vectors = xp.linalg.eigh(gram)[1][:, gram.shape[0] - count :]
+            vectors = names.eigh(gram)[1][:, gram.shape[0] - count :]
             basis = vectors if small else names.orthonormal(names.matmul(matrix, vectors))
         for _ in range(steps):
             right = names.orthonormal(names.matmul(names.adjoint(matrix), basis))

@@ -40,6 +40,7 @@ def cholesky(matrix: Array) -> Array | None:
 
 def cholesky_solve(factor: Array, rhs: Array) -> Array:
     """Solve matrix @ x = rhs with the factor of `cholesky`."""
+    factor = _like(factor, rhs)
     complex_like = factor.dtype.kind == "c"
     if complex_like:
         rhs = rhs.conj()
@@ -55,11 +56,17 @@ def cholesky_solve(factor: Array, rhs: Array) -> Array:
 
 def cholesky_solution(matrix: Array, rhs: Array) -> tuple[Array | None, Array]:
     """Factor or None, as of `cholesky`, and solution for a matrix `rhs`, as of `cholesky_solve`: in one call."""
+    matrix = _like(matrix, rhs)
     complex_like = matrix.dtype.kind == "c"
     factor, solution, info = lapack("posv", matrix)(
         memory.copy(matrix).T, rhs.conj() if complex_like else rhs, lower=1, overwrite_a=1, overwrite_b=complex_like
     )
     return None if info else factor, solution.conj() if complex_like else solution
+
+
+def _like(matrix: Array, rhs: Array) -> Array:
+    """A complex matrix where the right-hand side is: LAPACK's routines for real numbers would drop a part of it."""
+    return matrix.astype(np.complex128) if rhs.dtype.kind == "c" and matrix.dtype.kind != "c" else matrix
 
 
 def leading_eigenpairs(matrix: Array, count: int) -> tuple[Array, Array]:

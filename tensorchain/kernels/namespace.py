@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -129,6 +129,8 @@ class Namespace:
 
     def reshape(self, array: Any, shape: tuple[int, ...]) -> Any:
         """The array in another shape."""
+        if array.shape == shape:
+            return array
         return array.reshape(shape) if self.torch else self.xp.reshape(array, shape)
 
     def permute(self, array: Any, axes: tuple[int, ...]) -> Any:
@@ -166,9 +168,19 @@ class Namespace:
             return self.xp.matmul(left, right, precision="highest")
         return left @ right
 
+    def less(self, array: Any, left: Any, right: Any) -> Any:
+        """array - left @ right."""
+        if self.torch:
+            return self.xp.addmm(array, left, right, alpha=-1)
+        return array - self.matmul(left, right)
+
+    def total(self, array: Any) -> Any:
+        """The real part of the sum of all entries, a scalar on the device."""
+        return self.real(self.xp.sum(array))
+
     def dot(self, left: Any, right: Any) -> Any:
         """Re <left, right>, a scalar on the device."""
-        return self.xp.sum(self.real(self.conj(left) * right))
+        return self.total(self.conj(left) * right)
 
     def squared(self, array: Any) -> Any:
         """||array||^2, a scalar on the device, summed in double precision where there is one."""
@@ -195,20 +207,24 @@ class Namespace:
         if order is not None:
             stack = [stack[position] for position in order]
         for step in steps:
-            b, a = self._seen(step.right_view, stack.pop(step.right)), self._seen(step.left_view, stack.pop(step.left))
+            b, a = stack.pop(step.right), stack.pop(step.left)
+            if step.multiply and a.shape == b.shape == step.shape and not (step.left_view.axes or step.right_view.axes):
+                # Entry by entry: no view is needed.
+                stack.append(a * b)
+                continue
+            b, a = self._seen(step.right_view, b), self._seen(step.left_view, a)
             if step.right_first:
                 a, b = b, a
             product = a * b if step.multiply else self.matmul(a, b)
             if step.summed:
                 product = xp.sum(product, axis=step.summed)
-            stack.append(product if product.shape == step.shape else self.reshape(product, step.shape))
+            stack.append(self.reshape(product, step.shape))
         return stack[0] if axes is None else self.permute(stack[0], axes)
 
     def _seen(self, view: View, array: Any) -> Any:
         if view.axes is not None:
             array = self.permute(array, view.axes)
-        if array.shape != view.shape:
-            array = self.reshape(array, view.shape)
+        array = self.reshape(array, view.shape)
         return self.transpose(array) if view.swap else array
 
     # -- small systems ------------------------------------------------------------------
@@ -224,28 +240,56 @@ class Namespace:
         rhs : object
             (I, P).
         """
-        xp, dtype = self.xp, self.dtype(matrix)
-        size = int(matrix.shape[0])
-        definite = matrix + self.trace(matrix) * self.unit(size, dtype, _RIDGE * self.eps(dtype))
+        dtype = self.dtype(matrix)
+        ridge, trace = self.unit(int(matrix.shape[0]), dtype, _RIDGE * self.eps(dtype)), self.trace(matrix)
         columns = self.transpose(rhs)
         if self.torch:
             # The plain functions wait for the device to say whether they failed.
-            factor = xp.linalg.cholesky_ex(definite)[0]
-            return xp.cholesky_solve(columns, factor).mT
-        return self.transpose(xp.linalg.solve(definite, columns))
+            definite = self.xp.addcmul(matrix, ridge, trace)
+            return self._small("solve", definite, columns, own=_solved_by_torch).mT
+        return self.transpose(self._small("solve", matrix + trace * ridge, columns))
 
     def cholesky(self, matrix: Any) -> Any:
         """The lower factor; not finite, or that of a part, where the matrix is not definite."""
-        if self.torch:
-            return self.xp.linalg.cholesky_ex(matrix)[0]
         try:
-            return self.xp.linalg.cholesky(matrix)
+            return self._small("cholesky", matrix, own=_factored_by_torch if self.torch else None)
         except np.linalg.LinAlgError:
             return matrix * math.nan
 
+    def qr(self, matrix: Any) -> tuple[Any, Any]:
+        """Q, (I, P), and R of a matrix (I, P)."""
+        q, r = self._small("qr", matrix)
+        return q, r
+
+    def eigh(self, matrix: Any) -> tuple[Any, Any]:
+        """Eigenvalues of a Hermitian matrix, in rising order, and eigenvectors."""
+        values, vectors = self._small("eigh", matrix)
+        return values, vectors
+
+    def svd(self, matrix: Any) -> tuple[Any, Any, Any]:
+        """U, s and V^H of a square matrix."""
+        u, s, vh = self._small("svd", matrix)
+        return u, s, vh
+
     def orthonormal(self, matrix: Any) -> Any:
         """Q of the QR decomposition of a matrix (I, P)."""
-        return self.xp.linalg.qr(matrix, mode="reduced")[0]
+        return self.qr(matrix)[0]
+
+    def _small(self, name: str, *arrays: Any, own: Callable[..., Any] | None = None) -> Any:
+        """A function of small matrices where they are, or on the host where the library does not have it there."""
+        own = own or getattr(getattr(self.xp, "linalg", None), name, None)
+        if own is not None and name not in self._lacking:
+            try:
+                return own(*arrays)
+            except NotImplementedError:
+                self._lacking.add(name)
+        found = getattr(np.linalg, name)(*[self.fetch(array) for array in arrays])
+        sent = [self.send(part, part.dtype) for part in (found if isinstance(found, tuple) else (found,))]
+        return tuple(sent) if isinstance(found, tuple) else sent[0]
+
+    @cached_property
+    def _lacking(self) -> set[str]:
+        return set()
 
     def unit(self, size: int, dtype: np.dtype[Any], factor: float = 1.0) -> Any:
         """A multiple of the identity, made once."""
@@ -272,6 +316,18 @@ class Namespace:
         """2^exponent times an array; in two steps, since the power may be no number of single precision."""
         half = exponent // 2
         return array * math.ldexp(1.0, half) * math.ldexp(1.0, exponent - half)
+
+
+def _solved_by_torch(matrix: Any, columns: Any) -> Any:
+    import torch
+
+    return torch.cholesky_solve(columns, torch.linalg.cholesky_ex(matrix)[0])
+
+
+def _factored_by_torch(matrix: Any) -> Any:
+    import torch
+
+    return torch.linalg.cholesky_ex(matrix)[0]
 
 
 def name_of(dtype: Any) -> str:

@@ -231,7 +231,11 @@ def agreement(one: Model, two: Model, modes: Sequence[int] | None = None) -> flo
 
 
 def determined(kind: type[Model], shape: Sequence[int], rank: Any) -> bool:
-    """Whether generic components of this rank are unique: for CP by Kruskal's condition, and taken for granted else."""
+    """Whether data of this shape determine a generic model: its blocks and, by Kruskal's condition, those of a CP."""
+    try:
+        checked_wiring(kind, tuple(shape), rank)
+    except ValueError:
+        return False
     if kind is not CP or rank == 1:
         return True
     return sum(min(size, int(rank)) for size in shape) >= 2 * int(rank) + len(shape) - 1

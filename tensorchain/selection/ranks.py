@@ -92,7 +92,7 @@ def rank_study(
         File in which finished ranks are saved; where it exists the study goes on from it, to the same result.  More
         ranks may be asked for than the first time.
     max_seconds : float, optional
-        No further rank is begun after this time, and one that is not finished is left out; the first always is there.
+        No further rank is begun after this time, and one that is not finished is left out; the first is always there.
     callback : callable, optional
         Called with a `StudyStep` after each fit, or each rank where `jobs` share the fits; a true return value ends the
         study.
@@ -213,10 +213,9 @@ class _Run:
                 step = StudyStep(
                     [label for label, _ in self.ranks], number, len(fits), len(tasks), fit, self.clock.elapsed
                 )
-                if self.callback(step):
-                    self.stopped = True
-                    if len(fits) < len(tasks):
-                        return None
+                self.stopped = bool(self.callback(step)) or self.stopped
+                if self.stopped and not first and len(fits) < len(tasks):
+                    return None
         return fits if first or not self.clock.expired else None
 
     def _in_parallel(self, tasks: Sequence[Task], number: int, *, first: bool) -> list[Fit] | None:
@@ -270,7 +269,7 @@ def _planned(
     halves = []
     for _ in range(counts.splits):
         pair = entries.halves(mode, rng)
-        if pair is not None:
+        if pair is not None and all(half.norm() > 0.0 for half in pair):
             halves.append(pair)
     return Plan(data, kind, parts, tuple(halves), mode, counts.starts, solver, constraint, seed)
 
@@ -307,7 +306,8 @@ def _plain(rank: Any) -> Any:
     if isinstance(rank, np.ndarray):
         return _plain(rank.tolist())
     if isinstance(rank, (list, tuple)):
-        return type(rank)(_plain(part) for part in rank)
+        parts = tuple(_plain(part) for part in rank)
+        return list(parts) if isinstance(rank, list) and any(isinstance(part, tuple) for part in parts) else parts
     return int(rank) if isinstance(rank, np.integer) else rank
 
 

@@ -146,6 +146,10 @@ def _against(row: RankRow, best: RankRow, unique: bool, spare: bool) -> _Against
         else:
             times = f"{above / deviation:.1f} standard errors" if deviation > 0.0 else f"{above:.2g}"
             predicts.append(f"held-out error {times} above the least")
+    if row.held_out >= 1.0:
+        predicts.append(
+            f"predicts entries that it has not seen no better than zeros do (held-out error {row.held_out:.3g})"
+        )
     if spare:
         predicts.append("a smaller rank leaves nothing to explain")
     elif row.gain <= NOISE_GAIN:

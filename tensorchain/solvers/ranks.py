@@ -112,6 +112,8 @@ class RankSearch:
 
     def run(self) -> Fit:
         """The smallest fit within the error that is found, or the nearest one, which is INFEASIBLE."""
+        network = checked_wiring(self.kind, self.tensor.shape, self._ones)
+        self.constraint.domain.check(network, self.tensor.dtype)
         if self.kind is CP or self.kind not in (TensorChain, Tucker, BlockTerm):
             self._bisect()
         else:
@@ -166,6 +168,14 @@ class RankSearch:
 
     def _met(self, fit: Fit | None) -> bool:
         return fit is not None and fit.error <= self.error and fit.gap <= 0.0
+
+    @property
+    def _ones(self) -> Any:
+        """The smallest rank."""
+        order = self.tensor.order
+        if self.kind is BlockTerm:
+            return [(1,) * order]
+        return (1,) * order if self.kind in (TensorChain, Tucker) else 1
 
     @property
     def _ceiling(self) -> int:
@@ -247,9 +257,7 @@ class RankSearch:
 
     def _grow(self, current: Fit | None = None) -> None:
         """From a fit, or from ranks of one, bond by bond, while smaller than what is at hand."""
-        order = self.tensor.order
-        ones: Any = [(1,) * order] if self.kind is BlockTerm else (1,) * order
-        current = self._try(ones) if current is None else current
+        current = self._try(self._ones) if current is None else current
         # The first letter of a chain is the bond that closes the loop.
         fixed = (current.model.network.terms[0].bonds[0][0],) if current is not None and self.train else ()
         while current is not None and not self._met(current):

@@ -117,7 +117,7 @@ class Start:
             objective=result.merit[1] if outcome.best.least_error is None else outcome.best.least_error**2,
             standard_error=outcome.best.standard_error if result.at is None else None,
             least_error=outcome.best.least_error,
-            path=_path(outcome.stages, scale, dtype),
+            path=_path(outcome.stages, scale, dtype, problem.constraint.domain),
         )
 
     def first_model(self, unit: Tensor, rng: np.random.Generator, number: int = 0, clock: Clock | None = None) -> Model:
@@ -172,14 +172,14 @@ def _blank(kind: type[Model], network: Network, shape: tuple[int, ...], dtype: A
     return kind.from_matrices(network, [np.zeros((1 if n is None else shape[n], width), dtype) for n, width in pairs])
 
 
-def _path(stages: Sequence[Iterate], scale: Scale, dtype: np.dtype[Any]) -> RegularisationPath:
+def _path(stages: Sequence[Iterate], scale: Scale, dtype: np.dtype[Any], domain: Domain) -> RegularisationPath:
     """The minimisers along the way, for T as given."""
     points = [
         PathPoint(
             penalty=float(scale.penalty(stage.stage_of or 0.0)),
             error=stage.error,
             sensitivity=float(scale.sensitivity(stage.sensitivity)),
-            model=stage.model.scaled(scale.norm).astype(dtype),
+            model=domain.as_given(stage.model.scaled(scale.norm).astype(dtype)),
         )
         for stage in stages
     ]

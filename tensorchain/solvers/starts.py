@@ -103,9 +103,9 @@ def fitted_multiple(model: Model, tensor: Tensor) -> Model:
     at = tensor.evaluator(unit)
     factor = complex(np.vdot(unit.matrices[0], at.rhs(0)))
     if not tensor.complete:
-        # ||X||^2 over the observed entries: X is J times a block, and no Gram of a core is made.
-        steps = [unit.matrices[0], *(np.zeros_like(matrix) for matrix in unit.matrices[1:])]
-        factor /= float(np.vdot(unit.matrices[0], at.gauss_newton_matvec(steps)[0]).real)
+        # ||X||^2 over the observed entries, from ||T - X||^2: no Gram of a core is made.
+        square = at.error() ** 2 - tensor.norm() ** 2 + 2.0 * factor.real
+        factor = factor / square if square > 1e-12 * tensor.norm() ** 2 else complex(0.0)
     best = factor if unit.dtype.kind == "c" else factor.real
     if abs(best) < 1e-12 * tensor.norm():
         return unit.scaled(tensor.norm())

@@ -227,6 +227,11 @@ def checked_entries(kind: str, indices: Any, values: Any, shape: Any) -> Entries
         )
     if len(positions) != len(numbers):
         raise ValueError(f"{kind}: {len(positions)} positions and {len(numbers)} values were given; one each is needed")
+    if hidden is not None and kind == "Sparse" and hidden.any():
+        raise ValueError(
+            f"Sparse: {int(hidden.sum())} values are masked, and what a Sparse does not list is zero; use tc.Observed, "
+            "where it is missing, or np.ma.filled(values, 0)"
+        )
     if hidden is not None:
         positions, numbers = positions[~hidden], numbers[~hidden]
     if len(numbers) == 0:

@@ -303,8 +303,10 @@ def _assembled(model: Model, blocks: dict[int, list[tuple[slice, Array]]], dtype
 def _source_of(array: Any, box_entries: int, shape: tuple[int, ...], whole: tuple[int, ...] = ()) -> Source:
     """Boxes of an array; none of them cuts a mode of `whole`."""
     if hasattr(array, "to_delayed"):
+        if all(len(array.chunks[mode]) == 1 for mode in whole):
+            return Chunks(array)
         cut = {mode: -1 if mode in whole else "auto" for mode in range(array.ndim)}
-        return Chunks(array.rechunk(cut) if whole else array)
+        return Chunks(array.rechunk(cut, block_size_limit=box_entries * array.dtype.itemsize))
     return Slices(array, box_entries, shape, whole)
 
 

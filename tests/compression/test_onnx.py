@@ -122,7 +122,7 @@ def test_everything_else_stays_byte_for_byte():
     assert proto.SerializeToString() == before
     layers = {layer.name: layer for layer in report.layers}
     assert layers["first"].rank == "kept on request"
-    assert layers["grouped"].rank == "4 groups"
+    assert "groups" not in str(layers["grouped"].rank)
     assert layers["Conv output d"].method == "tc"
     changed = {name for name, layer in layers.items() if layer.method != "dense"}
     kept = [n.SerializeToString() for n in proto.graph.node if (n.name or f"Conv output {n.output[0]}") not in changed]
@@ -219,7 +219,7 @@ def test_external_weights_are_refused(tmp_path):
         ("shared", "shares"),
         ("size", "input-shape x="),
         ("int8", "few bits.*before it is quantized"),
-        ("volume", "3-D"),
+        ("volume", "4-D"),
         ("none", "no convolution"),
     ],
 )
@@ -238,7 +238,7 @@ def test_what_is_left_alone_is_named(change, reason):
         step = numpy_helper.from_array(np.float32(0.1), "s")
         weights = [numpy_helper.from_array(np.ones((8, 8, 3, 3), np.int8), "v"), step]
     elif change == "volume":
-        weights, size = [constant("w", (8, 8, 3, 1, 1))], ("n", 8, 13, 3, 3)
+        weights, size = [constant("w", (8, 8, 3, 1, 1, 1))], ("n", 8, 13, 3, 3, 3)
     elif change == "size":
         size = ("n", 8, "h", "w")
     with pytest.raises(ValueError, match=reason):

@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tensorchain.compression import compress_onnx, quantize_onnx, try_models
+from tensorchain.compression.conv import Convolution, convolve
 from tensorchain.compression.onnx_layers import layers_of
 from tensorchain.compression.onnx_reading import Constants, load_model, stored_sizes
 
@@ -265,6 +266,54 @@ def test_matrices_become_two(product):
     assert np.linalg.norm(after - before) < 0.1 * np.linalg.norm(before)
 
 
+KINDS = {
+    "groups": ("Conv", (12, 6, 3, 3), (2, 12, 9, 8), {"group": 2, "pads": [1, 0, 1, 0], "strides": [1, 2]}),
+    "line, groups": ("Conv", (12, 6, 5), (2, 12, 20), {"group": 2, "pads": [2, 1], "dilations": [2]}),
+    "volume": ("Conv", (10, 8, 3, 2, 2), (2, 8, 6, 5, 7), {"pads": [1, 0, 0, 1, 1, 0], "strides": [1, 2, 1]}),
+    "up": ("ConvTranspose", (8, 10, 2, 2), (2, 8, 5, 4), {"strides": [2, 2]}),
+    "up, uneven": (
+        "ConvTranspose", (8, 10, 3, 4), (2, 8, 5, 4),
+        {"strides": [2, 3], "pads": [1, 0, 0, 2], "output_padding": [1, 2], "dilations": [2, 1]},
+    ),
+    "up, groups": ("ConvTranspose", (12, 5, 3, 3), (2, 12, 5, 4), {"strides": [2, 2], "group": 2, "pads": [1] * 4}),
+    "up, line": ("ConvTranspose", (8, 10, 4), (2, 8, 9), {"strides": [2], "pads": [1, 1]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("method", ["tucker2", "cp3", "tc"])
+def test_other_convolutions_are_replaced_by_nodes_that_compute_their_kernel(name, method):
+    op, shape, size, attributes = KINDS[name]
+    outputs = shape[1] * attributes.get("group", 1) if op == "ConvTranspose" else shape[0]
+    nodes = [helper.make_node(op, ["x", "w", "b"], ["y"], name="layer", **attributes)]
+    proto = model(nodes, [tensor("w", shape), tensor("b", (outputs,), 1)], {"x": ("n", *size[1:])})
+    feeds = [{"x": images(*size[:1], *size[1:]).cumsum(-1)} for _ in range(2)]
+    form = "fold" if name == "volume" else "grouped"
+    small, report = compressed(proto, 0.8, method, calibration=feeds, refit=False, form=form)
+    assert report.layers[0].method == method
+    x = images(*size)
+    before, after = run(proto, x=x)[0], run(small, x=x)[0]
+    # The same by the slow definition, with the kernel that PyTorch-free code composes from the file.
+    (site,) = (layer.site for layer in layers_of(load_model(proto), feed=feeds[0]))
+    dense = Convolution(site.kernel, site.geometry, site.groups, site.bias)
+    values = x[:, :, None] if x.ndim == 3 else x
+    assert np.allclose(convolve(values, dense).reshape(before.shape), before, atol=1e-4)
+    assert report.macs[0] == site.macs
+    assert after.shape == before.shape
+    # White noise in, except at margins: the error of the output is that of the kernel.
+    wide = np.random.default_rng(5).standard_normal((64, *size[1:])).astype(np.float32)
+    shift = array((outputs,), 1).reshape(-1, *[1] * (x.ndim - 2))
+    change = np.linalg.norm(run(small, x=wide)[0] - run(proto, x=wide)[0])
+    assert change == pytest.approx(report.layers[0].error * np.linalg.norm(run(proto, x=wide)[0] - shift), rel=0.25)
+    refitted, after_refit = compressed(proto, 0.8, method, calibration=feeds, form=form)
+    errors = [
+        sum(float(np.sum((run(one, **feed)[0] - run(proto, **feed)[0]) ** 2)) for feed in feeds)
+        for one in (small, refitted)
+    ]
+    assert errors[1] < errors[0]
+    assert after_refit.layers[0].output_error is not None
+
+
 def counted(op, inputs, weights, shape, **attributes):
     nodes = [helper.make_node(op, inputs, ["y"], name="layer", **attributes)]
     layers = layers_of(load_model(model(nodes, weights, {"x": shape})))
@@ -274,13 +323,13 @@ def counted(op, inputs, weights, shape, **attributes):
 def test_all_layers_are_counted_as_they_multiply():
     x = ["x", "w"]
     volume = counted("Conv", x, [tensor("w", (6, 4, 3, 2, 1))], (2, 4, 9, 8, 7))
-    assert volume == [(144, 144 * 7 * 7 * 7, "3-D convolution")]
+    assert volume == [(144, 144 * 7 * 7 * 7, "")]
     grouped = counted("Conv", x, [tensor("w", (8, 2, 3, 3))], (2, 4, 9, 8), group=2, strides=[2, 1])
-    assert grouped == [(144, 144 * 4 * 6, "2 groups")]
+    assert grouped == [(144, 144 * 4 * 6, "")]
     line = counted("Conv", [*x, "b"], [tensor("w", (8, 4, 5)), tensor("b", (8,))], (2, 4, 20))
     assert line == [(168, 160 * 16, "")]
     transposed = counted("ConvTranspose", x, [tensor("w", (4, 6, 3, 3))], (2, 4, 9, 8), strides=[2, 2])
-    assert transposed == [(216, 216 * 72, "transposed convolution")]
+    assert transposed == [(216, 216 * 72, "")]
     gemm = counted("Gemm", [*x, "b"], [tensor("w", (20, 30)), tensor("b", (30,))], (7, 20), alpha=0.5)
     assert gemm == [(630, 600, "scaled or transposed product")]
     rows = counted("MatMul", x, [tensor("w", (20, 30))], (7, 5, 20))

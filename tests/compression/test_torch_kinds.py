@@ -281,3 +281,38 @@ def test_the_default_takes_the_best_method_for_each_layer():
     one = compress(net, example, "tucker2", **options).report
     assert best.allocation.error <= one.allocation.error
     assert len({point.method for points in best.curves for point in points}) > 3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_restoration_computes_outputs_in_another_type(dtype):
+    seen = []
+
+    class Seen(nn.Module):
+        def forward(self, x):
+            seen.append(x.dtype)
+            return x
+
+    net = nn.Sequential(conv(), nn.ReLU(), conv(), Seen(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    small = compress(net, torch.randn(2, 12, 8, 8), "tc", keep_macs=0.4, **OPTIONS)
+    data = [(torch.randn(16, 12, 8, 8), torch.randint(0, 12, (16,)))] * 2
+    seen.clear()
+    history = restore(small, data, epochs=1, autocast=dtype, teacher=net)
+    assert dtype in seen
+    assert {p.dtype for p in small.parameters()} == {torch.float32}
+    assert history[0].loss > 0.0
+    with pytest.raises(ValueError, match="autocast"):
+        restore(small, data, epochs=1, autocast=torch.int8)
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.Conv3d])
+def test_channels_stay_last(kind):
+    last = torch.channels_last if kind is nn.Conv2d else torch.channels_last_3d
+    net = nn.Sequential(kind(12, 12, 3, padding=1), nn.ReLU(), kind(12, 12, 3, padding=1)).eval()
+    net = net.to(memory_format=last)
+    sizes = [6] * (2 if kind is nn.Conv2d else 3)
+    data = torch.randn(4, 12, *sizes).to(memory_format=last)
+    small = compress(net, data[:1], "tucker2", keep_macs=0.5, calibration=data, **OPTIONS)
+    spatial = small[0][1].weight
+    assert spatial.is_contiguous(memory_format=last)
+    assert not spatial.is_contiguous()
+    assert torch.allclose(small(data), small(data.contiguous()), atol=1e-5)

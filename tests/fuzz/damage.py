@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -118,7 +119,9 @@ def _npy(array: Any, pickled: bool = False) -> bytes:
 def outcome(read: Callable[[Path], Any], path: Path) -> str:
     """Empty where the file was refused as it should be, or read as something whole; else what went wrong."""
     try:
-        found = read(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = read(path)
     except ValueError as error:
         return "" if len(str(error)) > 20 else f"a short message: {error}"
     except Exception as error:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+import tensorchain as tc
+from tests import judge
 from tests.fuzz.__main__ import checkpoints, fits, kills, models
 
 WORKERS = 3
@@ -30,3 +34,22 @@ def test_checkpoint_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_kill(tmp_path: Path) -> None:
     assert kills([1], tmp_path, times=1) == []
+
+
+@pytest.mark.parametrize("scale", [1e-180, 1e180])
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        tc.Penalty(1e300),
+        tc.SensitivityBound(1e300) & tc.Penalty(1e300),
+        tc.SensitivityBound(1e-300) & tc.ErrorBound(0.5),
+        tc.NonNegative() & tc.Penalty(1e-300),
+    ],
+    ids=str,
+)
+def test_weights_and_limits_of_any_size(constraint: Any, scale: float) -> None:
+    # In units of T / ||T|| they are beyond what can be multiplied; warnings are errors here.
+    T = scale * np.random.default_rng(0).uniform(size=(2, 3, 2, 2))
+    for solver in (tc.ALS(max_iter=20), tc.LM(max_iter=20), tc.Path(max_iter=20), tc.Auto()):
+        fit = tc.decompose(T, "tc", (1, 2, 1, 1), constraint=constraint, solver=solver, rng=0)
+        assert judge.complaints(fit, T, constraint) == []

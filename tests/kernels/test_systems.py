@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tensorchain.kernels import GramSystem, KroneckerSystem
+from tensorchain.kernels import GramSystem, KroneckerSystem, cholesky, cholesky_solve
 from tensorchain.kernels.systems import mode_product, solve_rows
 
 
@@ -61,3 +61,16 @@ def test_mode_products() -> None:
 
 def test_nothing_to_solve() -> None:
     assert np.all(solve_rows(np.zeros((3, 3)), np.ones((2, 3))) == 0.0)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_a_real_matrix_and_complex_rows(rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    root = rng.standard_normal((3, 3))
+    gram, rhs = root @ root.T, rng.standard_normal((rows, 3)) + 1j * rng.standard_normal((rows, 3))
+    expected = np.linalg.solve(gram, rhs.T).T
+    assert GramSystem(gram).solve(rhs) == pytest.approx(expected)
+    assert KroneckerSystem([gram, np.eye(1)]).solve(rhs[:1]) == pytest.approx(expected[:1])
+    factor = cholesky(gram)
+    assert factor is not None
+    assert cholesky_solve(factor, rhs[0]) == pytest.approx(expected[0])

@@ -94,3 +94,14 @@ def test_constraints_through_a_reduction(constraint: Any) -> None:
     fit, host = (tc.decompose(T, "cp", 3, constraint=constraint, rng=0) for T in (tc.Device(there(tensor)), tensor))
     assert fit.gap == 0.0
     assert fit.objective == pytest.approx(host.objective, rel=1e-3)
+
+
+def test_starts_on_a_device_stay_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process would hold a copy of the data on the same device."""
+    seen: list[Any] = []
+    monkeypatch.setattr("tensorchain.api.run_starts", lambda job, seeds, jobs, clock: seen.append(jobs) or iter([]))
+    for tensor in (tc.Device(there(noisy(tc.CP, 2, "float64"))), noisy(tc.CP, 2, "float64")):
+        for jobs in (None, 2):
+            with pytest.raises(ValueError, match="empty"):
+                tc.decompose(tensor, "cp", 2, starts=3, jobs=jobs, rng=0)
+    assert seen == [1, 2, None, 2]

@@ -6,6 +6,7 @@ import itertools
 import math
 from typing import Any
 
+import array_api_strict
 import numpy as np
 import pytest
 
@@ -111,6 +112,23 @@ def test_without_double_precision(case: Case, penalty: float, monkeypatch: pytes
     host = tc.decompose(case.tensor().astype("float32"), case.kind, case.rank, **options)
     # Singular systems of a term of ranks (1, 2, 3) leave more open in single precision.
     assert fit.error == pytest.approx(host.error, rel=0.05 if case.kind is tc.BlockTerm else 1e-3)
+
+
+@pytest.mark.parametrize("case", THREE, ids=str)
+@pytest.mark.parametrize("penalty", [0.0, 1e-2])
+def test_a_library_without_linear_algebra(case: Case, penalty: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small matrices go to the host where a device has no decompositions; on some devices only some are missing."""
+    tensor, model = unit(case)
+    expected = tc.Device(there(tensor)).evaluator(model).sweeps(3, penalty)
+
+    def missing(*_: Any) -> Any:
+        raise NotImplementedError("not on this device")
+
+    for name in ("solve", "cholesky", "qr", "eigh", "svd"):
+        monkeypatch.setattr(array_api_strict.linalg, name, missing)
+    found = tc.Device(there(tensor)).evaluator(model).sweeps(3, penalty)
+    for one, other in zip(found, expected, strict=True):
+        assert one.error == pytest.approx(other.error, rel=1e-4 if case.kind is tc.BlockTerm else 1e-9)
 
 
 @pytest.mark.parametrize("case", THREE, ids=str)

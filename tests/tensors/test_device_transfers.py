@@ -29,8 +29,9 @@ def test_sweeps_bring_back_one_small_array(case: Case, penalty: float) -> None:
         for count in (1, 4, 8):
             at.sweeps(count, penalty)
             # Single precision may have to measure the error anew, once.
-            assert counts.arrays <= 1 + (case.dtype == "float32")
-            assert counts.numbers <= 2 * count + len(case.model().matrices) + count * (case.dtype == "float32")
+            most = 1 + (case.dtype == "float32")
+            assert counts.arrays <= most
+            assert counts.numbers <= most * (2 * count + len(case.model().matrices))
             assert counts.sent == 0
             counts.reset()
 

@@ -271,3 +271,10 @@ def test_dense_and_sparse_agree_after_scaling() -> None:
     indices, values = random_entries((4, 3, 5), 20)
     source = Sparse(indices, values, (4, 3, 5)).scaled(0.25).scaled(2.0)
     assert relative(Dense(source.to_dense()).mode_gram(1), source.mode_gram(1)) < 1e-13
+
+
+def test_a_masked_value_of_a_sparse_tensor_is_not_zero() -> None:
+    where, values = [[0, 1], [1, 0], [2, 2]], np.ma.array([1.0, 2.0, 3.0], mask=[False, True, False])
+    with pytest.raises(ValueError, match=r"1 values are masked.*tc\.Observed"):
+        tc.Sparse(where, values, (3, 3))
+    assert tc.Sparse(where, np.ma.array([1.0, 2.0, 3.0]), (3, 3)).to_dense()[1, 0] == 2.0
