@@ -62,10 +62,10 @@ def decompose(
         "cp", "tucker", "btd", "tc", "tt" (a chain whose first bond is 1), or a subclass of `Model`; not needed when
         `init` is a model.  Other names in use ("parafac", "hosvd", "tr") and any case are understood.
     rank : int, tuple or list, optional
-        CP: R.  Tucker: (R_1, ..., R_N) or one number; None in place of R_n leaves mode n as it is; "evbmf" for as many
-        directions of each mode as stand out of the noise (variational Bayes).  TC: bonds (R_1, ..., R_N), R_n in front
-        of core n, or one number.  TT: the inner bonds (R_1, ..., R_{N-1}) or one number. BTD: one multilinear rank per
-        term, [(2, 2, 2), (3, 3, 3)].
+        CP: R.  Tucker: (R_1, ..., R_N) or one number; None in place of R_n leaves mode n as it is; "evbmf" for as
+        many directions of each mode as stand out of the noise (variational Bayes).  TC: bonds (R_1, ..., R_N), R_n in
+        front of core n, or one number.  TT: the inner bonds (R_1, ..., R_{N-1}) or one number. BTD: one multilinear
+        rank per term, [(2, 2, 2), (3, 3, 3)].
     error : float, optional
         In place of `rank`: the relative error that is allowed, 0 < e < 1.  The ranks are those of the fewest parameters
         that a search finds, its bounds and signs kept where there is a constraint; where none meets the error, the

@@ -149,7 +149,7 @@ def restore(
     teacher : torch.nn.Module, optional
         Network, such as the one that was compressed, whose outputs are to be matched as well: their mean squared
         difference is added to the loss.
-    autocast : object, optional
+    autocast : torch.dtype, optional
         A type such as `torch.bfloat16`, in which PyTorch computes outputs and loss where it can; weights, their
         gradients and the sensitivity stay as they are.
     callback : callable, optional
