@@ -224,6 +224,7 @@ def test_tables_and_code_over_two_lines_become_restructured_text(extension: Any)
         "|---|---|",
         "| `f` | a_ |",
         "| ||X|| | of |c_rs| |",
+        "| none | |",
         "",
         "Inside ``with",
         "f():`` it runs.",
@@ -234,6 +235,7 @@ def test_tables_and_code_over_two_lines_become_restructured_text(extension: Any)
     assert made == [
         ".. list-table::", "   :header-rows: 1", "   * - name", "     - what", "   * - `f`", "     - a\\_",
         "   * - \\|\\|X\\|\\|", "     - of \\|c_rs\\|",
+        "   * - none", "     - ",
         "Inside `with f():` it runs.", "\\|\\|X\\|\\| is a norm.",
     ]  # fmt: skip
 
