@@ -324,7 +324,7 @@ def _paths(
 ) -> Iterator[SensitivityPath]:
     """Paths from random starts."""
     double = np.complex128 if model.dtype.kind == "c" or source.dtype.kind == "c" else np.float64
-    # From a random start the penalty begins where it leads, not where it only tames.
+    # From a random start the penalty begins where it leads, not where it only shrinks blocks.
     decades = DECADES + math.log10(_START_SHARE / FIRST_SHARE)
     for child in rng.spawn(starts):
         start = domain.drawn(model.astype(double), child)
@@ -333,7 +333,7 @@ def _paths(
 
 
 def _best_other(path: SensitivityPath, paths: Iterator[SensitivityPath], limits: Thresholds) -> SensitivityPath | None:
-    """When the sensitivity grows: the path of least error that is tame, from other starts; None if there is none."""
+    """When the sensitivity grows: the path of least error that is stable, from other starts; None if there is none."""
     if not grows(path, limits):
         return None
     best: SensitivityPath | None = None

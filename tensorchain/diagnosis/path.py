@@ -17,7 +17,7 @@ p = 0.4 to 0.6.  So the exponent over the last decades tells the two apart, what
 
 **Where it begins.**  A model that has diverged says little about the scale of nu, so the first nu is a fixed share of
 ||T||^2 for the sensitivity that the model would have without cancellation (SS divided by its amplification).  The first
-stage then tames the model, and the path often leaves a swamp in which the model was stuck.  Where a
+stage then brings the sensitivity down, and the path often leaves a swamp in which the model was stuck.  Where a
 stage loses the tensor altogether it is repeated with a smaller nu.
 
 **How each stage is solved.**  Levenberg-Marquardt, whose first damping is nu: after a warm start the usual
@@ -260,15 +260,15 @@ class Stages:
 def _first_point(stages: Stages, start: Model, share: float) -> Point:
     """The minimiser at the strongest penalty that does not lose the tensor."""
     size = tensor_norm(start)
-    tame = start.sensitivity() / (max(cancellation(start, size), 1.0) if size > 0.0 else 1.0)
-    penalty = share / tame
+    stable = start.sensitivity() / (max(cancellation(start, size), 1.0) if size > 0.0 else 1.0)
+    penalty = share / stable
     error = stages.unit.residual_norm(start)
-    point = stages.minimise(start, penalty, error, tame)
+    point = stages.minimise(start, penalty, error, stable)
     for _ in range(_RETRIES):
         if point.error < max(_LOST, min(error, 1.0)) or stages.clock.expired:
             break
         penalty *= 0.1
-        point = stages.minimise(start, penalty, error, tame)
+        point = stages.minimise(start, penalty, error, stable)
     return point
 
 

@@ -90,7 +90,7 @@ class DegeneracyProfile:
         """Stored numbers of the model at this rank."""
         return self.models[0].n_parameters
 
-    def tamest(self, error: float) -> Model:
+    def least_sensitive(self, error: float) -> Model:
         """The model of least sensitivity on the curve with at most this relative error.
 
         Parameters
@@ -113,7 +113,7 @@ class DegeneracyProfile:
         >>> import tensorchain as tc
         >>> T = tc.datasets.inverse_radius(order=3, size=6)
         >>> profile = tc.degeneracy_profile(T, "cp", 1, decades=2.0)
-        >>> profile.tamest(0.9).rank
+        >>> profile.least_sensitive(0.9).rank
         1
         """
         reached = np.flatnonzero(self.error <= error)

@@ -5,7 +5,7 @@ With the tensor:
 1.  Are there fewer observed entries than free parameters, or null directions of J at the observed entries that J has
     not at all of them?  UNDETERMINED.
 2.  Does SS grow along the sensitivity path, p >= `slope`?  Then no best approximation of this rank exists on the
-    branch of the model: DIVERGING; unless a path from another start is tame and has less error: STUCK.  A model that
+    branch of the model: DIVERGING; unless a path from another start is stable and has less error: STUCK.  A model that
     was chosen for little sensitivity (StopReason.STABILISED) is not asked this: it is where the growth was stopped;
     nor is one whose blocks are all non-negative, or all fixed but one: then a best approximation exists.
 3.  Is the end of the path clearly better than the model, at no more sensitivity?  STUCK.
@@ -18,8 +18,8 @@ With the tensor:
     UNDETERMINED where entries are missing)?
 10. HEALTHY.
 
-Without it: is the cancellation chi `cancellation` or more (DIVERGING)?  A tame model with such cancellation is possible
-(near the border of the set of models), so this is a suspicion, and says so.  Did a fit stop at a limit (UNFINISHED), or
+Without it: is the cancellation chi `cancellation` or more (DIVERGING)?  A stable model with such cancellation is
+possible (near the border of the set of models), so this is a suspicion, and says so.  Did a fit stop at a limit (UNFINISHED), or
 with an error that leaves nearly all (EXPLAINS_LITTLE)?  Then questions 6 to 8.
 
 The thresholds were chosen between the figures of healthy and of ill models on the tuning seeds of
@@ -47,7 +47,7 @@ class Verdict(enum.Enum):
     True
     """
 
-    HEALTHY = "nothing is wrong: the model is tame, well-conditioned and in a good gauge"
+    HEALTHY = "nothing is wrong: the model is stable, well-conditioned and in a good gauge"
     BADLY_GAUGED = "the tensor is fine, its blocks are badly scaled: another gauge lowers the sensitivity for free"
     ILL_CONDITIONED = "a best approximation exists, but the tensor hardly determines some directions of its blocks"
     OVER_RANKED = "the rank is higher than the tensor supports: a part of the model is arbitrary, or explains noise"
@@ -178,12 +178,12 @@ def judge(
     elif stabilised and figures.cancellation < limits.cancellation:
         pass
     elif grows(path, limits) and not closed:
-        tamer = (
+        better = (
             other is not None
             and not grows(other, limits)
             and is_better(float(other.error[-1]), float(path.error[-1]), limits)
         )
-        return Verdict.STUCK if tamer else Verdict.DIVERGING
+        return Verdict.STUCK if better else Verdict.DIVERGING
     elif is_stuck(figures, error, path, limits):
         return Verdict.STUCK
     elif not bounded and is_unfinished(figures, error, path, support, limits, stopped=stopped, fitted=fitted):

@@ -20,8 +20,8 @@ is run again from a fresh random start on the next level, `share` * factor^(0, -
 or `cycles` is reached.  A warm start is not thrown away: its path starts where nu SS equals its misfit.
 
 **Bounds.**  A bound on the sensitivity or on the error is met somewhere along the path.  The stage that crosses it is
-run again from the minimiser before it, with the bound and its multiplier in place of the penalty: the tamer side is the
-safer start, since it cannot have run off along a divergent branch.
+run again from the minimiser before it, with the bound and its multiplier in place of the penalty: the less sensitive side is
+the safer start, since it cannot have run off along a divergent branch.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ class _Walk:
                 # The limit of an error bound is error that need not be lowered.
                 misfit = max(self.at.error() ** 2, options.exact**2, self.problem.constraint.squared_error_limit)
                 return self._path(start, misfit / max(self.at.sensitivity(), 1e-300))
-            # A start in a swamp cannot be tamed along its own branch: leave it by a stronger penalty.
+            # A start in a swamp cannot be mended along its own branch: leave it by a stronger penalty.
             unit = self._scaled(self.domain.drawn(start, generators[0]))[1]
             return self._path(start, options.share * options.factor ** -_LEVELS[-cycle] * unit)
         model = start if cycle == 0 else self.domain.drawn(start, generators[cycle])
