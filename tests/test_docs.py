@@ -223,6 +223,8 @@ def test_tables_and_code_over_two_lines_become_restructured_text(extension: Any)
         "| name | what |",
         "|---|---|",
         "| `f` | a_ |",
+        "| ||X|| | of |c_rs| |",
+        "| none | |",
         "",
         "Inside ``with",
         "f():`` it runs.",
@@ -232,6 +234,8 @@ def test_tables_and_code_over_two_lines_become_restructured_text(extension: Any)
     made = [line for line in extension("docstrings").converted(text) if line.strip()]
     assert made == [
         ".. list-table::", "   :header-rows: 1", "   * - name", "     - what", "   * - `f`", "     - a\\_",
+        "   * - \\|\\|X\\|\\|", "     - of \\|c_rs\\|",
+        "   * - none", "     - ",
         "Inside `with f():` it runs.", "\\|\\|X\\|\\| is a norm.",
     ]  # fmt: skip
 

@@ -131,6 +131,7 @@ def curve(
     candidates: int = 6,
     grouped: bool = True,
     below: tuple[int, int] | None = None,
+    refit: bool = False,
     rng: int | np.random.Generator | None = None,
 ) -> list[Candidate]:
     """Measured candidates of a kernel that are cheaper than the kernel itself.
@@ -149,6 +150,8 @@ def curve(
         Ranks on each ladder.
     grouped : bool, default True
         Whether the kernel that the groups of a chain share is stored for each of them.
+    refit : bool, default False
+        Whether errors of the output are those after a fit of the last layer to it.
     below : tuple of (int, int), optional
         Parameters and multiplications that a candidate must not reach; by default those of the kernel.
 
@@ -175,7 +178,8 @@ def curve(
             continue
         error, approximation = reduced.fitted(method, rank, window, generator)
         if covariance is not None:
-            error = covariance.relative_error(tensor_kernel(approximation(), window), double) ** 2
+            measure = covariance.refitted_error if refit else covariance.relative_error
+            error = measure(tensor_kernel(approximation(), window), double) ** 2
         points.append(replace(point, error=error))
     return sorted(points, key=lambda point: (point.macs, point.error))
 

@@ -205,7 +205,8 @@ def _measure(site: Site, request: Request, covariances: Covariances | None, seed
     curves = [
         curve(
             part, methods, geometry=site.geometry, image=site.image, covariance=covariance, below=below,
-            candidates=request.candidates, grouped=request.form != "fold" or site.groups > 1, rng=generator,
+            refit=request.refit, candidates=request.candidates,
+            grouped=request.form != "fold" or site.groups > 1, rng=generator,
         )
         for part, covariance in zip(site.parts, covariances or [None] * site.groups, strict=True)
     ]  # fmt: skip

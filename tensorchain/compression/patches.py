@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tensorchain.compression.refit import solve_positive
 from tensorchain.kernels import Array
 
 
@@ -130,6 +131,45 @@ class PatchCovariance:
         """
         whole = self.energy(kernel)
         return math.sqrt(self.energy(approximation - kernel) / whole) if whole > 0.0 else 0.0
+
+    def refitted_error(self, approximation: Array, kernel: Array) -> float:
+        """Error of the output relative to the output when the last, pointwise, layer is fitted to it again.
+
+        The outputs are then any combinations of those of the approximation X: with V = W C X' and G = X C X',
+
+            error^2 = 1 - tr(V G^{-1} V') / tr(W C W').
+
+        Parameters
+        ----------
+        approximation, kernel : ndarray
+            (T, S, D1, ..).
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ValueError
+            When the kernels do not fit the patches.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> covariance = PatchCovariance(np.eye(2), channels=2)
+        >>> kernel = np.array([[2.0, 0.0], [0.0, 0.0]])[:, :, None, None]
+        >>> covariance.refitted_error(0.5 * kernel, kernel) < covariance.relative_error(0.5 * kernel, kernel)
+        True
+        """
+        whole = self.energy(kernel)
+        if not whole > 0.0:
+            return 0.0
+        wanted, rows = (values.reshape(len(values), -1).astype(np.float64) for values in (kernel, approximation))
+        half = rows @ self.matrix
+        cross = half @ wanted.T
+        gained = float(np.sum(cross * solve_positive(half @ rows.T, cross)))
+        # The ridge that singular G need leaves a small error where there is none.
+        return min(math.sqrt(max(1.0 - gained / whole, 0.0)), self.relative_error(approximation, kernel))
 
     def roots(self, floor: float = 1e-3) -> tuple[Array, Array]:
         """Symmetric roots of C_S (S, S) and C_D (D, D), each of mean eigenvalue 1.

@@ -154,7 +154,7 @@ class Request:
     keep: tuple[str, ...] = ()
     form: str = "grouped"
     allocation: str = "global"
-    candidates: int = 6
+    candidates: int = 12
     max_seconds: float | None = 30.0
     weight_bits: int | None = None
     share_bits: bool = False

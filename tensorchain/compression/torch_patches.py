@@ -68,7 +68,7 @@ def rows_of(
     import torch
 
     if is_linear(module):
-        yield _drawn(values.reshape(len(values), -1, values.shape[-1]), positions, rng).reshape(1, -1, values.shape[-1])
+        yield _drawn(_vectors(values), positions, rng).reshape(1, -1, values.shape[-1])
         return
     values = _images(values, axes_of(module))
     window = site.kernel.shape[2:]
@@ -106,12 +106,15 @@ def outputs_of(
         Tensor (groups, Z, T / groups).
     """
     if is_linear(module):
-        return _drawn(values.reshape(len(values), -1, values.shape[-1]), positions, rng).reshape(
-            1, -1, values.shape[-1]
-        )
+        return _drawn(_vectors(values), positions, rng).reshape(1, -1, values.shape[-1])
     flat = _images(values, axes_of(module)).flatten(2).transpose(1, 2)
     rows = _drawn(flat, positions, rng)
     return rows.reshape(-1, site.groups, values.shape[-axes_of(module) - 1] // site.groups).transpose(0, 1)
+
+
+def _vectors(values: Any) -> Any:
+    """What a linear layer takes, or gives, as (B, places, n)."""
+    return values.reshape(len(values) if values.ndim > 2 else -1, -1 if values.ndim > 2 else 1, values.shape[-1])
 
 
 def _images(values: Any, axes: int) -> Any:
