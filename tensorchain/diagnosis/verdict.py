@@ -18,9 +18,9 @@ With the tensor:
     UNDETERMINED where entries are missing)?
 10. HEALTHY.
 
-Without it: is the cancellation chi `cancellation` or more (DIVERGING)?  A stable model with such cancellation is
-possible (near the border of the set of models), so this is a suspicion, and says so.  Did a fit stop at a limit (UNFINISHED), or
-with an error that leaves nearly all (EXPLAINS_LITTLE)?  Then questions 6 to 8.
+Without it: is the cancellation chi `cancellation` or more (DIVERGING)? A stable model with such cancellation is
+possible (near the border of the set of models), so this is a suspicion, and says so. Did a fit stop at a limit
+(UNFINISHED), or with an error that leaves nearly all (EXPLAINS_LITTLE)? Then questions 6 to 8.
 
 The thresholds were chosen between the figures of healthy and of ill models on the tuning seeds of
 benchmarks/degeneracy/labelled.py, which prints both sides, and judged on other seeds.
