@@ -19,9 +19,9 @@ sensitivity of the exact solution), which no collapse of norms or ranks betrays.
 is run again from a fresh random start on the next level, `share` * factor^(0, -4, -6), until three paths agree
 or `cycles` is reached.  A warm start is not thrown away: its path starts where nu SS equals its misfit.
 
-**Bounds.**  A bound on the sensitivity or on the error is met somewhere along the path.  The stage that crosses it is
-run again from the minimiser before it, with the bound and its multiplier in place of the penalty: the less sensitive side
-is the safer start, since it cannot have run off along a divergent branch.
+**Bounds.** A bound on the sensitivity or on the error is met somewhere along the path. The stage that crosses it is
+run again from the minimiser before it, with the bound and its multiplier in place of the penalty: the less sensitive
+side is the safer start, since it cannot have run off along a divergent branch.
 """
 
 from __future__ import annotations
