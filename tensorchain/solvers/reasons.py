@@ -30,6 +30,7 @@ _GROWTH = 1.02
 """Growth of SS in each of the last two quarters of the steps without a penalty, from which a run diverges ..."""
 _POWER = 0.2
 """... if it also is at least this power of the fall of the error."""
+_RISEN = 1.001
 _WHOLE = 1.5
 """Growth of SS over all steps without a penalty, below which a run does not diverge: a flat valley has an end."""
 _LEAST = 16
@@ -108,7 +109,9 @@ def diverges(history: History) -> bool:
     error stalls, as long as the run goes on: from quarter to quarter of its steps, and much in all.
     """
     held = np.flatnonzero(history.penalty > 0.0)
-    first = int(held[-1]) + 1 if held.size else 0
+    # The error rises only where another start begins.
+    risen = np.flatnonzero(history.error[1:] > _RISEN * history.error[:-1])
+    first = 1 + max((int(indices[-1]) for indices in (held, risen) if indices.size), default=-1)
     sensitivity, error = history.sensitivity[first:], np.maximum(history.error[first:], np.finfo(float).tiny)
     count = len(sensitivity)
     if count < _LEAST or not sensitivity[-1] >= _WHOLE * sensitivity.min():
