@@ -225,3 +225,13 @@ class TestWhatIsAccepted:
                 fit = tc.decompose(tensor, model, rank, solver=tc.ALS(max_iter=2), rng=0)
                 assert fit.model.order == order
                 assert np.isfinite(fit.sensitivity)
+
+
+@pytest.mark.parametrize("model", ["cp", "tucker", "btd", "tc", "tt"])
+@pytest.mark.parametrize(
+    "rank", [np.ones((3, 4, 5)), [1] * 500, [[1] * 400], ["x" * 900]], ids=["array", "long", "deep", "text"]
+)
+def test_messages_about_ranks_hold_no_array(model: str, rank: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"rank|bonds") as caught:
+        tc.decompose(np.ones((3, 4, 5)), model, rank)
+    assert len(str(caught.value)) < 300

@@ -122,6 +122,7 @@ def toy_figure() -> Any:
     toy.parameters = lambda settings: {"size": 9 if settings.full else 3}  # type: ignore[attr-defined]
     toy.jobs = lambda settings: [Job({"number": n}, lambda n=n: measured(n)) for n in range(3)]  # type: ignore[attr-defined]
     toy.draw = draw  # type: ignore[attr-defined]
+    toy.describe = lambda rows: f"{len(rows)} numbers."  # type: ignore[attr-defined]
     return toy
 
 
@@ -137,6 +138,8 @@ def test_runner_continues_where_it_was_interrupted(tmp_path: Path, monkeypatch: 
     assert toy.calls == [0, 1, 2, 2]
     assert [path.name for path in pictures] == ["toy.pdf", "toy.png"]
     assert (tmp_path / "images" / "toy.png").read_bytes() == pictures[1].read_bytes()
+    assert (tmp_path / "images" / "toy.txt").read_text(encoding="utf-8") == "3 numbers.\n"
+    assert (tmp_path / "images" / "toy.csv").read_bytes() == (tmp_path / "toy.csv").read_bytes()
     # Numbers that are there are drawn again, to the same bytes, and not measured again.
     before = [path.read_bytes() for path in pictures]
     draw_figures(["toy"], Settings(), tmp_path, console=console)

@@ -27,7 +27,7 @@ SECTIONS = (
 FOR_IMPLEMENTERS = frozenset({
     "steps", "stage",
     "along_path", "crossed", "gap", "measured", "merit", "normalised", "value", "with_room",
-    "apply_gram", "computed", "contract_all_but", "gauss_newton_of", "gram", "mode_gram", "mode_grams", "system",
+    "apply_gram", "computed", "contract_all_but", "gram", "mode_gram", "mode_grams", "system",
     "bare", "from_matrices", "from_state", "renderer", "svd_matrices", "register", "wiring", "with_matrices",
     "design_rows", "gauss_newton", "gauss_newton_matvec", "all_grams", "gram_at", "damped_solver", "damped_inverse",
     "absorbed", "deferred", "near", "observed_entries", "reduced", "array_for", "residual_of", "scaled_norm",

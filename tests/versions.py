@@ -34,6 +34,7 @@ BESIDE = (
     "pytest-xdist>=3.5",
     "safetensors>=0.4",
     "sparse>=0.15",
+    "tensorly>=0.8",
     "xarray>=2023.1",
 )
 """What the tests need beside the package."""

@@ -129,8 +129,12 @@ def prose(lines: list[str]) -> Iterator[str]:
 
 def table(rows: list[str]) -> Iterator[str]:
     """Rows of cells between bars, the first one the header."""
-    cells = [[cell.strip() for cell in row.strip().strip("|").split("|")] for row in rows]
-    cells = [row for row in cells if not all(re.fullmatch(r":?-+:?", cell) for cell in row)]
+    # Bars between spaces part the cells; those of a norm stand at what they enclose.
+    cells = [
+        [cell.strip() for cell in re.split(r"(?<=\s)\|(?=\s)", f" {row} ")[1:-1]]
+        for row in rows
+        if set(row) - set("|-: ")
+    ]
     yield from ("", ".. list-table::", "   :header-rows: 1", "")
     for row in cells:
         for number, cell in enumerate(row):

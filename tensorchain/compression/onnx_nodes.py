@@ -177,7 +177,7 @@ def layer_model(plan: LayerPlan, image: Sizes, batch: int | str = "batch") -> An
 
     Parameters
     ----------
-    image : tuple of (int, int)
+    image : Sizes
         Height and width of the input.
     batch : int or str, default "batch"
         A size, or a name for one that is free.
@@ -202,7 +202,7 @@ def time_plans(
 
     Parameters
     ----------
-    image : tuple of (int, int)
+    image : Sizes
         Height and width of the input.
     batch : int, default 1
         Images at once.

@@ -112,7 +112,13 @@ class Namespace:
         given = array.dtype
         found = self._dtypes.get(given)
         if found is None:
-            found = self._dtypes[given] = np.dtype(name_of(given))
+            try:
+                found = self._dtypes[given] = np.dtype(name_of(given))
+            except TypeError:
+                raise TypeError(
+                    f"the dtype {name_of(given)} has no counterpart in NumPy; convert the array to float32 first, as "
+                    "with T.float()"
+                ) from None
         return found
 
     @cached_property

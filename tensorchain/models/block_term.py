@@ -33,7 +33,7 @@ from tensorchain.models.tucker import (
     reordered_terms,
     tucker_network,
 )
-from tensorchain.models.validation import check_blocks, check_ranks
+from tensorchain.models.validation import check_blocks, check_ranks, shown_rank
 
 
 class BlockTerm(CoreTerms):
@@ -85,7 +85,7 @@ class BlockTerm(CoreTerms):
     def wiring(cls, shape: tuple[int, ...], rank: Any) -> Network:
         if not isinstance(rank, (list, tuple)) or not rank or any(isinstance(r, int) for r in rank):
             needed = "a list with one rank per term is needed: [(2, 2, 2), (3, 3, 3)]"
-            raise TypeError(f"BlockTerm: rank {rank!r} was given; {needed}")
+            raise TypeError(f"BlockTerm: rank {shown_rank(rank)} was given; {needed}")
         ranks = [check_ranks("BlockTerm", r, len(shape)) for r in rank]
         for r in ranks:
             check_multilinear_rank("BlockTerm", r, shape)

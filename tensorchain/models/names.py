@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain.models.base import Model
+from tensorchain.models.validation import shown_rank
 
 ALIASES = {
     "parafac": "cp",
@@ -82,8 +83,8 @@ def bonds_of_train(rank: Any, order: int) -> Any:
         inner = tuple(rank)
         if len(inner) != order - 1:
             raise ValueError(
-                f"a train of order {order} has {order - 1} bonds, and {len(inner)} were given: {inner}; give the "
-                "inner bonds, or one number for all of them"
+                f"a train of order {order} has {order - 1} bonds, and {len(inner)} were given: {shown_rank(inner)}; "
+                "give the inner bonds, or one number for all of them"
             )
         return (1, *inner)
     return rank

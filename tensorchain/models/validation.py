@@ -53,6 +53,14 @@ def bond_letters(count: int) -> str:
     return BOND_LETTERS[:count]
 
 
+def shown_rank(rank: Any) -> str:
+    """A rank in a message; never a whole array."""
+    shape, text = getattr(rank, "shape", None), "" if hasattr(rank, "shape") else repr(rank)
+    if shape is not None and math.prod(shape) == 1:
+        return repr(rank)
+    return text if 0 < len(text) <= 200 else f"a {type(rank).__name__}"
+
+
 def check_rank(kind: str, rank: Any) -> int:
     """One positive integer."""
     if rank is None:
@@ -60,11 +68,11 @@ def check_rank(kind: str, rank: Any) -> int:
     try:
         value = operator.index(rank)
     except TypeError:
-        raise TypeError(f"{kind}: rank {rank!r} was given; one positive integer is needed") from None
+        raise TypeError(f"{kind}: rank {shown_rank(rank)} was given; one positive integer is needed") from None
     if isinstance(rank, (bool, np.bool_)):
-        raise TypeError(f"{kind}: rank {rank!r} was given; one positive integer is needed")
+        raise TypeError(f"{kind}: rank {shown_rank(rank)} was given; one positive integer is needed")
     if value < 1:
-        raise ValueError(f"{kind}: rank {rank!r} was given; it must be at least 1")
+        raise ValueError(f"{kind}: rank {shown_rank(rank)} was given; it must be at least 1")
     return value
 
 
@@ -78,11 +86,13 @@ def check_ranks(kind: str, rank: Any, count: int | None) -> tuple[int, ...]:
         ranks = tuple(operator.index(value) for value in rank)
     except TypeError:
         needed = "a positive integer or a sequence of them is needed"
-        raise TypeError(f"{kind}: rank {rank!r} was given; {needed}") from None
+        raise TypeError(f"{kind}: rank {shown_rank(rank)} was given; {needed}") from None
     if count is not None and len(ranks) != count:
-        raise ValueError(f"{kind}: {len(ranks)} ranks {ranks} were given; a tensor of order {count} needs {count}")
+        raise ValueError(
+            f"{kind}: {len(ranks)} ranks {shown_rank(ranks)} were given; a tensor of order {count} needs {count}"
+        )
     if not ranks or min(ranks) < 1:
-        raise ValueError(f"{kind}: rank {rank!r} was given; ranks must be at least 1")
+        raise ValueError(f"{kind}: rank {shown_rank(rank)} was given; ranks must be at least 1")
     return ranks
 
 
