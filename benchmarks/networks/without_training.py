@@ -86,9 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shares", nargs="+", type=float, default=[0.5, 0.33], help="of the multiplications")
     parser.add_argument("--calibration", type=int, default=512, help="training images that are looked at")
     parser.add_argument("--test", type=int, default=0, help="test images, drawn at random; 0 for all")
-    parser.add_argument(
-        "--before", action="store_true", help="the first two columns too, of fits without a refit"
-    )
+    parser.add_argument("--before", action="store_true", help="the first two columns too, of fits without a refit")
     parser.add_argument("--plain", action="store_true", help="fits without control of the sensitivity")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
