@@ -197,7 +197,7 @@ def test_wide_kernels_and_the_digits_are_measured(capsys):
 
     assert wide.main(["--channels", "12", "--plain", "--methods", "tucker2", "cp3"]) == 0
     assert "| 12 | cp3 |" in capsys.readouterr().out
-    words = ["--plain", "--methods", "tucker2", "--shares", "0.5", "--calibration", "40", "--test", "50"]
+    words = ["--plain", "--methods", "tucker2", "--shares", "0.5", "--calibration", "40", "--test", "50", "--before"]
     assert without_training.main(words) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert rows[-1][:2] == ["tucker2", "0.50"]
