@@ -22,7 +22,8 @@ export OPENBLAS_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help env figures test test-kernels test-oldest test-newest fuzz coverage lint format types docs notebooks wheel wheel-test bench bench-degeneracy clean
+.PHONY: help env figures test test-kernels test-oldest test-newest fuzz coverage mutation lint format types docs \
+	notebooks wheel wheel-test bench bench-degeneracy bench-networks clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +61,9 @@ fuzz: $(TEST_STAMP)  ## thousands of random fits, damaged files and kills (ARGS=
 coverage: $(TEST_STAMP)  ## measure what the tests reach
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
 
+mutation: $(TEST_STAMP)  ## put small errors into the code and see which no test notices (ARGS="stability --count 40")
+	@$(BIN)/python -m tests.mutations $(ARGS)
+
 lint: $(STAMP)  ## check style, format and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -90,6 +94,10 @@ bench: $(STAMP)  ## measure speed and memory beside other packages (ARGS=--quick
 
 bench-degeneracy: $(STAMP)  ## compare solvers on tensors that have no best approximation
 	$(BIN)/python -m benchmarks.degeneracy $(ARGS)
+
+bench-networks: $(TEST_STAMP)  ## compress a small trained network without training, and time wide kernels (minutes)
+	$(BIN)/python -m benchmarks.networks.without_training --plain --methods auto cp3 tucker2 --shares 0.5 0.33 0.2 $(ARGS)
+	$(BIN)/python -m benchmarks.networks.wide
 
 clean:  ## remove the environment, caches and build outputs
 	rm -rf $(VENV) .venv-oldest .venv-newest build dist docs/_build *.egg-info .coverage .hypothesis \

@@ -8,11 +8,12 @@ Sparse CP: a sweep visits each entry once for each factor, slope 1 against the e
 The time of one sweep is the difference between two runs of different length, so that the cost of the call itself is
 not in it; medians of several.
 
-    python -m benchmarks.growth [--quick] [--image docs/images/growth.png]
+    python -m benchmarks.growth [--quick] [--redraw] [--image docs/images/growth.png]
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -33,9 +34,9 @@ MODELS: dict[str, tuple[type[tc.Model], Any]] = {
     "BTD, 2 terms (4, 4, 4)": (tc.BlockTerm, [(4, 4, 4)] * 2),
 }
 PANELS = {
-    "sweep": ("ALS sweep, n x n x n", "size n", 3),
-    "iteration": ("LM iteration with a Cholesky factor", "size n", 3),
-    "sparse": ("sparse CP sweep, rank 16", "entries", 1),
+    "sweep": ("ALS sweep, n\N{SUPERSCRIPT THREE} entries", "size n", 3),
+    "iteration": ("LM iteration", "size n", 3),
+    "sparse": ("sparse CP sweep", "entries", 1),
 }
 
 
@@ -93,35 +94,57 @@ def measure(quick: bool) -> dict[str, dict[str, list[tuple[int, float]]]]:
     return panels
 
 
-def draw(panels: dict[str, dict[str, list[tuple[int, float]]]], path: Path) -> None:
-    """The figure: a panel for each kind of work, the slope of the theory dashed."""
-    import matplotlib.pyplot as plt
+def describe() -> str:
+    """The caption."""
+    return (
+        "Processor time of one sweep or iteration on one thread, medians of three; dashed: the slope of the theory. "
+        "Left: two passes over n\N{SUPERSCRIPT THREE} entries. Middle: a Cholesky factor of as many rows as there are "
+        "parameters. CP of rank 16 has 48 n parameters; from n = 32 on its iteration solves 768 equations by the "
+        "structure of the matrix instead, whatever n is, and its time falls. Right: each stored entry is "
+        "visited once for each factor."
+    )
 
-    from paper_figures.style import style
+
+def draw(panels: dict[str, dict[str, list[tuple[int, float]]]], path: Path) -> None:
+    """The figure: a panel for each kind of work, the slope of the theory dashed; the caption beside it."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullLocator
+
+    from paper_figures.results import replace_text
+    from paper_figures.style import WIDTH, style
     from tensorchain.plotting.style import MARKERS, PALETTE
 
     with style():
-        figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 3.0), layout="constrained")
+        figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3.2), layout="constrained")
         for ax, (name, curves) in zip(axes, panels.items(), strict=True):
             title, label, slope = PANELS[name]
             for marker, colour, (model, points) in zip(MARKERS, PALETTE, curves.items(), strict=False):
                 size, spent = np.array(points).T
                 ax.loglog(size, 1e3 * spent, marker=marker, color=colour, markersize=4, label=model)
-            last = max(points[-1][1] for points in curves.values())
-            ax.loglog(size, 2e3 * last * (size / size[-1]) ** slope, "k--", linewidth=1, label=f"slope {slope}")
-            ax.set(title=title, xlabel=label, ylabel="milliseconds")
-            ax.minorticks_off()
+            # Below the curves, where no mark is.
+            last = min(points[-1][1] for points in curves.values())
+            ax.loglog(size, 4e2 * last * (size / size[-1]) ** slope, "k--", linewidth=1)
+            ax.text(0.97, 0.03, f"dashed:\nslope {slope}", transform=ax.transAxes, ha="right", fontsize=8)
+            ax.set(title=title, xlabel=label)
+            ax.xaxis.set_minor_locator(NullLocator())
             ax.set_xticks(size, [f"{x:g}" if x < 1e4 else f"{x:.0e}".replace("e+0", "e") for x in size])
-            ax.legend(fontsize=6)
+        axes[0].set_ylabel("milliseconds")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=200)
+        figure.savefig(path, dpi=1440 / WIDTH)
         plt.close(figure)
+    replace_text(path.with_suffix(".txt"), describe() + "\n")
 
 
 def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--image", type=Path, default=Path("docs/images/growth.png"))
+    options.add_argument("--redraw", action="store_true", help="draw the numbers that are there")
     given = options.parse_args()
+    if given.redraw:
+        draw(json.loads((given.results / "growth.json").read_text(encoding="utf-8"))["panels"], given.image)
+        return
     with threadpool_limits(given.threads):
         panels = measure(given.quick)
     save(given.results, "growth", {"threads": given.threads, "panels": panels}, quick=given.quick)

@@ -1,6 +1,6 @@
 """How often a rank study recommends the planted rank of a CP, and whether it says so where it cannot tell.
 
-    python -m benchmarks.rank_study [--quick] [--count 100] [--first 1000]
+    python -m benchmarks.rank_study [--quick] [--count 100] [--first 1000] [--restart]
 
 Tensors of 12 x 11 x 10 to 20 x 15 x 12 with CP ranks 1 to 6 and noise of 1 to 20 % of the norm of the model (its
 logarithm uniform); factors are Gaussian, in a seventh of the tensors their columns have one cosine between 0.3 and 0.8.
@@ -11,13 +11,17 @@ Each is studied at ranks 1 to 8 with the default settings.  Outcomes:
     wrong       anything else
 
 Thresholds of the rule were chosen on the seeds from 0 on (`--first 0`), and the figures that are reported come from
-those from 1000 on.  Times are of the processor, on one BLAS thread.
+those from 1000 on.  Times are of the processor, on one BLAS thread.  Each tensor is saved as it is measured, and a run
+goes on from what is there; `--restart` measures all again.
 """
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +32,7 @@ from benchmarks.timing import parser, save
 
 RANKS = range(1, 9)
 _COLLINEAR = 1.0 / 7.0
-_REPORTED = 1000
+_REPORTED, _QUICK = 1000, 12
 
 
 @dataclass(frozen=True)
@@ -88,28 +92,37 @@ def main() -> None:
     options.add_argument(
         "--first", type=int, default=_REPORTED, metavar="SEED", help="seed of the first (default 1000)"
     )
+    options.add_argument("--restart", action="store_true", help="measure again what is there already")
     asked = options.parse_args()
-    count = 12 if asked.quick else asked.count
-    rows = []
+    seeds = range(asked.first, asked.first + (_QUICK if asked.quick else asked.count))
+    name = "rank_study" if asked.first == _REPORTED else f"rank_study_{asked.first}"
+    rows = [] if asked.restart else [row for row in saved(asked.results / f"{name}.json") if row["seed"] in seeds]
     with threadpool_limits(asked.threads):
-        for seed in range(asked.first, asked.first + count):
-            row = measured(planted(seed))
-            rows.append(row)
-            told = "" if row["outcome"] == "right" else f"  {row['candidates']}: {'; '.join(row['evidence'])}"
-            print(f"{seed}  rank {row['rank']}  noise {row['noise']:.3f}  {row['outcome']}{told}", flush=True)
-    tally = {name: sum(row["outcome"] == name for row in rows) for name in ("right", "open", "wrong")}
+        for seed in seeds:
+            if all(row["seed"] != seed for row in rows):
+                rows.append(measured(planted(seed)))
+                save(asked.results, name, {"summary": summary(rows), "rows": rows}, quick=asked.quick)
+    for row in rows:
+        told = "" if row["outcome"] == "right" else f"  {row['candidates']}: {'; '.join(row['evidence'])}"
+        print(f"{row['seed']}  rank {row['rank']}  noise {row['noise']:.3f}  {row['outcome']}{told}")
+    print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in summary(rows).items()))
+
+
+def saved(path: Path) -> list[dict[str, Any]]:
+    """The tensors that are measured already."""
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+    return rows
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How many there are of each outcome, and seconds of a study."""
     seconds = np.array([row["seconds"] for row in rows])
-    summary = {
-        "tensors": count,
-        "first_seed": asked.first,
-        **tally,
+    return {
+        "tensors": len(rows),
+        **{name: sum(row["outcome"] == name for row in rows) for name in ("right", "open", "wrong")},
         "median_seconds": round(float(np.median(seconds)), 2),
         "most_seconds": round(float(seconds.max()), 2),
     }
-    print(f"{count} tensors: {tally['right']} right, {tally['open']} open, {tally['wrong']} wrong")
-    print(f"seconds of a study of {len(RANKS)} ranks: median {np.median(seconds):.1f}, most {seconds.max():.1f}")
-    name = "rank_study" if asked.first == _REPORTED else f"rank_study_{asked.first}"
-    save(asked.results, name, {"summary": summary, "rows": rows}, quick=asked.quick)
 
 
 if __name__ == "__main__":

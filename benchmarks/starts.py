@@ -148,14 +148,14 @@ def error_bound(console: Console, starts: int) -> None:
         for solver in (tc.LM(max_iter=300), tc.ALS(max_iter=300)):
             fit = tc.decompose(tensor, "tc", 3, rng=seed, solver=solver)
             began = time.process_time()
-            tame = tc.decompose(tensor, init=fit.model, constraint=tc.ErrorBound(fit.error), rng=seed)
+            stable = tc.decompose(tensor, init=fit.model, constraint=tc.ErrorBound(fit.error), rng=seed)
             spent = time.process_time() - began
             view.add_row(
                 type(solver).__name__,
                 f"{fit.error:.3g}",
                 f"{fit.sensitivity:.2g}",
-                f"{tame.error:.3g}",
-                f"{tame.sensitivity:.2g}",
+                f"{stable.error:.3g}",
+                f"{stable.sensitivity:.2g}",
                 f"{spent:.2g} s",
             )
     console.print(view)

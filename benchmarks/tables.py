@@ -59,20 +59,17 @@ def whole(found: dict[str, Any]) -> str:
 
 
 def short(found: dict[str, Any]) -> str:
-    """One line for each problem: ours, and how much longer the others take."""
+    """One line for each problem: our time, and those of others divided by it."""
     rows = []
     for name in ("sweeps", "lm_steps"):
         for row in found.get(name, {}).get("rows", []):
-            others = [
-                f"{peer} {ratio:{'.0f' if ratio >= 100 else '.2g'}}\N{MULTIPLICATION SIGN}"
-                for peer, ratio in _peers(row)
-            ]
+            others = [f"{peer} {ratio:{'.0f' if ratio >= 100 else '.2g'}}" for peer, ratio in _peers(row)]
             rows.append([row["name"], f"{row['timings']['tensorchain']['median']:.2g} ms", ", ".join(others)])
     if "sparse_cp" in found:
         row = found["sparse_cp"]
         name = f"sparse CP, {row['entries']:.0e} entries, rank {row['rank']}".replace("e+0", "e")
-        rows.append([name, f"{row['tensorchain sweep s']:.2g} s", f"pyttb {row['ratio']:.2g}\N{MULTIPLICATION SIGN}"])
-    return table(["one sweep or iteration", "tensorchain", "the others take, of that"], rows)
+        rows.append([name, f"{row['tensorchain sweep s']:.2g} s", f"pyttb {row['ratio']:.2g}"])
+    return table(["one sweep or iteration", "tensorchain", "others / ours"], rows)
 
 
 _EXPLAINED = """Same tensor, same number of threads, runs in turn, medians; error is relative, after the same number of

@@ -15,17 +15,18 @@ release = version = tensorchain.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx.ext.viewcode",
     # Of docs/extensions.
     "command_line",
     "docstrings",
     "examples",
+    "formulas",
     "gallery",
-    "mathml",
     "measured",
 ]
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build", "extensions"]
+exclude_patterns = ["_build", "extensions", "paper"]
 # Docstrings put names of the code between single backticks.
 default_role = "code"
 
@@ -38,7 +39,8 @@ html_theme = "furo"
 html_title = f"tensorchain {release}"
 html_show_sourcelink = False
 html_copy_source = False
-html_static_path: list[str] = []
+html_static_path = [str(Path(__file__).parent / "static")]
+html_css_files = ["narrow.css"]
 html_theme_options = {"navigation_with_keys": True}
 pygments_style = "friendly"
 pygments_dark_style = "monokai"

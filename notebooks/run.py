@@ -1,13 +1,15 @@
 """Run the notebooks and keep their pictures: `python -m notebooks.run [NAME ...] [--full] [--images FOLDER]`.
 
 A notebook in this folder has no outputs.  It is run in a kernel of its own, from this folder, with quick settings
-unless `--full` is given; the last picture that it draws is written to FOLDER, under the name of the notebook.
+unless `--full` is given; the last picture that it draws is written to FOLDER, under the name of the notebook, and
+beside it as JSON what is drawn and from which code.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import hashlib
 import json
 import os
 import sys
@@ -28,13 +30,38 @@ def paths(names: Sequence[str] = ()) -> list[Path]:
     return [path for path in found if not names or any(path.name.startswith(name) for name in names)] + elsewhere
 
 
+RECORD = """
+import json as _json
+import matplotlib.pyplot as _plt
+_drawn, _show = [], _plt.show
+
+
+def _record(*arguments, **options):
+    axes = [axes for number in _plt.get_fignums() for axes in _plt.figure(number).axes]
+    lines = [line.get_ydata() for each in axes for line in each.lines]
+    images = [image.get_array() for each in axes for image in each.images]
+    _drawn.append({"lines": [[float(y) for y in line] for line in lines], "means": [float(i.mean()) for i in images]})
+    _show(*arguments, **options)
+
+
+_plt.show = _record
+"""
+"""Run before a notebook: what its pictures show is remembered as numbers."""
+TELL = "print(_json.dumps(_drawn[-1] if _drawn else {}))"
+
+
 def executed(path: Path, *, quick: bool = True) -> Any:
-    """The notebook with its outputs; an error in a cell is raised."""
+    """The notebook with its outputs; an error in a cell is raised.
+
+    What the last picture shows is in `metadata.drawn`: ordinates of lines, means of images.
+    """
     import nbformat
     from jupyter_client.manager import KernelManager
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
+    added = [nbformat.v4.new_code_cell(code) for code in (RECORD, TELL)]
+    notebook.cells = [added[0], *notebook.cells, added[1]]
     environment = {key: value for key, value in os.environ.items() if key != "TENSORCHAIN_QUICK"}
     if quick:
         environment["TENSORCHAIN_QUICK"] = "1"
@@ -50,7 +77,16 @@ def executed(path: Path, *, quick: bool = True) -> Any:
         finally:
             if kernel.has_kernel:
                 kernel.shutdown_kernel(now=True)
+    notebook.cells = notebook.cells[1:-1]
+    notebook.metadata.drawn = json.loads(added[1].outputs[0].text)
     return notebook
+
+
+def code_of(path: Path) -> str:
+    """A digest of the code of a notebook."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    return hashlib.sha256("\n".join(code).encode()).hexdigest()[:16]
 
 
 def pictures(notebook: Any) -> list[bytes]:
@@ -89,6 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(printed(notebook))
         if options.images is not None:
             write(options.images / f"{path.stem}.png", pictures(notebook)[-1])
+            told = {"code": code_of(path), "full": options.full, "drawn": notebook.metadata.drawn}
+            write(options.images / f"{path.stem}.json", (json.dumps(told) + "\n").encode())
         if options.outputs is not None:
             write(options.outputs / path.name, json.dumps(notebook).encode())
         print(f"{path.name}: {time.monotonic() - began:.1f} s", flush=True)

@@ -41,7 +41,9 @@ def make_parser() -> argparse.ArgumentParser:
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--redraw", action="store_true", help="measure nothing, draw the numbers that are there")
     again.add_argument("--restart", action="store_true", help="measure again what is there already")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="copy the PNG files there, such as docs/images")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="copy PNG, caption and numbers there, such as docs/images"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes that measure")
     parser.add_argument("--json", action="store_true", help="print JSON: the files that were written, or the list")
     return parser

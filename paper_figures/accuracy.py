@@ -25,10 +25,10 @@ from matplotlib.ticker import LogLocator, NullLocator
 from paper_figures import network_rows
 from paper_figures.network_rows import NAMES, NETWORK
 from paper_figures.results import Job, Row, Settings, column, groups
-from paper_figures.style import caption, new_figure
+from paper_figures.style import new_figure
 from tensorchain.plotting import MARKERS, PALETTE
 
-__all__ = ["NETWORK", "draw", "jobs", "parameters"]
+__all__ = ["NETWORK", "describe", "draw", "jobs", "parameters"]
 
 BUDGETS = {"tc": (3, 5, 8), "tucker2": (3, 5, 8), "cp3": (3, 5, 8), "btd": (5,), "cp4": (5,), "tucker-cp": (5,)}
 SELECTIONS = {"global": "global", "one-step": "one-step", "multi-step": "multi-step", "evbmf": "EVBMF"}
@@ -52,11 +52,29 @@ def jobs(settings: Settings) -> Iterator[Job]:
     return network_rows.jobs(settings, runs)
 
 
+def final(rows: list[Row]) -> list[Row]:
+    """The rows after the last epoch, not rounded."""
+    return [row for row in rows if row["stage"] == f"epoch {row['epochs']}" and not row.get("bits")]
+
+
+def describe(rows: list[Row]) -> str:
+    """The caption."""
+    ends, dense = final(rows), network_rows.dense_row()
+    whole = float(dense["macs"]) / 1e6, float(dense["parameters"]) / 1e3
+    return (
+        f"{network_rows.title()}, compressed with the sensitivity controlled, with 3 epochs of restoration. "
+        f"{network_rows.epoch_text(ends)} Dotted: the dense network, {network_rows.dense_accuracy():.1f} %. Ranks are "
+        f"allocated under a budget for multiplications; parameters follow. The dense network does "
+        f"{whole[0]:.1f} million multiplications an image with {whole[1]:.0f} thousand parameters. "
+        f"{network_rows.seed_text(ends)}"
+    )
+
+
 def draw(rows: list[Row]) -> Figure:
     """Methods above, rank selections below; against multiplications and against parameters."""
-    ends = [row for row in rows if row["stage"] == f"epoch {row['epochs']}" and not row.get("bits")]
-    figure = new_figure(5.6)
-    panels = figure.subplots(2, 2, sharey="row", sharex="col")
+    ends = final(rows)
+    figure = new_figure(5.0)
+    panels = figure.subplots(2, 2, sharey=True, sharex="col")
     dense = network_rows.dense_row()
     for across, cost in enumerate(("macs", "parameters")):
         for position, method in enumerate(BUDGETS):
@@ -70,24 +88,17 @@ def draw(rows: list[Row]) -> Figure:
             panel.axhline(float(dense["test"]), color="black", linewidth=0.8, linestyle=(0, (1, 2)))
             panel.set_xscale("log")
             panel.grid(True, color="#DDDDDD", linewidth=0.6)
-    whole = float(dense["macs"]) / 1e6, float(dense["parameters"]) / 1e3
-    panels[1, 0].set_xlabel(f"million multiplications an image (dense: {whole[0]:.1f})")
-    panels[1, 1].set_xlabel(f"thousand parameters (dense: {whole[1]:.0f})")
-    for panel, title in zip(panels[:, 0], ("methods, ranks by global allocation", "Tucker-2, ranks by"), strict=True):
-        panel.set_title(title)
+    panels[1, 0].set_xlabel("million multiplications\nan image")
+    panels[1, 1].set_xlabel("thousand parameters")
+    for panel, title in zip(panels[:, 0], ("methods; ranks by global allocation", "Tucker-2; ranks by"), strict=True):
+        panel.set_title(title, loc="left").set_in_layout(False)
         panel.set_ylabel("test accuracy (%)")
     for panel in panels[:, 1]:
         panel.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     for axis in (panels[1, 0].xaxis, panels[1, 1].xaxis):
-        axis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)))
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 4.0, 6.0)))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter("{x:g}")
-    caption(
-        figure,
-        f"{network_rows.title()}, compressed with the sensitivity controlled, with 3 epochs of restoration. "
-        f"{network_rows.epoch_text(ends)} Dotted: the dense network, {float(dense['test']):.1f} %. Ranks are allocated "
-        f"under a budget for multiplications; parameters follow. {network_rows.seed_text(ends)}",
-    )
     return figure
 
 

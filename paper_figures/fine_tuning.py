@@ -24,10 +24,10 @@ from matplotlib.figure import Figure
 from paper_figures import network_rows
 from paper_figures.network_rows import NAMES, NETWORK
 from paper_figures.results import Job, Row, Settings, column, groups
-from paper_figures.style import caption, new_figure
+from paper_figures.style import new_figure
 from tensorchain.plotting import MARKERS, PALETTE
 
-__all__ = ["NETWORK", "draw", "jobs", "parameters"]
+__all__ = ["NETWORK", "describe", "draw", "jobs", "parameters"]
 
 METHODS = ("tc", "btd", "cp3", "cp4", "tucker-cp", "tucker2")
 TIMES = 5
@@ -49,6 +49,16 @@ def jobs(settings: Settings) -> Iterator[Job]:
     return network_rows.jobs(settings, runs)
 
 
+def describe(rows: list[Row]) -> str:
+    """The caption."""
+    return (
+        f"{network_rows.title()}, compressed to {TIMES} times fewer multiplications. Solid lines, filled marks: "
+        f"sensitivity controlled; dashed lines, open marks: plain least squares at equal ranks. "
+        f"{network_rows.epoch_text(rows)} Dotted: the dense network, {network_rows.dense_accuracy():.1f} %. "
+        f"{network_rows.seed_text(rows)} Below: the weights of the new layers rounded with one step a layer."
+    )
+
+
 def draw(rows: list[Row]) -> Figure:
     """Along the epochs above; over the bits below, before and after restoration."""
     figure = new_figure(5.4)
@@ -68,23 +78,18 @@ def draw(rows: list[Row]) -> Figure:
         ]
         curves(grid[name], few, "bits", [("32", 0), ("8", 1), ("6", 2), ("4", 3)])
         grid[name].set_xticks(range(4), ["float32", "8", "6", "4"])
-        grid[name].set(xlabel="bits of the new layers' weights", title=f"rounded {name} restoration")
+        grid[name].set(xlabel="bits of the new layers' weights", title=f"rounded {name} restoration", ylim=(0, 100))
     grid["before"].set_ylabel("test accuracy (%)")
     handles, labels = grid["epochs"].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, columnspacing=1.2, frameon=False)
-    caption(
-        figure,
-        f"{network_rows.title()}, compressed to {TIMES} times fewer multiplications. Solid, filled marks: sensitivity "
-        f"controlled; dashed: plain least squares, at equal ranks. {network_rows.epoch_text(rows)} "
-        f"Dotted: the dense network, {dense:.1f} %. {network_rows.seed_text(rows)}",
-    )
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, columnspacing=1.2, frameon=False)
+    grid["epochs"].set_title("along restoration")
     return figure
 
 
 def curves(panel: Any, rows: list[Row], name: str, places: list[tuple[str, int]]) -> None:
     """One curve a method, stabilised and not: means over seeds."""
     for (method, stabilised), mine in groups(rows, "method", "stabilised").items():
-        position, tame = METHODS.index(method), stabilised == "True"
+        position, stable = METHODS.index(method), stabilised == "True"
         points = groups(mine, name)
         found = [(place, np.mean(column(points[value], "test"))) for value, place in places if value in points]
         panel.plot(
@@ -92,9 +97,9 @@ def curves(panel: Any, rows: list[Row], name: str, places: list[tuple[str, int]]
             color=PALETTE[position],
             marker=MARKERS[position],
             markersize=4.5,
-            markerfacecolor=PALETTE[position] if tame else "white",
-            linestyle="-" if tame else (0, (3, 2)),
+            markerfacecolor=PALETTE[position] if stable else "white",
+            linestyle="-" if stable else (0, (3, 2)),
             linewidth=1.4,
-            label=NAMES[method] + ("" if tame else ", plain"),
+            label=NAMES[method] + ("" if stable else ", plain"),
         )
     panel.grid(True, axis="y", color="#DDDDDD", linewidth=0.6)

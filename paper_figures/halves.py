@@ -34,6 +34,8 @@ COLOURS = (PALETTE[0], PALETTE[1])
 """Of the halves."""
 TINTS = ("#A33B00", "#00553D")
 """Of the methods."""
+VERDICT = ("two halves, two answers", "two halves, one answer")
+"""What the eye sees of each method."""
 
 
 def parameters(settings: Settings) -> dict[str, Any]:
@@ -137,8 +139,8 @@ def describe(rows: list[Row]) -> str:
 def draw(rows: list[Row]) -> Figure:
     """Two rows of components for each data set, and its errors."""
     cases = groups(rows, "case")
-    figure = Figure(figsize=(WIDTH, 3.5 * len(cases)), layout="constrained")
-    grid = figure.add_gridspec(2 * len(cases), RANK + 1, width_ratios=[*([1.0] * RANK), 0.95])
+    figure = Figure(figsize=(WIDTH, 3.3 * len(cases)), layout="constrained")
+    grid = figure.add_gridspec(2 * len(cases), RANK + 1, width_ratios=[*([1.0] * RANK), 0.8])
     for position, mine in enumerate(cases.values()):
         by_method = groups(mine, "method")
         for line, (method, shown) in enumerate(by_method.items()):
@@ -150,13 +152,13 @@ def draw(rows: list[Row]) -> Figure:
                 draw_component(panels[-1], here, last=line == 1)
                 if component:
                     panels[-1].tick_params(labelleft=False)
-            score, size = float(shown[0]["match"]), max(column(shown, "size"))
+            score = float(shown[0]["match"])
             # A title over three panels: text that the layout leaves out, and room for it.
             panels[0].set_title(" ", fontsize=9.5)
             title = panels[0].text(
                 0.0,
                 1.06,
-                f"{method}: halves match {score:.2f}, components up to {size_text(size)} times the data",
+                f"{method}: {VERDICT[line]} (match {score:.2f})",
                 transform=panels[0].transAxes,
                 fontsize=9.5,
                 fontweight="bold",
@@ -186,7 +188,7 @@ def draw_component(panel: Any, rows: list[Row], *, last: bool) -> None:
             linestyle=("-", "--")[half],
         )
     names = [row["index"] for row in next(iter(groups(rows, "half").values()))]
-    panel.set_xticks(range(len(names)), names if last else [""] * len(names), rotation=90, fontsize=8)
+    panel.set_xticks(range(len(names)), names if last else [""] * len(names), rotation=90, fontsize=7.5)
     panel.axhline(0.0, color="#999999", linewidth=0.6)
     panel.set_ylim(-1.05, 1.05)
     panel.set_yticks([-1, 0, 1])
@@ -202,5 +204,9 @@ def draw_rounding(panel: Any, by_method: dict[str, list[Row]]) -> None:
     panel.set_ylim(min(values) / 5.0, 3.0 * max(values))
     panel.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     panel.yaxis.set_minor_locator(NullLocator())
-    panel.set_title("moved by rounding\nto half precision", fontsize=9)
-    panel.set_xticks(range(len(values)), [method.replace(" error", "\nerror") for method in by_method], fontsize=9)
+    panel.set_title("moved by\nrounding to\n16 bits", fontsize=9)
+    panel.set_xticks(
+        range(len(values)),
+        [method.replace(" error", "\nerror").replace("% more", "%\nmore") for method in by_method],
+        fontsize=9,
+    )

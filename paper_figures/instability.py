@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 import tensorchain as tc
 from paper_figures.fits import decompose
 from paper_figures.results import Job, Row, Settings, groups
-from paper_figures.style import caption, legend_above, new_figure, shape_text
+from paper_figures.style import legend_above, new_figure, shape_text
 from paper_figures.trace import Trace, spread
 from tensorchain.plotting import ERROR_LABEL, SENSITIVITY_LABEL, plot_runs
 
@@ -86,6 +86,17 @@ def load(kind: str, shape: tuple[int, ...], bonds: tuple[int, ...], seed: int) -
     return tc.datasets.exact_chain(shape, bonds, rng, noise=NOISE if kind == "noisy" else 0.0).tensor
 
 
+def describe(rows: list[Row]) -> str:
+    """The caption."""
+    bonds = rows[0]["bonds"].replace("-", ",")
+    return (
+        f"Tensors {shape_text(rows[0]['shape'])} of norm 1 as looped chains of bonds ({bonds}) from "
+        f"{len(groups(rows, 'start'))} random starts; the third is the second with noise of {NOISE:g} of its "
+        "norm. The best iterate so far in its optimal gauge: medians, and bands from the lower to the upper quartile. "
+        f"A run that stopped counts with its last value. Errors below {FLOOR:g} leave the picture."
+    )
+
+
 def draw(rows: list[Row]) -> Figure:
     """A column for each kind of tensor; error, sensitivity and block norm below each other."""
     kinds = groups(rows, "tensor")
@@ -105,12 +116,4 @@ def draw(rows: list[Row]) -> Figure:
     # Errors at rounding level would flatten all others.
     panels[0, 0].set_ylim(bottom=max(FLOOR, panels[0, 0].get_ylim()[0]))
     legend_above(figure, panels[0, 0])
-    bonds = rows[0]["bonds"].replace("-", ",")
-    caption(
-        figure,
-        f"Tensors {shape_text(rows[0]['shape'])} of norm 1 as looped chains of bonds ({bonds}) from "
-        f"{len(groups(rows, 'start'))} random starts; the third is the second with noise of {NOISE:g} of its "
-        "norm. The best iterate so far in its optimal gauge: medians, and bands from the lower to the upper quartile. "
-        f"A run that stopped counts with its last value. Errors below {FLOOR:g} leave the picture.",
-    )
     return figure

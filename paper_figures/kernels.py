@@ -26,7 +26,7 @@ import tensorchain as tc
 from benchmarks.networks import stored
 from paper_figures.fits import decompose
 from paper_figures.results import Job, Row, Settings, column, groups
-from paper_figures.style import caption, new_figure
+from paper_figures.style import new_figure
 from tensorchain.compression import kernel_tensor
 from tensorchain.plotting import PALETTE
 
@@ -96,38 +96,59 @@ def measure(network: str, model: str, divide: int, layer: str, seed: int) -> lis
     ]
 
 
-def draw(rows: list[Row]) -> Figure:
-    """Sensitivities above, errors below; a column of panels for each model."""
+def shown_rows(rows: list[Row]) -> tuple[tuple[str, ...], dict[tuple[str, ...], list[Row]]]:
+    """The first network and its ranks, and its rows by model."""
     first = next(iter(groups(rows, "network", "divide")))
-    shown = [row for row in rows if (row["network"], row["divide"]) == first]
-    models = groups(shown, "model")
-    figure = new_figure(5.0)
-    panels = figure.subplots(2, len(models), sharey="row", sharex=True, squeeze=False, height_ratios=(1.5, 1))
+    return first, groups([row for row in rows if (row["network"], row["divide"]) == first], "model")
+
+
+def drops(rows: list[Row], name: str) -> np.ndarray:
+    """What the correction divides a column by, for each layer."""
+    methods = groups(rows, "method")
+    return np.array(column(methods[BEFORE], name)) / np.array(column(methods[AFTER], name))
+
+
+def describe(rows: list[Row]) -> str:
+    """The caption."""
+    (network, divide), models = shown_rows(rows)
     told = []
-    for across, (model, mine) in enumerate(models.items()):
+    for model, mine in models.items():
+        fall, rise = drops(mine, "sensitivity"), 1.0 / drops(mine, "error")
+        errors = column(groups(mine, "method")[BEFORE], "error")
+        told.append(
+            f"{model}: {np.median(fall):.1f} times less sensitive (median; at most {fall.max():.0f}), errors "
+            f"{min(errors):.2f} to {max(errors):.2f}, which grow by {100 * (rise.max() - 1):.1f} % at most"
+        )
+    return (
+        f"The {len(next(iter(models.values()))) // 2} convolutions of several taps in {network}, as chains with bonds "
+        f"(3, S/{divide}, T/{divide}) and as CPDs with as many parameters. Before: least squares in its best gauge. "
+        f"After: the least sensitive model found from there with an error at most 1 % larger. {'; '.join(told)}."
+    )
+
+
+def draw(rows: list[Row]) -> Figure:
+    """A line from before to after for each layer, a panel for each model; errors, which are alike, in the caption."""
+    _, models = shown_rows(rows)
+    layers_shown = len(next(iter(models.values()))) // 2
+    figure = new_figure(1.0 + 0.19 * layers_shown)
+    panels = figure.subplots(1, len(models), sharey=True, sharex=True, squeeze=False)[0]
+    for panel, (model, mine) in zip(panels, models.items(), strict=True):
         methods = groups(mine, "method")
         places = np.arange(len(methods[BEFORE]))
-        drops = np.array(column(methods[BEFORE], "sensitivity")) / np.array(column(methods[AFTER], "sensitivity"))
-        told.append(f"{model} {np.median(drops):.1f} (median), at most {drops.max():.0f}")
-        for panel, name in zip(panels[:, across], ("sensitivity", "error"), strict=True):
-            ends = [np.array(column(methods[method], name)) for method in (BEFORE, AFTER)]
-            if name == "sensitivity":
-                panel.vlines(places, *ends, color="#BBBBBB", linewidth=1.0, zorder=1)
-            for k, (method, values) in enumerate(zip((BEFORE, AFTER), ends, strict=True)):
-                panel.plot(places, values, linestyle="none", marker="os"[k], color=PALETTE[1 - k], markersize=4.5 - k)
-                panel.lines[-1].set_label(method)
-            panel.grid(True, axis="y", color="#DDDDDD", linewidth=0.6)
-        panels[0, across].set(yscale="log", title=f"{model} of each kernel")
-        panels[1, across].set_xticks(places, [row["layer"] for row in methods[BEFORE]], rotation=90, fontsize=6.5)
-    panels[0, 0].set_ylabel(r"sensitivity SS / $\Vert X\Vert^{2(K-1)/K}$")
-    panels[1, 0].set(ylabel="relative error", ylim=(0.0, 1.15 * max(column(shown, "error"))))
-    panels[0, 0].legend(loc="lower right")
-    divide = first[1]
-    caption(
-        figure,
-        f"The {len(next(iter(models.values()))) // 2} convolutions of several taps in {first[0]}, as chains with bonds "
-        f"(3, S/{divide}, T/{divide}) and as CPDs with as many parameters. Before: least squares in its best gauge. "
-        "After: the least sensitive model found from there with an error at most 1 % larger. The sensitivity falls by "
-        f"a factor of: {'; '.join(told)}.",
-    )
+        ends = [np.array(column(methods[method], "sensitivity")) for method in (BEFORE, AFTER)]
+        panel.hlines(places, *ends, color="#BBBBBB", linewidth=2.0, zorder=1)
+        for k, (method, values) in enumerate(zip((BEFORE, AFTER), ends, strict=True)):
+            panel.plot(values, places, linestyle="none", marker="os"[k], color=PALETTE[1 - k], markersize=5 - k)
+            # Named once, above the marks of the first layer.
+            if panel is panels[0]:
+                panel.annotate(
+                    method.replace(", ", ",\n"), (values[0], places[0]), (0, 5), textcoords="offset points",
+                    ha="center", va="bottom", fontsize=8, color=PALETTE[1 - k],
+                )  # fmt: skip
+        panel.set_title(f"{model} of each kernel")
+        panel.set_xscale("log")
+        panel.grid(True, axis="x", color="#DDDDDD", linewidth=0.6)
+        panel.set_yticks(places, [row["layer"] for row in methods[BEFORE]], fontsize=7.5)
+        panel.set_ylim(len(places) - 0.5, -2.2)
+        panel.set_xlabel(r"sensitivity SS / $\Vert X\Vert^{2(K-1)/K}$")
     return figure

@@ -1,8 +1,8 @@
 """Speed of compressed networks in ONNX Runtime against their multiplications.
 
-Shown: each mark is a network with the ranks that the study chose for a ResNet-18 of width 16: its speed-up over the
-dense network, both timed in turn in one run, against how many times fewer multiplications it does.  On the line, time
-falls as multiplications do; below it, the smaller layers are less efficient.  One and two threads, batches of 1 and 32.
+Shown: each bar is a network with the ranks that the study chose for a ResNet-18 of width 16: its speed-up over the
+dense network, both timed in turn in one run.  Small layers are less efficient, so time falls less than the number of
+multiplications does.  One and two threads, batches of 1 and 32.
 
 Paper: "CNN acceleration by low-rank approximation with quantized factors", on timings.  What differs: the network, and
 the machine is the one that draws the figure.  Always measured, with random weights, without PyTorch (needs onnx and
@@ -20,10 +20,10 @@ from matplotlib.figure import Figure
 from benchmarks.networks.rows import RESULTS, Results
 from paper_figures.network_rows import NAMES, NETWORK, title
 from paper_figures.results import Job, Row, Settings, column, groups
-from paper_figures.style import caption, new_figure
-from tensorchain.plotting import MARKERS, PALETTE
+from paper_figures.style import new_figure
+from tensorchain.plotting import PALETTE
 
-__all__ = ["NETWORK", "TIMED", "draw", "jobs", "parameters"]
+__all__ = ["NETWORK", "TIMED", "describe", "draw", "jobs", "parameters"]
 
 TIMED = True
 SIDE = 28
@@ -61,48 +61,65 @@ def measure(runs: tuple[str, ...], threads: int, batch: int, seconds: float) -> 
     return [{name: value for name, value in row.items() if name not in ("threads", "batch")} for row in rows]
 
 
-def draw(rows: list[Row]) -> Figure:
-    """A panel for each number of threads and batch."""
-    cases = groups(rows, "threads", "batch")
-    figure = new_figure(2.9 if len(cases) <= 2 else 5.4)
-    panels = figure.subplots(len(cases) // 2, 2, sharex=True, sharey=True, squeeze=False).ravel()
-    ratios = column(rows, "mac_ratio")
-    for panel, ((threads, batch), mine) in zip(panels, cases.items(), strict=True):
-        for method, name in NAMES.items():
-            for fold in (False, True):
-                chosen = [r for r in mine if r["model"].startswith(f"{method}-global") and of_form(r["model"], fold)]
-                if chosen:
-                    mark(panel, chosen, list(NAMES).index(method), name + (", folded" if fold else ""), fold)
-        panel.plot([1.0, max(ratios)], [1.0, max(ratios)], color="black", linewidth=0.8, zorder=1)
-        panel.axhline(1.0, color="black", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-        word = "thread" if int(threads) == 1 else "threads"
-        panel.set(title=f"{threads} {word}, batch of {batch}", xlabel="times fewer multiplications")
-        panel.set_ylabel("speed-up in ONNX Runtime")
-        panel.label_outer()
-        panel.grid(True, color="#DDDDDD", linewidth=0.6)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
+def describe(rows: list[Row]) -> str:
+    """The caption."""
     rounds = min(column(rows, "rounds"))
-    caption(
-        figure,
-        f"{title()}: ranks as chosen by the study for fewer multiplications. Medians over {rounds:.0f} or more rounds "
-        "of the ratio of the dense network's time to that of the compressed one, in single precision. Folded: "
-        "the groups of a chain are moved into the batch. The line: as much faster as there are fewer multiplications; "
-        "dotted: no faster.",
+    ratios = sorted({round(float(row["mac_ratio"])) for row in rows if float(row["mac_ratio"]) > 1.5})
+    times = " or ".join(map(str, ratios))
+    return (
+        f"{title()}, in single precision: time of the dense network over that of the compressed one, both timed in "
+        f"turn in ONNX Runtime; medians over {rounds:.0f} or more rounds. Ranks are those that the study chose for "
+        f"{times} times fewer multiplications. Small layers are less efficient, so time falls less than the number of "
+        "multiplications does. Folded: the groups of a chain are moved into the batch."
     )
+
+
+def draw(rows: list[Row]) -> Figure:
+    """A panel for each number of threads and batch, a bar for each network."""
+    cases = groups(rows, "threads", "batch")
+    named = {case: bars_of(mine) for case, mine in cases.items()}
+    names = sorted({name for bars in named.values() for name in bars}, key=lambda name: order_of(name, named))
+    lines = (len(cases) + 1) // 2
+    figure = new_figure(0.9 + lines * (0.3 + 0.24 * len(names)))
+    panels = figure.subplots(lines, 2, sharex=True, sharey=True, squeeze=False).ravel()
+    places = range(len(names))
+    longest = max(speed for bars in named.values() for speed, _ in bars.values())
+    for panel, ((threads, batch), bars) in zip(panels, named.items(), strict=False):
+        for place, name in enumerate(names):
+            if name not in bars:
+                continue
+            speed, colour = bars[name]
+            panel.barh(place, speed, 0.7, color=colour)
+            panel.annotate(
+                f"{speed:.2g}\N{MULTIPLICATION SIGN}", (speed, place), (3, 0), textcoords="offset points", va="center",
+                fontsize=8,
+            )  # fmt: skip
+        panel.axvline(1.0, color="black", linewidth=0.8)
+        word = "thread" if int(threads) == 1 else "threads"
+        panel.set_title(f"{threads} {word}, batch of {batch}")
+        panel.set(yticks=places, yticklabels=names, xlim=(0.0, 1.2 * longest))
+    for panel in panels[-2:]:
+        panel.set_xlabel("speed-up in ONNX Runtime")
+    panels[0].invert_yaxis()
     return figure
 
 
-def of_form(model: str, fold: bool) -> bool:
-    """Whether a model in single precision is of this form."""
-    return not model.endswith("int8") and model.endswith(" fold") == fold
+def bars_of(rows: list[Row]) -> dict[str, tuple[float, str]]:
+    """Speed-up and colour of each network in single precision, by name; with the budget where there are several."""
+    found: dict[str, tuple[float, str]] = {}
+    budgets = {round(float(row["mac_ratio"])) for row in rows if float(row["mac_ratio"]) > 1.5}
+    for position, (method, name) in enumerate(NAMES.items()):
+        for row in rows:
+            if row["model"].startswith(f"{method}-global") and not row["model"].endswith("int8"):
+                folded = ", folded" if row["model"].endswith(" fold") else ""
+                budget = f", {round(float(row['mac_ratio']))}\N{MULTIPLICATION SIGN}" if len(budgets) > 1 else ""
+                found[name + folded + budget] = float(row["speed_up"]), PALETTE[position]
+    return found
 
 
-def mark(panel: Any, rows: list[Row], position: int, name: str, hollow: bool) -> None:
-    """The budgets of one method."""
-    colour = PALETTE[position]
-    face = "white" if hollow else colour
-    style = {"linestyle": "none", "marker": MARKERS[position], "markersize": 6, "color": colour, "label": name}
-    panel.plot(column(rows, "mac_ratio"), column(rows, "speed_up"), markerfacecolor=face, **style)
+def order_of(name: str, named: dict[tuple[str, ...], dict[str, tuple[float, str]]]) -> float:
+    """The fastest first."""
+    return -max(bars[name][0] for bars in named.values() if name in bars)
 
 
 @cache

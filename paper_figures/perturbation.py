@@ -27,7 +27,7 @@ import tensorchain as tc
 from paper_figures.data import available, load
 from paper_figures.fits import decompose
 from paper_figures.results import Job, Row, Settings, column, groups
-from paper_figures.style import caption, new_figure, rank_text, shape_text
+from paper_figures.style import new_figure, rank_text, shape_text
 from tensorchain.models import Model
 from tensorchain.plotting import MARKERS, PALETTE
 
@@ -120,32 +120,39 @@ def monte_carlo(model: Model, sigma: float, draws: int, rng: np.random.Generator
     return float(moved.mean()), float(moved.std(ddof=1) / np.sqrt(draws))
 
 
+def describe(rows: list[Row]) -> str:
+    """The caption."""
+    described = []
+    for case, mine in groups(rows, "case").items():
+        first = next(iter(groups(mine, "start").values()))
+        states = groups(first, "state").values()
+        reached = ", ".join(f"{float(points[0]['sensitivity']):.1e}" for points in states)
+        model, shape = first[0]["model"].upper(), shape_text(first[0]["shape"], "")
+        described.append(f"{case} {shape} as {model} of rank {first[0]['rank']}, SS {reached}")
+    return (
+        f"Marks: means of {rows[0]['draws']} Monte Carlo draws with 95 % intervals. Plain ALS, the same X in the "
+        "optimal gauge, and the least sensitive model found with the same error. "
+        f"Of each tensor the first random start: {'; '.join(described)} (in that order)."
+    )
+
+
 def draw(rows: list[Row]) -> Figure:
     """A panel for each tensor; the first fit of each."""
     cases = groups(rows, "case")
     figure = new_figure(3.9)
     panels = figure.subplots(1, len(cases), sharex=True, sharey=True, squeeze=False)[0]
-    described = []
     for panel, (case, mine) in zip(panels, cases.items(), strict=True):
         first = next(iter(groups(mine, "start").values()))
         for position, (state, points) in enumerate(groups(first, "state").items()):
             draw_state(panel, state, position, points)
         own = float(first[0]["error"]) ** 2
         panel.axhline(own, color="black", linewidth=0.8, linestyle=(0, (1, 2)))
-        panel.annotate(
-            "error² of the fit",
-            (SIGMAS[-1], own),
-            xytext=(0, 2),
-            textcoords="offset points",
-            ha="right",
-            fontsize=7.5,
-        )
-        model, shape = first[0]["model"].upper(), shape_text(first[0]["shape"], "")
-        panel.set(xscale="log", yscale="log", title=case, xlabel=r"deviation $\sigma$ of the noise")
+        if panel is panels[-1]:
+            panel.annotate(
+                "error² of the fit", (SIGMAS[-1], own), (0, -3), textcoords="offset points", ha="right", va="top"
+            )
+        panel.set(xscale="log", yscale="log", title=case, xlabel=r"noise $\sigma$")
         panel.grid(True, color="#DDDDDD", linewidth=0.6)
-        ratios = [float(points[0]["sensitivity"]) for points in groups(first, "state").values()]
-        reached = ", ".join(f"{value:.1e}" for value in ratios)
-        described.append(f"{case} {shape} as {model} of rank {first[0]['rank']}, SS {reached}")
     panels[0].set_ylabel(r"$\mathrm{E}\,\Vert X(\theta + noise) - X\Vert^2$ for $\Vert T\Vert = 1$")
     black = {"color": "black", "linewidth": 1.2}
     handles = [
@@ -153,13 +160,7 @@ def draw(rows: list[Row]) -> Figure:
         Line2D([], [], **black, label="exact"),
         Line2D([], [], **black, linestyle="--", label=r"first order, $\sigma^2$ SS"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False)
-    caption(
-        figure,
-        f"Marks: means of {rows[0]['draws']} Monte Carlo draws with 95 % intervals. Plain ALS, the same X in the "
-        "optimal gauge, and the least sensitive model found with the same error. "
-        f"Of each tensor the first random start: {'; '.join(described)} (in that order).",
-    )
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 

@@ -41,7 +41,7 @@ def draw_figures(
     folder : where pictures and numbers go; made if needed.
     redraw : measure nothing, draw the numbers that are there.
     restart : measure everything again.
-    images : a folder to copy the PNG files to; with them caption and numbers, where the caption is a file.
+    images : a folder to copy pictures (PNG), captions (TXT) and numbers (CSV, JSON) to.
     workers : processes that measure; figures that show times use one.
     console : where progress is shown.
 
@@ -64,13 +64,12 @@ def draw_figures(
         with style():
             saved = save(module.draw(results.rows), folder, name)
         pictures += saved
-        if hasattr(module, "describe"):
-            # The caption is text beside the picture, which pages and papers set in their own type.
-            replace_text(folder / f"{name}.txt", module.describe(results.rows) + "\n")
+        # The caption is text beside the picture, which pages and papers set in their own type.
+        replace_text(folder / f"{name}.txt", module.describe(results.rows) + "\n")
         console.print("  " + "  ".join(map(str, [*saved, results.csv])), highlight=False, soft_wrap=True, markup=False)
         if images is not None:
             images.mkdir(parents=True, exist_ok=True)
-            for ending in ("png", "txt", "csv", "json") if hasattr(module, "describe") else ("png",):
+            for ending in ("png", "txt", "csv", "json"):
                 shutil.copyfile(folder / f"{name}.{ending}", images / f"{name}.{ending}")
     return pictures
 

@@ -31,7 +31,7 @@ from paper_figures.data import available, fingerprint, load
 from paper_figures.equal import budget, rank_within
 from paper_figures.fits import decompose
 from paper_figures.results import Job, Row, Settings, column, groups
-from paper_figures.style import caption, few_ticks, new_figure, shape_text
+from paper_figures.style import few_ticks, new_figure, shape_text
 from tensorchain.plotting import BLUE, ERROR_LABEL, GREEN, VERMILLION
 
 NOISE = 0.1
@@ -116,6 +116,16 @@ def without_sharing(chain: tc.TensorChain) -> tc.BlockTerm:
     return tc.BlockTerm([(small, [first[r], basis, last[:, :, r].T]) for r in range(chain.bonds[0])])
 
 
+def describe(rows: list[Row]) -> str:
+    """The caption."""
+    bonds = ", ".join(f"({text.replace('-', ',')})" for text in groups(rows, "bonds"))
+    return (
+        f"The same tensor of order 3 as looped chain of bonds {bonds}, and as sum of as many Tucker terms as the first "
+        f"bond says; the photograph in grey, the noise {NOISE:g} of the norm. The best of "
+        f"{len(groups(rows, 'start'))} random starts for each size."
+    )
+
+
 def draw(rows: list[Row]) -> Figure:
     """A panel for each tensor; of all starts the best of each size."""
     cases = groups(rows, "case")
@@ -123,7 +133,7 @@ def draw(rows: list[Row]) -> Figure:
     panels = figure.subplots(1, len(cases), squeeze=False)[0]
     for panel, (case, mine) in zip(panels, cases.items(), strict=True):
         draw_case(panel, list(groups(mine, "bonds").values()))
-        panel.set(title=f"{case}, {shape_text(mine[0]['shape'], '')}", xlabel="parameters")
+        panel.set(title=f"{case}\n{shape_text(mine[0]['shape'], '')}", xlabel="parameters")
         few_ticks(panel)
     panels[0].set_ylabel(ERROR_LABEL)
     handles = [
@@ -132,14 +142,7 @@ def draw(rows: list[Row]) -> Figure:
         Line2D([], [], color=GREEN, marker="D", markerfacecolor="white", linestyle=":", label="the TC as BTD"),
         Line2D([], [], color=GREEN, marker="D", linestyle=":", label="with its cores let free"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
-    bonds = ", ".join(f"({text.replace('-', ',')})" for text in groups(rows, "bonds"))
-    caption(
-        figure,
-        f"The same tensor of order 3 as looped chain of bonds {bonds}, and as sum of as many Tucker terms as the first "
-        f"bond says; the photograph in grey, the noise {NOISE:g} of the norm. The best of "
-        f"{len(groups(rows, 'start'))} random starts for each size.",
-    )
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 

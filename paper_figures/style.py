@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import textwrap
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-WIDTH = 7.2
-"""Inches: the text width of a two-column page."""
+WIDTH = 5.6
+"""Inches.  At this width type of 9 points is still legible in a column of 3.4 inches and on a phone."""
 COLUMN = 3.4
-"""Inches: the width of one column."""
-_CAPTION_SIZE = 7.5
-_CHARACTERS = 122
-"""Of a caption line at that size and width."""
+"""Inches: the width of one column of a page."""
+_PIXELS = 1440
+"""Across a PNG file, whatever its width in print."""
 
 
 def style() -> AbstractContextManager[None]:
@@ -63,12 +61,6 @@ def rank_text(rank: Any) -> str:
     return str(rank).replace(" ", "")
 
 
-def caption(figure: Figure, text: str) -> None:
-    """What was run, below the panels."""
-    lines = textwrap.fill(" ".join(text.split()), _CHARACTERS)
-    figure.supxlabel(lines, x=0.01, ha="left", fontsize=_CAPTION_SIZE, color="#333333")
-
-
 def legend_above(figure: Figure, panel: Axes) -> None:
     """One legend for all panels, above them: that of `panel`."""
     handles, labels = panel.get_legend_handles_labels()
@@ -99,8 +91,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {"Software": None})):
         path, temporary = folder / f"{name}{suffix}", folder / f".{name}.tmp{suffix}"
         # Without a date, equal numbers give equal files.
-        # As many pixels across, whatever the width in print.
-        figure.savefig(temporary, dpi=200 * WIDTH / figure.get_figwidth(), metadata=metadata)
+        figure.savefig(temporary, dpi=_PIXELS / figure.get_figwidth(), metadata=metadata)
         os.replace(temporary, path)
         saved.append(path)
     return saved

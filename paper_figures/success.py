@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 import tensorchain as tc
 from paper_figures.fits import decompose
 from paper_figures.results import Job, Row, Settings, column, groups
-from paper_figures.style import caption, legend_above, new_figure
+from paper_figures.style import legend_above, new_figure
 from tensorchain.plotting import PALETTE
 
 TIMED = True
@@ -145,6 +145,16 @@ METHODS: dict[str, Callable[..., float]] = {
 }
 
 
+def describe(rows: list[Row]) -> str:
+    """The caption."""
+    return (
+        f"Exact looped chains as chains of their bonds, and matrix multiplication <n,m,p> as CP: "
+        f"{len(groups(rows, 'start'))} random starts a method. Success: relative error below {SUCCESS:g}; whiskers: "
+        "95 % intervals (Wilson). Time: processor time of all starts over successes, one BLAS thread. Default "
+        f"settings of ours; TensorLy's and pyttb's ALS with at most {SWEEPS} sweeps and tolerance {TOLERANCE:g}."
+    )
+
+
 def draw(rows: list[Row]) -> Figure:
     """Share of successes above, time to a solution below."""
     figure = new_figure(5.0)
@@ -176,13 +186,6 @@ def draw(rows: list[Row]) -> Figure:
                     "never", (place, 0.02), xycoords=("data", "axes fraction"), rotation=90, ha="center", fontsize=7.5
                 )
     finish(figure, upper, lower, list(cases))
-    caption(
-        figure,
-        f"Exact looped chains as chains of their bonds, and matrix multiplication <n,m,p> as CP: "
-        f"{len(groups(rows, 'start'))} random starts a method. Success: relative error below {SUCCESS:g}; whiskers: "
-        "95 % intervals (Wilson). Time: processor time of all starts over successes, one BLAS thread. Default "
-        f"settings of ours; TensorLy's and pyttb's ALS with at most {SWEEPS} sweeps and tolerance {TOLERANCE:g}.",
-    )
     return figure
 
 

@@ -29,7 +29,7 @@ from paper_figures.data import available, fingerprint, load
 from paper_figures.equal import budget, rank_within
 from paper_figures.fits import decompose
 from paper_figures.results import Job, Row, Settings, column, groups
-from paper_figures.style import caption, few_ticks, legend_above, new_figure, rank_text, shape_text
+from paper_figures.style import few_ticks, legend_above, new_figure, rank_text, shape_text
 from tensorchain.plotting import ERROR_LABEL, MARKERS, PALETTE
 
 QUICK = {
@@ -106,21 +106,32 @@ def measure(case: str, model: str, settings: Settings, start: int) -> list[Row]:
     ]
 
 
+def describe(rows: list[Row]) -> str:
+    """The caption."""
+    described = []
+    for case, mine in groups(rows, "case").items():
+        models = groups(mine, "model")
+        ranks = ", ".join(f"{MODELS[m]} {some[0]['rank']} ({some[0]['parameters']})" for m, some in models.items())
+        described.append(f"{case}: {ranks}")
+    return (
+        f"Curves: minimisers along the sensitivity path from {len(groups(rows, 'start'))} random starts; they end "
+        "(filled mark), or the sensitivity still grows there (arrow). Open marks: plain ALS from the same starts. "
+        f"Ranks, and in brackets numbers of parameters: {'; '.join(described)}."
+    )
+
+
 def draw(rows: list[Row]) -> Figure:
     """A panel for each tensor, a curve for each model."""
     cases = groups(rows, "case")
     lines = (len(cases) + 1) // 2
     figure = new_figure(1.2 + 2.5 * lines)
     panels = figure.subplots(lines, 2, squeeze=False).ravel()
-    described = []
     for panel, (case, mine) in zip(panels, cases.items(), strict=False):
         models = groups(mine, "model")
         for position, (model, some) in enumerate(models.items()):
             draw_model(panel, MODELS[model], position, some)
         panel.set_title(f"{case}, {shape_text(mine[0]['shape'], '')}")
         few_ticks(panel)
-        ranks = ", ".join(f"{MODELS[m]} {some[0]['rank']} ({some[0]['parameters']})" for m, some in models.items())
-        described.append(f"{case}: {ranks}")
     for panel in panels[len(cases) :]:
         panel.set_axis_off()
     for panel in panels[max(len(cases) - 2, 0) : len(cases)]:
@@ -128,12 +139,6 @@ def draw(rows: list[Row]) -> Figure:
     for panel in panels[: len(cases) : 2]:
         panel.set_ylabel(ERROR_LABEL)
     legend_above(figure, panels[0])
-    caption(
-        figure,
-        f"Curves: minimisers along the sensitivity path from {len(groups(rows, 'start'))} random starts; they end "
-        "(closed mark), or the sensitivity still grows there (arrow). Open marks: plain ALS from the same starts. "
-        f"Ranks and (parameters). {'; '.join(described)}.",
-    )
     return figure
 
 

@@ -1,6 +1,7 @@
 """Tensor decompositions whose sensitivity is measured and controlled.
 
-A *model* is fitted to a *tensor* by a *solver*, giving a *Fit*; *stability* measures and tames it.
+A *model* is fitted to a *tensor* by a *solver*, giving a *Fit*; *stability* measures how far the model moves when its
+blocks do.
 """
 
 from __future__ import annotations
@@ -131,3 +132,8 @@ def __getattr__(name: str) -> ModuleType:
     if name in ("compression", "plotting", "torch"):
         return importlib.import_module(f"tensorchain.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names: `dir` and completion list no modules that lie inside."""
+    return sorted(__all__)

@@ -55,34 +55,49 @@ def decompose(
 
     Parameters
     ----------
-    tensor : array of order 2 to 50, or a data source of :mod:`tensorchain.tensors`.  float32, float64 and
-        complex128 are kept; integers and booleans become float64, float16 float32, complex64 complex128.
-    model : "cp", "tucker", "btd", "tc", "tt" (a chain whose first bond is 1), or a subclass of `Model`; not needed when
+    tensor : array_like or Tensor
+        Array of order 2 to 50, or a data source of :mod:`tensorchain.tensors`.  float32, float64 and complex128 are
+        kept; integers and booleans become float64, float16 float32, complex64 complex128.
+    model : str or subclass of Model, optional
+        "cp", "tucker", "btd", "tc", "tt" (a chain whose first bond is 1), or a subclass of `Model`; not needed when
         `init` is a model.  Other names in use ("parafac", "hosvd", "tr") and any case are understood.
-    rank : CP: R.  Tucker: (R_1, ..., R_N) or one number; None in place of R_n leaves mode n as it is; "evbmf" for
-        as many directions of each mode as stand out of the noise (variational Bayes).  TC: bonds
-        (R_1, ..., R_N), R_n in front of core n, or one number.  TT: the inner bonds (R_1, ..., R_{N-1}) or one number.
-        BTD: one multilinear rank per term, [(2, 2, 2), (3, 3, 3)].
-    error : in place of `rank`: the relative error that is allowed, 0 < e < 1.  The ranks are those of the fewest
-        parameters that a search finds, its bounds and signs kept where there is a constraint; where none meets the
-        error, the reason is INFEASIBLE.
-    solver : `Auto()` (the default), `Path()`, `LM()` or `ALS()`, or their names in small letters.
-    constraint : `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`, `NonNegative()`, or several joined by `&`.
-    init : "random", "svd" (HOSVD, or ring SVD for a chain), or a model or fit to start from; it is not changed.
-    fixed : modes whose blocks stay those of `init`, to the last bit, as (0, 2); also names of modes, and "core".  Free
+    rank : int, tuple or list, optional
+        CP: R.  Tucker: (R_1, ..., R_N) or one number; None in place of R_n leaves mode n as it is; "evbmf" for as
+        many directions of each mode as stand out of the noise (variational Bayes).  TC: bonds (R_1, ..., R_N), R_n in
+        front of core n, or one number.  TT: the inner bonds (R_1, ..., R_{N-1}) or one number. BTD: one multilinear
+        rank per term, [(2, 2, 2), (3, 3, 3)].
+    error : float, optional
+        In place of `rank`: the relative error that is allowed, 0 < e < 1.  The ranks are those of the fewest parameters
+        that a search finds, its bounds and signs kept where there is a constraint; where none meets the error, the
+        reason is INFEASIBLE.
+    solver : str or Solver, optional
+        `Auto()` (the default), `Path()`, `LM()` or `ALS()`, or their names in small letters.
+    constraint : Constraint, optional
+        `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`, `NonNegative()`, or several joined by `&`.
+    init : str, Model or Fit, default "random"
+        "random", "svd" (HOSVD, or ring SVD for a chain), or a model or fit to start from; it is not changed.
+    fixed : int, str or sequence of int or str, optional
+        Modes whose blocks stay those of `init`, to the last bit, as (0, 2); also names of modes, and "core".  Free
         modes may have another size than in `init`: these are the factors of new samples.
-    starts : number of starts; the best is returned, all are listed in `fit.starts`.  Where `init` is a model or
-        "svd", the first start is just that, and the others have noise on it.
-    rng : seed or generator; the same seed gives the same result.
-    callback : called with each `Iterate`; a true return value stops the run.
-    max_seconds : time limit over everything, starts and the last change of gauge included.
-    jobs : workers for several starts, through joblib: -1 for all cores, 1 for this process alone; by default
-        processes are used when much work is left after the first start and there is no callback.  Inside
+    starts : int, default 1
+        Number of starts; the best is returned, all are listed in `fit.starts`.  Where `init` is a model or "svd", the
+        first start is just that, and the others have noise on it.
+    rng : int or numpy.random.Generator, optional
+        Seed or generator; the same seed gives the same result.
+    callback : callable, optional
+        Called with each `Iterate`; a true return value stops the run.
+    max_seconds : float, optional
+        Time limit over everything, starts and the last change of gauge included.
+    jobs : int, optional
+        Workers for several starts, through joblib: -1 for all cores, 1 for this process alone; by default processes are
+        used when much work is left after the first start and there is no callback.  Inside
         ``with joblib.parallel_config("dask"):`` (or ray) the starts run on that cluster.
-    checkpoint : file in which the run is saved as it goes; where it exists the run goes on from it, to the
-        same result, with the randomness of the interrupted run.  Starts then run in this process.
-    progress : show error, sensitivity and time while it runs, in a terminal (on stderr) or a notebook.  Starts then
-        run in this process.
+    checkpoint : str or os.PathLike[str], optional
+        File in which the run is saved as it goes; where it exists the run goes on from it, to the same result, with the
+        randomness of the interrupted run.  Starts then run in this process.
+    progress : bool, default False
+        Show error, sensitivity and time while it runs, in a terminal (on stderr) or a notebook.  Starts then run in
+        this process.
 
     Returns
     -------
@@ -90,7 +105,10 @@ def decompose(
 
     Raises
     ------
-    ValueError, TypeError when the input cannot be decomposed; the message says what to change.
+    TypeError
+        When an argument is of a kind that cannot be decomposed or used; the message says what to change.
+    ValueError
+        When data, rank or an option are out of range or do not fit each other; the message says what to change.
 
     Examples
     --------

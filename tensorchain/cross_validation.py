@@ -41,6 +41,13 @@ class CrossValidation:
         (F,), relative error on the entries of each fold, of the fit to the others.
     fits : tuple of Fit
         One for each fold; `fit.error` is the error on the entries that it was fitted to.
+
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> T = tc.datasets.inverse_radius(order=3, size=6)
+    >>> len(tc.cross_validate(T, "cp", 1, folds=2, solver="als", rng=0).fits)
+    2
     """
 
     errors: Array
@@ -57,7 +64,21 @@ class CrossValidation:
         return float(self.errors.std(ddof=1) / math.sqrt(len(self.errors)))
 
     def report(self) -> list[tuple[str, str]]:
-        """(name, value) pairs: what `repr` prints."""
+        """(name, value) pairs: what `repr` prints.
+
+        Returns
+        -------
+        list of tuple of (str, str)
+            In the order in which `repr` prints them.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> T = tc.datasets.inverse_radius(order=3, size=6)
+        >>> found = tc.cross_validate(T, "cp", 1, folds=2, solver="als", rng=0)
+        >>> len(found.report()) > 1
+        True
+        """
         model = self.fits[0].model
         rows = [("model", f"{type(model).__name__}, rank {model.rank}"), ("fold", "held-out error, error, reason")]
         for number, (error, fit) in enumerate(zip(self.errors, self.fits, strict=True), start=1):

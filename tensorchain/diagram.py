@@ -38,10 +38,14 @@ class Node:
 
     Attributes
     ----------
-    at : centre.
-    label : what stands inside: the number of the block or its name; the size, for a hub.
-    kind : "block" (carries a mode), "core" (carries none) or "hub".
-    block : its position in `model.blocks`; None for a hub.
+    at : Point
+        Centre.
+    label : str
+        What stands inside: the number of the block or its name; the size, for a hub.
+    kind : str
+        "block" (carries a mode), "core" (carries none) or "hub".
+    block : int or None
+        Its position in `model.blocks`; None for a hub.
     """
 
     at: Point
@@ -80,10 +84,14 @@ class Diagram:
 
     Attributes
     ----------
-    radius : of a block.
-    signs : where a plus stands between two terms.
-    omitted : terms that are not drawn.
-    box : left, right, bottom, top.
+    radius : float
+        Of a block.
+    signs : tuple of Point
+        Where a plus stands between two terms.
+    omitted : int
+        Terms that are not drawn.
+    box : tuple of (float, float, float, float)
+        Left, right, bottom, top.
     """
 
     nodes: tuple[Node, ...]
@@ -100,9 +108,12 @@ def layout(network: Network, block_names: tuple[str, ...], mode_names: tuple[str
 
     Parameters
     ----------
-    network : `model.network`.
-    block_names : `model.block_names`; a number at the end of a name is taken for its label.
-    mode_names : what is written at the legs, for the room that it takes.
+    network : Network
+        `model.network`.
+    block_names : tuple of str
+        `model.block_names`; a number at the end of a name is taken for its label.
+    mode_names : tuple of str
+        What is written at the legs, for the room that it takes.
 
     Examples
     --------

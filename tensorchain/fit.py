@@ -24,7 +24,15 @@ _UNEXPLAINED = 0.5
 
 
 class StopReason(enum.Enum):
-    """Why a solver stopped; the value says it in words, with the cure where one is needed."""
+    """Why a solver stopped; the value says it in words, with the cure where one is needed.
+
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> fit = tc.decompose(tc.datasets.inverse_radius(order=3, size=6), "cp", rank=2, rng=0)
+    >>> fit.reason in tc.StopReason
+    True
+    """
 
     EXACT = "the error is at rounding level"
     CONVERGED = "the objective no longer decreases by more than the tolerance, and no block alone can lower it"
@@ -58,10 +66,21 @@ class History:
 
     Attributes
     ----------
-    error : ||T - X|| / ||T||.
-    sensitivity : SS of the iterate, for T as given.
-    penalty : weight nu of SS in ||T - X||^2 + nu SS, for T as given.
-    seconds : since the start.
+    error : ndarray
+        ||T - X|| / ||T||.
+    sensitivity : ndarray
+        SS of the iterate, for T as given.
+    penalty : ndarray
+        Weight nu of SS in ||T - X||^2 + nu SS, for T as given.
+    seconds : ndarray
+        Since the start.
+
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> fit = tc.decompose(tc.datasets.inverse_radius(order=3, size=6), "cp", rank=2, rng=0)
+    >>> len(fit.history) == fit.iterations + 1 == len(fit.history.error)
+    True
     """
 
     error: Array
@@ -79,8 +98,17 @@ class Start:
 
     Attributes
     ----------
-    model : its decomposition.
-    error, sensitivity, reason, iterations, seconds : as in `Fit`.
+    model : Model
+        Its decomposition.
+    error, sensitivity, reason, iterations, seconds : float or StopReason or int
+        As in `Fit`.
+
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> T = tc.datasets.inverse_radius(order=3, size=6)
+    >>> len(tc.decompose(T, "cp", rank=2, starts=2, rng=0).starts)
+    2
     """
 
     model: Model = field(repr=False)
@@ -97,32 +125,65 @@ class Fit:
 
     Attributes
     ----------
-    model : the decomposition, in the gauge of least sensitivity.
-    error : ||T - X||_F / ||T||_F of `model`, measured on the data at the end.
-    sensitivity : SS = ||J||_F^2 of `model`, for T as given.
-    reason : why the run ended, judged on `model`.
-    iterations, seconds : of the run that is returned.
-    history : error, sensitivity and penalty of each iteration.
-    solver : the solver and its options.
-    starts : outcome of every start, in the order of their seeds, when there were several.
-    dimension_names : names of the modes, where the tensor had some.
-    labels : for each mode the names of its indices, or None, where the tensor had some.
-    gap : how far the bounds of the constraint are from met, relative to them; 0 where they are.
-    objective : what was minimised, for the tensor of norm 1: the squared error, with a price on the sensitivity if one
-        was asked for, or the sensitivity under a bound on the error.
-    standard_error : of `error` where that is an estimate from a sample of entries, None where it was measured.
-    least_error : least relative error that was found, where a model of far less sensitivity at a slightly larger error
-        is returned in its place (`StopReason.STABILISED`); None else.
-    optimality : what the best change of each block alone could still take off what is minimised (multipliers of bounds
+    model : Model
+        The decomposition, in the gauge of least sensitivity.
+    error : float
+        ||T - X||_F / ||T||_F of `model`, measured on the data at the end.
+    sensitivity : float
+        SS = ||J||_F^2 of `model`, for T as given.
+    reason : StopReason
+        Why the run ended, judged on `model`.
+    iterations, seconds : int or float
+        Of the run that is returned.
+    history : History
+        Error, sensitivity and penalty of each iteration.
+    solver : str
+        The solver and its options.
+    starts : tuple of Start
+        Outcome of every start, in the order of their seeds, when there were several.
+    dimension_names : tuple of str or None
+        Names of the modes, where the tensor had some.
+    labels : tuple of tuple of object or None or None
+        For each mode the names of its indices, or None, where the tensor had some.
+    gap : float
+        How far the bounds of the constraint are from met, relative to them; 0 where they are.
+    objective : float
+        What was minimised, for the tensor of norm 1: the squared error, with a price on the sensitivity if one was
+        asked for, or the sensitivity under a bound on the error.
+    standard_error : float or None
+        Of `error` where that is an estimate from a sample of entries, None where it was measured.
+    least_error : float or None
+        Least relative error that was found, where a model of far less sensitivity at a slightly larger error is
+        returned in its place (`StopReason.STABILISED`); None else.
+    optimality : float or None
+        What the best change of each block alone could still take off what is minimised (multipliers of bounds
         included), relative to it, all blocks together; zero exactly where the conditions of Karush, Kuhn and Tucker
         hold.  None where that was not measured, and where the error is at rounding level; with `NonNegative` and fixed
         blocks it always is measured.
-    fixed, nonnegative : names of the blocks that were given and stayed as they are, and of those that may not have
-        negative entries.
-    path : models that were passed on a sensitivity path, from little sensitivity to little error; empty where the
-        solver took none.
+    fixed, nonnegative : tuple of str
+        Names of the blocks that were given and stayed as they are, and of those that may not have negative entries.
+    path : RegularisationPath
+        Models that were passed on a sensitivity path, from little sensitivity to little error; empty where the solver
+        took none.
+    again : callable or None
+        What `at` calls to fit again; a fit from a file has none.
 
+    See Also
+    --------
+    tensorchain.decompose : Makes one.
+    tensorchain.load : Reads one from a file.
+    tensorchain.diagnose : Says whether it is healthy.
+
+    Notes
+    -----
     Fits are compared and hashed by identity.
+
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> fit = tc.decompose(tc.datasets.inverse_radius(order=3, size=6), "cp", rank=2, rng=0)
+    >>> fit.error < 0.1, fit.model.rank
+    (True, 2)
     """
 
     model: Model
@@ -161,11 +222,60 @@ class Fit:
         return self.model.components
 
     def to_pandas(self) -> Any:
-        """The blocks as tables of pandas, under the names and coordinates of the data; see `Model.to_pandas`."""
+        """The blocks as tables of pandas, under the names and coordinates of the data.
+
+        Returns
+        -------
+        dict of str to pandas.DataFrame
+            One table for each block.
+
+        Raises
+        ------
+        ImportError
+            When pandas is not installed (extra `tables`).
+
+        See Also
+        --------
+        tensorchain.Model.to_pandas : The same with names of your own.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> fit = tc.decompose(tc.datasets.inverse_radius(order=3, size=6), "cp", rank=2, rng=0)
+        >>> fit.to_pandas()["factor 1"].shape
+        (6, 2)
+        """
         return self.model.to_pandas(self.dimensions)
 
     def to_xarray(self, *, full: bool = False) -> Any:
-        """The blocks as arrays of xarray, with the names and coordinates of the data; see `Model.to_xarray`."""
+        """The blocks as arrays of xarray, with the names and coordinates of the data.
+
+        Parameters
+        ----------
+        full : bool, default False
+            Add the tensor of the model.
+
+        Returns
+        -------
+        xarray.Dataset
+            One array for each block.
+
+        Raises
+        ------
+        ImportError
+            When xarray is not installed (extra `tables`).
+
+        See Also
+        --------
+        tensorchain.Model.to_xarray : The same with names of your own.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> fit = tc.decompose(tc.datasets.inverse_radius(order=3, size=6), "cp", rank=2, rng=0)
+        >>> fit.to_xarray(full=True)["tensor"].shape
+        (6, 6, 6)
+        """
         return self.model.to_xarray(self.dimensions, full=full)
 
     @property
@@ -236,7 +346,20 @@ class Fit:
         return "\n".join(f"{name:<12} {value}" for name, value in self.report())
 
     def report(self) -> list[tuple[str, str]]:
-        """(name, value) pairs: what `repr` prints."""
+        """(name, value) pairs: what `repr` prints.
+
+        Returns
+        -------
+        list of tuple of (str, str)
+            In the order in which `repr` prints them.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> fit = tc.decompose(tc.datasets.inverse_radius(order=3, size=6), "cp", rank=2, rng=0)
+        >>> "error" in dict(fit.report())
+        True
+        """
         model = self.model
         sizes = " x ".join(map(str, model.shape))
         if self.dimension_names:
@@ -278,31 +401,149 @@ class Fit:
         ----------
         path : str or path-like
             The file, which is replaced when all is written.
+
+        See Also
+        --------
+        tensorchain.load : Reads the file.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> import tensorchain as tc
+        >>> fit = tc.decompose(tc.datasets.inverse_radius(order=3, size=6), "cp", rank=2, rng=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     fit.save(os.path.join(folder, "fit.npz"))
+        ...     tc.load(os.path.join(folder, "fit.npz")).error == fit.error
+        True
         """
         from tensorchain.fit_writing import save_fit
 
         save_fit(self, path)
 
     def plot(self, ax: Axes | None = None) -> Any:
-        """Error and sensitivity over iterations; returns the axes of the error."""
+        """Error and sensitivity over the iterations.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            Those of the error.
+
+        Raises
+        ------
+        ValueError
+            When the run stopped before its first iterate.
+
+        See Also
+        --------
+        tensorchain.plotting.plot_history : The same for a history alone.
+
+        Examples
+        --------
+        >>> from matplotlib.figure import Figure
+        >>> import tensorchain as tc
+        >>> fit = tc.decompose(tc.datasets.inverse_radius(order=3, size=6), "cp", rank=2, rng=0)
+        >>> fit.plot(Figure().subplots()).get_xlabel()
+        'iteration'
+        """
         from tensorchain.plotting import plot_history
 
         return plot_history(self.history, ax=ax, title=f"{type(self.model).__name__}, rank {self.model.rank}")
 
     def plot_path(self, ax: Axes | None = None) -> Any:
-        """Error against sensitivity along the path, with this fit and the corner; returns the axes."""
+        """Error against sensitivity along the path, with this fit and the corner.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            Where it was drawn.
+
+        Raises
+        ------
+        ValueError
+            When the solver took no path.
+
+        See Also
+        --------
+        tensorchain.plotting.plot_path : The same as a function.
+
+        Examples
+        --------
+        >>> from matplotlib.figure import Figure
+        >>> import numpy as np, tensorchain as tc
+        >>> T = tc.datasets.border_cp((4, 4, 4), np.random.default_rng(0)).tensor
+        >>> tc.decompose(T, "cp", rank=2, solver="path", rng=0).plot_path(Figure().subplots()).get_xscale()
+        'log'
+        """
         from tensorchain.plotting import plot_path
 
         return plot_path(self, ax=ax)
 
     def plot_factors(self, axes: Sequence[Axes] | None = None, **options: Any) -> Any:
-        """Factors as lines or bars over the coordinates of the data; see `tensorchain.plotting.plot_factors`."""
+        """Factors as lines or bars over the coordinates of the data.
+
+        Parameters
+        ----------
+        axes : sequence of matplotlib.axes.Axes, optional
+            One for each mode; by default those of a new figure.
+        **options : object
+            As in :func:`tensorchain.plotting.plot_factors`.
+
+        Returns
+        -------
+        list of matplotlib.axes.Axes
+            One for each mode.
+
+        See Also
+        --------
+        tensorchain.plotting.plot_factors : The same as a function.
+
+        Examples
+        --------
+        >>> from matplotlib.figure import Figure
+        >>> import tensorchain as tc
+        >>> fit = tc.decompose(tc.datasets.inverse_radius(order=3, size=6), "cp", rank=2, rng=0)
+        >>> len(fit.plot_factors(Figure().subplots(1, 3)))
+        3
+        """
         from tensorchain.plotting import plot_factors
 
         return plot_factors(self, axes, **options)
 
     def plot_starts(self, ax: Axes | None = None) -> Any:
-        """Errors and sensitivities of the starts, and how similar they are to the best; returns the axes."""
+        """Errors and sensitivities of the starts, and how similar they are to the best.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            Where it was drawn.
+
+        See Also
+        --------
+        tensorchain.plotting.plot_starts : The same as a function.
+
+        Examples
+        --------
+        >>> from matplotlib.figure import Figure
+        >>> import tensorchain as tc
+        >>> fit = tc.decompose(tc.datasets.inverse_radius(order=3, size=6), "cp", rank=2, starts=2, rng=0)
+        >>> len(fit.starts), fit.plot_starts(Figure().subplots()) is not None
+        (2, True)
+        """
         from tensorchain.plotting import plot_starts
 
         return plot_starts(self, ax=ax)

@@ -41,6 +41,13 @@ class Fold:
         (E, N) and (E,), the part itself.
     weights : ndarray or None
         (E,).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain import compression
+    >>> compression.Fold(2).groups
+    2
     """
 
     rest: Tensor

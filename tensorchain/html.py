@@ -58,6 +58,16 @@ def report(rows: Sequence[tuple[str, str]], subject: Subject) -> str:
 def model_html(model: Model) -> str:
     """What a notebook shows of a model: its figures, the sensitivity of each block, its network.
 
+    Parameters
+    ----------
+    model : Model
+        Of any kind.
+
+    Returns
+    -------
+    str
+        HTML.
+
     Examples
     --------
     >>> import tensorchain as tc

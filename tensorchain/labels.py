@@ -25,10 +25,14 @@ class Labels:
 
     Attributes
     ----------
-    model : the model itself.
-    modes : a name for each mode: its dimension, or "mode 1".
-    blocks : a name for each block, with the dimension that it carries.
-    dimensions : name and coordinates of each mode.
+    model : Model
+        The model itself.
+    modes : tuple of str
+        A name for each mode: its dimension, or "mode 1".
+    blocks : tuple of str
+        A name for each block, with the dimension that it carries.
+    dimensions : tuple of Dimension
+        Name and coordinates of each mode.
     """
 
     model: Model
@@ -42,9 +46,11 @@ def labels_of(subject: Subject, dims: Any = None) -> Labels:
 
     Parameters
     ----------
-    subject : a fit or any model.
-    dims : names of the modes, or a mapping of names to coordinates, as in `Model.to_pandas`; by default what the fit
-        knows of its tensor.
+    subject : Fit or Model
+        A fit or any model.
+    dims : mapping, sequence or xarray.DataArray, optional
+        Names of the modes, or a mapping of names to coordinates, as in `Model.to_pandas`; by default what the fit knows
+        of its tensor.
 
     Raises
     ------

@@ -34,11 +34,16 @@ class Progress:
 
     Parameters
     ----------
-    norm : ||T||, to show the sensitivity for T as given; without it that of T / ||T|| is shown.
-    starts : how many will be run.
-    interval : seconds between two displays.
-    stream : where a terminal is looked for; stderr by default.
-    callback : called with each iterate too; a true return value stops the run.
+    norm : float, optional
+        ||T||, to show the sensitivity for T as given; without it that of T / ||T|| is shown.
+    starts : int, default 1
+        How many will be run.
+    interval : float, default 0.2
+        Seconds between two displays.
+    stream : TextIO, optional
+        Where a terminal is looked for; stderr by default.
+    callback : callable, optional
+        Called with each iterate too; a true return value stops the run.
 
     Examples
     --------
@@ -113,7 +118,18 @@ class Progress:
             self._display.show(self.report(iterate), self._curve)
 
     def report(self, iterate: Iterate) -> list[tuple[str, str]]:
-        """(name, value) pairs: what is shown of an iterate."""
+        """(name, value) pairs: what is shown of an iterate.
+
+        Parameters
+        ----------
+        iterate : Iterate
+            Of a run.
+
+        Returns
+        -------
+        list of tuple of (str, str)
+            In the order in which they are shown.
+        """
         scale = " of T / ||T||" if self._norm is None else ""
         started = [("start", f"{self._start} of {self._starts}")] if self._starts > 1 else []
         return [

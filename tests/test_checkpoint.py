@@ -220,16 +220,21 @@ def test_a_damaged_file_is_refused(tmp_path, tensor, content):
 def test_parallel_starts_equal_serial_ones(tensor):
     arguments = {"tensor": tensor, "model": "cp", "rank": 7, "rng": 3, "starts": 4, "solver": tc.ALS(max_iter=30)}
     serial, parallel = tc.decompose(**arguments, jobs=1), tc.decompose(**arguments, jobs=2)
-    assert sorted(s.error for s in serial.starts) == sorted(s.error for s in parallel.starts)
+    # In the order of their seeds, whichever worker was first.
+    assert [s.error for s in serial.starts] == [s.error for s in parallel.starts]
     assert np.array_equal(serial.model.full(), parallel.model.full())
     assert not parallel.model.matrices[0].flags.writeable
 
 
 def test_max_seconds_over_parallel_starts(tensor):
     fit = tc.decompose(
-        tensor, "cp", 7, rng=3, starts=50, jobs=2, max_seconds=3.0, solver=tc.LM(max_iter=10**6, tol=0.0)
+        tensor, "cp", 3, rng=3, starts=50, jobs=2, max_seconds=2.0, solver=tc.ALS(max_iter=10**6, tol=0.0)
     )
-    assert 1 <= max(len(fit.starts), 1) <= 50
+    # Without the limit not one of the starts would end.
+    assert fit.reason is tc.StopReason.TIME_LIMIT
+    assert len(fit.starts) < 50
+    assert fit.error < 1.0
+    assert fit.error == min([start.error for start in fit.starts], default=fit.error)
 
 
 def test_a_limit_shorter_than_the_way_to_the_workers(tensor):

@@ -278,8 +278,8 @@ class TestFitted:
         for constraint, w in ((tc.SensitivityBound(ss), None), (tc.SensitivityBound(1.1 * ss), 0.0)):
             lagrangian = Lagrangian.fitted(constraint, at, constraint.measured(at))
             found = lagrangian.weights({SquaredError(): 0.0, Sensitivity(): 0.0}).get(Sensitivity(), 0.0)
-            error, tame = (np.concatenate([b.ravel() for b in q.half_gradient(at)]) for q in lagrangian_parts())
-            best = max(0.0, -np.vdot(tame, error).real / np.vdot(tame, tame).real) if w is None else w
+            error, stable = (np.concatenate([b.ravel() for b in q.half_gradient(at)]) for q in lagrangian_parts())
+            best = max(0.0, -np.vdot(stable, error).real / np.vdot(stable, stable).real) if w is None else w
             assert found == pytest.approx(best, rel=1e-9, abs=1e-12)
 
     @ON_CASES
@@ -535,7 +535,7 @@ class TestAConstraintFromOutside:
         assert fit.gap == 0.0
         at = tc.Dense(T).evaluator(fit.model)
         parts = [SquaredError(), Sensitivity(), BlockNorm(k)]
-        error, tame, own = (
+        error, stable, own = (
             np.concatenate(
                 [
                     np.zeros(m.size) if g is None else g.ravel()
@@ -545,11 +545,11 @@ class TestAConstraintFromOutside:
             for q in parts
         )
         if beside == "penalty":
-            weights, left = nnls(own[:, None], -(error + 0.02 / ss * tame))
+            weights, left = nnls(own[:, None], -(error + 0.02 / ss * stable))
             assert weights[0] > 0.0
         else:
             assert fit.sensitivity <= 1.2 * ss * (1 + 2e-6)
-            weights, left = nnls(np.stack([tame, own], axis=1), -error)
+            weights, left = nnls(np.stack([stable, own], axis=1), -error)
         assert left < 2e-2 * np.linalg.norm(error)
 
     @pytest.mark.parametrize(("case", "solver"), JOINT)

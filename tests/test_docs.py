@@ -78,7 +78,9 @@ def commands() -> list[list[str]]:
     inline = [
         words for page in PAGES for words in re.findall(r"`((?:tensorchain|make|python -m) [^`]+)`", text_of(page))
     ]
-    return [shlex.split(line, comments=True) for line in lines + inline]
+    words = [shlex.split(line, comments=True) for line in lines + inline]
+    # What is behind a pipe is the shell's.
+    return [some[: some.index("|")] if "|" in some else some for some in words]
 
 
 def test_commands_exist() -> None:
@@ -119,8 +121,29 @@ def test_the_reference_is_complete() -> None:
     assert {f"tensorchain.{name}" for name in modules} <= set(packages)
 
 
+def test_lines_that_contributing_shows_are_in_the_code() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "tensorchain").rglob("*.py")))
+    lines = {line.strip() for line in code.splitlines()}
+    shown = [block for kind, block in FENCE.findall(text) if kind == "python"]
+    assert len(shown) == 5
+    for line in "".join(shown).splitlines():
+        assert line.strip() in lines, line
+    for path in re.findall(r"^\| `([^|]+)` \|", text, flags=re.MULTILINE):
+        for part in path.split("`, `"):
+            assert (ROOT / part).exists(), part
+
+
 def test_the_citation_has_the_version() -> None:
     assert f"\nversion: {tc.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"version = {{{tc.__version__}}}" in text_of("index.md")
+
+
+def test_the_page_of_reasons_names_all_that_ask_for_something() -> None:
+    table = re.findall(r"^\| (`.*) \|", text_of("answers/reasons.md"), flags=re.MULTILINE)
+    named = {name for row in table for name in re.findall(r"`([A-Z_]+)`", row)}
+    # Whoever stops a run from a callback needs no advice.
+    assert named == {reason.name for reason in tc.StopReason} - {"CALLBACK"}
 
 
 DOCSTRING = """Summary with ||X|| and x_.
@@ -131,15 +154,21 @@ Formula:
 
 Parameters
 ----------
-limit : s > 0, or a
+limit : float or a_
+    Above 0, or a
     number.
 size : int
     How many `Term`s.
 
 Raises
 ------
-ValueError when (*bonds) is
+ValueError
+    When (*bonds) is
     wrong.
+
+See Also
+--------
+other : Of the same kind.
 
 Examples
 --------
@@ -157,8 +186,8 @@ Formula:
 
 .. rubric:: Parameters
 
-limit
-    s > 0, or a
+limit : float or a\_
+    Above 0, or a
     number.
 
 size : int
@@ -167,8 +196,15 @@ size : int
 
 .. rubric:: Raises
 
-ValueError when (\*bonds) is
-wrong.
+ValueError
+    When (\*bonds) is
+    wrong.
+
+
+.. rubric:: See Also
+
+other
+    Of the same kind.
 
 
 .. rubric:: Examples
@@ -182,6 +218,28 @@ def test_docstrings_become_restructured_text(extension: Any) -> None:
     made = extension("docstrings").converted(DOCSTRING.splitlines())
     # How many empty lines there are makes no difference.
     assert [line for line in made if line.strip()] == [line for line in CONVERTED.splitlines() if line]
+
+
+def test_tables_and_code_over_two_lines_become_restructured_text(extension: Any) -> None:
+    text = [
+        "| name | what |",
+        "|---|---|",
+        "| `f` | a_ |",
+        "| ||X|| | of |c_rs| |",
+        "| none | |",
+        "",
+        "Inside ``with",
+        "f():`` it runs.",
+        "",
+        "||X|| is a norm.",
+    ]
+    made = [line for line in extension("docstrings").converted(text) if line.strip()]
+    assert made == [
+        ".. list-table::", "   :header-rows: 1", "   * - name", "     - what", "   * - `f`", "     - a\\_",
+        "   * - \\|\\|X\\|\\|", "     - of \\|c_rs\\|",
+        "   * - none", "     - ",
+        "Inside `with f():` it runs.", "\\|\\|X\\|\\| is a norm.",
+    ]  # fmt: skip
 
 
 PAGE = """# Page
@@ -227,7 +285,7 @@ def test_extensions_show_results_tables_and_formulas(tmp_path: Path) -> None:
     shown = re.sub(r"<[^>]+>", "", html)
     assert "make other" in shown
     assert "make it" not in shown
-    assert html.count("<math") == 2
+    assert html.count('<svg role="img" aria-label=') == 2
     assert len(list((tmp_path / "out" / "_images").glob("*.png"))) == 1
     # Nothing is loaded from elsewhere.
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=\"https?:", html)

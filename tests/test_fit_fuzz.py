@@ -45,9 +45,9 @@ def problem(seed: int) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
     T = (T + rng.choice([0, 0, 1e-3, 0.1, 1.0]) * np.linalg.norm(T) / np.linalg.norm(noise) * noise).astype(case.dtype)
     ss = truth.sensitivity()
     price = tc.Penalty(float(10.0 ** rng.uniform(-6, -1)) * float(np.linalg.norm(T)) ** 2 / ss)
-    tame = tc.SensitivityBound(float(rng.choice([0.05, 0.5, 0.9, 3.0])) * ss)
+    stable = tc.SensitivityBound(float(rng.choice([0.05, 0.5, 0.9, 3.0])) * ss)
     close = tc.ErrorBound(float(rng.choice([1e-5, 0.03, 0.2, 0.6, 0.95])))
-    constraint = [None, price, tame, close, tame & price, tame & close][rng.integers(6)]
+    constraint = [None, price, stable, close, stable & price, stable & close][rng.integers(6)]
     matrices = [np.array(m) for m in truth.matrices]
     kind = rng.choice(["exact", "near", "zero", "column", "huge", "random", "svd"])
     if kind == "near":

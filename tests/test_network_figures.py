@@ -64,10 +64,10 @@ def test_kernels_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "NETWORK", DIGITS)
     found = stored_rows(kernels, lambda key: key["layer"] in ("layer1.0.conv1", "layer1.0.conv2"))
     text = text_of(kernels.draw(found))
-    for word in (kernels.BEFORE, kernels.AFTER, "layer1.0.conv2", "chain", "CPD"):
+    for word in (kernels.BEFORE, kernels.AFTER.replace(", ", ",\n"), "layer1.0.conv2", "chain", "CPD"):
         assert word in text
     drops = [float(a["sensitivity"]) / float(b["sensitivity"]) for a, b in zip(found[::2], found[1::2], strict=True)]
-    assert f"chain {np.median(drops[:2]):.1f} (median)" in text.replace("\n", " ")
+    assert f"chain: {np.median(drops[:2]):.1f} times less sensitive (median" in kernels.describe(found)
 
 
 @pytest.mark.parametrize("model", ["chain", "Tucker-2"])
@@ -119,14 +119,15 @@ def test_shipped_rows_are_drawn(module: Any) -> None:
     text = text_of(module.draw(found))
     for method in groups(found, "method"):
         assert network_rows.NAMES[method] in text
-    assert f"{int(found[0]['images']):,} of the 55,000 training images" in text.replace("\n", " ")
-    assert f"{network_rows.dense_accuracy():.1f} %" in text
+    caption = module.describe(found)
+    assert f"{int(found[0]['images']):,} of the 55,000 training images" in caption
+    assert f"{network_rows.dense_accuracy():.1f} %" in caption
 
 
 def test_bits_are_drawn() -> None:
     found = stored_rows(bits, lambda key: key["layer"] in ("all", "layer1.0.conv1"))
     text = text_of(bits.draw(found))
-    for word in ("rounded", "one more epoch", "chain, 4 bits", "Tucker-2, 8 bits"):
+    for word in ("rounded", "after one more epoch", "chain, 4 bits", "Tucker-2, 8 bits"):
         assert word in text
     assert min(column([row for row in found if row["stage"] == "kernel"], "predicted")) > 0.0
 
@@ -145,11 +146,14 @@ def test_latencies_are_drawn() -> None:
     ]  # fmt: skip
     figure = latency.draw(found)
     text = text_of(figure)
-    for word in ("TC, folded", "CPD, order 3", "1 thread, batch of 32", "over 7 or more rounds"):
+    for word in ("TC, folded", "CPD, order 3", "1 thread, batch of 32"):
         assert word in text.replace("\n", " ")
-    # The dense network and int8 files are no marks.
-    marks = [line for line in figure.axes[0].lines if line.get_marker() not in ("None", None, "")]
-    assert sorted(float(line.get_ydata()[0]) for line in marks) == [1.2, 1.5, 2.0]
+    assert "over 7 or more rounds" in latency.describe(found)
+    # The dense network and int8 files are no bars, and the fastest is on top.
+    assert sorted(bar.get_width() for bar in figure.axes[0].patches) == [1.2, 1.5, 2.0]
+    assert figure.axes[0].get_yticklabels()[0].get_text() == "CPD, order 3"
+    bottom, top = figure.axes[0].get_ylim()
+    assert bottom > top
 
 
 def test_figures_need_no_torch() -> None:

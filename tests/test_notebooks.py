@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from notebooks.run import paths, pictures, printed
+from notebooks.run import code_of, paths, pictures, printed
 
 NOTEBOOKS = {path.stem: path for path in paths()}
 ROOT = Path(__file__).parents[1]
@@ -49,8 +51,27 @@ def test_it_runs(name: str, tmp_path: Path) -> None:
     text = printed(notebook)
     for words in SAID[name]:
         assert words in text
+    compare(name, notebook.metadata.drawn)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert [output.text for output in outputs if output.get("name") == "stderr"] == []
+
+
+def compare(name: str, drawn: dict[str, list[Any]]) -> None:
+    """The picture in the documentation shows what this run has drawn: its data, not its pixels."""
+    told = json.loads((ROOT / "docs" / "images" / f"{name}.json").read_text(encoding="utf-8"))
+    assert drawn["lines"] or drawn["means"]
+    assert [len(line) for line in drawn["lines"]] == [len(line) for line in told["drawn"]["lines"]] or told["full"]
+    if not told["full"]:
+        # Solvers come to the same answers elsewhere, not to the same digits.
+        for mine, shown in zip(drawn["lines"], told["drawn"]["lines"], strict=True):
+            np.testing.assert_allclose(np.median(np.abs(mine)), np.median(np.abs(shown)), rtol=0.1, atol=1e-12)
+        np.testing.assert_allclose(drawn["means"], told["drawn"]["means"], rtol=0.02)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_its_picture_is_that_of_its_code(name: str) -> None:
+    told = json.loads((ROOT / "docs" / "images" / f"{name}.json").read_text(encoding="utf-8"))
+    assert told["code"] == code_of(NOTEBOOKS[name]), f"draw it again: make notebooks ARGS='{name[:2]}'"
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -92,5 +113,6 @@ def test_pictures_are_written(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "drawn" in done.stdout
     assert imread(tmp_path / "images" / "07_small.png").ndim == 3
-    assert [path.name for path in (tmp_path / "images").iterdir()] == ["07_small.png"]
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["07_small.json", "07_small.png"]
+    assert json.loads((tmp_path / "images" / "07_small.json").read_text())["drawn"]["lines"] == [[1.0, 2.0]]
     assert path.read_text(encoding="utf-8") == before

@@ -122,6 +122,7 @@ def toy_figure() -> Any:
     toy.parameters = lambda settings: {"size": 9 if settings.full else 3}  # type: ignore[attr-defined]
     toy.jobs = lambda settings: [Job({"number": n}, lambda n=n: measured(n)) for n in range(3)]  # type: ignore[attr-defined]
     toy.draw = draw  # type: ignore[attr-defined]
+    toy.describe = lambda rows: f"{len(rows)} numbers."  # type: ignore[attr-defined]
     return toy
 
 
@@ -137,6 +138,8 @@ def test_runner_continues_where_it_was_interrupted(tmp_path: Path, monkeypatch: 
     assert toy.calls == [0, 1, 2, 2]
     assert [path.name for path in pictures] == ["toy.pdf", "toy.png"]
     assert (tmp_path / "images" / "toy.png").read_bytes() == pictures[1].read_bytes()
+    assert (tmp_path / "images" / "toy.txt").read_text(encoding="utf-8") == "3 numbers.\n"
+    assert (tmp_path / "images" / "toy.csv").read_bytes() == (tmp_path / "toy.csv").read_bytes()
     # Numbers that are there are drawn again, to the same bytes, and not measured again.
     before = [path.read_bytes() for path in pictures]
     draw_figures(["toy"], Settings(), tmp_path, console=console)
@@ -227,7 +230,8 @@ def test_every_figure_says_what_it_runs(name: str, full: bool) -> None:
     assert len(jobs) < len(list(module.jobs(Settings(full=True)))) or full
 
 
-FITS = [name for name, module in FIGURES.items() if not hasattr(module, "NETWORK") and not hasattr(module, "describe")]
+OTHERS = ("halves", "replicability")
+FITS = [name for name, module in FIGURES.items() if not hasattr(module, "NETWORK") and name not in OTHERS]
 """Figures of fits from random starts; those of networks, and of halves of the samples, have tests of their own."""
 
 
@@ -236,6 +240,23 @@ def test_every_figure_says_what_it_shows_and_where_it_belongs(name: str) -> None
     text = " ".join((FIGURES[name].__doc__ or "").split())
     for needed in ("Shown: ", "Paper: ", "What differs: "):
         assert needed in text
+
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_pictures_in_the_documentation_stand_beside_their_numbers(name: str) -> None:
+    for ending in ("png", "csv", "json", "txt"):
+        assert (IMAGES / f"{name}.{ending}").exists(), f"python -m paper_figures {name} --images docs/images"
+    rows = Results(IMAGES, name, None).rows
+    told = json.loads((IMAGES / f"{name}.json").read_text(encoding="utf-8"))
+    assert told["figure"] == name
+    assert len(rows) > 3
+    # The caption is that of these numbers, and all of them can be drawn.
+    assert (IMAGES / f"{name}.txt").read_text(encoding="utf-8").strip() == FIGURES[name].describe(rows)
+    with style():
+        assert FIGURES[name].draw(rows).axes
 
 
 def rows_of(module: Any, starts: int = 1) -> list[dict[str, Any]]:
@@ -266,12 +287,12 @@ def test_every_figure_draws_what_it_measures(name: str, monkeypatch: pytest.Monk
         for value in groups([row for row in rows if column_ in row], column_):
             word = success.label(value) if module is success else getattr(module, "KINDS", {}).get(value, value)
             assert word.split()[0] in shown
-    assert "random start" in " ".join(shown.split())
-    # Legible: nothing below 7 points at the width of two columns, and nothing beyond the edge.
+    assert "random start" in module.describe(rows)
+    # Legible: nothing below 7.5 points, and nothing beyond the edge.
     assert figure.get_figwidth() == WIDTH
     for text in texts:
         box = text.get_window_extent()
-        assert text.get_fontsize() >= 7.0, text.get_text()
+        assert text.get_fontsize() >= 7.5, text.get_text()
         assert figure.bbox.x0 - 1 <= box.x0 <= box.x1 <= figure.bbox.x1 + 1, text.get_text()
 
 

@@ -12,6 +12,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -49,8 +50,10 @@ def empty_axes() -> Any:
 
 
 def drawn(axes: Any) -> None:
-    """Render, which is where bad values and labels fail."""
-    axes.figure.canvas.draw()
+    """Render, which is where bad values and labels fail; something dark is on the picture."""
+    canvas = FigureCanvasAgg(axes.figure)
+    canvas.draw()
+    assert np.asarray(canvas.buffer_rgba())[..., :3].min() < 128
 
 
 def test_history_draws_error_left_and_sensitivity_right() -> None:
@@ -198,11 +201,11 @@ def test_only_fits_and_models_are_drawn(name: str) -> None:
 
 
 class TestSensitivity:
-    def test_the_points_are_the_parts(self) -> None:
+    def test_the_bars_are_the_parts(self) -> None:
         model = four_models(3)[1].model()
         axes = plot_sensitivity(model, ax=empty_axes())
         expected = tc.sensitivity(model, per_block=True)
-        assert_allclose(axes.get_lines()[0].get_xdata(), expected)
+        assert_allclose([bar.get_width() for bar in axes.patches], expected)
         assert axes.get_title() == f"sensitivity {model.sensitivity():.3g}"
         shares = [text.get_text() for text in axes.texts]
         assert shares == [f"{100 * part / sum(expected):.0f} %" for part in expected]
@@ -216,12 +219,15 @@ class TestSensitivity:
         axes = plot_sensitivity({"bad": model, "best": best}, ax=empty_axes(), title="gauges")
         assert axes.get_xscale() == "log"
         assert [text.get_text().split(":")[0] for text in axes.get_legend().get_texts()] == ["bad", "best"]
-        one, other = axes.get_lines()
-        assert one.get_marker() != other.get_marker()
-        assert one.get_color() != other.get_color()
-        assert not set(one.get_ydata()) & set(other.get_ydata())
+        one, other = axes.containers
+        assert one[0].get_facecolor() != other[0].get_facecolor()
+        # Side by side.
+        for first, second in zip(one, other, strict=True):
+            assert first.get_y() + first.get_height() <= second.get_y() + 1e-9
         # In the optimal gauge no block has more than another.
-        assert_allclose(other.get_xdata(), best.sensitivity() / 3, rtol=1e-6)
+        assert_allclose([bar.get_width() for bar in other], best.sensitivity() / 3, rtol=1e-6)
+        # Every bar begins within the axes.
+        assert axes.get_xlim()[0] < min(bar.get_width() for bar in (*one, *other))
         assert axes.get_title() == "gauges"
 
     def test_the_axis_is_linear_from_zero_where_the_parts_are_alike(self) -> None:
@@ -305,6 +311,18 @@ class TestBlocks:
         assert plot_blocks(model, given) == given
         with pytest.raises(ValueError, match=f"1 axes were given for {len(axes)} blocks"):
             plot_blocks(model, given[:1])
+
+    def test_spectra_are_lines(self) -> None:
+        model = tc.CP.random((4, 30, 25), 2, 0)
+        few, spectrum, other = plot_blocks(model)
+        assert_array_equal(self.table(few), model.factors[0])
+        assert_array_equal([line.get_ydata() for line in spectrum.get_lines()[:2]], model.factors[1].T)
+        assert (spectrum.get_title(), spectrum.get_xlabel()) == ("factor 2", "mode 2")
+        assert len(other.get_lines()) == 3
+        # Many columns, complex entries, cores of chains: heat maps.
+        for model in (tc.CP.random((30, 25), 9, 0), tc.CP.random((30, 25), 2, 0, dtype=complex)):
+            assert all(axes.get_images() for axes in plot_blocks(model))
+        assert all(axes.get_images() for axes in plot_blocks(tc.TensorChain.random((30, 30, 30), 2, 0)))
 
     def test_a_block_that_is_not_there(self) -> None:
         with pytest.raises(ValueError, match="block 3 was asked for, and the model has blocks 0 to 2"):

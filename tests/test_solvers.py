@@ -189,8 +189,8 @@ def gradients(T: Any, model: Any) -> tuple[Any, Any]:
     """Of ||T - X||^2 and of SS, flattened."""
     residual = tc.Dense(model.full() - T)
     error = [2 * residual.contract_all_but(model, k).ravel() for k in range(len(model.matrices))]
-    tame = [2 * (m @ model.sensitivity_metric(k).T).ravel() for k, m in enumerate(model.matrices)]
-    return np.concatenate(error), np.concatenate(tame)
+    stable = [2 * (m @ model.sensitivity_metric(k).T).ravel() for k, m in enumerate(model.matrices)]
+    return np.concatenate(error), np.concatenate(stable)
 
 
 class TestBounds:

@@ -8,7 +8,7 @@ stop too early to be compared.
 | method | package | models | what runs |
 |---|---|---|---|
 | ALS, LM, path | tensorchain | all | `ALS()`, `LM()`, `Path()` |
-| ... bounded | tensorchain | all | the same with `SensitivityBound`, ten times the SS of a tame random model |
+| ... bounded | tensorchain | all | the same with `SensitivityBound`, ten times the SS of a stable random model |
 | path penalised | tensorchain | all | `Path()` with `Penalty`, 1e-6 ||T||^2 / SS of that model |
 | parafac | TensorLy | CP | `parafac` |
 | ring ALS, ring SVD | TensorLy | chain | `tensor_ring_als`, `tensor_ring` (one pass, no start) |

@@ -53,7 +53,7 @@ class Problem:
         return not isinstance(self.make, Fixed)
 
     def tame_sensitivity(self, tensor: Array) -> float:
-        """SS of a random model of the norm of the tensor in its best gauge: what a tame model needs, about."""
+        """SS of a random model of the norm of the tensor in its best gauge: what a stable model needs, about."""
         kind = Model.registry[self.model]
         start = kind.random(tensor.shape, self.rank, np.random.default_rng(0))
         return optimal_gauge(start.scaled(float(np.linalg.norm(tensor)) / start.norm())).sensitivity()

@@ -37,7 +37,7 @@ class Row:
     error : ||T - X|| / ||T||.
     sensitivity : SS as returned.
     gauged_sensitivity : SS in the optimal gauge.
-    relative_sensitivity : SS as returned over that of a tame random model of the same norm.
+    relative_sensitivity : SS as returned over that of a stable random model of the same norm.
     seconds : of the whole run.
     reached : seconds after which the target was met, NaN where the method does not let one see it.
     """

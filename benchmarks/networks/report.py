@@ -93,18 +93,18 @@ def methods() -> str:
              "parameters", "MACs", "file, kB", "speed-up", "seeds"]  # fmt: skip
     lines = []
     for method in NAMES:
-        for tame in ("True", "False"):
-            mine = [row for row in chosen if row["method"] == method and row["stabilised"] == tame]
+        for stable in ("True", "False"):
+            mine = [row for row in chosen if row["method"] == method and row["stabilised"] == stable]
             if not mine:
                 continue
             names = {row["run"] for row in mine}
             whole = [row for row in rows if row["run"] in names]
             before = mean_of(whole, "recalibrated")
             after = mean_of(whole, mine[0]["stage"])
-            speed = speeds.get(mine[0]["run"], "") if tame == "True" else ""
+            speed = speeds.get(mine[0]["run"], "") if stable == "True" else ""
             lines.append(
                 [
-                    NAMES[method], fit_of(method, tame), f"{float(mine[0]['mean_error']):.3f}",
+                    NAMES[method], fit_of(method, stable), f"{float(mine[0]['mean_error']):.3f}",
                     f"{float(mine[0]['median_sensitivity']):.0f}", before[0], ", ".join(before[1:]), after[0],
                     ", ".join(after[1:]), mine[0]["parameters"], f"{int(mine[0]['macs']) / 1e6:.2f} M",
                     f"{int(mine[0]['file_bytes']) / 1e3:.0f}", speed, str(len(mine)),
@@ -202,11 +202,11 @@ def ends(rows: Sequence[Row]) -> list[Row]:
     return list(last.values())
 
 
-def fit_of(method: str, tame: str) -> str:
+def fit_of(method: str, stable: str) -> str:
     """How a method was fitted, in words."""
     if method == "tucker2":
         return "best gauge"
-    return "stabilised" if tame == "True" else "plain"
+    return "stabilised" if stable == "True" else "plain"
 
 
 def mean_of(rows: Sequence[Row], stage: str) -> list[str]:

@@ -24,6 +24,7 @@ from torch import nn
 
 from benchmarks.networks import data, train
 from tensorchain.compression import KernelFit, fit_kernel, module_of, quantize, recalibrate
+from tensorchain.compression.torch_inputs import batches_of
 from tensorchain.compression.torch_patches import patch_covariances
 from tensorchain.compression.torch_sites import sites_of
 
@@ -76,15 +77,16 @@ def compressed(
     """The network with chains in it, and their fits."""
     small, fits = copy.deepcopy(net), {}
     sites = sites_of(net, calibration[0][0][:1])
-    covariances = patch_covariances(net, sites, calibration)
+    covariances = patch_covariances(net, sites, batches_of(calibration))
     for site in sites:
         outputs, inputs, rows, _ = site.kernel.shape
-        if rows != 3 or inputs < 2:
+        if rows != 3 or inputs < 2 or site.groups > 1:
             continue
         rank = (3, max(2, inputs // options.divide), max(2, outputs // options.divide))
         fit = fit_kernel(
             site.kernel, "tc", rank, stabilise=stabilise, geometry=site.geometry, bias=site.bias,
-            covariance=covariances[site.name], fit_output=fit_output, rng=options.seed, max_seconds=options.max_seconds,
+            covariance=covariances[site.name][0], fit_output=fit_output, rng=options.seed,
+            max_seconds=options.max_seconds,
         )  # fmt: skip
         fits[site.name] = fit
         parent, _, last = site.name.rpartition(".")

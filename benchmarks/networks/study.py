@@ -85,9 +85,9 @@ def _group(name: str) -> list[Run]:
         return [Run("", "tc", times=times, fit_output=True) for times in (3, 5)]
     if name == "methods":
         told = [("tucker2", True), ("tc", True), ("tc", False), ("cp3", True), ("cp3", False)]
-        rounded = [Run("", method, times=5, stabilised=tame, bits=BITS) for method, tame in told]
-        others = [(method, tame) for tame in (True, False) for method in ("btd", "tucker-cp", "cp4")]
-        return [*rounded, *(Run("", method, times=5, stabilised=tame) for method, tame in others)]
+        rounded = [Run("", method, times=5, stabilised=stable, bits=BITS) for method, stable in told]
+        others = [(method, stable) for stable in (True, False) for method in ("btd", "tucker-cp", "cp4")]
+        return [*rounded, *(Run("", method, times=5, stabilised=stable) for method, stable in others)]
     if name == "int8":
         return [Run("", "tucker2", budget="params", times=3, fit_output=True, int8=True)]
     if name == "output":

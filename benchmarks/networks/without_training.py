@@ -1,6 +1,7 @@
 """Networks of others, compressed without training: as compressed, normalisations measured again, and refitted.
 
     python -m benchmarks.networks.without_training resnet20.safetensors --path cifar10-jpeg.tar.xz --methods cp3 auto
+    python -m benchmarks.networks.without_training          # the ResNet-20 for digits that is shipped here: minutes
 
 Reads the ResNets for CIFAR of He et al. (3 or 9 blocks a stage, widths 16, 32, 64; shortcuts without weights) with the
 names `conv1 bn1 layer1.0.conv1 ... linear`, and images as folders or a tar of `train/<class>/*` and `test/<class>/*`,
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.networks import data, train
 from tensorchain.compression import compress, recalibrate, refit_network
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -78,8 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.networks.without_training", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("weights", type=Path, help=".safetensors of a ResNet for CIFAR")
-    parser.add_argument("--path", type=Path, required=True, help="folder or tar of train/<class>/* and test/<class>/*")
+    parser.add_argument("weights", type=Path, nargs="?", help=".safetensors of a ResNet for CIFAR; that for digits")
+    parser.add_argument("--path", type=Path, help="folder or tar of train/<class>/* and test/<class>/*")
     parser.add_argument("--methods", nargs="+", default=["auto", "cp3", "btd", "tc", "tucker2"])
     parser.add_argument("--shares", nargs="+", type=float, default=[0.5, 0.33], help="of the multiplications")
     parser.add_argument("--calibration", type=int, default=512, help="training images that are looked at")
@@ -88,10 +90,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    net = load(options.weights)
+    if (options.weights is None) != (options.path is None):
+        parser.error("weights and --path belong together; give both, or none for the digits")
     rng = np.random.default_rng(options.seed)
-    calibration, _ = images(options.path, "train", options.calibration, rng)
-    pixels, labels = images(options.path, "test", options.test, rng)
+    net: nn.Module
+    if options.weights is None:
+        net, calibration, pixels, labels = digits(options.calibration, options.test)
+    else:
+        net = load(options.weights)
+        calibration, _ = images(options.path, "train", options.calibration, rng)
+        pixels, labels = images(options.path, "test", options.test, rng)
     dense = predicted(net, pixels)
     print(f"dense: {100 * np.mean(dense == labels):.2f} % of {len(labels)} test images")
     print(
@@ -118,6 +126,16 @@ def main(arguments: list[str] | None = None) -> int:
             row += f"{100 * np.mean(found == dense):>8.2f}{small.report.macs[1] / small.report.macs[0]:>7.3f}"
             print(f"{row}{fitted - start:>7.0f}{end - middle:>7.0f}", flush=True)
     return 0
+
+
+def digits(calibration: int, test: int) -> tuple[nn.Module, Tensor, Tensor, np.ndarray]:
+    """The shipped ResNet-20 for scikit-learn's digits, images to look at, and test images with their labels."""
+    net, header = train.trained(Path(__file__).parent / "weights" / "resnet20-w8-digits-seed0.safetensors")
+    splits = data.load(header["data"])
+    seen = torch.cat([batch for batch, _ in train.loader(splits, "train", 250)])[:calibration]
+    parts = list(train.loader(splits, "test", 250))
+    pixels, labels = (torch.cat(one)[: test or None] for one in zip(*parts, strict=True))
+    return net, seen, pixels, labels.numpy()
 
 
 def load(path: Path) -> CifarResNet:

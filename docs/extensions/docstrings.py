@@ -1,10 +1,10 @@
 """Docstrings of the package as pages: NumPy sections, formulas kept as they stand in the code.
 
-The docstrings are plain text first.  Formulas are indented paragraphs, `name : text` may hold a whole sentence, and
-||X|| is a norm and not a substitution.  What reStructuredText needs for that is added here:
+The docstrings are plain text first.  Formulas are indented paragraphs, and ||X|| is a norm and not a substitution.
+What reStructuredText needs for that is added here:
 
-- a section header becomes a rubric, `name : text` a definition; a type that is followed by a description stays a type,
-- an indented paragraph, and a table of bars, becomes a literal block,
+- a section header becomes a rubric, `name : type` and what is indented below it a definition,
+- an indented paragraph becomes a literal block, and a table of bars a table,
 - bars outside of code are escaped.
 """
 
@@ -14,14 +14,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-FIELDS = ("Parameters", "Attributes")
-SECTIONS = (*FIELDS, "Returns", "Yields", "Raises", "Examples", "References", "Notes", "See Also")
+FIELDS = ("Parameters", "Attributes", "Returns", "Yields", "Raises", "Warns", "See Also")
+SECTIONS = (*FIELDS, "Examples", "References", "Notes")
 EMPHASIS = re.compile(r"(^\s*\* |(?<![\w*])\*\*?[^\s*](?:[^*]*[^\s*])?\*\*?(?![\w*]))")
 """What stars are for: the bullet of a list, and words between one or two of them."""
-TYPE = re.compile(
-    r"(int|float|complex|bool|str|dtype|ndarray|tuple|list|dict|sequence|callable|numpy|None|[A-Z]\w+(Error)?$)"
-    r"[^.;]*$"
-)
 
 
 def setup(app: Any) -> dict[str, bool]:
@@ -48,8 +44,6 @@ def converted(lines: list[str]) -> Iterator[str]:
             yield from (f".. rubric:: {section}", "")
         if section in FIELDS:
             yield from definitions(body)
-        elif section in ("Returns", "Yields", "Raises"):
-            yield from outcome(body)
         else:
             yield from prose(body)
         yield ""
@@ -85,57 +79,67 @@ def entries(body: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def definitions(body: list[str]) -> Iterator[str]:
-    """`name : text` as definitions."""
+    """`name : type`, or a name alone, as definitions; without anything below it is a line."""
     for head, below in entries(body):
         name, colon, text = head.partition(" : ")
-        if not colon:
-            yield from prose([head, *(line.strip() for line in below)])
-        elif described(text, below):
-            yield f"{escaped(name)} : {escaped(text)}"
-            yield from (f"    {line}" for line in prose([line[4:] for line in below]))
-        else:
-            yield f"{escaped(name)}"
+        below = [line[4:] for line in below]
+        if colon and not any(below):
+            # What is said of a name in its own line, as under "See Also".
+            yield escaped(name)
             yield f"    {escaped(text)}"
-            yield from (f"    {escaped(line.strip())}" for line in below)
+        else:
+            yield escaped(name) + (f" : {escaped(text)}" if colon else "")
+            yield from (f"    {line}" for line in prose(below))
         yield ""
 
 
-def outcome(body: list[str]) -> Iterator[str]:
-    """A type and its description, or sentences."""
-    for head, below in entries(body):
-        if described(head, below):
-            yield escaped(head)
-            yield from (f"    {line}" for line in prose([line[4:] for line in below]))
-            yield ""
-        else:
-            yield escaped(head)
-            yield from (escaped(line.strip()) for line in below)
-    yield ""
-
-
-def described(text: str, below: list[str]) -> bool:
-    """Whether `text` is a type and the indented lines describe it; they are the rest of its sentence otherwise."""
-    return bool(TYPE.match(text)) and bool(below) and bool(re.match(r"\s+[A-Z`(]", below[0]))
-
-
 def prose(lines: list[str]) -> Iterator[str]:
-    """Paragraphs; indented ones and tables become literal."""
+    """Paragraphs; indented ones become literal, and tables of bars become tables."""
     literal = example = False
     previous = ""
-    for line in lines:
+    rest = list(lines)
+    while rest:
+        line = rest.pop(0)
         if line.startswith(">>>"):
             example = True
         elif not line:
             example = False
-        block = line.startswith(("  ", "| ", "|--"))
+        if line.startswith("|") and not example and rest and re.match(r"\|\s*:?-", rest[0]):
+            rows = [line]
+            while rest and rest[0].startswith("|"):
+                rows.append(rest.pop(0))
+            yield from table(rows)
+            previous = ""
+            continue
+        if not example and not line.startswith(" "):
+            line = line.replace("``", "`")
+        # Code between backticks may run over the end of a line.
+        while line.count("`") % 2 and not line.startswith(" ") and not example and rest and rest[0]:
+            line = f"{line} {rest.pop(0).strip()}".replace("``", "`")
+        block = line.startswith("  ")
         if line and not example:
             if block and not previous and not literal:
                 yield from ("::", "")
                 literal = True
             elif not block:
                 literal = False
-        yield ("    " if line.startswith("|") and literal else "") + line if literal or example else escaped(line)
+        yield line if literal or example else escaped(line)
         previous = line
+
+
+def table(rows: list[str]) -> Iterator[str]:
+    """Rows of cells between bars, the first one the header."""
+    # Bars between spaces part the cells; those of a norm stand at what they enclose.
+    cells = [
+        [cell.strip() for cell in re.split(r"(?<=\s)\|(?=\s)", f" {row} ")[1:-1]]
+        for row in rows
+        if set(row) - set("|-: ")
+    ]
+    yield from ("", ".. list-table::", "   :header-rows: 1", "")
+    for row in cells:
+        for number, cell in enumerate(row):
+            yield ("   * - " if not number else "     - ") + escaped(cell)
+    yield ""
 
 
 def escaped(line: str) -> str:

@@ -25,6 +25,11 @@ class Gallery(SphinxDirective):
             section += nodes.title(text=text.rstrip("."))
             section += nodes.literal_block(f"tensorchain figures {name}", f"tensorchain figures {name}", language="sh")
             section += nodes.image(uri=f"/images/{name}.png", alt=text, width="100%")
+            caption = images / f"{name}.txt"
+            self.env.note_dependency(str(caption))
+            if caption.exists():
+                said = caption.read_text(encoding="utf-8").strip()
+                section += nodes.paragraph("", "", nodes.emphasis(text=said), classes=["caption"])
             made.append(section)
         return made
 

@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Parameters
     ----------
-    argv : arguments after the program's name; those of the process by default.
+    argv : sequence of str, optional
+        Arguments after the program's name; those of the process by default.
 
     Returns
     -------

@@ -38,11 +38,16 @@ class Word:
 
     Attributes
     ----------
-    flags : such as --out; none for a positional argument.
-    about : its help, in one line.
-    choices : the words to choose from.
-    metavar : what stands for its value; empty for a switch.
-    repeats : whether it may be given again.
+    flags : tuple of str
+        Such as --out; none for a positional argument.
+    about : str
+        Its help, in one line.
+    choices : tuple of str
+        The words to choose from.
+    metavar : str
+        What stands for its value; empty for a switch.
+    repeats : bool
+        Whether it may be given again.
     """
 
     flags: tuple[str, ...]

@@ -77,7 +77,7 @@ def add_parser(commands: Any) -> None:
     how.add_argument("--plain", action="store_true", help="plain least squares, without control of the sensitivity")
     how.add_argument("--keep", action="append", default=[], metavar="NAME", help="a layer to leave alone; repeatable")
     how.add_argument(
-        "--candidates", type=positive_integer, default=6, metavar="N", help="ranks measured per ladder (default 6)"
+        "--candidates", type=positive_integer, default=12, metavar="N", help="ranks measured per ladder (default 12)"
     )
     how.add_argument(
         "--jobs", type=workers, default=1, metavar="N", help="processes that fit layers side by side; -1 for all cores"

@@ -49,7 +49,7 @@ examples:
   tensorchain decompose data.npy --model tc --rank 3,3,3 --out fit.npz --plot fit.png
   tensorchain decompose data.mat --key X --model cp --rank 5 --starts 10 --max-seconds 60 --out fit.npz
   tensorchain decompose photo.jpg --model btd --rank "20,20,3;9,9,2" --max-sensitivity 200 --relative --out fit.npz
-  tensorchain decompose data.npy --init fit.npz --max-error 0.05 --out tamed.npz --json
+  tensorchain decompose data.npy --init fit.npz --max-error 0.05 --out milder.npz --json
   tensorchain decompose data.npy --model tt --error 0.05 --out fit.npz
   tensorchain decompose new.npy --init fit.npz --fixed 1,2 --non-negative --out samples.npz
   tensorchain decompose frames/ --model tucker --rank 10,30,30 --progress log --out fit.npz

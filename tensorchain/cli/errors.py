@@ -32,8 +32,10 @@ class CommandError(Exception):
 
     Parameters
     ----------
-    message : what was given, what is needed, how to fix it.
-    status : the exit status.
+    message : str
+        What was given, what is needed, how to fix it.
+    status : Status, default Status.BAD_INPUT
+        The exit status.
     """
 
     def __init__(self, message: str, status: Status = Status.BAD_INPUT) -> None:

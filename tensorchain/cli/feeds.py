@@ -35,10 +35,13 @@ class FileFeeds:
 
     Attributes
     ----------
-    arrays : by name of the input.
-    steps : entries along the first axis for each run; 0 for an array that is the same in every run, -1 for one with an
-        axis more than the input.
-    count : runs.
+    arrays : mapping of str to ndarray
+        By name of the input.
+    steps : mapping of str to int
+        Entries along the first axis for each run; 0 for an array that is the same in every run, -1 for one with an axis
+        more than the input.
+    count : int
+        Runs.
     """
 
     arrays: Mapping[str, Array]
@@ -61,9 +64,12 @@ def read_feeds(path: str | Path, key: str | None, inputs: Sequence[InputInfo]) -
 
     Parameters
     ----------
-    path : of the file.
-    key : which array, for a model of one input.
-    inputs : of the model.
+    path : str or Path
+        Of the file.
+    key : str or None
+        Which array, for a model of one input.
+    inputs : sequence of InputInfo
+        Of the model.
 
     Raises
     ------

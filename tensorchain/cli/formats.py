@@ -108,9 +108,12 @@ def read_folder(path: Path, read: Callable[[Path], Array], endings: Sequence[Seq
 
     Parameters
     ----------
-    path : of the folder.
-    read : reads one file.
-    endings : groups of endings that belong together; a folder may hold files of one group.
+    path : Path
+        Of the folder.
+    read : callable
+        Reads one file.
+    endings : sequence of sequence of str
+        Groups of endings that belong together; a folder may hold files of one group.
 
     Raises
     ------

@@ -36,16 +36,23 @@ class FitProgress(Progress):
 
     Parameters
     ----------
-    norm : ||T||, to show the sensitivity for T as given.
-    starts : how many are run.
-    max_seconds : the time limit, for the length of the bar.
-    mode : "bar", "log" for lines, "none", or "auto": a bar on a terminal, nothing elsewhere.
-    follows : whether it is called with the iterates.
-    console : where to show it; stderr by default.
+    norm : float
+        ||T||, to show the sensitivity for T as given.
+    starts : int, default 1
+        How many are run.
+    max_seconds : float, optional
+        The time limit, for the length of the bar.
+    mode : str, default "auto"
+        "bar", "log" for lines, "none", or "auto": a bar on a terminal, nothing elsewhere.
+    follows : bool, default True
+        Whether it is called with the iterates.
+    console : Console, optional
+        Where to show it; stderr by default.
 
     Attributes
     ----------
-    interrupted : whether Ctrl-C was pressed, or the process was asked to end.
+    interrupted : object
+        Whether Ctrl-C was pressed, or the process was asked to end.
     """
 
     def __init__(

@@ -40,8 +40,10 @@ def read_array(path: str | Path, key: str | None = None) -> Array:
 
     Parameters
     ----------
-    path : of a file, whose ending decides, or of a folder of pictures, .npy files or tables of one shape.
-    key : name of the array, where the file holds several.
+    path : str or Path
+        Of a file, whose ending decides, or of a folder of pictures, .npy files or tables of one shape.
+    key : str, optional
+        Name of the array, where the file holds several.
 
     Returns
     -------

@@ -19,9 +19,12 @@ def unused_budget(report: Report, share: float, budget: str = "keep_macs") -> st
 
     Parameters
     ----------
-    report : of the compression.
-    share : the budget.
-    budget : "keep_macs" or "keep_params".
+    report : Report
+        Of the compression.
+    share : float
+        The budget.
+    budget : str, default "keep_macs"
+        "keep_macs" or "keep_params".
     """
     pair = report.macs if budget == "keep_macs" else report.parameters
     if not pair[0] or not report.allocation.choices:

@@ -35,10 +35,22 @@ class Allocation:
 
     Attributes
     ----------
-    choices : index of the choice of each layer.
-    cost : sum of the costs, at most the budget.
-    error : sum of the errors.
-    bound : no allocation within the budget has a smaller sum of errors.
+    choices : tuple of int
+        Index of the choice of each layer.
+    cost : float
+        Sum of the costs, at most the budget.
+    error : float
+        Sum of the errors.
+    bound : float
+        No allocation within the budget has a smaller sum of errors.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain import compression
+    >>> costs, errors = [np.array([1, 3])] * 2, [np.array([2.0, 0.0]), np.array([1.0, 0.0])]
+    >>> compression.one_step(costs, errors, budget=4).cost
+    4.0
     """
 
     choices: tuple[int, ...]
@@ -57,13 +69,22 @@ def allocate(costs: Sequence[Array], errors: Sequence[Array], budget: float, *, 
 
     Parameters
     ----------
-    costs, errors : for each layer the costs (J_l,) and errors (J_l,) of its choices.
-    budget : most total cost.
-    max_states : most partial solutions kept.
+    costs, errors : sequence of ndarray
+        For each layer the costs (J_l,) and errors (J_l,) of its choices.
+    budget : float
+        Most total cost.
+    max_states : int, default 20000
+        Most partial solutions kept.
+
+    Returns
+    -------
+    Allocation
+        The choices of least error within the budget.
 
     Raises
     ------
-    ValueError when even the cheapest choices are beyond the budget, or the shapes differ.
+    ValueError
+        When even the cheapest choices are beyond the budget, or the shapes differ.
 
     Examples
     --------
@@ -111,6 +132,20 @@ def one_step(costs: Sequence[Array], errors: Sequence[Array], budget: float) -> 
     """The cheapest choices whose errors are all below a common limit, the smallest limit that meets the budget.
 
     It minimises the largest error.  `bound` is that of the sum of errors, from the relaxed problem.
+
+    Parameters
+    ----------
+    costs : sequence of ndarray
+        For each layer the costs (J_l,) of its choices.
+    errors : sequence of ndarray
+        For each layer the errors (J_l,) of its choices.
+    budget : float
+        Most total cost.
+
+    Returns
+    -------
+    Allocation
+        The choices.
 
     Examples
     --------

@@ -37,7 +37,7 @@ def compress_within(
 
     Parameters
     ----------
-    net, example, method, options
+    net, example, method, options : object or str
         As in `compress_to_score`; `by="params"` makes the parameters small instead of the multiplications.
     calibration : tensor, iterable of batches, or a function that returns one
         Inputs without labels from which the layers are refitted.
@@ -101,7 +101,8 @@ def output_error(original: Any, net: Any, inputs: Any) -> float:
     ----------
     original, net : torch.nn.Module
         In evaluation mode.
-    inputs : tensor, iterable of batches, or a function that returns one
+    inputs : object
+        Tensor, iterable of batches, or a function that returns one.
 
     Returns
     -------
@@ -137,7 +138,8 @@ def agreement(original: Any, net: Any, inputs: Any) -> float:
     ----------
     original, net : torch.nn.Module
         In evaluation mode.
-    inputs : tensor, iterable of batches, or a function that returns one
+    inputs : object
+        Tensor, iterable of batches, or a function that returns one.
 
     Returns
     -------

@@ -52,10 +52,14 @@ class Candidate:
 
     Attributes
     ----------
-    rank : as in `fit_kernel`.
-    parameters, macs : of the layers that would replace it.
-    error : squared relative error, of the kernel or of the output; 0 when not measured.
-    method : one of `METHODS`; "dense" for the layer as it is.
+    rank : int, tuple or list
+        As in `fit_kernel`.
+    parameters, macs : int
+        Of the layers that would replace it.
+    error : float
+        Squared relative error, of the kernel or of the output; 0 when not measured.
+    method : str
+        One of `METHODS`; "dense" for the layer as it is.
     """
 
     rank: Any
@@ -127,19 +131,29 @@ def curve(
     candidates: int = 6,
     grouped: bool = True,
     below: tuple[int, int] | None = None,
+    refit: bool = False,
     rng: int | np.random.Generator | None = None,
 ) -> list[Candidate]:
     """Measured candidates of a kernel that are cheaper than the kernel itself.
 
     Parameters
     ----------
-    kernel : (T, S, D1, ..).
-    methods : one of `METHODS`, or several, whose candidates come in one list.
-    image : height and width of the layer's input, or its three sizes.
-    covariance : errors are those of the output when given, else those of the kernel.
-    candidates : ranks on each ladder.
-    grouped : whether the kernel that the groups of a chain share is stored for each of them.
-    below : parameters and multiplications that a candidate must not reach; by default those of the kernel.
+    kernel : ndarray
+        (T, S, D1, ..).
+    methods : str or sequence of str
+        One of `METHODS`, or several, whose candidates come in one list.
+    image : Sizes
+        Height and width of the layer's input, or its three sizes.
+    covariance : PatchCovariance, optional
+        Errors are those of the output when given, else those of the kernel.
+    candidates : int, default 6
+        Ranks on each ladder.
+    grouped : bool, default True
+        Whether the kernel that the groups of a chain share is stored for each of them.
+    refit : bool, default False
+        Whether errors of the output are those after a fit of the last layer to it.
+    below : tuple of (int, int), optional
+        Parameters and multiplications that a candidate must not reach; by default those of the kernel.
 
     Examples
     --------
@@ -164,7 +178,8 @@ def curve(
             continue
         error, approximation = reduced.fitted(method, rank, window, generator)
         if covariance is not None:
-            error = covariance.relative_error(tensor_kernel(approximation(), window), double) ** 2
+            measure = covariance.refitted_error if refit else covariance.relative_error
+            error = measure(tensor_kernel(approximation(), window), double) ** 2
         points.append(replace(point, error=error))
     return sorted(points, key=lambda point: (point.macs, point.error))
 

@@ -49,10 +49,14 @@ class Geometry:
 
     Parameters
     ----------
-    stride, dilation : (vertical, horizontal), at least 1; one number for each axis.
-    padding : ((top, bottom), (left, right)), not negative.
-    transposed : whether the positions of the input are those that the stride spreads out.
-    extra : of a transposed one, rows and columns that the output has beyond the last that is reached without them.
+    stride, dilation : Sizes, optional
+        (vertical, horizontal), at least 1; one number for each axis.
+    padding : tuple of ((int, int), (int, int)), optional
+        ((top, bottom), (left, right)), not negative.
+    transposed : bool, default False
+        Whether the positions of the input are those that the stride spreads out.
+    extra : Sizes, optional
+        Of a transposed one, rows and columns that the output has beyond the last that is reached without them.
 
     Examples
     --------
@@ -82,11 +86,52 @@ class Geometry:
 
     @classmethod
     def trivial(cls, axes: int) -> Geometry:
-        """Every position, one by one."""
+        """Every position, one by one.
+
+        Parameters
+        ----------
+        axes : int
+            How many there are.
+
+        Returns
+        -------
+        Geometry
+            A stride of 1, without padding.
+
+        Examples
+        --------
+        >>> from tensorchain.compression import Geometry
+        >>> Geometry.trivial(2).output_size((3, 3), (9, 9))
+        (7, 7)
+        """
         return cls((1,) * axes, ((0, 0),) * axes, (1,) * axes, extra=(0,) * axes)
 
     def output_size(self, window: Sizes, image: Sizes) -> Sizes:
-        """Size of the result for a kernel of `window` on an `image`; ValueError when it does not fit."""
+        """Height and width of the result.
+
+        Parameters
+        ----------
+        window : Sizes
+            (D1, D2).
+        image : Sizes
+            Height and width.
+
+        Returns
+        -------
+        Sizes
+            Height and width.
+
+        Raises
+        ------
+        ValueError
+            When the kernel does not fit the image.
+
+        Examples
+        --------
+        >>> from tensorchain.compression import Geometry
+        >>> Geometry(stride=(2, 2)).output_size((3, 3), (9, 9))
+        (4, 4)
+        """
         sizes = []
         for axis, (taps, length) in enumerate(zip(window, image, strict=True)):
             reach, margin = self.dilation[axis] * (taps - 1), sum(self.padding[axis])
@@ -100,7 +145,24 @@ class Geometry:
         return tuple(sizes)
 
     def along(self, *axes: int) -> Geometry:
-        """The same along some axes, and trivial along the others."""
+        """The same along some axes, and trivial along the others.
+
+        Parameters
+        ----------
+        *axes : int
+            0 for the vertical one, 1 for the horizontal one.
+
+        Returns
+        -------
+        Geometry
+            For a convolution along one axis.
+
+        Examples
+        --------
+        >>> from tensorchain.compression import Geometry
+        >>> Geometry(stride=(2, 3)).along(0).stride
+        (2, 1)
+        """
         each = range(len(self.stride))
         return replace(
             self,
@@ -132,10 +194,21 @@ class Convolution:
 
     Parameters
     ----------
-    weight : (outputs, inputs / groups, D1, D2), or one axis more for volumes.
-    geometry : stride, padding and dilation.
-    groups : channels are joined only within a group.
-    bias : (outputs,) or None.
+    weight : ndarray
+        (outputs, inputs / groups, D1, D2), or one axis more for volumes.
+    geometry : Geometry, optional
+        Stride, padding and dilation.
+    groups : int, default 1
+        Channels are joined only within a group.
+    bias : ndarray, optional
+        (outputs,) or None.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain import compression
+    >>> compression.Convolution(np.ones((2, 3, 1, 1))).weight.shape
+    (2, 3, 1, 1)
     """
 
     weight: Array
@@ -166,14 +239,40 @@ class Convolution:
 
 @dataclass(frozen=True)
 class Fold:
-    """(B, groups * C, ..) to (B * groups, C, ..)."""
+    """(B, groups * C, ..) to (B * groups, C, ..).
+
+    Attributes
+    ----------
+    groups : int
+        How many groups of channels move to or from the batch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain import compression
+    >>> compression.Fold(2).groups
+    2
+    """
 
     groups: int
 
 
 @dataclass(frozen=True)
 class Unfold:
-    """(B * groups, C, ..) to (B, groups * C, ..)."""
+    """(B * groups, C, ..) to (B, groups * C, ..).
+
+    Attributes
+    ----------
+    groups : int
+        How many groups of channels move to or from the batch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain import compression
+    >>> compression.Unfold(2).groups
+    2
+    """
 
     groups: int
 
@@ -187,9 +286,12 @@ class LayerPlan:
 
     Attributes
     ----------
-    method : what made it, such as "tc".
-    rank : ranks of the decomposition.
-    steps : in the order of their application.
+    method : str
+        What made it, such as "tc".
+    rank : int, tuple or list
+        Ranks of the decomposition.
+    steps : tuple of Step
+        In the order of their application.
 
     Examples
     --------
@@ -228,13 +330,51 @@ class LayerPlan:
         )
 
     def output_size(self, image: Sizes) -> Sizes:
-        """Size of the result."""
+        """Size of the result.
+
+        Parameters
+        ----------
+        image : Sizes
+            Height and width.
+
+        Returns
+        -------
+        Sizes
+            Height and width.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import Convolution, LayerPlan
+        >>> plan = LayerPlan("dense", None, (Convolution(np.ones((2, 3, 1, 1))),))
+        >>> plan.output_size((4, 4))
+        (4, 4)
+        """
         for convolution in self.convolutions:
             image = convolution.geometry.output_size(convolution.window, image)
         return image
 
     def macs(self, image: Sizes) -> int:
-        """Multiplications for one image of this size."""
+        """Multiplications for one image of this size.
+
+        Parameters
+        ----------
+        image : Sizes
+            Height and width.
+
+        Returns
+        -------
+        int
+            Multiplications.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import Convolution, LayerPlan
+        >>> plan = LayerPlan("dense", None, (Convolution(np.ones((2, 3, 1, 1))),))
+        >>> plan.macs((4, 4))
+        96
+        """
         total, copies = 0, 1
         for step in self.steps:
             if isinstance(step, Fold):
@@ -255,6 +395,24 @@ class LayerPlan:
         """SS = sum_k ||dX/dW_k||_F^2 of the composed kernel X; biases are left out.
 
         With `relative`, SS / ||X||^(2(K-1)/K), which does not change when X is scaled.
+
+        Parameters
+        ----------
+        relative : bool, default False
+            SS / ||X||^(2(K-1)/K), which does not change when X is scaled.
+
+        Returns
+        -------
+        float
+            The sensitivity.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import Convolution, LayerPlan
+        >>> plan = LayerPlan("dense", None, (Convolution(np.ones((2, 3, 1, 1))),))
+        >>> plan.sensitivity()
+        6.0
         """
         total = sum(self.layer_sensitivities())
         if not relative:
@@ -265,7 +423,21 @@ class LayerPlan:
         return float(total / size ** (2 * (count - 1) / count))
 
     def balanced(self) -> LayerPlan:
-        """The same layer with every convolution scaled so that SS is least, which makes all its terms equal."""
+        """The same layer with every convolution scaled so that SS is least, which makes all its terms equal.
+
+        Returns
+        -------
+        LayerPlan
+            The same kernel.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import Convolution, LayerPlan
+        >>> plan = LayerPlan("dense", None, (Convolution(np.ones((2, 3, 1, 1))),))
+        >>> plan.balanced().sensitivity() <= plan.sensitivity()
+        True
+        """
         terms = np.array(self.layer_sensitivities())
         if not terms.all():
             return self
@@ -274,7 +446,21 @@ class LayerPlan:
         return replace(self, steps=tuple(steps))
 
     def layer_sensitivities(self) -> list[float]:
-        """||dX/dW_k||_F^2 of each convolution."""
+        """||dX/dW_k||_F^2 of each convolution.
+
+        Returns
+        -------
+        list of float
+            One entry for each convolution.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import Convolution, LayerPlan
+        >>> plan = LayerPlan("dense", None, (Convolution(np.ones((2, 3, 1, 1))),))
+        >>> plan.layer_sensitivities()
+        [6.0]
+        """
         found = []
         for k, (layer, shared) in enumerate(self.flat_layers):
             before = [earlier for earlier, _ in self.flat_layers[:k]]
@@ -300,13 +486,46 @@ class LayerPlan:
         return flat
 
     def grouped(self) -> LayerPlan:
-        """The same layer without folds: the kernel that the groups share is written out for each of them."""
+        """The same layer without folds: the kernel that the groups share is written out for each of them.
+
+        Returns
+        -------
+        LayerPlan
+            The same kernel.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import Convolution, LayerPlan
+        >>> plan = LayerPlan("dense", None, (Convolution(np.ones((2, 3, 1, 1))),))
+        >>> np.array_equal(plan.grouped().kernel, plan.kernel)
+        True
+        """
         bias = [step.bias for step in self.convolutions]
         steps = [replace(layer, bias=b) for (layer, _), b in zip(self.flat_layers, bias, strict=True)]
         return LayerPlan(self.method, self.rank, tuple(steps))
 
     def apply(self, images: Array) -> Array:
-        """The layers on images (B, S, H, W) or volumes, by the definition: slow, for tests and small checks."""
+        """The layers on images (B, S, H, W) or volumes, by the definition: slow, for tests and small checks.
+
+        Parameters
+        ----------
+        images : ndarray
+            (B, S, H, W).
+
+        Returns
+        -------
+        ndarray
+            (B, T, H', W').
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import Convolution, LayerPlan
+        >>> plan = LayerPlan("dense", None, (Convolution(np.ones((2, 3, 1, 1))),))
+        >>> plan.apply(np.ones((1, 3, 4, 4))).shape
+        (1, 2, 4, 4)
+        """
         for step in self.steps:
             if isinstance(step, Fold):
                 images = images.reshape(-1, images.shape[1] // step.groups, *images.shape[2:])
@@ -322,11 +541,13 @@ def convolve(images: Array, layer: Convolution) -> Array:
 
     Parameters
     ----------
-    images : (B, S, H, W).
+    images : ndarray
+        (B, S, H, W).
 
     Returns
     -------
-    (B, T, H', W')
+    ndarray
+        (B, T, H', W').
 
     Examples
     --------

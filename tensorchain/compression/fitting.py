@@ -66,14 +66,30 @@ class KernelFit:
 
     Attributes
     ----------
-    plan : the small convolutions.
-    error : ||W - X|| / ||W||.
-    sensitivity : SS / ||X||^(2(K-1)/K) of the plan.
-    output_error : relative error of the layer's output on the calibration data, or None without them.
-    stabilised : whether the sensitivity was controlled: asked for, and reached within the time limit.
-    seconds : time of the fit.
-    bits : of each layer of the plan, where its weights lie on a grid; else None.
-    rounded_error : error of the same fit with its weights only rounded to these bits, in the norm that was minimised.
+    plan : LayerPlan
+        The small convolutions.
+    error : float
+        ||W - X|| / ||W||.
+    sensitivity : float
+        SS / ||X||^(2(K-1)/K) of the plan.
+    output_error : float or None
+        Relative error of the layer's output on the calibration data, or None without them.
+    stabilised : bool
+        Whether the sensitivity was controlled: asked for, and reached within the time limit.
+    seconds : float
+        Time of the fit.
+    bits : tuple of int or None
+        Of each layer of the plan, where its weights lie on a grid; else None.
+    rounded_error : float or None
+        Error of the same fit with its weights only rounded to these bits, in the norm that was minimised.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain import compression
+    >>> kernel = np.random.default_rng(0).standard_normal((4, 4, 3, 3))
+    >>> compression.fit_kernel(kernel, "tucker2", (2, 2), rng=0).plan.method
+    'tucker2'
     """
 
     plan: LayerPlan
@@ -106,27 +122,43 @@ def fit_kernel(
 
     Parameters
     ----------
-    kernel : (T, S, D1, D2), or (T, S, D1, D2, D3) over volumes; real.
-    method : one of `METHODS`; "svd" is for kernels of one tap.
-    rank : see `METHODS`.
-    stabilise : True: least sensitivity at (1 + slack) times the least error found.  False: plain least squares.
-        Or a constraint: `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`.
-    slack : relative increase of the error that the correction may use.
-    geometry, bias : of the layer.
-    covariance : of the layer's input patches; the error of the output is then reported ...
-    fit_output : ... and minimised, instead of that of the kernel.
-    weight_bits : 2 to 8: the weights of each layer become integers of so many bits times one step; None: free.
-    share_bits : `weight_bits` is the mean over all weights, and `tc.allocate_bits` shares it out among the layers.
-    rng : seed or generator.
-    max_seconds : time limit of each of the up to three runs.
+    kernel : ndarray
+        (T, S, D1, D2), or (T, S, D1, D2, D3) over volumes; real.
+    method : str
+        One of `METHODS`; "svd" is for kernels of one tap.
+    rank : int, tuple or list
+        See `METHODS`.
+    stabilise : bool or Constraint, default True
+        True: least sensitivity at (1 + slack) times the least error found.  False: plain least squares. Or a
+        constraint: `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`.
+    slack : float, default 0.02
+        Relative increase of the error that the correction may use.
+    geometry, bias : Geometry or ndarray, optional
+        Of the layer.
+    covariance : PatchCovariance, optional
+        Of the layer's input patches; the error of the output is then reported ...
+    fit_output : bool, default True
+        ... and minimised, instead of that of the kernel.
+    weight_bits : int, optional
+        2 to 8: the weights of each layer become integers of so many bits times one step; None: free.
+    share_bits : bool, default False
+        `weight_bits` is the mean over all weights, and `tc.allocate_bits` shares it out among the layers.
+    rng : int or numpy.random.Generator, optional
+        Seed or generator.
+    max_seconds : float, optional
+        Time limit of each of the up to three runs.
 
     Returns
     -------
-    KernelFit, with weights in the dtype of the kernel.
+    KernelFit
+        With weights in the dtype of the kernel.
 
     Raises
     ------
-    ValueError, TypeError when the kernel is zero or the method or rank does not fit it.
+    TypeError
+        When the rank is of another kind than the method needs.
+    ValueError
+        When the kernel is zero or the method or rank does not fit it.
 
     Examples
     --------

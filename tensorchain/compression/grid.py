@@ -62,13 +62,29 @@ class GridFit:
 
     Attributes
     ----------
-    model : its blocks are `steps[k] * integers[k]`.
-    bits : of each block.
-    steps : of each block: (1, 1), or (I_k, 1) with a step for each row.
-    error : ||T - X|| / ||T||.
-    rounded_error : the same for the start rounded to the same bits, with the better of minmax and mse ranges.
-    free_error : the same for the start itself.
-    sweeps : of the alternating method.
+    model : Model
+        Its blocks are `steps[k] * integers[k]`.
+    bits : tuple of int
+        Of each block.
+    steps : tuple of ndarray
+        Of each block: (1, 1), or (I_k, 1) with a step for each row.
+    error : float
+        ||T - X|| / ||T||.
+    rounded_error : float
+        The same for the start rounded to the same bits, with the better of minmax and mse ranges.
+    free_error : float
+        The same for the start itself.
+    sweeps : int
+        Of the alternating method.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain import compression
+    >>> import tensorchain as tc
+    >>> model = tc.CP.random((4, 5, 6), 2, rng=0)
+    >>> compression.fit_on_grid(model.full(), model, 6).bits
+    (6, 6, 6)
     """
 
     model: Model
@@ -99,20 +115,30 @@ def fit_on_grid(
 
     Parameters
     ----------
-    tensor : what is approximated: an array, or any data source that sees all entries.
-    model : the start, a good fit without rounding, best in the gauge of least sensitivity.
-    bits : 2 to 16, one number or one for each block, such as `tc.allocate_bits(model, budget).bits`.
-    scale : "block" for one step in each block, "slice" for one in each row of its matrix form.
-    roots : for each mode a square matrix that multiplies T - X before the error is measured, or None.
-    max_iter : most sweeps of the alternating method; with 0 the rounded start only descends.
+    tensor : array_like or Tensor
+        What is approximated: an array, or any data source that sees all entries.
+    model : Model
+        The start, a good fit without rounding, best in the gauge of least sensitivity.
+    bits : int or sequence of int, default 4
+        2 to 16, one number or one for each block, such as `tc.allocate_bits(model, budget).bits`.
+    scale : {"block", "slice"}, default "block"
+        "block" for one step in each block, "slice" for one in each row of its matrix form.
+    roots : sequence of ndarray or None, optional
+        For each mode a square matrix that multiplies T - X before the error is measured, or None.
+    max_iter : int, default 60
+        Most sweeps of the alternating method; with 0 the rounded start only descends.
 
     Returns
     -------
-    GridFit.  Its error is at most that of the rounded start.
+    GridFit
+        Its error is at most that of the rounded start.
 
     Raises
     ------
-    TypeError, ValueError when the data are complex, masked or weighted, the shapes differ, or `bits` is out of range.
+    TypeError
+        When the data are complex, masked or weighted.
+    ValueError
+        When the shapes differ, or `bits` is out of range.
 
     Examples
     --------

@@ -113,7 +113,8 @@ def joined_fit(fits: Sequence[KernelFit], kernels: Array, outputs: Sequence[floa
     Parameters
     ----------
     fits : sequence of KernelFit
-    kernels : ndarray (groups, T / groups, S / groups, D1, ..)
+    kernels : ndarray
+        Ndarray (groups, T / groups, S / groups, D1, ..).
     outputs : sequence of float, optional
         Energy of each group's output, where the errors of the outputs were measured.
     """

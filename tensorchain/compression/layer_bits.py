@@ -40,11 +40,25 @@ class LayerBits:
 
     Attributes
     ----------
-    bits : of each layer, by name.
-    sizes : weights of each layer.
-    gains : what a squared relative error of the layer's kernel does to the squared relative error of the outputs.
-    error : predicted squared relative error, summed over layers.
-    uniform_bits, uniform_error : the same for the largest equal number of bits within the budget.
+    bits : dict of str to int
+        Of each layer, by name.
+    sizes : dict of str to int
+        Weights of each layer.
+    gains : dict of str to float
+        What a squared relative error of the layer's kernel does to the squared relative error of the outputs.
+    error : float
+        Predicted squared relative error, summed over layers.
+    uniform_bits, uniform_error : int or float
+        The same for the largest equal number of bits within the budget.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain import compression
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 4))
+    >>> sorted(compression.allocate_layer_bits(net, 4).bits)
+    ['0', '1']
     """
 
     bits: dict[str, int]
@@ -83,11 +97,16 @@ def allocate_layer_bits(
 
     Parameters
     ----------
-    net : a network, dense or as `compress` returns it.
-    mean_bits : most bits for a weight on average, 2 to 8; scales are not counted.
-    loader : its first batch (inputs, or inputs and labels) measures the gains; all are 1 without one.
-    min_bits, max_bits : limits for each layer, within 2 to 8.
-    per_channel, weight_range : as in `quantize`.
+    net : torch.nn.Module
+        A network, dense or as `compress` returns it.
+    mean_bits : float
+        Most bits for a weight on average, 2 to 8; scales are not counted.
+    loader : iterable of object, optional
+        Its first batch (inputs, or inputs and labels) measures the gains; all are 1 without one.
+    min_bits, max_bits : int, optional
+        Limits for each layer, within 2 to 8.
+    per_channel, weight_range : bool or str, optional
+        As in `quantize`.
 
     Returns
     -------
@@ -95,7 +114,12 @@ def allocate_layer_bits(
 
     Raises
     ------
-    ImportError without PyTorch; ValueError, TypeError when a limit is out of range or the network has no such layer.
+    ImportError
+        Without PyTorch.
+    TypeError
+        When a limit is no number.
+    ValueError
+        When a limit is out of range or the network has no such layer.
 
     Examples
     --------

@@ -49,16 +49,30 @@ def plan_network(
 
     Parameters
     ----------
-    sites : the layers.
-    parameters : of the whole network, those outside the sites included, when all its layers were dense.
-    covariances : of the input patches, by name; errors are then those of the outputs.
-    rng : seed or generator.
-    progress : where finished curves and fits are kept, and taken from.
-    timer : seconds that plans take on an image, for the form "auto".
+    sites : sequence of Site
+        The layers.
+    request : Request
+        What is asked for.
+    parameters : int
+        Of the whole network, those outside the sites included, when all its layers were dense.
+    covariances : mapping of str to PatchCovariance, optional
+        Of the input patches, by name; errors are then those of the outputs.
+    rng : int or numpy.random.Generator, optional
+        Seed or generator.
+    progress : Progress, optional
+        Where finished curves and fits are kept, and taken from.
+    timer : Timer, optional
+        Seconds that plans take on an image, for the form "auto".
+
+    Returns
+    -------
+    tuple of (dict of str to LayerPlan, Report)
+        Plans by the name of the layer, and what was chosen.
 
     Raises
     ------
-    ValueError when the budget cannot be met, or `keep` names no layer.
+    ValueError
+        When the budget cannot be met, or `keep` names no layer.
 
     Examples
     --------
@@ -191,7 +205,8 @@ def _measure(site: Site, request: Request, covariances: Covariances | None, seed
     curves = [
         curve(
             part, methods, geometry=site.geometry, image=site.image, covariance=covariance, below=below,
-            candidates=request.candidates, grouped=request.form != "fold" or site.groups > 1, rng=generator,
+            refit=request.refit, candidates=request.candidates,
+            grouped=request.form != "fold" or site.groups > 1, rng=generator,
         )
         for part, covariance in zip(site.parts, covariances or [None] * site.groups, strict=True)
     ]  # fmt: skip
@@ -262,9 +277,12 @@ class Measured:
 
     Attributes
     ----------
-    sites : its layers.
-    parameters : of the whole network when all its layers are dense.
-    covariances : of the patches that the layers see, by name, or None.
+    sites : list of Site
+        Its layers.
+    parameters : int
+        Of the whole network when all its layers are dense.
+    covariances : dict of str to PatchCovariance or None
+        Of the patches that the layers see, by name, or None.
     """
 
     sites: list[Site]

@@ -36,7 +36,10 @@ def checked_feeds(calibration: Feeds, inputs: Sequence[InputInfo]) -> Feeds:
 
     Raises
     ------
-    ValueError, TypeError where there is none, or the first does not fit the inputs.
+    TypeError
+        Where they are no dictionaries of arrays.
+    ValueError
+        Where there is none, or the first does not fit the inputs.
     """
     feeds = list(calibration) if iter(calibration) is calibration else calibration
     first = next(iter(feeds), None)
@@ -131,10 +134,14 @@ def sampled(
 
     Parameters
     ----------
-    layer : the layer.
-    rng : chooses the positions where there are more than this feed should give.
-    feeds : how many there are.
-    source, output : values of the layer's input, and of its output where they are wanted.
+    layer : OnnxLayer
+        The layer.
+    rng : numpy.random.Generator
+        Chooses the positions where there are more than this feed should give.
+    feeds : int
+        How many there are.
+    source, output : ndarray
+        Values of the layer's input, and of its output where they are wanted.
     """
     views = _patches(as_images(layer.kind, source), layer.site.geometry, layer.site.kernel.shape[2:])
     axes = layer.site.kernel.ndim - 2

@@ -63,26 +63,35 @@ def compress_onnx(
 
     Parameters
     ----------
-    model : path of a file, or an `onnx.ModelProto`; neither is changed.
-    method, keep_macs, keep_params, checkpoint, rng, options : as in `compress`; with `form="auto"` both forms of a
-        chain are timed in ONNX Runtime on the layer's input.
-    calibration : feeds for ONNX Runtime, one dictionary of inputs by name for each batch.  Errors are then those of the
-        layers' outputs.
-    refit : whether layers are then fitted, in the order of execution, to what the original gives on the calibration
-        inputs: those that were replaced, which have a bias afterwards, and those behind them.  By default where there
-        are such inputs; never with `weight_bits`, which puts the weights on a grid.
-    input_shapes : shapes of inputs by name, where the file leaves sizes open and there are no calibration inputs.  They
-        serve to count and to choose; the file that comes out takes the sizes that the original took.
-    time_int8 : time the forms after ONNX Runtime's quantizer, for a model that goes through it.
+    model : str, os.PathLike[str] or object
+        Path of a file, or an `onnx.ModelProto`; neither is changed.
+    method, keep_macs, keep_params, checkpoint, rng, options : object
+        As in `compress`; with `form="auto"` both forms of a chain are timed in ONNX Runtime on the layer's input.
+    calibration : Feeds, optional
+        Feeds for ONNX Runtime, one dictionary of inputs by name for each batch.  Errors are then those of the layers'
+        outputs.
+    refit : bool, optional
+        Whether layers are then fitted, in the order of execution, to what the original gives on the calibration inputs:
+        those that were replaced, which have a bias afterwards, and those behind them.  By default where there are such
+        inputs; never with `weight_bits`, which puts the weights on a grid.
+    input_shapes : mapping of str to sequence of int, optional
+        Shapes of inputs by name, where the file leaves sizes open and there are no calibration inputs.  They serve to
+        count and to choose; the file that comes out takes the sizes that the original took.
+    time_int8 : bool, default False
+        Time the forms after ONNX Runtime's quantizer, for a model that goes through it.
 
     Returns
     -------
-    (onnx.ModelProto, Report)
+    tuple of (object, Report)
+        (onnx.ModelProto, Report).
 
     Raises
     ------
-    ImportError without onnx; ValueError when the file is no valid model, holds weights that are not finite, or no layer
-    that can be replaced, when ONNX Runtime does not open it, or the budget cannot be met.
+    ImportError
+        Without onnx.
+    ValueError
+        When the file is no valid model, holds weights that are not finite, or no layer that can be replaced, when ONNX
+        Runtime does not open it, or the budget cannot be met.
 
     Examples
     --------

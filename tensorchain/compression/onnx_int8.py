@@ -27,17 +27,24 @@ def quantize_onnx(model: Any, feeds: Iterable[Mapping[str, Array]], *, per_chann
 
     Parameters
     ----------
-    model : `onnx.ModelProto`.
-    feeds : calibration inputs, one dictionary by name for each batch.
-    per_channel : one scale for each output channel of a weight.
+    model : Model
+        `onnx.ModelProto`.
+    feeds : iterable of mapping of str to ndarray
+        Calibration inputs, one dictionary by name for each batch.
+    per_channel : bool, default True
+        One scale for each output channel of a weight.
 
     Returns
     -------
-    onnx.ModelProto
+    object
+        onnx.ModelProto.
 
     Raises
     ------
-    ImportError without ONNX Runtime; ValueError without feeds, or where the model cannot be converted or rounded.
+    ImportError
+        Without ONNX Runtime.
+    ValueError
+        Without feeds, or where the model cannot be converted or rounded.
 
     Examples
     --------

@@ -51,12 +51,18 @@ class OnnxLayer:
 
     Attributes
     ----------
-    site : its kernel, its costs, and why it must stay.
-    node : position in the graph; None inside a branch or a loop.
-    kind : "image", "volume", "line" or "rows": how its values are images.
-    source, output : names of its input and output.
-    constants : names of its weight and bias.
-    dtype : of its weight.
+    site : Site
+        Its kernel, its costs, and why it must stay.
+    node : int or None
+        Position in the graph; None inside a branch or a loop.
+    kind : str
+        "image", "volume", "line" or "rows": how its values are images.
+    source, output : str
+        Names of its input and output.
+    constants : tuple of str
+        Names of its weight and bias.
+    dtype : dtype
+        Of its weight.
     """
 
     site: Site
@@ -89,13 +95,17 @@ def layers_of(
 
     Parameters
     ----------
-    proto : `onnx.ModelProto` from `load_model`.
-    sizes : shapes of inputs that the file leaves open.
-    feed : an input for the model, from which sizes are taken that the file does not tell.
+    proto : onnx.ModelProto
+        `onnx.ModelProto` from `load_model`.
+    sizes : mapping of str to sequence of int, optional
+        Shapes of inputs that the file leaves open.
+    feed : mapping of str to ndarray, optional
+        An input for the model, from which sizes are taken that the file does not tell.
 
     Raises
     ------
-    ValueError where a node contradicts itself.
+    ValueError
+        Where a node contradicts itself.
     """
     nodes = [node for node in proto.graph.node if node.op_type in _WEIGHT_AT and node.domain in ("", "ai.onnx")]
     inputs = inputs_of(proto)

@@ -30,9 +30,12 @@ class PlanNodes:
 
     Attributes
     ----------
-    nodes : in order; the first reads, the last writes, what the old node did.
-    constants : tensors that the nodes read.
-    weights : for each convolution of the plan the names of its weight and bias, "" where there is none.
+    nodes : list of object
+        In order; the first reads, the last writes, what the old node did.
+    constants : list of object
+        Tensors that the nodes read.
+    weights : tuple of tuple of (str, str)
+        For each convolution of the plan the names of its weight and bias, "" where there is none.
     """
 
     nodes: list[Any]
@@ -45,9 +48,11 @@ def stored_arrays(layer: Convolution, kind: str = "image", dtype: Any = None) ->
 
     Parameters
     ----------
-    kind : "image", "volume", "line" (weights without the first window axis) or "rows" (a matrix, multiplied from the
+    kind : str, default "image"
+        "image", "volume", "line" (weights without the first window axis) or "rows" (a matrix, multiplied from the
         right).
-    dtype : of the file; that of the plan when not given.
+    dtype : dtype, optional
+        Of the file; that of the plan when not given.
     """
     dtype = layer.weight.dtype if dtype is None else dtype
     weight = layer.weight
@@ -69,11 +74,16 @@ def plan_nodes(
 
     Parameters
     ----------
-    old : the node that is replaced.
-    plan : its small convolutions.
-    taken : names that are in use; those of the new nodes are added.
-    kind, dtype : as in `stored_arrays`.
-    opset : of the model.
+    old : object
+        The node that is replaced.
+    plan : LayerPlan
+        Its small convolutions.
+    taken : set of str
+        Names that are in use; those of the new nodes are added.
+    kind, dtype : str or dtype, optional
+        As in `stored_arrays`.
+    opset : int, default 17
+        Of the model.
     """
     onnx = onnx_package()
     base = old.name or old.output[0]
@@ -167,8 +177,10 @@ def layer_model(plan: LayerPlan, image: Sizes, batch: int | str = "batch") -> An
 
     Parameters
     ----------
-    image : height and width of the input.
-    batch : a size, or a name for one that is free.
+    image : Sizes
+        Height and width of the input.
+    batch : int or str, default "batch"
+        A size, or a name for one that is free.
     """
     onnx = onnx_package()
     dtype = onnx.helper.np_dtype_to_tensor_dtype(plan.convolutions[0].weight.dtype)
@@ -190,11 +202,16 @@ def time_plans(
 
     Parameters
     ----------
-    image : height and width of the input.
-    batch : images at once.
-    int8 : after ONNX Runtime's static quantizer.
-    threads : of ONNX Runtime within one operator.
-    runs : of each plan.
+    image : Sizes
+        Height and width of the input.
+    batch : int, default 1
+        Images at once.
+    int8 : bool, default False
+        After ONNX Runtime's static quantizer.
+    threads : int, default 1
+        Of ONNX Runtime within one operator.
+    runs : int, optional
+        Of each plan.
 
     Examples
     --------
@@ -223,9 +240,12 @@ def time_sessions(
 
     Parameters
     ----------
-    sessions : with the same inputs.
-    feed : the inputs.
-    runs, warm : runs of each session that the clock counts, and those before.
+    sessions : sequence of OnnxSession
+        With the same inputs.
+    feed : mapping of str to object
+        The inputs.
+    runs, warm : int, optional
+        Runs of each session that the clock counts, and those before.
     """
     seconds = np.empty((runs, len(sessions)))
     for run in range(-warm, runs):

@@ -45,9 +45,12 @@ class InputInfo:
 
     Attributes
     ----------
-    name : of the input.
-    dtype : of its entries, None where NumPy has no such type.
-    shape : 0 for an axis that is free; None where not even the number of axes is given.
+    name : str
+        Of the input.
+    dtype : dtype or None
+        Of its entries, None where NumPy has no such type.
+    shape : tuple of int or None
+        0 for an axis that is free; None where not even the number of axes is given.
     """
 
     name: str
@@ -60,7 +63,11 @@ def load_model(model: str | os.PathLike[str] | Any) -> Any:
 
     Raises
     ------
-    ImportError without onnx; FileNotFoundError; ValueError where it is no valid model, or has weights in other files.
+    ImportError
+        Without onnx.
+    FileNotFoundError
+    ValueError
+        Where it is no valid model, or has weights in other files.
     """
     onnx = onnx_package()
     proto = onnx.ModelProto()
@@ -150,7 +157,8 @@ class Constants:
 
     Parameters
     ----------
-    proto : `onnx.ModelProto`, its nodes in order.
+    proto : onnx.ModelProto
+        `onnx.ModelProto`, its nodes in order.
     """
 
     def __init__(self, proto: Any) -> None:
@@ -250,10 +258,14 @@ def value_shapes(
 
     Parameters
     ----------
-    proto : the model, which is not changed.
-    wanted : values whose shape is measured where inference does not find it.
-    sizes : shapes of inputs that the file leaves open.
-    feed : an input for the model; otherwise zeros are tried, where the sizes of all inputs are given.
+    proto : onnx.ModelProto
+        The model, which is not changed.
+    wanted : sequence of str
+        Values whose shape is measured where inference does not find it.
+    sizes : mapping of str to sequence of int
+        Shapes of inputs that the file leaves open.
+    feed : mapping of str to ndarray, optional
+        An input for the model; otherwise zeros are tried, where the sizes of all inputs are given.
     """
     onnx = onnx_package()
     model = onnx.ModelProto()

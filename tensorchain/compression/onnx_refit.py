@@ -74,11 +74,16 @@ def refit_onnx(
 
     Parameters
     ----------
-    original, small : the models before and after; `small` gets the new weights.
-    layers : those that are fitted.
-    plans : by name of the layer; a bias stays where there is one, and only there.
-    weights : by name, for each convolution of the plan the names of its weight and bias in `small`.
-    feeds : calibration inputs.
+    original, small : torch.nn.Module or object
+        The models before and after; `small` gets the new weights.
+    layers : sequence of OnnxLayer
+        Those that are fitted.
+    plans : mapping of str to LayerPlan
+        By name of the layer; a bias stays where there is one, and only there.
+    weights : mapping of str to sequence of tuple of (str, str)
+        By name, for each convolution of the plan the names of its weight and bias in `small`.
+    feeds : Feeds
+        Calibration inputs.
     """
     opened = [name for rows in weights.values() for pair in rows for name in pair if name]
     before = OnnxSession(original, [layer.output for layer in layers])

@@ -19,14 +19,20 @@ class OnnxSession:
 
     Parameters
     ----------
-    proto : `onnx.ModelProto`; it is not changed.
-    probes : inner values that are outputs too.
-    open_constants : names of initializers that a feed may replace.
-    threads : of the runtime within one operator; 0 leaves it to the runtime.
+    proto : onnx.ModelProto
+        `onnx.ModelProto`; it is not changed.
+    probes : sequence of str, optional
+        Inner values that are outputs too.
+    open_constants : sequence of str, optional
+        Names of initializers that a feed may replace.
+    threads : int, default 0
+        Of the runtime within one operator; 0 leaves it to the runtime.
 
     Raises
     ------
-    ImportError without ONNX Runtime; ValueError, with the runtime's reason, where it does not open the model.
+    ImportError
+        Without ONNX Runtime.
+    ValueError, with the runtime's reason, where it does not open the model
     """
 
     def __init__(

@@ -35,10 +35,20 @@ class OutputError:
 
     Attributes
     ----------
-    name : of the output.
-    error : relative to the original's output, or the share of entries that differ where they are no numbers; None
-        where it was not measured.
-    note : what was not measured, and why; empty otherwise.
+    name : str
+        Of the output.
+    error : float or None
+        Relative to the original's output, or the share of entries that differ where they are no numbers; None where it
+        was not measured.
+    note : str
+        What was not measured, and why; empty otherwise.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain import compression
+    >>> compression.OutputError("scores", 0.01).error
+    0.01
     """
 
     name: str
@@ -52,10 +62,21 @@ class Trial:
 
     Attributes
     ----------
-    outputs : one entry for each output.
-    seconds : median times of a run of the original and of the copy, or None where no input could be made.
-    bytes : sizes of both.
-    calibrated : whether the errors are those on calibration inputs.
+    outputs : tuple of OutputError
+        One entry for each output.
+    seconds : tuple of (float, float) or None
+        Median times of a run of the original and of the copy, or None where no input could be made.
+    bytes : tuple of (int, int)
+        Sizes of both.
+    calibrated : bool
+        Whether the errors are those on calibration inputs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain import compression
+    >>> compression.Trial((compression.OutputError("scores", 0.01),), (1.0, 0.5), (200, 100), True).bytes
+    (200, 100)
     """
 
     outputs: tuple[OutputError, ...]
@@ -76,11 +97,15 @@ def try_models(
 
     Parameters
     ----------
-    original, small : `onnx.ModelProto` with the same inputs and outputs.
-    feeds : calibration inputs.  Without them the models run once on random inputs, where the sizes are given, and no
-        error is reported.
-    sizes : shapes of inputs that the file leaves open, by name.
-    runs : of each model, for the time; fewer where they are long.
+    original, small : torch.nn.Module or object
+        `onnx.ModelProto` with the same inputs and outputs.
+    feeds : Feeds, optional
+        Calibration inputs.  Without them the models run once on random inputs, where the sizes are given, and no error
+        is reported.
+    sizes : mapping of str to sequence of int, optional
+        Shapes of inputs that the file leaves open, by name.
+    runs : int, optional
+        Of each model, for the time; fewer where they are long.
 
     Returns
     -------
@@ -88,8 +113,10 @@ def try_models(
 
     Raises
     ------
-    ImportError without ONNX Runtime; ValueError where a model does not open or run, or the copy gives no numbers where
-    the original does.
+    ImportError
+        Without ONNX Runtime.
+    ValueError
+        Where a model does not open or run, or the copy gives no numbers where the original does.
 
     Examples
     --------

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tensorchain.compression.refit import solve_positive
 from tensorchain.kernels import Array
 
 
@@ -31,8 +32,10 @@ class PatchCovariance:
 
     Parameters
     ----------
-    matrix : (S D, S D), positive semidefinite; channels first, then taps.
-    channels : S.
+    matrix : ndarray
+        (S D, S D), positive semidefinite; channels first, then taps.
+    channels : int
+        S.
 
     Examples
     --------
@@ -55,28 +58,139 @@ class PatchCovariance:
 
     @classmethod
     def from_patches(cls, patches: Array, channels: int) -> PatchCovariance:
-        """From patches (Z, S D), channels first."""
+        """From patches (Z, S D), channels first.
+
+        Parameters
+        ----------
+        patches : ndarray
+            (Z, S D), channels first.
+        channels : int
+            S.
+
+        Returns
+        -------
+        PatchCovariance
+            Of these patches.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import PatchCovariance
+        >>> PatchCovariance.from_patches(np.eye(2), 2).channels
+        2
+        """
         patches = patches.astype(np.float64, copy=False)
         return cls(patches.T @ patches / len(patches), channels)
 
     def energy(self, kernel: Array) -> float:
-        """Mean |W x|^2 over patches, for a kernel (T, S, D1, ..)."""
+        """Mean |W x|^2 over patches, for a kernel (T, S, D1, ..).
+
+        Parameters
+        ----------
+        kernel : ndarray
+            (T, S, D1, D2).
+
+        Returns
+        -------
+        float
+            Mean over the patches.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import PatchCovariance
+        >>> PatchCovariance.from_patches(np.eye(2), 2).energy(np.ones((1, 2, 1, 1)))
+        1.0
+        """
         rows = kernel.reshape(len(kernel), -1).astype(np.float64, copy=False)
         if rows.shape[1] != len(self.matrix):
             raise ValueError(f"a kernel of shape {kernel.shape} does not fit patches of {len(self.matrix)} numbers")
         return max(float(np.sum((rows @ self.matrix) * rows)), 0.0)
 
     def relative_error(self, approximation: Array, kernel: Array) -> float:
-        """Error of the output relative to the output, both without bias."""
+        """Error of the output relative to the output, both without bias.
+
+        Parameters
+        ----------
+        approximation : ndarray
+            (T, S, D1, D2).
+        kernel : ndarray
+            (T, S, D1, D2).
+
+        Returns
+        -------
+        float
+            0 for equal outputs.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import PatchCovariance
+        >>> PatchCovariance.from_patches(np.eye(2), 2).relative_error(np.zeros((1, 2, 1, 1)), np.ones((1, 2, 1, 1)))
+        1.0
+        """
         whole = self.energy(kernel)
         return math.sqrt(self.energy(approximation - kernel) / whole) if whole > 0.0 else 0.0
+
+    def refitted_error(self, approximation: Array, kernel: Array) -> float:
+        """Error of the output relative to the output when the last, pointwise, layer is fitted to it again.
+
+        The outputs are then any combinations of those of the approximation X: with V = W C X' and G = X C X',
+
+            error^2 = 1 - tr(V G^{-1} V') / tr(W C W').
+
+        Parameters
+        ----------
+        approximation, kernel : ndarray
+            (T, S, D1, ..).
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ValueError
+            When the kernels do not fit the patches.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> covariance = PatchCovariance(np.eye(2), channels=2)
+        >>> kernel = np.array([[2.0, 0.0], [0.0, 0.0]])[:, :, None, None]
+        >>> covariance.refitted_error(0.5 * kernel, kernel) < covariance.relative_error(0.5 * kernel, kernel)
+        True
+        """
+        whole = self.energy(kernel)
+        if not whole > 0.0:
+            return 0.0
+        wanted, rows = (values.reshape(len(values), -1).astype(np.float64) for values in (kernel, approximation))
+        half = rows @ self.matrix
+        cross = half @ wanted.T
+        gained = float(np.sum(cross * solve_positive(half @ rows.T, cross)))
+        # The ridge that singular G need leaves a small error where there is none.
+        return min(math.sqrt(max(1.0 - gained / whole, 0.0)), self.relative_error(approximation, kernel))
 
     def roots(self, floor: float = 1e-3) -> tuple[Array, Array]:
         """Symmetric roots of C_S (S, S) and C_D (D, D), each of mean eigenvalue 1.
 
         Parameters
         ----------
-        floor : smallest eigenvalue, relative to the mean: directions that no patch uses stay determined.
+        floor : float, default 0.001
+            Smallest eigenvalue, relative to the mean: directions that no patch uses stay determined.
+
+        Returns
+        -------
+        tuple of (ndarray, ndarray)
+            For channels and taps.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import PatchCovariance
+        >>> channels, taps = PatchCovariance.from_patches(np.eye(2), 2).roots()
+        >>> channels.shape, taps.shape
+        ((2, 2), (1, 1))
         """
         blocks = self.matrix.reshape(self.channels, -1, self.channels, len(self.matrix) // self.channels)
         return _root(np.einsum("sdtd->st", blocks), floor), _root(np.einsum("sdse->de", blocks), floor)

@@ -37,6 +37,18 @@ from tensorchain.models.network import Network, Term
 def kernel_tensor(kernel: Array, order: int = 3) -> Array:
     """The kernel (T, S, D1, ..) as a tensor: (S, T) at order 2, (S, all taps, T) at 3, (S, D1, other taps, T) at 4.
 
+    Parameters
+    ----------
+    kernel : ndarray
+        (T, S, D1, D2).
+    order : int, default 3
+        2, 3 or 4.
+
+    Returns
+    -------
+    ndarray
+        Without a copy where that can be.
+
     Examples
     --------
     >>> import numpy as np
@@ -58,6 +70,18 @@ def kernel_tensor(kernel: Array, order: int = 3) -> Array:
 def tensor_kernel(tensor: Array, window: Sizes) -> Array:
     """The kernel (T, S, D1, ..) of a tensor that `kernel_tensor` made.
 
+    Parameters
+    ----------
+    tensor : ndarray
+        As `kernel_tensor` makes it.
+    window : Sizes
+        (D1, D2).
+
+    Returns
+    -------
+    ndarray
+        (T, S, D1, D2).
+
     Examples
     --------
     >>> import numpy as np
@@ -78,13 +102,24 @@ def plan_of(
 
     Parameters
     ----------
-    model : `CP` of order 2, 3 or 4; `Sandwich`, `BlockTerm` or `TensorChain` of order 3; `Tucker` of order 3.
-    window : (D1, D2) of the kernel, or (D1, D2, D3).
-    geometry, bias : of the layer that is replaced.
+    model : Model
+        `CP` of order 2, 3 or 4; `Sandwich`, `BlockTerm` or `TensorChain` of order 3; `Tucker` of order 3.
+    window : Sizes
+        (D1, D2) of the kernel, or (D1, D2, D3).
+    geometry, bias : Geometry or ndarray, optional
+        Of the layer that is replaced.
+
+    Returns
+    -------
+    LayerPlan
+        In the order of their application.
 
     Raises
     ------
-    ValueError, TypeError when the model is none of these or does not fit the window.
+    TypeError
+        When the model is none of these.
+    ValueError
+        When the model does not fit the window.
 
     Examples
     --------

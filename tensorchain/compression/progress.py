@@ -31,12 +31,17 @@ class Progress:
 
     Parameters
     ----------
-    path : the file, or None to keep nothing; it need not exist.
-    problem : digest of what is computed; a file of another problem is refused.
+    path : str or os.PathLike[str] or None
+        The file, or None to keep nothing; it need not exist.
+    problem : str
+        Digest of what is computed; a file of another problem is refused.
 
     Raises
     ------
-    ImportError without safetensors; ValueError when the file is damaged or belongs to another problem.
+    ImportError
+        Without safetensors.
+    ValueError
+        When the file is damaged or belongs to another problem.
 
     Examples
     --------

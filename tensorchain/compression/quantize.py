@@ -42,10 +42,14 @@ class Quantizer:
 
     Attributes
     ----------
-    step : distance of two levels, positive: (), or (C,) for one in each channel.
-    zero : integer that represents 0, of the same shape.
-    low, high : smallest and largest integer.
-    axis : axis of the channels, or None.
+    step : ndarray
+        Distance of two levels, positive: (), or (C,) for one in each channel.
+    zero : ndarray
+        Integer that represents 0, of the same shape.
+    low, high : int
+        Smallest and largest integer.
+    axis : int or None
+        Axis of the channels, or None.
 
     Examples
     --------
@@ -64,17 +68,74 @@ class Quantizer:
     axis: int | None = None
 
     def integers(self, values: Array) -> Array:
-        """The integers that represent `values`."""
+        """The integers that represent `values`.
+
+        Parameters
+        ----------
+        values : ndarray
+            To represent.
+
+        Returns
+        -------
+        ndarray
+            Of the same shape.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import quantizer
+        >>> grid = quantizer(np.array([-3.0, 1.2]), bits=3)
+        >>> grid.integers(np.array([-3.0, 1.2]))
+        array([-3,  1])
+        """
         step, zero = self._along(self.step, values.ndim), self._along(self.zero, values.ndim)
         return np.asarray(np.clip(np.rint(values / step) + zero, self.low, self.high), dtype=np.int64)
 
     def values(self, integers: Array) -> Array:
-        """What `integers` represent."""
+        """What `integers` represent.
+
+        Parameters
+        ----------
+        integers : ndarray
+            From `integers`.
+
+        Returns
+        -------
+        ndarray
+            Of the same shape.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import quantizer
+        >>> grid = quantizer(np.array([-3.0, 1.2]), bits=3)
+        >>> grid.values(np.array([-3, 1]))
+        array([-3.,  1.])
+        """
         step, zero = self._along(self.step, integers.ndim), self._along(self.zero, integers.ndim)
         return np.asarray((integers - zero) * step)
 
     def rounded(self, values: Array) -> Array:
-        """The nearest levels, in the dtype of `values`."""
+        """The nearest levels, in the dtype of `values`.
+
+        Parameters
+        ----------
+        values : ndarray
+            To round.
+
+        Returns
+        -------
+        ndarray
+            Of the same shape.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import quantizer
+        >>> grid = quantizer(np.array([-3.0, 1.2]), bits=3)
+        >>> grid.rounded(np.array([-3.0, 1.2]))
+        array([-3.,  1.])
+        """
         return self.values(self.integers(values)).astype(values.dtype)
 
     def _along(self, parameter: Array, order: int) -> Array:
@@ -98,20 +159,36 @@ def quantizer(
 
     Parameters
     ----------
-    values : real array of the values to represent.
-    bits : 2 to 8.
-    symmetric : levels on both sides of zero, or affine.
-    axis : axis of the channels that get a step each; None for one step.
-    range_by : one of `RANGES`.
-    percentile : share of the values inside the range, in percent, for "percentile".
+    values : ndarray
+        Real array of the values to represent.
+    bits : int
+        2 to 8.
+    symmetric : bool, default True
+        Levels on both sides of zero, or affine.
+    axis : int, optional
+        Axis of the channels that get a step each; None for one step.
+    range_by : str, default "minmax"
+        One of `RANGES`.
+    percentile : float, default 99.9
+        Share of the values inside the range, in percent, for "percentile".
 
     Returns
     -------
-    Quantizer.  Values that are all zero get a step of 1.
+    Quantizer
+        Values that are all zero get a step of 1.
 
     Raises
     ------
-    ValueError, TypeError when an option is out of its range, or values are missing or not finite.
+    TypeError
+        When an option is of another kind.
+    ValueError
+        When an option is out of its range, or values are missing or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> float(quantizer(np.array([-3.0, 1.2]), bits=3).step)
+    1.0
     """
     _check(values, bits, axis, range_by, percentile)
     double = values.astype(np.float64)
@@ -135,6 +212,22 @@ def quantizer(
 
 def from_range(low: float, high: float, bits: int, symmetric: bool = False) -> Quantizer:
     """The grid of one step that covers low .. high and zero.
+
+    Parameters
+    ----------
+    low : float
+        Smallest value.
+    high : float
+        Largest value.
+    bits : int
+        2 to 8.
+    symmetric : bool, default False
+        Levels on both sides of zero.
+
+    Returns
+    -------
+    Quantizer
+        The grid.
 
     Examples
     --------

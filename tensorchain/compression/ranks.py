@@ -21,6 +21,18 @@ __all__ = ["VariationalRank", "energy_rank", "evbmf", "kept_above", "multilinear
 def energy_rank(singular: Array, share: float) -> int:
     """Fewest singular values that hold at least `share` of the sum of squares.
 
+    Parameters
+    ----------
+    singular : ndarray
+        (n,), falling.
+    share : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    int
+        At least 1.
+
     Examples
     --------
     >>> import numpy as np
@@ -39,9 +51,17 @@ def multilinear_rank(kernel: Array, by: str = "evbmf", share: float = 0.9) -> tu
 
     Parameters
     ----------
-    kernel : (T, S, D1, D2).
-    by : "evbmf", or "energy" for the share of the energy in each mode.
-    share : of the energy.
+    kernel : ndarray
+        (T, S, D1, D2).
+    by : str, default "evbmf"
+        "evbmf", or "energy" for the share of the energy in each mode.
+    share : float, default 0.9
+        Of the energy.
+
+    Returns
+    -------
+    tuple of (int, int)
+        In input and output channels.
 
     Examples
     --------

@@ -94,6 +94,15 @@ class Moments:
         ------
         ValueError
             When the shapes do not fit, or an entry is not finite.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import Moments
+        >>> moments = Moments(1, 1)
+        >>> moments.add(np.array([[0.0], [1.0], [2.0]]), np.array([[1.0], [3.0], [5.0]]))
+        >>> moments.count
+        3
         """
         expected = len(self.input_mean), len(self.target_mean)
         if inputs.ndim != 2 or targets.ndim != 2 or len(inputs) != len(targets):
@@ -117,7 +126,23 @@ class Moments:
     def merge(
         self, count: int, input_mean: Array, target_mean: Array, *, square: Array, cross: Array, energy: float
     ) -> None:
-        """Take in the moments of further rows, one or more, made elsewhere; the parameters are as the attributes."""
+        """Take in the moments of further rows, one or more, made elsewhere; the parameters are as the attributes.
+
+        Parameters
+        ----------
+        count : int
+            Rows.
+        input_mean : ndarray
+            (p,).
+        target_mean : ndarray
+            (T,).
+        square : ndarray
+            (p, p).
+        cross : ndarray
+            (T, p).
+        energy : float
+            Of the targets.
+        """
         if not (np.isfinite(input_mean).all() and np.isfinite(target_mean).all()):
             raise ValueError(
                 "inputs or targets hold NaN or infinity; give calibration inputs that the network can take"
@@ -143,7 +168,18 @@ class Moments:
         return self.cross / max(self.count, 1)
 
     def best_bias(self, weight: Array) -> Array:
-        """my - W mx, the best bias (T,) beside weights (T, p)."""
+        """my - W mx, the best bias (T,) beside weights (T, p).
+
+        Parameters
+        ----------
+        weight : ndarray
+            (T, p).
+
+        Returns
+        -------
+        ndarray
+            (T,).
+        """
         return np.asarray(self.target_mean - weight @ self.input_mean)
 
     def relative_error(self, weight: Array, bias: Array | None = None) -> float:
@@ -159,6 +195,15 @@ class Moments:
         -------
         float
             0 where the targets do not vary and are met.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import Moments
+        >>> moments = Moments(1, 1)
+        >>> moments.add(np.array([[0.0], [1.0], [2.0]]), np.array([[1.0], [3.0], [5.0]]))
+        >>> moments.relative_error(np.array([[2.0]]))
+        0.0
         """
         weight = weight.astype(np.float64)
         left = self.energy - 2.0 * float(np.sum(weight.T * self.cross)) + float(np.sum((weight @ self.square) * weight))
@@ -182,12 +227,23 @@ class Moments:
 
         Returns
         -------
-        weight, bias : ndarray (T, p), (T,)
+        tuple of (ndarray, ndarray)
+            Weight, bias : ndarray (T, p), (T,).
 
         Raises
         ------
         ValueError
             When no row was added, or `ridge` is negative.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tensorchain.compression import Moments
+        >>> moments = Moments(1, 1)
+        >>> moments.add(np.array([[0.0], [1.0], [2.0]]), np.array([[1.0], [3.0], [5.0]]))
+        >>> weight, bias = moments.least_squares(np.zeros((1, 1)), ridge=1e-12)
+        >>> bool(np.allclose([weight[0, 0], bias[0]], [2.0, 1.0]))
+        True
         """
         if not ridge >= 0.0:
             raise ValueError(f"ridge is {ridge!r}; a number >= 0 is needed")
@@ -211,7 +267,8 @@ def solve_positive(square: Array, right: Array, ridge: float = 0.0) -> Array:
 
     Returns
     -------
-    ndarray (p, T)
+    ndarray
+        (p, T).
 
     Examples
     --------

@@ -156,10 +156,14 @@ class _Block:
 
     Attributes
     ----------
-    before : L, composition of the layers before it, (groups, i, S, P1, ..), i channels in a group.
-    behind : Z, of those behind it, (T, groups, o, Q1, ..).
-    window : (R1, ..), its taps.
-    copies : how many groups share one weight.
+    before : ndarray
+        L, composition of the layers before it, (groups, i, S, P1, ..), i channels in a group.
+    behind : ndarray
+        Z, of those behind it, (T, groups, o, Q1, ..).
+    window : Sizes
+        (R1, ..), its taps.
+    copies : int
+        How many groups share one weight.
     """
 
     before: Array

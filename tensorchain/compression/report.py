@@ -18,13 +18,30 @@ class LayerReport:
 
     Attributes
     ----------
-    name : of the layer.
-    method, rank : of the decomposition; "dense", and the reason, where the layer stayed.
-    error, output_error, sensitivity, stabilised : as in `KernelFit`; None for a layer that stayed.
-    parameters, macs : before and after.
-    bits, rounded_error : as in `KernelFit`; None where the weights are free.
-    form : "grouped" or "fold" for a chain in several groups, else None.
-    form_seconds : median times of the two forms, where they were measured.
+    name : str
+        Of the layer.
+    method, rank : str or int, tuple or list
+        Of the decomposition; "dense", and the reason, where the layer stayed.
+    error, output_error, sensitivity, stabilised : float or None or bool
+        As in `KernelFit`; None for a layer that stayed.
+    parameters, macs : tuple of (int, int)
+        Before and after.
+    bits, rounded_error : tuple of int or None or float or None
+        As in `KernelFit`; None where the weights are free.
+    form : str or None
+        "grouped" or "fold" for a chain in several groups, else None.
+    form_seconds : tuple of (float, float) or None
+        Median times of the two forms, where they were measured.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain import compression
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3)).eval()
+    >>> small = compression.compress(net, torch.randn(1, 8, 8, 8), "tucker2", keep_macs=0.5, rng=0)
+    >>> small.report.layers[0].method
+    'tucker2'
     """
 
     name: str
@@ -48,13 +65,30 @@ class Report:
 
     Attributes
     ----------
-    layers : one entry for every layer that holds weights.
-    parameters, macs : of the whole network, before and after; parameters include biases and normalisations.
-    allocation : the choice among the measured candidates, with the proof of its gap.
-    curves : for each layer the candidates that were measured, the dense layer last.
-    seconds : time taken.
-    unused : why less than the budget is used, in words; empty where it is used.
-    steps : what was tried on the way, where ranks were chosen in several steps or by accuracy.
+    layers : tuple of LayerReport
+        One entry for every layer that holds weights.
+    parameters, macs : tuple of (int, int)
+        Of the whole network, before and after; parameters include biases and normalisations.
+    allocation : Allocation
+        The choice among the measured candidates, with the proof of its gap.
+    curves : tuple of tuple of Candidate
+        For each layer the candidates that were measured, the dense layer last.
+    seconds : float
+        Time taken.
+    unused : str
+        Why less than the budget is used, in words; empty where it is used.
+    steps : tuple of StepReport
+        What was tried on the way, where ranks were chosen in several steps or by accuracy.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain import compression
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3)).eval()
+    >>> small = compression.compress(net, torch.randn(1, 8, 8, 8), "tucker2", keep_macs=0.5, rng=0)
+    >>> small.report.macs[1] <= 0.5 * small.report.macs[0]
+    True
     """
 
     layers: tuple[LayerReport, ...]
@@ -99,10 +133,24 @@ class StepReport:
 
     Attributes
     ----------
-    share : the budget that was asked for, as a share of the dense network.
-    score : of the network after restoration; None where none was asked for.
-    accepted : whether the step was kept.
-    report : what was chosen, with the curves and the allocation that it was chosen from.
+    share : float
+        The budget that was asked for, as a share of the dense network.
+    score : float or None
+        Of the network after restoration; None where none was asked for.
+    accepted : bool
+        Whether the step was kept.
+    report : Report
+        What was chosen, with the curves and the allocation that it was chosen from.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain import compression
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3)).eval()
+    >>> small = compression.compress(net, torch.randn(1, 8, 8, 8), "tucker2", keep_macs=0.5, rng=0)
+    >>> small.report.steps
+    ()
     """
 
     share: float

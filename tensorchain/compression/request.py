@@ -25,19 +25,40 @@ class Site:
 
     Attributes
     ----------
-    name : of the layer.
-    kernel : (T, S / groups, D1, ..); composed where there is a plan.
-    bias : (T,) or None.
-    geometry : of the convolution.
-    image : height and width of its input; three sizes of a volume.
-    uses : how often it is applied for one sample.
-    refusal : why it must stay as it is; empty where it need not.
-    plan : the small convolutions that stand for the layer already, or None.
-    counts : parameters and multiplications of a layer that is no convolution, and stays; None for all others.
-    stored : numbers that the layer stores, where they are not its kernel and its bias.
-    groups : of its channels, each with a kernel of its own.
-    calls : how often the layer is called in one pass; `uses` counts images, which may be more.
-    parameters, macs : of the dense layer.
+    name : str
+        Of the layer.
+    kernel : ndarray
+        (T, S / groups, D1, ..); composed where there is a plan.
+    bias : ndarray or None
+        (T,) or None.
+    geometry : Geometry
+        Of the convolution.
+    image : Sizes
+        Height and width of its input; three sizes of a volume.
+    uses : int
+        How often it is applied for one sample.
+    refusal : str
+        Why it must stay as it is; empty where it need not.
+    plan : LayerPlan or None
+        The small convolutions that stand for the layer already, or None.
+    counts : tuple of (int, int) or None
+        Parameters and multiplications of a layer that is no convolution, and stays; None for all others.
+    stored : int or None
+        Numbers that the layer stores, where they are not its kernel and its bias.
+    groups : int
+        Of its channels, each with a kernel of its own.
+    calls : int
+        How often the layer is called in one pass; `uses` counts images, which may be more.
+    parameters, macs : int
+        Of the dense layer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain import compression
+    >>> site = compression.Site("conv", np.ones((4, 4, 3, 3)), None, compression.Geometry(), (8, 8))
+    >>> site.macs
+    5184
     """
 
     name: str
@@ -93,17 +114,34 @@ class Request:
 
     Attributes
     ----------
-    method : for kernels of several taps, one of `METHODS` but "svd", which serves matrices; "auto" takes for each layer
-        the one that serves the budget best.
-    keep_macs, keep_params : the budget, as a share of the dense network; one of them.
-    stabilise, slack, fit_output, weight_bits, share_bits, max_seconds : as in `fit_kernel`.
-    pointwise : whether 1 x 1 and linear layers are compressed, by SVD.
-    keep : names of layers to leave alone.
-    form : "grouped" or "fold", for chains; "auto" times both on the layer's input and takes the faster.
-    allocation : "global" for the least sum of squared errors, "one-step" for the least largest one.
-    candidates : ranks measured on each ladder.
-    jobs : processes in which layers are measured and fitted side by side; -1 for one a processor.
-    refit : whether layers that are replaced are refitted afterwards; each then has a bias.
+    method : str
+        For kernels of several taps, one of `METHODS` but "svd", which serves matrices; "auto" takes for each layer the
+        one that serves the budget best.
+    keep_macs, keep_params : float or None
+        The budget, as a share of the dense network; one of them.
+    stabilise, slack, fit_output, weight_bits, share_bits, max_seconds : bool or Constraint or float or int or None
+        As in `fit_kernel`.
+    pointwise : bool
+        Whether 1 x 1 and linear layers are compressed, by SVD.
+    keep : tuple of str
+        Names of layers to leave alone.
+    form : str
+        "grouped" or "fold", for chains; "auto" times both on the layer's input and takes the faster.
+    allocation : str
+        "global" for the least sum of squared errors, "one-step" for the least largest one.
+    candidates : int
+        Ranks measured on each ladder.
+    jobs : int
+        Processes in which layers are measured and fitted side by side; -1 for one a processor.
+    refit : bool
+        Whether layers that are replaced are refitted afterwards; each then has a bias.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain import compression
+    >>> compression.Request("tc", keep_macs=0.5).keep_macs
+    0.5
     """
 
     method: str
@@ -116,7 +154,7 @@ class Request:
     keep: tuple[str, ...] = ()
     form: str = "grouped"
     allocation: str = "global"
-    candidates: int = 6
+    candidates: int = 12
     max_seconds: float | None = 30.0
     weight_bits: int | None = None
     share_bits: bool = False
@@ -149,11 +187,39 @@ class Request:
         return "keep_params" if self.keep_macs is None else "keep_macs"
 
     def at(self, share: float) -> Request:
-        """The same with another share to keep."""
+        """The same with another share to keep.
+
+        Parameters
+        ----------
+        share : float
+            Of multiplications or parameters, between 0 and 1.
+
+        Returns
+        -------
+        Request
+            With that share.
+
+        Examples
+        --------
+        >>> from tensorchain.compression import Request
+        >>> Request("tc", keep_macs=0.5).at(0.3).keep_macs
+        0.3
+        """
         return replace(self, keep_macs=share) if self.keep_params is None else replace(self, keep_params=share)
 
     def methods_of(self, site: Site) -> tuple[str, ...]:
-        """The methods from which one is chosen for a layer."""
+        """The methods from which one is chosen for a layer.
+
+        Parameters
+        ----------
+        site : Site
+            A layer.
+
+        Returns
+        -------
+        tuple of str
+            By name.
+        """
         if site.pointwise:
             return ("svd",)
         # Where one axis holds all taps, there is nothing to separate.
@@ -163,7 +229,18 @@ class Request:
         return ("cp3",) if self.method == "cp4" and flat else (self.method,)
 
     def refusal(self, site: Site) -> str:
-        """Why a layer stays as it is, or nothing."""
+        """Why a layer stays as it is, or nothing.
+
+        Parameters
+        ----------
+        site : Site
+            A layer.
+
+        Returns
+        -------
+        str
+            Empty where it may change.
+        """
         if site.name in self.keep:
             return "kept on request"
         if site.refusal:

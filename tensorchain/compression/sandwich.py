@@ -30,7 +30,8 @@ class Sandwich(Model):
 
     Parameters
     ----------
-    terms : triples A_r (S, a_r), G_r (D, a_r, b_r), B_r (T, b_r).
+    terms : sequence of tuple of (ndarray, ndarray, ndarray)
+        Triples A_r (S, a_r), G_r (D, a_r, b_r), B_r (T, b_r).
 
     Examples
     --------

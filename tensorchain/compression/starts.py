@@ -43,7 +43,8 @@ def leading_pairs(tensor: Array, rank: int, rng: np.random.Generator) -> list[Ar
 
     Returns
     -------
-    list of ndarray (D, R), (S, R), (T, R)
+    list of ndarray
+        (D, R), (S, R), (T, R).
 
     Examples
     --------
@@ -86,9 +87,8 @@ def orthonormal_groups(
 
     Returns
     -------
-    model : TensorChain or Sandwich
-    error : float
-        ||W - X|| / ||W||.
+    tuple of (TensorChain or Sandwich, float)
+        Model : TensorChain or Sandwich error : float ||W - X|| / ||W||.
 
     Raises
     ------

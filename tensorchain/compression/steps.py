@@ -64,24 +64,37 @@ def compress_in_steps(
 
     Parameters
     ----------
-    net, example, method, calibration, options : as in `compress`.
-    keep_macs, keep_params : the final share of the dense network's cost.  With `max_drop` both may be left out: then
-        each step keeps 0.7 of the multiplications of the one before, until the score falls too low.
-    steps : most steps.
-    restoring : called with the network after each step, to train it in place: `lambda net: restore(net, loader, 1)`.
-    evaluate : function from a network to its score, higher is better; called once a step, and on `net`.
-    max_drop : largest loss of score; a step that loses more is undone and ends the run.
-    checkpoint : file that keeps every curve, fit and step; an interrupted run that is given it again goes on.
-    rng : seed of fits and, through PyTorch's global generator, of `restoring`.
+    net, example, method, calibration, options : object
+        As in `compress`.
+    keep_macs, keep_params : float, optional
+        The final share of the dense network's cost.  With `max_drop` both may be left out: then each step keeps 0.7 of
+        the multiplications of the one before, until the score falls too low.
+    steps : int, default 3
+        Most steps.
+    restoring : callable, optional
+        Called with the network after each step, to train it in place: `lambda net: restore(net, loader, 1)`.
+    evaluate : Evaluate, optional
+        Function from a network to its score, higher is better; called once a step, and on `net`.
+    max_drop : float, optional
+        Largest loss of score; a step that loses more is undone and ends the run.
+    checkpoint : str or os.PathLike[str], optional
+        File that keeps every curve, fit and step; an interrupted run that is given it again goes on.
+    rng : int, default 0
+        Seed of fits and, through PyTorch's global generator, of `restoring`.
 
     Returns
     -------
-    A new module in evaluation mode; `.report.steps` holds what was asked, reached and decided in each step.
+    torch.nn.Module
+        A new module in evaluation mode; `.report.steps` holds what was asked, reached and decided in each step.
 
     Raises
     ------
-    ImportError without PyTorch; ValueError, TypeError when an option is wrong, a budget cannot be met, or the
-    checkpoint belongs to another run.
+    ImportError
+        Without PyTorch.
+    TypeError
+        When an option is of another kind.
+    ValueError
+        When an option is out of range, a budget cannot be met, or the checkpoint belongs to another run.
 
     Examples
     --------
@@ -143,20 +156,29 @@ def compress_to_score(
 
     Parameters
     ----------
-    net, example, method, calibration, checkpoint, rng, options : as in `compress_in_steps`.
-    evaluate, max_drop : function from a network to its score, higher is better, and the largest loss of score.
-    by : "macs" or "params", what the budget counts.
-    trials : budgets that are tried; each halves the range of log shares that is left.
-    restoring : called with the network of each trial before its score is taken, such as a recalibration; the result of
-        this is returned.
+    net, example, method, calibration, checkpoint, rng, options : object
+        As in `compress_in_steps`.
+    evaluate, max_drop : Evaluate or float
+        Function from a network to its score, higher is better, and the largest loss of score.
+    by : str, default "macs"
+        "macs" or "params", what the budget counts.
+    trials : int, default 6
+        Budgets that are tried; each halves the range of log shares that is left.
+    restoring : callable, optional
+        Called with the network of each trial before its score is taken, such as a recalibration; the result of this is
+        returned.
 
     Returns
     -------
-    A new module; `.report.steps` holds every trial.
+    torch.nn.Module
+        A new module; `.report.steps` holds every trial.
 
     Raises
     ------
-    As `compress_in_steps`; ValueError when no trial holds the score.
+    ImportError
+        Without PyTorch.
+    ValueError
+        When no trial holds the score, or as `compress_in_steps`.
 
     Examples
     --------

@@ -62,6 +62,25 @@ def module_of(plan: LayerPlan, like: Any = None) -> Any:
     """The layers of a plan as an `nn.Sequential`, with the kind, dtype, device and padding mode of `like`.
 
     A plan for a `Linear` layer becomes two of them.
+
+    Parameters
+    ----------
+    plan : LayerPlan
+        The small convolutions.
+    like : torch.nn.Module, optional
+        The layer that is replaced.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        The layers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain.compression import Convolution, LayerPlan, module_of
+    >>> module_of(LayerPlan("dense", None, (Convolution(np.ones((2, 3, 1, 1))),)))[0].out_channels
+    2
     """
     nn = torch_package().nn
     linear = is_linear(like)

@@ -45,30 +45,46 @@ def compress(
 
     Parameters
     ----------
-    net : network with convolutions (over lines, images or volumes, in groups, transposed) or linear layers; it is not
+    net : torch.nn.Module
+        Network with convolutions (over lines, images or volumes, in groups, transposed) or linear layers; it is not
         changed.
-    example : an input, with which the sizes of all images are found.
-    method : for kernels of several taps: "cp3", "cp4", "tucker2", "tucker-cp", "btd" or "tc"; "auto" takes for each
-        layer the one that serves the budget best.  Kernels of one tap and linear layers get an SVD.
-    keep_macs, keep_params : the budget as a share of the dense network's multiplications, or parameters; give one.
-    calibration : inputs without labels, some hundred: a tensor, a loader, a list of batches (inputs, or pairs with the
-        inputs first), or a function that returns one; errors are then those of the layers' outputs.
-    refit : whether all layers are then fitted to the outputs of the original network (`refit_network`); by default
-        where there is `calibration`, unless `weight_bits` puts the weights on a grid.
-    rounds : passes of `refit_network` over all layers.
-    checkpoint : file in which measured curves and finished fits are kept; with an integer `rng` an interrupted run that
-        is given it again goes on to the same result, and another budget starts from the same curves.
-    rng : seed or generator.
-    options : fields of `Request`: stabilise, slack, fit_output, pointwise, keep, form, allocation, candidates,
-        max_seconds, weight_bits, share_bits, jobs.
+    example : torch.Tensor, tuple or dict
+        An input, with which the sizes of all images are found.
+    method : str, default "auto"
+        For kernels of several taps: "cp3", "cp4", "tucker2", "tucker-cp", "btd" or "tc"; "auto" takes for each layer
+        the one that serves the budget best.  Kernels of one tap and linear layers get an SVD.
+    keep_macs, keep_params : float, optional
+        The budget as a share of the dense network's multiplications, or parameters; give one.
+    calibration : torch.Tensor or iterable, optional
+        Inputs without labels, some hundred: a tensor, a loader, a list of batches (inputs, or pairs with the inputs
+        first), or a function that returns one; errors are then those of the layers' outputs.
+    refit : bool, optional
+        Whether all layers are then fitted to the outputs of the original network (`refit_network`); by default where
+        there is `calibration`, unless `weight_bits` puts the weights on a grid.
+    rounds : int, default 1
+        Passes of `refit_network` over all layers.
+    checkpoint : str or os.PathLike[str], optional
+        File in which measured curves and finished fits are kept; with an integer `rng` an interrupted run that is given
+        it again goes on to the same result, and another budget starts from the same curves.
+    rng : int or numpy.random.Generator, optional
+        Seed or generator.
+    options : object
+        Fields of `Request`: stabilise, slack, fit_output, pointwise, keep, form, allocation, candidates, max_seconds,
+        weight_bits, share_bits, jobs.
 
     Returns
     -------
-    A new module in evaluation mode; `.report` says what was done.
+    torch.nn.Module
+        A new module in evaluation mode; `.report` says what was done.
 
     Raises
     ------
-    ImportError without PyTorch; ValueError, TypeError when an option is wrong or the budget cannot be met.
+    ImportError
+        Without PyTorch.
+    TypeError
+        When an option is of another kind.
+    ValueError
+        When an option is out of range or the budget cannot be met.
 
     Examples
     --------

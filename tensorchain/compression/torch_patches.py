@@ -62,12 +62,13 @@ def rows_of(
 
     Yields
     ------
-    tensor (groups, Z, p)
+    iterator of object
+        Tensor (groups, Z, p).
     """
     import torch
 
     if is_linear(module):
-        yield _drawn(values.reshape(len(values), -1, values.shape[-1]), positions, rng).reshape(1, -1, values.shape[-1])
+        yield _drawn(_vectors(values), positions, rng).reshape(1, -1, values.shape[-1])
         return
     values = _images(values, axes_of(module))
     window = site.kernel.shape[2:]
@@ -94,21 +95,26 @@ def outputs_of(
 
     Parameters
     ----------
-    module, site, positions, rng : as in `rows_of`.
+    module, site, positions, rng : object
+        As in `rows_of`.
     values : tensor
         Outputs of the layer.
 
     Returns
     -------
-    tensor (groups, Z, T / groups)
+    object
+        Tensor (groups, Z, T / groups).
     """
     if is_linear(module):
-        return _drawn(values.reshape(len(values), -1, values.shape[-1]), positions, rng).reshape(
-            1, -1, values.shape[-1]
-        )
+        return _drawn(_vectors(values), positions, rng).reshape(1, -1, values.shape[-1])
     flat = _images(values, axes_of(module)).flatten(2).transpose(1, 2)
     rows = _drawn(flat, positions, rng)
     return rows.reshape(-1, site.groups, values.shape[-axes_of(module) - 1] // site.groups).transpose(0, 1)
+
+
+def _vectors(values: Any) -> Any:
+    """What a linear layer takes, or gives, as (B, places, n)."""
+    return values.reshape(len(values) if values.ndim > 2 else -1, -1 if values.ndim > 2 else 1, values.shape[-1])
 
 
 def _images(values: Any, axes: int) -> Any:

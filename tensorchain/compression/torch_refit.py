@@ -26,7 +26,7 @@ from tensorchain.compression.refit import RIDGE, Moments
 from tensorchain.compression.refit_factors import refit_factors
 from tensorchain.compression.report import LayerReport
 from tensorchain.compression.request import Site
-from tensorchain.compression.torch_inputs import batch_of, batches_of, call, first_of
+from tensorchain.compression.torch_inputs import batch_of, batches_of, call, first_of, sample_of
 from tensorchain.compression.torch_layers import copied, decomposed, plan_of_module, stored_weight
 from tensorchain.compression.torch_patches import add_rows, outputs_of, positions_for, rows_of
 from tensorchain.compression.torch_sites import sites_of
@@ -201,10 +201,17 @@ class _Seen(Exception):  # noqa: N818, it ends a pass early and is no error
 class _Outputs:
     """What layers of the original gave at positions that are drawn, batch by batch.
 
+    A loader that shuffles, or changes its images, gives other batches in each pass: what such a batch gives is taken
+    again.
+
     Attributes
     ----------
-    sites : the layers.
-    found : by name, for each batch the outputs (groups, Z, T / groups) of every call.
+    sites : list of Site
+        The layers.
+    found : object
+        By name, for each batch the outputs (groups, Z, T / groups) of every call.
+    batches : list
+        Some numbers of each batch, by which it is recognised.
     """
 
     def __init__(
@@ -215,34 +222,44 @@ class _Outputs:
         places: Mapping[str, int],
         seeds: Mapping[str, tuple[int, int]],
     ) -> None:
-        import torch
-
         self.teacher, self.sites, self.places, self.seeds = teacher, sites, places, seeds
         self.found: dict[str, list[list[Any]]] = {site.name: [] for site in sites}
-        now: dict[str, list[Any]] = {}
+        self.batches: list[Any] = []
+        for n, batch in enumerate(batches()):
+            self.batches.append(sample_of(batch))
+            for name, outputs in self._run(sites, batch, n).items():
+                self.found[name].append(outputs)
+
+    def of(self, site: Site, batch: Any, n: int) -> list[Any]:
+        """Outputs of every call of a layer on the n-th batch of a pass."""
+        if n < len(self.batches) and self.batches[n] == sample_of(batch):
+            return self.found[site.name][n]
+        return self._run([site], batch, n)[site.name]
+
+    def _run(self, sites: list[Site], batch: Any, n: int) -> dict[str, list[Any]]:
+        import torch
+
+        seen: dict[str, list[Any]] = {site.name: [] for site in sites}
 
         def see(site: Site, module: Any, result: Any, rng: np.random.Generator) -> None:
-            outputs = outputs_of(module, site, result.detach(), positions=places[site.name], rng=rng)
-            now[site.name].append(outputs.clone())
+            outputs = outputs_of(module, site, result.detach(), positions=self.places[site.name], rng=rng)
+            seen[site.name].append(outputs.clone())
 
-        with torch.no_grad():
-            for n, batch in enumerate(batches()):
-                now = {site.name: [] for site in sites}
-                hooks = []
-                for site in sites:
-                    rng = self.rng(site, n)
-                    hooks.append(
-                        teacher.get_submodule(site.name).register_forward_hook(
-                            lambda module, _, result, site=site, rng=rng: see(site, module, result, rng)
-                        )
-                    )
-                try:
-                    call(teacher, batch)
-                finally:
-                    for hook in hooks:
-                        hook.remove()
-                for name, outputs in now.items():
-                    self.found[name].append(outputs)
+        hooks = []
+        for site in sites:
+            rng = self.rng(site, n)
+            hooks.append(
+                self.teacher.get_submodule(site.name).register_forward_hook(
+                    lambda module, _, result, site=site, rng=rng: see(site, module, result, rng)
+                )
+            )
+        try:
+            with torch.no_grad():
+                call(self.teacher, batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return seen
 
     def rng(self, site: Site, batch: int) -> np.random.Generator:
         """What draws the positions of a batch."""
@@ -267,7 +284,8 @@ def _moments(net: Any, original: _Outputs, site: Site, batches: Callable[[], Ite
     )
     try:
         with torch.no_grad():
-            for n, (batch, outputs) in enumerate(zip(batches(), original.found[site.name], strict=True)):
+            for n, batch in enumerate(batches()):
+                outputs = original.of(site, batch, n)
                 inputs.clear()
                 with contextlib.suppress(_Seen):
                     call(net, batch)

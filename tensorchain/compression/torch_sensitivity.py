@@ -31,7 +31,8 @@ def sensitivity_of(part: Any) -> Any:
 
     Returns
     -------
-    tensor ()
+    object
+        Tensor ().
 
     Examples
     --------

@@ -78,13 +78,17 @@ def sites_of(net: Any, example: Any, whole: bool = False) -> list[Site]:
 def _look_again(net: Any, example: Any, modules: Mapping[str, Any], seen: _Seen, hidden: set[str]) -> None:
     """Sizes of layers whose weights were read in place of a call: attention has a fast path that calls nothing."""
     torch = torch_package()
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    switch = getattr(torch.backends, "mha", None)
+    if switch is None:
+        # Versions that cannot switch it off count these layers without multiplications.
+        return
+    fast = switch.get_fastpath_enabled()
+    switch.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), _observed(modules) as slow:
             call(net, example)
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+        switch.set_fastpath_enabled(fast)
     for name in modules:
         if name in hidden:
             # The output matrix of an attention is read wherever the attention is called.
@@ -118,9 +122,12 @@ class _Seen:
 
     Attributes
     ----------
-    sizes : shapes of the inputs of each call by name.
-    read : layers whose weights other code has read.
-    more : layers that were called with more than their input.
+    sizes : dict of str to list of tuple of int
+        Shapes of the inputs of each call by name.
+    read : set of str
+        Layers whose weights other code has read.
+    more : set of str
+        Layers that were called with more than their input.
     """
 
     sizes: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
@@ -203,7 +210,7 @@ def _site(
     if refusal or not replaceable:
         free = [p for p in own if id(p) not in counted]
         counted.update(map(id, free))
-        macs = sum(_macs(module, own, shape) for shape in calls) // batch
+        macs = sum(_macs(module, own, shape, batch) for shape in calls)
         counts = sum(p.numel() for p in free), macs
         return Site(name, _NOTHING, None, Geometry(), (1, 1), max(len(calls), 1), refusal, counts=counts)
     bias = None if module.bias is None else module.bias.detach().to("cpu").double().numpy()
@@ -248,13 +255,14 @@ def _rounded(module: Any) -> bool:
     return parts is not None and any(isinstance(part, fake_quantize_class()) for part in parts.modules())
 
 
-def _macs(module: Any, own: list[Any], shape: tuple[int, ...]) -> int:
-    """Multiplications of one call: each matrix at each position of the input, or of a convolution's output."""
+def _macs(module: Any, own: list[Any], shape: tuple[int, ...], batch: int) -> int:
+    """Multiplications of one call for one sample: each matrix at each position of the input, or of the output."""
     nn = torch_package().nn
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) or len(shape) < 2:
         return 0
     if isinstance(module, convolutions()) and module.weight is not None:
         axes = axes_of(module)
         image = (1, *shape[-1:]) if axes == 1 else tuple(shape[-axes:])
-        return macs_of(weight_of(module).shape, geometry_of(module), image) * math.prod(shape[: -axes - 1])
-    return sum(int(p.numel()) for p in own if p.ndim > 1) * math.prod(shape[:-1])
+        images = max(1, round(math.prod(shape[: -axes - 1]) / batch))
+        return macs_of(weight_of(module).shape, geometry_of(module), image) * images
+    return sum(int(p.numel()) for p in own if p.ndim > 1) * max(1, round(math.prod(shape[:-1]) / batch))

@@ -35,7 +35,22 @@ from tensorchain.compression.torch_sensitivity import sensitivities_of
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch of restoration: mean loss, and mean SS of the replaced layers relative to the start."""
+    """One epoch of restoration.
+
+    Attributes
+    ----------
+    loss : float
+        Mean over the batches.
+    sensitivity : float
+        Mean SS of the replaced layers, relative to the start.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain import compression
+    >>> compression.Epoch(loss=1.0, sensitivity=0.9).loss
+    1.0
+    """
 
     loss: float
     sensitivity: float
@@ -48,8 +63,12 @@ def recalibrate(net: Any, loader: Iterable[Any], batches: int | None = None) -> 
 
     Parameters
     ----------
-    loader : batches of inputs, or of (inputs, labels); or a function that returns them.
-    batches : most batches used.
+    net : torch.nn.Module
+        In place.
+    loader : iterable of object
+        Batches of inputs, or of (inputs, labels); or a function that returns them.
+    batches : int, optional
+        Most batches used.
 
     Examples
     --------
@@ -113,22 +132,33 @@ def restore(
 
     Parameters
     ----------
-    net : network, as `compress` or `quantize` returns it.
-    loader : iterable of (inputs, labels), gone through once an epoch; or a function that returns one.
-    epochs : passes over the data; 0 only measures the normalisations again.
-    rate, momentum, decay : of stochastic gradients; the rate falls to zero along a cosine.
-    sensitivity : weight of the relative sensitivity in the loss; 0 lets it grow.
-    every : the sensitivity is part of the loss in one of so many steps, with as many times its weight.
-    loss : of (outputs, labels); cross entropy by default, for which labels are integers, or shares that sum to one.
-    teacher : network, such as the one that was compressed, whose outputs are to be matched as well: their mean squared
+    net : torch.nn.Module
+        Network, as `compress` or `quantize` returns it.
+    loader : iterable
+        Iterable of (inputs, labels), gone through once an epoch; or a function that returns one.
+    epochs : int, default 2
+        Passes over the data; 0 only measures the normalisations again.
+    rate, momentum, decay : float, optional
+        Of stochastic gradients; the rate falls to zero along a cosine.
+    sensitivity : float, default 0.01
+        Weight of the relative sensitivity in the loss; 0 lets it grow.
+    every : int, default 4
+        The sensitivity is part of the loss in one of so many steps, with as many times its weight.
+    loss : callable, optional
+        Of (outputs, labels); cross entropy by default, for which labels are integers, or shares that sum to one.
+    teacher : torch.nn.Module, optional
+        Network, such as the one that was compressed, whose outputs are to be matched as well: their mean squared
         difference is added to the loss.
-    autocast : a type such as `torch.bfloat16`, in which PyTorch computes outputs and loss where it can; weights, their
+    autocast : torch.dtype, optional
+        A type such as `torch.bfloat16`, in which PyTorch computes outputs and loss where it can; weights, their
         gradients and the sensitivity stay as they are.
-    callback : called with the number of the epoch and its figures; a true return value stops.
+    callback : callable, optional
+        Called with the number of the epoch and its figures; a true return value stops.
 
     Returns
     -------
-    One `Epoch` for each epoch.
+    list of Epoch
+        One `Epoch` for each epoch.
 
     Examples
     --------
@@ -239,25 +269,37 @@ def quantize(
 
     Parameters
     ----------
-    net : any network with convolutions and linear layers.
-    loader : calibration batches, inputs or (inputs, labels).
-    weight_bits, activation_bits : 2 to 8, for all layers or by name ("" for the rest); None leaves activations alone.
-        "allocate" shares out bits among the weights of all layers (:mod:`tensorchain.compression.layer_bits`).
-    mean_bits : most bits for a weight on average, for "allocate".
-    per_channel : one step for each output channel of a weight, or one for the layer.
-    weight_range, activation_range : "minmax", "percentile" or "mse"; with "mse" weights that `compress` has put on a
-        grid of so many bits stay on it.
-    percentile : share of the values inside the range, in percent.
-    batches : most calibration batches.
+    net : torch.nn.Module
+        Any network with convolutions and linear layers.
+    loader : iterable of object
+        Calibration batches, inputs or (inputs, labels).
+    weight_bits, activation_bits : object, optional
+        2 to 8, for all layers or by name ("" for the rest); None leaves activations alone. "allocate" shares out bits
+        among the weights of all layers (:mod:`tensorchain.compression.layer_bits`).
+    mean_bits : float, default 4.0
+        Most bits for a weight on average, for "allocate".
+    per_channel : bool, default True
+        One step for each output channel of a weight, or one for the layer.
+    weight_range, activation_range : str, default "mse"
+        "minmax", "percentile" or "mse"; with "mse" weights that `compress` has put on a grid of so many bits stay on
+        it.
+    percentile : float, default 99.9
+        Share of the values inside the range, in percent.
+    batches : int, default 8
+        Most calibration batches.
 
     Returns
     -------
-    A new module in evaluation mode; the rounding is part of it, and of what is trained.  Its `.bits` names the bits of
-    the weights of each layer; with "allocate" `.allocation` is the `LayerBits` behind them.
+    torch.nn.Module
+        A new module in evaluation mode; the rounding is part of it, and of what is trained.  Its `.bits` names the bits
+        of the weights of each layer; with "allocate" `.allocation` is the `LayerBits` behind them.
 
     Raises
     ------
-    ValueError, TypeError when bits are outside 2 to 8, or a name is unknown.
+    TypeError
+        When bits are no integer.
+    ValueError
+        When bits are outside 2 to 8, or a name is unknown.
 
     Examples
     --------

@@ -56,6 +56,13 @@ class Border(Generic[M]):
         The model with blocks A, X(A) = 0.
     directions : tuple of ndarray
         The blocks B, one to a block of `vanishing` and of its shape.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> border = tc.datasets.border_cp((4, 4, 4), np.random.default_rng(0))
+    >>> border.tensor.shape
+    (4, 4, 4)
     """
 
     tensor: Array

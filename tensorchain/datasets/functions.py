@@ -37,7 +37,8 @@ def inverse_radius(order: int = 5, size: int = 10) -> NDArray[np.float64]:
 
     Returns
     -------
-    ndarray, shape (size,) * order
+    ndarray
+        Shape (size,) * order.
 
     Examples
     --------
@@ -64,7 +65,8 @@ def hilbert(shape: Sequence[int]) -> NDArray[np.float64]:
 
     Returns
     -------
-    ndarray, shape (I_1, ..., I_N)
+    ndarray
+        Shape (I_1, ..., I_N).
 
     Examples
     --------
@@ -92,7 +94,8 @@ def rosenbrock(order: int = 5, size: int = 10) -> NDArray[np.float64]:
 
     Returns
     -------
-    ndarray, shape (size,) * order
+    ndarray
+        Shape (size,) * order.
 
     Examples
     --------

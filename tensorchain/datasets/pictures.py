@@ -74,7 +74,8 @@ def fold_image(image: Array, digits: Sequence[int]) -> Array:
 
     Returns
     -------
-    ndarray, shape (d_1^2, ..., d_L^2) or (d_1^2, ..., d_L^2, channels)
+    ndarray
+        Shape (d_1^2, ..., d_L^2) or (d_1^2, ..., d_L^2, channels).
 
     Raises
     ------
@@ -117,7 +118,8 @@ def unfold_image(tensor: Array, digits: Sequence[int]) -> Array:
 
     Returns
     -------
-    ndarray, shape (side, side) or (side, side, channels)
+    ndarray
+        Shape (side, side) or (side, side, channels).
 
     Raises
     ------

@@ -52,6 +52,13 @@ class Planted(Generic[M]):
         The data, noise included.
     model : Model
         The truth: `tensor` is `model.full()` plus the noise.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> planted = tc.datasets.exact_cp((4, 5, 6), 2, np.random.default_rng(0))
+    >>> np.allclose(planted.tensor, planted.model.full())
+    True
     """
 
     tensor: Array
@@ -133,7 +140,7 @@ def exact_tucker(
         The multilinear rank (R_1, ..., R_N), R_n <= I_n.
     rng : numpy.random.Generator
         Where the blocks and the noise come from.
-    collinearity, noise, dtype
+    collinearity, noise, dtype : float or dtype, optional
         As in `exact_cp`.
 
     Returns
@@ -143,7 +150,9 @@ def exact_tucker(
 
     Raises
     ------
-    ValueError, TypeError
+    TypeError
+        As in `exact_cp`.
+    ValueError
         As in `exact_cp`, and if some R_n > I_n.
 
     Examples
@@ -182,7 +191,7 @@ def exact_block_term(
         Number of terms.
     collinearity : float in [0, 1), optional
         Cosine between any two columns of mode n, of one term or of two, as in `exact_cp`.
-    noise, dtype
+    noise, dtype : float or dtype, optional
         As in `exact_cp`.
 
     Returns
@@ -192,7 +201,9 @@ def exact_block_term(
 
     Raises
     ------
-    ValueError, TypeError
+    TypeError
+        As in `exact_tucker`.
+    ValueError
         As in `exact_tucker`.
 
     Examples
@@ -236,7 +247,7 @@ def exact_chain(
     collinearity : float in [0, 1), optional
         Cosine between the mode-2 fibres of each core; exact if R_n R_{n+1} <= I_n, on average otherwise.  By
         default entries are Gaussian.
-    noise, dtype
+    noise, dtype : float or dtype, optional
         As in `exact_cp`.
 
     Returns
@@ -246,7 +257,9 @@ def exact_chain(
 
     Raises
     ------
-    ValueError, TypeError
+    TypeError
+        As in `exact_cp`.
+    ValueError
         As in `exact_cp`, and if there is not one bond a mode.
 
     Examples

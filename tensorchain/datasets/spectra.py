@@ -53,8 +53,8 @@ def kernel_like(shape: Sequence[int], decay: float, rng: np.random.Generator) ->
     Raises
     ------
     ValueError
-        If the shape or the decay is out of range, or the spectra were not met, which has been seen only where the
-        decay asks for values below rounding.
+        If the shape or the decay is out of range, or the spectra were not met, which has been seen only where the decay
+        asks for values below rounding.
     TypeError
         If `rng` is not a generator.
 

@@ -48,15 +48,20 @@ def component_norms(model: Model) -> Array:
 
     Parameters
     ----------
-    model : a CPD of rank R.
+    model : Model
+        a CPD of rank R.
 
     Returns
     -------
-    (R,), in the order of the columns.
+    ndarray
+        (R,), in the order of the columns.
 
     Raises
     ------
-    TypeError when the model is no CPD; ValueError when it holds NaN or infinity.
+    TypeError
+        When the model is no CPD.
+    ValueError
+        When it holds NaN or infinity.
 
     Examples
     --------
@@ -74,17 +79,23 @@ def congruences(model: Model, modes: Sequence[int] | None = None) -> Array:
 
     Parameters
     ----------
-    model : a CPD of rank R.
-    modes : over which to take the product: [n] for the cosines of one mode, two modes for the pairwise figure,
-        three for the triple one.  By default all of them: the cosines between the rank-one tensors themselves.
+    model : Model
+        a CPD of rank R.
+    modes : sequence of int, optional
+        Over which to take the product: [n] for the cosines of one mode, two modes for the pairwise figure, three for
+        the triple one.  By default all of them: the cosines between the rank-one tensors themselves.
 
     Returns
     -------
-    (R, R), Hermitian, with ones on the diagonal; 0 for a component that is zero.
+    ndarray
+        (R, R), Hermitian, with ones on the diagonal; 0 for a component that is zero.
 
     Raises
     ------
-    TypeError when the model is no CPD; ValueError when a mode is out of range or named twice.
+    TypeError
+        When the model is no CPD.
+    ValueError
+        When a mode is out of range or named twice.
 
     Examples
     --------
@@ -189,10 +200,14 @@ class FactorMatch(NamedTuple):
 
     Attributes
     ----------
-    score : factor match score, 0 to 1.
-    order : for each matched component of the reference, the column of the model; (min(R, R'),).
-    reference : the columns of the reference that were matched, increasing.
-    components : the score of each matched pair.
+    score : float
+        Factor match score, 0 to 1.
+    order : tuple of int
+        For each matched component of the reference, the column of the model; (min(R, R'),).
+    reference : tuple of int
+        The columns of the reference that were matched, increasing.
+    components : tuple of float
+        The score of each matched pair.
     """
 
     score: float
@@ -211,17 +226,23 @@ def factor_match_score(model: Model, reference: Model, *, weights: bool = True) 
 
     Parameters
     ----------
-    model, reference : CPDs of one shape, of ranks R and R'.
-    weights : whether norms count.
+    model, reference : Model
+        CPDs of one shape, of ranks R and R'.
+    weights : bool, default True
+        Whether norms count.
 
     Returns
     -------
-    FactorMatch; `score` is the sum over matched pairs divided by max(R, R'): components that one of the two lacks
-    count as zero.
+    FactorMatch
+        FactorMatch; `score` is the sum over matched pairs divided by max(R, R'): components that one of the two lacks
+        count as zero.
 
     Raises
     ------
-    TypeError when one is no CPD; ValueError when shapes differ.
+    TypeError
+        When one is no CPD.
+    ValueError
+        When shapes differ.
 
     Examples
     --------

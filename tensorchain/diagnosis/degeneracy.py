@@ -53,14 +53,27 @@ class Diagnosis:
 
     Attributes
     ----------
-    verdict : what is wrong; its value says it in words.
-    evidence : sentences with the figures that led to the verdict, the decisive ones first.
-    cure : the call that cures, as code; empty when nothing is wrong.
-    figures : all measured figures of the model.
-    error : ||T - X|| / ||T||; without the tensor that of the fit, None for a model alone.
-    support : what the data say: how much of them is explained, determined, needed; None without the tensor.
-    path : the sensitivity path from the model (from another start where that showed the model to be stuck),
-        None without the tensor.
+    verdict : Verdict
+        What is wrong; its value says it in words.
+    evidence : tuple of str
+        Sentences with the figures that led to the verdict, the decisive ones first.
+    cure : str
+        The call that cures, as code; empty when nothing is wrong.
+    figures : Figures
+        All measured figures of the model.
+    error : float or None
+        ||T - X|| / ||T||; without the tensor that of the fit, None for a model alone.
+    support : Support or None
+        What the data say: how much of them is explained, determined, needed; None without the tensor.
+    path : SensitivityPath or None
+        The sensitivity path from the model (from another start where that showed the model to be stuck), None without
+        the tensor.
+
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> tc.diagnose(tc.CP.random((3, 4), 1, rng=0)).verdict.name
+    'HEALTHY'
     """
 
     verdict: Verdict
@@ -77,7 +90,20 @@ class Diagnosis:
         return self.verdict.healthy
 
     def report(self) -> list[tuple[str, str]]:
-        """(name, value) pairs: what `repr` prints."""
+        """(name, value) pairs: what `repr` prints.
+
+        Returns
+        -------
+        list of tuple of (str, str)
+            In the order in which `repr` prints them.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> T = tc.datasets.inverse_radius(order=3, size=6)
+        >>> dict(tc.diagnose(tc.CP.random((3, 4), 1, rng=0)).report())["model"][:2]
+        'CP'
+        """
         figures = self.figures
         shares = zip(figures.block_names, figures.shares, strict=True)
         rows = [("verdict", f"{self.verdict.name}: {self.verdict.value}")]
@@ -115,7 +141,19 @@ class Diagnosis:
         return table(self.report())
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as numbers, strings, lists and dicts, for a log or a file; the models are left out."""
+        """All of it as numbers, strings, lists and dicts, for a log or a file; the models are left out.
+
+        Returns
+        -------
+        dict of str to object
+            Ready for JSON.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> tc.diagnose(tc.CP.random((3, 4), 1, rng=0)).to_dict()["verdict"]
+        'HEALTHY'
+        """
         path = None
         if self.path is not None:
             names = ("penalty", "error", "sensitivity", "iterations")
@@ -147,16 +185,23 @@ def diagnose(
 
     Parameters
     ----------
-    fit_or_model : what `decompose` returned, or any model.
-    tensor : the tensor that it approximates, an array or a data source of :mod:`tensorchain.tensors`.  Without it the
+    fit_or_model : Fit or Model
+        What `decompose` returned, or any model.
+    tensor : array_like or Tensor, optional
+        The tensor that it approximates, an array or a data source of :mod:`tensorchain.tensors`.  Without it the
         figures of the model alone decide; with it the sensitivity path is traced and tells for certain.
-    starts : paths from other random starts by which a suspected divergence is questioned, and a model that looks
-        healthy (one of them).
-    rng : seed or generator for these starts.
-    max_seconds : time limit of each path.
-    limits : thresholds of the verdicts, by default `Thresholds()`.
-    constraint : that of a model without its fit, where it restricts blocks: `NonNegative()`.  A fit says so itself,
-        and which blocks were fixed; what leaves their domain does not count, and cures stay in it.
+    starts : int, default 2
+        Paths from other random starts by which a suspected divergence is questioned, and a model that looks healthy
+        (one of them).
+    rng : int or numpy.random.Generator, default 0
+        Seed or generator for these starts.
+    max_seconds : float, optional
+        Time limit of each path.
+    limits : Thresholds, optional
+        Thresholds of the verdicts, by default `Thresholds()`.
+    constraint : Constraint, optional
+        That of a model without its fit, where it restricts blocks: `NonNegative()`.  A fit says so itself, and which
+        blocks were fixed; what leaves their domain does not count, and cures stay in it.
 
     Returns
     -------
@@ -164,8 +209,10 @@ def diagnose(
 
     Raises
     ------
-    TypeError when there is no model; ValueError when the model holds NaN or infinity, the model or the tensor is
-    zero, or their shapes differ.
+    TypeError
+        When there is no model.
+    ValueError
+        When the model holds NaN or infinity, the model or the tensor is zero, or their shapes differ.
 
     Examples
     --------
@@ -277,7 +324,7 @@ def _paths(
 ) -> Iterator[SensitivityPath]:
     """Paths from random starts."""
     double = np.complex128 if model.dtype.kind == "c" or source.dtype.kind == "c" else np.float64
-    # From a random start the penalty begins where it leads, not where it only tames.
+    # From a random start the penalty begins where it leads, not where it only shrinks blocks.
     decades = DECADES + math.log10(_START_SHARE / FIRST_SHARE)
     for child in rng.spawn(starts):
         start = domain.drawn(model.astype(double), child)
@@ -286,7 +333,7 @@ def _paths(
 
 
 def _best_other(path: SensitivityPath, paths: Iterator[SensitivityPath], limits: Thresholds) -> SensitivityPath | None:
-    """When the sensitivity grows: the path of least error that is tame, from other starts; None if there is none."""
+    """When the sensitivity grows: the path of least error that is stable, from other starts; None if there is none."""
     if not grows(path, limits):
         return None
     best: SensitivityPath | None = None

@@ -174,10 +174,14 @@ def cure_for(
 
     Parameters
     ----------
-    verdict, model, figures, error, path : what was found.
-    size : ||T||, or ||X|| without the tensor.
-    subject : the model in code: "model", or "fit.model".
-    asked : where its blocks may lie.
+    verdict, model, figures, error, path : object
+        What was found.
+    size : float
+        ||T||, or ||X|| without the tensor.
+    subject : str, default "model"
+        The model in code: "model", or "fit.model".
+    asked : Asked, optional
+        Where its blocks may lie.
     """
     asked = Asked() if asked is None else asked
     if verdict is Verdict.BADLY_GAUGED:

@@ -66,10 +66,13 @@ class CPFigures:
 
     Attributes
     ----------
-    norms : ||a_r o b_r o ...|| over ||X||, of each component, in decreasing order.
-    opposed, aligned : least and largest cosine between two rank-one components (real part).  Near -1
-        components cancel, near 1 they coincide.  NaN for a single component.
-    condition : condition number of the rank decomposition, as `tensorchain.condition_number`.
+    norms : tuple of float
+        ||a_r o b_r o ...|| over ||X||, of each component, in decreasing order.
+    opposed, aligned : float
+        Least and largest cosine between two rank-one components (real part).  Near -1 components cancel, near 1 they
+        coincide.  NaN for a single component.
+    condition : float
+        Condition number of the rank decomposition, as `tensorchain.condition_number`.
     """
 
     norms: tuple[float, ...]
@@ -84,18 +87,30 @@ class Figures:
 
     Attributes
     ----------
-    model : in words.
-    block_names, block_sensitivities : ||dX/dblock_k||_F^2 of each block, in the gauge of the model.
-    shares : of each block in their sum.
-    sensitivity : SS, their sum.
-    relative_sensitivity : SS / ||X||^(2(K-1)/K) with K blocks.
-    gauge_excess : SS over SS in the optimal gauge, at least 1.
-    cancellation : chi, 1 where the terms add up like random vectors, large where they cancel.
-    spread : sigma_max / sigma_min of J modulo gauge, infinite where `nullity` is not zero; None for a large model.
-    condition : ||X|| / (sigma_min ||theta||), relative error of the blocks per relative error of X; None as `spread`.
-    nullity : null directions of J beyond the gauge; None as `spread`.
-    rounding : ((bits, predicted relative error), ...) when the blocks are rounded in the gauge of the model.
-    cp : figures that exist for CP alone.
+    model : str
+        In words.
+    block_names, block_sensitivities : tuple of str or tuple of float
+        ||dX/dblock_k||_F^2 of each block, in the gauge of the model.
+    shares : tuple of float
+        Of each block in their sum.
+    sensitivity : float
+        SS, their sum.
+    relative_sensitivity : float
+        SS / ||X||^(2(K-1)/K) with K blocks.
+    gauge_excess : float
+        SS over SS in the optimal gauge, at least 1.
+    cancellation : float
+        Chi, 1 where the terms add up like random vectors, large where they cancel.
+    spread : float or None
+        sigma_max / sigma_min of J modulo gauge, infinite where `nullity` is not zero; None for a large model.
+    condition : float or None
+        ||X|| / (sigma_min ||theta||), relative error of the blocks per relative error of X; None as `spread`.
+    nullity : int or None
+        Null directions of J beyond the gauge; None as `spread`.
+    rounding : tuple of tuple of (int, float)
+        ((bits, predicted relative error), ...) when the blocks are rounded in the gauge of the model.
+    cp : CPFigures or None
+        Figures that exist for CP alone.
     """
 
     model: str
@@ -118,12 +133,17 @@ def measure(model: Model, domain: Domain = EVERYWHERE) -> Figures:
 
     Parameters
     ----------
-    model : any model, of any dtype; not zero everywhere.
-    domain : where its blocks may lie: directions and gauges that leave it do not count.
+    model : Model
+        Any model, of any dtype; not zero everywhere.
+    domain : Domain, optional
+        Where its blocks may lie: directions and gauges that leave it do not count.
 
     Raises
     ------
-    TypeError, ValueError when `model` is no model, holds NaN or infinity, or is zero everywhere.
+    TypeError
+        When `model` is no model.
+    ValueError
+        When it holds NaN or infinity, or is zero everywhere.
 
     Examples
     --------
@@ -176,8 +196,10 @@ def cancellation(model: Model, size: float | None = None) -> float:
 
     Parameters
     ----------
-    model : in double precision, not zero.
-    size : ||X||, if it is known.
+    model : Model
+        In double precision, not zero.
+    size : float, optional
+        ||X||, if it is known.
 
     Examples
     --------

@@ -17,7 +17,7 @@ p = 0.4 to 0.6.  So the exponent over the last decades tells the two apart, what
 
 **Where it begins.**  A model that has diverged says little about the scale of nu, so the first nu is a fixed share of
 ||T||^2 for the sensitivity that the model would have without cancellation (SS divided by its amplification).  The first
-stage then tames the model, and the path often leaves a swamp in which the model was stuck.  Where a
+stage then brings the sensitivity down, and the path often leaves a swamp in which the model was stuck.  Where a
 stage loses the tensor altogether it is repeated with a smaller nu.
 
 **How each stage is solved.**  Levenberg-Marquardt, whose first damping is nu: after a warm start the usual
@@ -75,12 +75,18 @@ class SensitivityPath:
 
     Attributes
     ----------
-    penalty : nu, for T as given.
-    error : ||T - X|| / ||T||.
-    sensitivity : SS of the minimiser, for T as given.
-    iterations : of each stage.
-    models : the minimisers.
-    complete : False when the time limit cut the path short.
+    penalty : ndarray
+        nu, for T as given.
+    error : ndarray
+        ||T - X|| / ||T||.
+    sensitivity : ndarray
+        SS of the minimiser, for T as given.
+    iterations : ndarray
+        Of each stage.
+    models : tuple of Model
+        The minimisers.
+    complete : bool
+        False when the time limit cut the path short.
     """
 
     penalty: Array
@@ -144,13 +150,20 @@ def trace_path(
 
     Parameters
     ----------
-    model : where to start, a model or a fit; it is not changed.
-    tensor : array, or a data class of :mod:`tensorchain.tensors`.
-    share : nu SS / ||T||^2 of the first stage, in the scale of a model without cancellation.
-    decades, per_decade : length of the path and number of stages in each decade of nu.
-    max_iter : most Levenberg-Marquardt iterations a stage.
-    max_seconds : time limit; the stages done by then are returned.
-    domain : where the blocks may lie.
+    model : Model
+        Where to start, a model or a fit; it is not changed.
+    tensor : array_like or Tensor
+        Array, or a data class of :mod:`tensorchain.tensors`.
+    share : float, optional
+        nu SS / ||T||^2 of the first stage, in the scale of a model without cancellation.
+    decades, per_decade : float or int, optional
+        Length of the path and number of stages in each decade of nu.
+    max_iter : int, default 100
+        Most Levenberg-Marquardt iterations a stage.
+    max_seconds : float, optional
+        Time limit; the stages done by then are returned.
+    domain : Domain, optional
+        Where the blocks may lie.
 
     Returns
     -------
@@ -158,7 +171,8 @@ def trace_path(
 
     Raises
     ------
-    ValueError when the tensor or the model is zero, their shapes differ, or an option is out of range.
+    ValueError
+        When the tensor or the model is zero, their shapes differ, or an option is out of range.
 
     Examples
     --------
@@ -246,15 +260,15 @@ class Stages:
 def _first_point(stages: Stages, start: Model, share: float) -> Point:
     """The minimiser at the strongest penalty that does not lose the tensor."""
     size = tensor_norm(start)
-    tame = start.sensitivity() / (max(cancellation(start, size), 1.0) if size > 0.0 else 1.0)
-    penalty = share / tame
+    stable = start.sensitivity() / (max(cancellation(start, size), 1.0) if size > 0.0 else 1.0)
+    penalty = share / stable
     error = stages.unit.residual_norm(start)
-    point = stages.minimise(start, penalty, error, tame)
+    point = stages.minimise(start, penalty, error, stable)
     for _ in range(_RETRIES):
         if point.error < max(_LOST, min(error, 1.0)) or stages.clock.expired:
             break
         penalty *= 0.1
-        point = stages.minimise(start, penalty, error, tame)
+        point = stages.minimise(start, penalty, error, stable)
     return point
 
 

@@ -1,7 +1,8 @@
 """The trade-off between error and sensitivity, for one rank or for several side by side.
 
-The minimisers of ||T - X||^2 + nu SS, over all nu, are the tame models of each error: no model on the same branch has
-both less error and less sensitivity.  Drawn as error against sensitivity the curve tells what a rank is worth:
+The minimisers of ||T - X||^2 + nu SS, over all nu, are the least sensitive models of each error: no model on the same
+branch has both less error and less sensitivity.  Drawn as error against sensitivity the curve tells what a rank is
+worth:
 
 - it falls and ends in a point: the best approximation, with the sensitivity that it needs;
 - it falls and turns flat: beyond the bend sensitivity buys nothing; take the model at the bend;
@@ -49,13 +50,28 @@ class DegeneracyProfile:
 
     Attributes
     ----------
-    name : of the model.
-    rank : as `decompose` takes it.
-    penalty : nu, for T as given.
-    error : ||T - X|| / ||T||.
-    sensitivity : SS, for T as given.
-    models : the minimisers; any of them is a model to work with.
-    slope : p of SS ~ nu^(-p) at the end of the path; above 0.1 the curve has no end.
+    name : str
+        Of the model.
+    rank : int, tuple or list
+        As `decompose` takes it.
+    penalty : ndarray
+        nu, for T as given.
+    error : ndarray
+        ||T - X|| / ||T||.
+    sensitivity : ndarray
+        SS, for T as given.
+    models : tuple of Model
+        The minimisers; any of them is a model to work with.
+    slope : float
+        p of SS ~ nu^(-p) at the end of the path; above 0.1 the curve has no end.
+
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> T = tc.datasets.inverse_radius(order=3, size=6)
+    >>> profile = tc.degeneracy_profile(T, "cp", 1, decades=2.0)
+    >>> len(profile.models) == len(profile.error)
+    True
     """
 
     name: str
@@ -74,12 +90,31 @@ class DegeneracyProfile:
         """Stored numbers of the model at this rank."""
         return self.models[0].n_parameters
 
-    def tamest(self, error: float) -> Model:
+    def least_sensitive(self, error: float) -> Model:
         """The model of least sensitivity on the curve with at most this relative error.
+
+        Parameters
+        ----------
+        error : float
+            Relative.
+
+        Returns
+        -------
+        Model
+            From the curve.
 
         Raises
         ------
-        ValueError when the curve does not reach it.
+        ValueError
+            When the curve does not reach it.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> T = tc.datasets.inverse_radius(order=3, size=6)
+        >>> profile = tc.degeneracy_profile(T, "cp", 1, decades=2.0)
+        >>> profile.least_sensitive(0.9).rank
+        1
         """
         reached = np.flatnonzero(self.error <= error)
         if not reached.size:
@@ -90,7 +125,27 @@ class DegeneracyProfile:
         return self.models[int(reached[np.argmin(self.sensitivity[reached])])]
 
     def plot(self, ax: Axes | None = None) -> Any:
-        """Error against sensitivity; returns the axes."""
+        """Error against sensitivity.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            Where it was drawn.
+
+        Examples
+        --------
+        >>> from matplotlib.figure import Figure
+        >>> import tensorchain as tc
+        >>> T = tc.datasets.inverse_radius(order=3, size=6)
+        >>> profile = tc.degeneracy_profile(T, "cp", 1, decades=2.0)
+        >>> profile.plot(Figure().subplots()).get_xscale()
+        'log'
+        """
         from tensorchain.plotting import plot_profiles
 
         return plot_profiles([self], ax=ax)
@@ -110,23 +165,34 @@ def degeneracy_profile(
 
     Parameters
     ----------
-    tensor : array, or a data source of :mod:`tensorchain.tensors`.
-    model : as in `decompose`, or a model to start from, whose rank is taken.
-    rank : one rank as in `decompose`, or a list of ranks.  For block terms, whose rank is itself a list of tuples, a
-        list of such lists.
-    starts : starts of the fit from which each path begins.
-    rng : seed or generator.
-    decades : length of the path below its first stage, in decades of the penalty.
-    max_seconds : time limit for each rank.
+    tensor : array_like or Tensor
+        Array, or a data source of :mod:`tensorchain.tensors`.
+    model : str, subclass of Model or Model
+        As in `decompose`, or a model to start from, whose rank is taken.
+    rank : int, tuple or list, optional
+        One rank as in `decompose`, or a list of ranks.  For block terms, whose rank is itself a list of tuples, a list
+        of such lists.
+    starts : int, default 1
+        Starts of the fit from which each path begins.
+    rng : int or numpy.random.Generator, optional
+        Seed or generator.
+    decades : float, default 5.0
+        Length of the path below its first stage, in decades of the penalty.
+    max_seconds : float, optional
+        Time limit for each rank.
 
     Returns
     -------
-    DegeneracyProfile, or a list of them for a list of ranks, to be drawn together by
-    `tensorchain.plotting.plot_profiles`.
+    object
+        DegeneracyProfile, or a list of them for a list of ranks, to be drawn together by
+        `tensorchain.plotting.plot_profiles`.
 
     Raises
     ------
-    ValueError, TypeError as `decompose`.
+    TypeError
+        As `decompose`.
+    ValueError
+        As `decompose`.
 
     Examples
     --------

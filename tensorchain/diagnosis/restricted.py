@@ -36,9 +36,12 @@ class Asked:
 
     Attributes
     ----------
-    domain : where its blocks may lie.
-    constraint, fixed : keywords that ask for it in `decompose`; empty for everywhere.
-    gauge : keywords for `optimal_gauge`.
+    domain : Domain
+        Where its blocks may lie.
+    constraint, fixed : str
+        Keywords that ask for it in `decompose`; empty for everywhere.
+    gauge : str
+        Keywords for `optimal_gauge`.
     """
 
     domain: Domain = EVERYWHERE

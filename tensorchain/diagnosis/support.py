@@ -54,15 +54,23 @@ class Support:
 
     Attributes
     ----------
-    entries : entries that are observed.
-    parameters : numbers in the model, less the dimension of its gauge.
-    explained : 1 - error^2, the share of the squared norm of the data.
-    evidence : F of the whole model against nothing; infinite without an error.
-    nullity : null directions at the observed entries beyond the gauge; None where every entry is observed, and for a
-        large model.
-    spread : sigma_max / sigma_min of W^(1/2) J modulo gauge; None as `nullity`.
-    least_evidence : F of the part of the model that is needed least; NaN where none can be left out, or was tried.
-    least_part : that part, in words.
+    entries : int
+        Entries that are observed.
+    parameters : int
+        Numbers in the model, less the dimension of its gauge.
+    explained : float
+        1 - error^2, the share of the squared norm of the data.
+    evidence : float
+        F of the whole model against nothing; infinite without an error.
+    nullity : int or None
+        Null directions at the observed entries beyond the gauge; None where every entry is observed, and for a large
+        model.
+    spread : float or None
+        sigma_max / sigma_min of W^(1/2) J modulo gauge; None as `nullity`.
+    least_evidence : float
+        F of the part of the model that is needed least; NaN where none can be left out, or was tried.
+    least_part : str
+        That part, in words.
     """
 
     entries: int

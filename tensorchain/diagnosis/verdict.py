@@ -5,7 +5,7 @@ With the tensor:
 1.  Are there fewer observed entries than free parameters, or null directions of J at the observed entries that J has
     not at all of them?  UNDETERMINED.
 2.  Does SS grow along the sensitivity path, p >= `slope`?  Then no best approximation of this rank exists on the
-    branch of the model: DIVERGING; unless a path from another start is tame and has less error: STUCK.  A model that
+    branch of the model: DIVERGING; unless a path from another start is stable and has less error: STUCK.  A model that
     was chosen for little sensitivity (StopReason.STABILISED) is not asked this: it is where the growth was stopped;
     nor is one whose blocks are all non-negative, or all fixed but one: then a best approximation exists.
 3.  Is the end of the path clearly better than the model, at no more sensitivity?  STUCK.
@@ -18,9 +18,9 @@ With the tensor:
     UNDETERMINED where entries are missing)?
 10. HEALTHY.
 
-Without it: is the cancellation chi `cancellation` or more (DIVERGING)?  A tame model with such cancellation is possible
-(near the border of the set of models), so this is a suspicion, and says so.  Did a fit stop at a limit (UNFINISHED), or
-with an error that leaves nearly all (EXPLAINS_LITTLE)?  Then questions 6 to 8.
+Without it: is the cancellation chi `cancellation` or more (DIVERGING)? A stable model with such cancellation is
+possible (near the border of the set of models), so this is a suspicion, and says so. Did a fit stop at a limit
+(UNFINISHED), or with an error that leaves nearly all (EXPLAINS_LITTLE)? Then questions 6 to 8.
 
 The thresholds were chosen between the figures of healthy and of ill models on the tuning seeds of
 benchmarks/degeneracy/labelled.py, which prints both sides, and judged on other seeds.
@@ -38,9 +38,16 @@ from tensorchain.diagnosis.support import Support
 
 
 class Verdict(enum.Enum):
-    """What is wrong with a decomposition; the value says it in words."""
+    """What is wrong with a decomposition; the value says it in words.
 
-    HEALTHY = "nothing is wrong: the model is tame, well-conditioned and in a good gauge"
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> tc.Verdict.HEALTHY in tc.Verdict
+    True
+    """
+
+    HEALTHY = "nothing is wrong: the model is stable, well-conditioned and in a good gauge"
     BADLY_GAUGED = "the tensor is fine, its blocks are badly scaled: another gauge lowers the sensitivity for free"
     ILL_CONDITIONED = "a best approximation exists, but the tensor hardly determines some directions of its blocks"
     OVER_RANKED = "the rank is higher than the tensor supports: a part of the model is arbitrary, or explains noise"
@@ -62,18 +69,30 @@ class Thresholds:
 
     Parameters
     ----------
-    slope : exponent p of SS ~ nu^(-p) at the end of the path.
-    cancellation : chi, when there is no tensor.
-    spread : sigma_max / sigma_min of J modulo gauge.
-    gauge_excess : SS over SS in the optimal gauge.
-    better : error at the end of the path over that of the model, below which the model is stuck.
-    dearer : sensitivity there over that of the model, up to which it counts as no more.
-    resolved : relative error below which a model is never called stuck: a bad gauge alone can round X by as much.
-    unfinished : error at the end of the path over that of the model, below which the fit is not finished.
-    explained : share of the squared norm below which a model explains little, whatever noise would.
-    noise : F of a model, see :mod:`tensorchain.diagnosis.support`, below which it may have been fitted to noise.
-    needed : F of a part of a model below which it explains noise.
-    same : distance of two models relative to ||T||, in units of the error, below which they are one.
+    slope : float, default 0.1
+        Exponent p of SS ~ nu^(-p) at the end of the path.
+    cancellation : float, default 10.0
+        Chi, when there is no tensor.
+    spread : float, default 100.0
+        sigma_max / sigma_min of J modulo gauge.
+    gauge_excess : float, default 2.0
+        SS over SS in the optimal gauge.
+    better : float, default 0.7
+        Error at the end of the path over that of the model, below which the model is stuck.
+    dearer : float, default 2.0
+        Sensitivity there over that of the model, up to which it counts as no more.
+    resolved : float, default 1e-05
+        Relative error below which a model is never called stuck: a bad gauge alone can round X by as much.
+    unfinished : float, default 0.98
+        Error at the end of the path over that of the model, below which the fit is not finished.
+    explained : float, default 0.05
+        Share of the squared norm below which a model explains little, whatever noise would.
+    noise : float, default 4.0
+        F of a model, see :mod:`tensorchain.diagnosis.support`, below which it may have been fitted to noise.
+    needed : float, default 4.3
+        F of a part of a model below which it explains noise.
+    same : float, default 0.2
+        Distance of two models relative to ||T||, in units of the error, below which they are one.
     """
 
     slope: float = 0.1
@@ -96,8 +115,10 @@ class Other:
 
     Attributes
     ----------
-    path : the path.
-    distance : of its last model from the model in question, relative to ||T||.
+    path : SensitivityPath
+        The path.
+    distance : float
+        Of its last model from the model in question, relative to ||T||.
     """
 
     path: SensitivityPath
@@ -122,17 +143,27 @@ def judge(
 
     Parameters
     ----------
-    figures : of the model.
-    error, path : its relative error and its sensitivity path, when there is a tensor.
-    other : the path from another start, when SS grew and one was tried.
-    limits : by default `Thresholds()`.
-    support : what the data say, when there is a tensor.
-    stopped : whether the fit ended at a limit.
-    fitted : whether the model comes from a fit to these data; the truth behind noisy data does not.
-    bounded : whether the fit was held back by a constraint.
-    stabilised : whether the model was chosen for little sensitivity at nearly the least error: that SS grows beyond it
-        is why it was, and no fault of it.
-    closed : whether a best approximation is known to exist.
+    figures : Figures
+        Of the model.
+    error, path : float or SensitivityPath, optional
+        Its relative error and its sensitivity path, when there is a tensor.
+    other : SensitivityPath, optional
+        The path from another start, when SS grew and one was tried.
+    limits : Thresholds, optional
+        By default `Thresholds()`.
+    support : Support, optional
+        What the data say, when there is a tensor.
+    stopped : bool, default False
+        Whether the fit ended at a limit.
+    fitted : bool, default False
+        Whether the model comes from a fit to these data; the truth behind noisy data does not.
+    bounded : bool, default False
+        Whether the fit was held back by a constraint.
+    stabilised : bool, default False
+        Whether the model was chosen for little sensitivity at nearly the least error: that SS grows beyond it is why it
+        was, and no fault of it.
+    closed : bool, default False
+        Whether a best approximation is known to exist.
     """
     limits = Thresholds() if limits is None else limits
     if support is not None and is_undetermined(figures, support):
@@ -147,12 +178,12 @@ def judge(
     elif stabilised and figures.cancellation < limits.cancellation:
         pass
     elif grows(path, limits) and not closed:
-        tamer = (
+        better = (
             other is not None
             and not grows(other, limits)
             and is_better(float(other.error[-1]), float(path.error[-1]), limits)
         )
-        return Verdict.STUCK if tamer else Verdict.DIVERGING
+        return Verdict.STUCK if better else Verdict.DIVERGING
     elif is_stuck(figures, error, path, limits):
         return Verdict.STUCK
     elif not bounded and is_unfinished(figures, error, path, support, limits, stopped=stopped, fitted=fitted):

@@ -26,9 +26,12 @@ class DenseEvaluator(Evaluator):
 
     Parameters
     ----------
-    tensor, model : as for `Evaluator`.
-    array : L_k^H vec(T) is `scale` times that of this array.
-    scale : a number.
+    tensor, model : Tensor or Model
+        As for `Evaluator`.
+    array : ndarray
+        L_k^H vec(T) is `scale` times that of this array.
+    scale : float, default 1.0
+        A number.
     """
 
     def __init__(self, tensor: Tensor, model: Model, array: Array, *, scale: float = 1.0) -> None:

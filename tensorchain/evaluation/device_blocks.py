@@ -30,10 +30,14 @@ class DeviceBlocks:
 
     Parameters
     ----------
-    namespace : where they are.
-    network : the wiring.
-    row_counts : I_k, as the sensitivity counts them.
-    dtype : of the blocks.
+    namespace : Namespace
+        Where they are.
+    network : Network
+        The wiring.
+    row_counts : sequence of int
+        I_k, as the sensitivity counts them.
+    dtype : dtype
+        Of the blocks.
     """
 
     def __init__(self, namespace: Namespace, network: Network, row_counts: Sequence[int], dtype: np.dtype[Any]) -> None:

@@ -44,9 +44,12 @@ class Absorbed:
 
     Parameters
     ----------
-    blocks : of the model.
-    network : of the model whose core has taken in factor k.
-    k : the factor.
+    blocks : Operands
+        Of the model.
+    network : Network
+        Of the model whose core has taken in factor k.
+    k : int
+        The factor.
     """
 
     def __init__(self, blocks: Operands, network: Network, k: int) -> None:
@@ -68,8 +71,10 @@ class DevicePartials:
 
     Parameters
     ----------
-    array : the entries.
-    namespace : where they are.
+    array : array_like
+        The entries.
+    namespace : Namespace
+        Where they are.
     """
 
     def __init__(self, array: Any, namespace: Namespace) -> None:

@@ -64,10 +64,13 @@ class DeviceSweeps:
 
     Parameters
     ----------
-    partials : products with the array.
-    blocks : they are replaced.
-    absorbing : for each block the network of the model whose core has taken it in, and None for the core; None
-        altogether for models without such a core.
+    partials : DevicePartials
+        Products with the array.
+    blocks : DeviceBlocks
+        They are replaced.
+    absorbing : sequence of Network or None or None
+        For each block the network of the model whose core has taken it in, and None for the core; None altogether for
+        models without such a core.
     """
 
     def __init__(

@@ -35,8 +35,10 @@ class Evaluator:
 
     Parameters
     ----------
-    tensor : the data.
-    model : the model to begin with.
+    tensor : Tensor
+        The data.
+    model : Model
+        The model to begin with.
     """
 
     def __init__(self, tensor: Tensor, model: Model) -> None:
@@ -60,7 +62,8 @@ class Evaluator:
 
         Raises
         ------
-        ValueError for a model of another wiring.
+        ValueError
+            For a model of another wiring.
         """
         if model is not self._model:
             self._check(model)

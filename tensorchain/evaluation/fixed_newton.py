@@ -32,9 +32,12 @@ class FixedNewton:
 
     Parameters
     ----------
-    data : T with its scale, in double precision.
-    model : of the wiring and shape, with the row counts that the metric counts.
-    blocks, moments, grams : where B_k, C_k and M_k lie; the last must be up to date for `gauss_newton`.
+    data : ndarray
+        T with its scale, in double precision.
+    model : Model
+        Of the wiring and shape, with the row counts that the metric counts.
+    blocks, moments, grams : FixedBlocks or list of ndarray
+        Where B_k, C_k and M_k lie; the last must be up to date for `gauss_newton`.
     """
 
     def __init__(

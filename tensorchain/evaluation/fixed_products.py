@@ -25,10 +25,14 @@ class FixedProducts:
 
     Parameters
     ----------
-    array : the entries, in C order and in double precision.
-    network : the wiring, of one term without cores.
-    blocks : where the blocks lie.
-    scale : a number that multiplies every product.
+    array : ndarray
+        The entries, in C order and in double precision.
+    network : Network
+        The wiring, of one term without cores.
+    blocks : FixedBlocks
+        Where the blocks lie.
+    scale : float
+        A number that multiplies every product.
     """
 
     def __init__(self, array: Array, network: Network, blocks: FixedBlocks, *, scale: float) -> None:

@@ -32,7 +32,8 @@ class Partials:
 
     Parameters
     ----------
-    array : the entries, in C order.
+    array : ndarray
+        The entries, in C order.
     """
 
     def __init__(self, array: Array) -> None:

@@ -40,8 +40,10 @@ class SmallEvaluator(Evaluator):
 
     Parameters
     ----------
-    tensor, model : as for `Evaluator`.
-    array : the entries of the tensor before its scale, in C order.
+    tensor, model : Tensor or Model
+        As for `Evaluator`.
+    array : ndarray
+        The entries of the tensor before its scale, in C order.
     """
 
     def __init__(self, tensor: Tensor, model: Model, array: Array) -> None:

@@ -38,14 +38,17 @@ class Decomposition:
 
     Parameters
     ----------
-    model, rank, solver, constraint, init, fixed, starts, max_seconds : as in :func:`tensorchain.decompose`; where
-        `init` is a model, its kind and rank count.
-    random_state : its `rng`: a seed or a generator.
+    model, rank, solver, constraint, init, fixed, starts, max_seconds : object, optional
+        As in :func:`tensorchain.decompose`; where `init` is a model, its kind and rank count.
+    random_state : int or numpy.random.Generator, optional
+        Its `rng`: a seed or a generator.
 
     Attributes
     ----------
-    fit_ : the `Fit` of the training samples.
-    n_features_out_ : P, the number of features.
+    fit_ : Fit
+        The `Fit` of the training samples.
+    n_features_out_ : int
+        P, the number of features.
 
     Examples
     --------
@@ -86,18 +89,55 @@ class Decomposition:
 
         Parameters
         ----------
-        X : array or data source (samples, I_2, ..., I_N).
-        y : ignored.
+        X : object
+            Array or data source (samples, I_2, ..., I_N).
+        y : object, optional
+            Ignored.
+
+        Returns
+        -------
+        Decomposition
+            The estimator itself.
 
         Raises
         ------
-        ValueError, TypeError as :func:`tensorchain.decompose`.
+        TypeError
+            As :func:`tensorchain.decompose`.
+        ValueError
+            As :func:`tensorchain.decompose`.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> X = np.random.default_rng(0).standard_normal((6, 4, 3))
+        >>> tc.Decomposition("cp", 2, random_state=0).fit(X).fit_.model.shape
+        (6, 4, 3)
         """
         self._fit(X)
         return self
 
     def fit_transform(self, X: Any, y: object = None) -> Any:
-        """Decompose the samples and return their features, (samples, P)."""
+        """Decompose the samples and return their features, (samples, P).
+
+        Parameters
+        ----------
+        X : object
+            (samples, I_2, ..., I_N).
+        y : object, optional
+            Ignored.
+
+        Returns
+        -------
+        ndarray or data frame
+            (samples, P).
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> X = np.random.default_rng(0).standard_normal((6, 4, 3))
+        >>> tc.Decomposition("cp", 2, random_state=0).fit_transform(X).shape
+        (6, 2)
+        """
         model = self._fit(X)
         return self._put_out(np.array(model.matrices[model.network.block_of_mode[0]]), X)
 
@@ -106,15 +146,27 @@ class Decomposition:
 
         Parameters
         ----------
-        X : array or data source (samples, I_2, ..., I_N), with the I_2, ..., I_N of `fit`.
+        X : object
+            Array or data source (samples, I_2, ..., I_N), with the I_2, ..., I_N of `fit`.
 
         Returns
         -------
-        (samples, P); a data frame where `set_output` asked for one.
+        object
+            (samples, P); a data frame where `set_output` asked for one.
 
         Raises
         ------
-        AttributeError before `fit`; ValueError when the samples have another shape than those of `fit`.
+        AttributeError
+            Before `fit`.
+        ValueError
+            When the samples have another shape than those of `fit`.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> X = np.random.default_rng(0).standard_normal((6, 4, 3))
+        >>> tc.Decomposition("cp", 2, random_state=0).fit(X).transform(X[:2]).shape
+        (2, 2)
         """
         return self._put_out(self._features(_samples(X)), X)
 
@@ -135,15 +187,28 @@ class Decomposition:
 
         Parameters
         ----------
-        X : array (samples, P).
+        X : object
+            Array (samples, P).
 
         Returns
         -------
-        (samples, I_2, ..., I_N).
+        ndarray
+            (samples, I_2, ..., I_N).
 
         Raises
         ------
-        AttributeError before `fit`; ValueError when there is another number of features.
+        AttributeError
+            Before `fit`.
+        ValueError
+            When there is another number of features.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> X = np.random.default_rng(0).standard_normal((6, 4, 3))
+        >>> estimator = tc.Decomposition("cp", 2, random_state=0).fit(X)
+        >>> estimator.inverse_transform(estimator.transform(X)).shape
+        (6, 4, 3)
         """
         model = self._fitted()
         features = np.asarray(X)
@@ -160,8 +225,10 @@ class Decomposition:
 
         Parameters
         ----------
-        X : array or data source (samples, I_2, ..., I_N), with the I_2, ..., I_N of `fit`.
-        y : ignored.
+        X : object
+            Array or data source (samples, I_2, ..., I_N), with the I_2, ..., I_N of `fit`.
+        y : object, optional
+            Ignored.
 
         Returns
         -------
@@ -170,7 +237,10 @@ class Decomposition:
 
         Raises
         ------
-        AttributeError before `fit`; ValueError when the samples have another shape than those of `fit`.
+        AttributeError
+            Before `fit`.
+        ValueError
+            When the samples have another shape than those of `fit`.
 
         Examples
         --------
@@ -193,15 +263,25 @@ class Decomposition:
 
         Parameters
         ----------
-        input_features : ignored.
+        input_features : object, optional
+            Ignored.
 
         Returns
         -------
-        (P,) of str objects.
+        ndarray
+            (P,) of str objects.
 
         Raises
         ------
-        AttributeError before `fit`.
+        AttributeError
+            Before `fit`.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> X = np.random.default_rng(0).standard_normal((6, 4, 3))
+        >>> len(tc.Decomposition("cp", 2, random_state=0).fit(X).get_feature_names_out())
+        2
         """
         self._fitted()
         prefix = type(self).__name__.lower()
@@ -212,11 +292,24 @@ class Decomposition:
 
         Parameters
         ----------
-        transform : "default" for arrays, "pandas" or "polars" for data frames; None leaves it as it is.
+        transform : str, optional
+            "default" for arrays, "pandas" or "polars" for data frames; None leaves it as it is.
+
+        Returns
+        -------
+        Decomposition
+            The estimator itself.
 
         Raises
         ------
-        ValueError for another name.
+        ValueError
+            For another name.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> tc.Decomposition("cp", 2).set_output(transform="pandas").get_params()["rank"]
+        2
         """
         if transform not in (None, *_OUTPUTS):
             raise ValueError(f"transform is {transform!r}; {', '.join(_OUTPUTS)} are known")
@@ -244,15 +337,49 @@ class Decomposition:
         return library.DataFrame(features, index=getattr(X, "index", None), columns=names)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The arguments of `__init__` by name."""
+        """The arguments of `__init__` by name.
+
+        Parameters
+        ----------
+        deep : bool, default True
+            Without a meaning here; scikit-learn passes it.
+
+        Returns
+        -------
+        dict of str to object
+            By name.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> tc.Decomposition("cp", 2).get_params()["rank"]
+        2
+        """
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def set_params(self, **parameters: Any) -> Decomposition:
         """Change arguments of `__init__`.
 
+        Parameters
+        ----------
+        **parameters : object
+            New values by name.
+
+        Returns
+        -------
+        Decomposition
+            The estimator itself.
+
         Raises
         ------
-        ValueError for a name that is none.
+        ValueError
+            For a name that is none.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> tc.Decomposition("cp", 2).set_params(rank=3).get_params()["rank"]
+        3
         """
         known = self.get_params()
         for name, value in parameters.items():

@@ -21,8 +21,18 @@ class Einsum(NamedTuple):
 
     Attributes
     ----------
-    equation : as `numpy.einsum` and `opt_einsum.contract` take it.
-    operands : the blocks, read-only; (I_k, *bonds), or (*bonds) for a core.
+    equation : str
+        As `numpy.einsum` and `opt_einsum.contract` take it.
+    operands : tuple of ndarray
+        The blocks, read-only; (I_k, *bonds), or (*bonds) for a core.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> model = tc.CP.random((3, 4), 2, rng=0)
+    >>> terms = tc.interop.to_einsum(model)
+    >>> np.allclose(sum(np.einsum(term.equation, *term.operands) for term in terms), model.full())
+    True
     """
 
     equation: str
@@ -34,15 +44,18 @@ def to_einsum(model: Subject) -> tuple[Einsum, ...]:
 
     Parameters
     ----------
-    model : any model, or a fit.
+    model : Fit or Model
+        Any model, or a fit.
 
     Returns
     -------
-    tuple of Einsum; only a model with several terms (`BlockTerm`) has more than one.
+    tuple of Einsum
+        Tuple of Einsum; only a model with several terms (`BlockTerm`) has more than one.
 
     Raises
     ------
-    TypeError when it is no model.
+    TypeError
+        When it is no model.
 
     Examples
     --------
@@ -85,7 +98,8 @@ def to_quimb(model: Subject) -> Any:
 
     Parameters
     ----------
-    model : a model of one term, or a fit.
+    model : Fit or Model
+        A model of one term, or a fit.
 
     Returns
     -------
@@ -96,7 +110,10 @@ def to_quimb(model: Subject) -> Any:
 
     Raises
     ------
-    TypeError when the model is a sum of several terms; ImportError without quimb.
+    TypeError
+        When the model is a sum of several terms.
+    ImportError
+        Without quimb.
 
     Examples
     --------

@@ -29,15 +29,20 @@ def to_pyttb(model: Subject) -> Any:
 
     Parameters
     ----------
-    model : a real `CP`, `Tucker` or `BlockTerm`, or a fit of one.
+    model : Fit or Model
+        A real `CP`, `Tucker` or `BlockTerm`, or a fit of one.
 
     Returns
     -------
-    pyttb `ktensor`, `ttensor` or `sumtensor`.
+    object
+        Pyttb `ktensor`, `ttensor` or `sumtensor`.
 
     Raises
     ------
-    TypeError when pyttb has no such model, or the model is complex; ImportError without pyttb.
+    TypeError
+        When pyttb has no such model, or the model is complex.
+    ImportError
+        Without pyttb.
 
     Examples
     --------
@@ -65,15 +70,18 @@ def from_pyttb(decomposition: Any) -> Model:
 
     Parameters
     ----------
-    decomposition : `ktensor`, `ttensor`, or a `sumtensor` of `ttensor`s and `ktensor`s.
+    decomposition : Fit or Model
+        `ktensor`, `ttensor`, or a `sumtensor` of `ttensor`s and `ktensor`s.
 
     Returns
     -------
-    CP, Tucker or BlockTerm.
+    Model
+        CP, Tucker or BlockTerm.
 
     Raises
     ------
-    TypeError when it is none of these.
+    TypeError
+        When it is none of these.
 
     Examples
     --------

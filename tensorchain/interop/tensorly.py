@@ -30,15 +30,20 @@ def to_tensorly(model: Subject) -> Any:
 
     Parameters
     ----------
-    model : a `CP`, `Tucker` or `TensorChain`, or a fit of one.
+    model : Fit or Model
+        a `CP`, `Tucker` or `TensorChain`, or a fit of one.
 
     Returns
     -------
-    tensorly `CPTensor`, `TuckerTensor` or `TRTensor`, in the current backend of TensorLy.
+    object
+        Tensorly `CPTensor`, `TuckerTensor` or `TRTensor`, in the current backend of TensorLy.
 
     Raises
     ------
-    TypeError when TensorLy has no such model; ImportError without TensorLy.
+    TypeError
+        When TensorLy has no such model.
+    ImportError
+        Without TensorLy.
 
     Examples
     --------
@@ -72,16 +77,21 @@ def from_tensorly(decomposition: Any) -> Model:
 
     Parameters
     ----------
-    decomposition : `CPTensor`, `TuckerTensor`, `TRTensor` or `TTTensor`; or what these are made of: (weights, factors),
-        (core, factors), or a list of cores of three dimensions.
+    decomposition : Fit or Model
+        `CPTensor`, `TuckerTensor`, `TRTensor` or `TTTensor`; or what these are made of: (weights, factors), (core,
+        factors), or a list of cores of three dimensions.
 
     Returns
     -------
-    CP, Tucker or TensorChain.
+    Model
+        CP, Tucker or TensorChain.
 
     Raises
     ------
-    TypeError when it is none of these; ValueError when its parts do not fit.
+    TypeError
+        When it is none of these.
+    ValueError
+        When its parts do not fit.
 
     Examples
     --------

@@ -31,9 +31,19 @@ class VariationalRank:
 
     Attributes
     ----------
-    rank : components kept.
-    singular_values : shrunken singular values of the components kept.
-    noise : variance v of the noise.
+    rank : int
+        Components kept.
+    singular_values : ndarray
+        Shrunken singular values of the components kept.
+    noise : float
+        Variance v of the noise.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain import compression
+    >>> compression.evbmf(np.diag([3.0, 2.0, 0.0]) + 1e-3).rank <= 3
+    True
     """
 
     rank: int
@@ -46,12 +56,20 @@ def evbmf(matrix: Array, noise: float | None = None) -> VariationalRank:
 
     Parameters
     ----------
-    matrix : (L, M), real.
-    noise : variance of the noise; estimated when None.
+    matrix : ndarray
+        (L, M), real.
+    noise : float, optional
+        Variance of the noise; estimated when None.
+
+    Returns
+    -------
+    VariationalRank
+        Rank, singular values and noise.
 
     Raises
     ------
-    ValueError when the matrix has no entry, or holds NaN or infinity, or `noise` is not positive.
+    ValueError
+        When the matrix has no entry, or holds NaN or infinity, or `noise` is not positive.
 
     Examples
     --------

@@ -33,7 +33,8 @@ class Namespace:
 
     Parameters
     ----------
-    array : an array of any library that `array-api-compat` has heard of, or that has `__array_namespace__`.
+    array : array_like
+        An array of any library that `array-api-compat` has heard of, or that has `__array_namespace__`.
 
     Raises
     ------
@@ -239,9 +240,11 @@ class Namespace:
 
         Parameters
         ----------
-        matrix : Hermitian, positive semidefinite, (P, P).  A multiple of the identity is added, of the size of the
-            rounding of its trace: what the matrix does not see stays out of the solution.
-        rhs : (I, P).
+        matrix : scipy.sparse array or matrix
+            Hermitian, positive semidefinite, (P, P).  A multiple of the identity is added, of the size of the rounding
+            of its trace: what the matrix does not see stays out of the solution.
+        rhs : object
+            (I, P).
         """
         dtype = self.dtype(matrix)
         ridge, trace = self.unit(int(matrix.shape[0]), dtype, _RIDGE * self.eps(dtype)), self.trace(matrix)

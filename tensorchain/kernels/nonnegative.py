@@ -30,10 +30,14 @@ def descend(gram: Array, rhs: Array, floor: Array, change: Array, most: int, sha
 
     Parameters
     ----------
-    gram : M, (1, P, P) or (I, P, P).
-    rhs, floor, change : W, F and D, (I, P); D >= F.
-    most : sweeps over a row at most.
-    share : part of the decrease of the first sweep below which a row is done.
+    gram : ndarray
+        M, (1, P, P) or (I, P, P).
+    rhs, floor, change : ndarray
+        W, F and D, (I, P); D >= F.
+    most : int
+        Sweeps over a row at most.
+    share : float
+        Part of the decrease of the first sweep below which a row is done.
     """
     rows, width = change.shape
     gradient = np.empty(width)
@@ -72,9 +76,12 @@ def polish(gram: Array, rhs: Array, floor: Array, change: Array, most: int, slac
 
     Parameters
     ----------
-    gram, rhs, floor, change : as in `descend`.
-    most : changes of the active set of a row at most.
-    slack : of the size of the terms of a gradient, up to which it counts as zero.
+    gram, rhs, floor, change : ndarray
+        As in `descend`.
+    most : int
+        Changes of the active set of a row at most.
+    slack : float
+        Of the size of the terms of a gradient, up to which it counts as zero.
     """
     rows, width = change.shape
     factor, solution = np.empty((width, width)), np.empty(width)

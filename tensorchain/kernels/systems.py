@@ -64,7 +64,8 @@ class KroneckerSystem:
 
     Parameters
     ----------
-    factors : Hermitian, positive semidefinite, (R_n, R_n).
+    factors : sequence of ndarray
+        Hermitian, positive semidefinite, (R_n, R_n).
     """
 
     def __init__(self, factors: Sequence[Array]) -> None:
@@ -96,8 +97,10 @@ def solve_rows(gram: Array, rhs: Array) -> Array:
 
     Parameters
     ----------
-    gram : Hermitian, positive semidefinite, (P, P); or (I, P, P), one for each row.
-    rhs : (I, P).
+    gram : ndarray
+        Hermitian, positive semidefinite, (P, P); or (I, P, P), one for each row.
+    rhs : ndarray
+        (I, P).
     """
     if gram.ndim == 2:
         factor, solution = cholesky_solution(gram, rhs.T)

@@ -75,7 +75,8 @@ class ArrayLike(Arithmetic):
 
         Returns
         -------
-        ndarray, (Z,)
+        ndarray
+            (Z,).
 
         Raises
         ------

@@ -44,6 +44,13 @@ class Model(Tabular):
 
     Subclasses call `_build` once and give `blocks` (natural shapes) and `_state`
     (what `from_state` needs beside the blocks).  Instances are immutable.
+
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> model = tc.decompose(tc.datasets.inverse_radius(order=3, size=6), "cp", rank=2, rng=0).model
+    >>> isinstance(model, tc.Model), model.shape, len(model.blocks)
+    (True, (6, 6, 6), 3)
     """
 
     name: ClassVar[str] = ""
@@ -97,7 +104,31 @@ class Model(Tabular):
 
     @classmethod
     def wiring(cls, shape: tuple[int, ...], rank: Any) -> Network:
-        """The network for a tensor of this shape; ValueError when `rank` does not fit it."""
+        """The network for a tensor of this shape.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            (I_1, ..., I_N).
+        rank : int, tuple or list
+            As in `decompose`.
+
+        Returns
+        -------
+        Network
+            Bonds, modes and terms.
+
+        Raises
+        ------
+        ValueError
+            When the rank does not fit the shape.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> len(tc.Tucker.wiring((4, 5), (2, 3)).modes)  # a core and two factors
+        3
+        """
         raise TypeError(f"{cls.__name__} has no `wiring(shape, rank)`; give a start with init=model instead")
 
     @classmethod
@@ -106,9 +137,30 @@ class Model(Tabular):
 
         Parameters
         ----------
-        shape : (I_1, ..., I_N).
-        rank : as in `decompose`.
-        rng : seed or `numpy.random.Generator`.
+        shape : sequence of int
+            (I_1, ..., I_N).
+        rank : int, tuple or list
+            As in `decompose`.
+        rng : int or numpy.random.Generator, optional
+            Seed or `numpy.random.Generator`.
+        dtype : dtype, default np.float64
+            Of the blocks: float32, float64 or complex128.
+
+        Returns
+        -------
+        Model
+            A model of this kind.
+
+        Raises
+        ------
+        ValueError
+            When the rank does not fit the shape.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> tc.Tucker.random((4, 5, 6), (2, 3, 2), rng=0).shape
+        (4, 5, 6)
         """
         generator = np.random.default_rng(rng)
         network = checked_wiring(cls, tuple(shape), rank)
@@ -119,7 +171,25 @@ class Model(Tabular):
         return cls.from_matrices(network, blank).random_like(generator)
 
     def random_like(self: Self, rng: np.random.Generator) -> Self:
-        """Independent standard normal entries, with the wiring, shape and dtype of this model."""
+        """Independent standard normal entries, with the wiring, shape and dtype of this model.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Where the numbers come from.
+
+        Returns
+        -------
+        Model
+            A model with other blocks.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> model = tc.CP.random((3, 4), 2, rng=0)
+        >>> model.random_like(np.random.default_rng(1)).rank
+        2
+        """
         fresh = []
         for matrix in self._matrices:
             block = rng.standard_normal(matrix.shape)
@@ -133,6 +203,20 @@ class Model(Tabular):
         """Start from singular vectors: leading ones of each unfolding; cores are random and fitted later.
 
         `tensor` is a data source; where a block is wider than its mode, small noise fills the rest.
+
+        Parameters
+        ----------
+        network : Network
+            The wiring.
+        tensor : array_like or Tensor
+            A data class of :mod:`tensorchain.tensors`.
+        rng : numpy.random.Generator
+            For cores and for what singular vectors do not fill.
+
+        Returns
+        -------
+        list of ndarray
+            One matrix (I_k, P_k) for each block.
         """
         matrices = []
         for mode, width in zip(network.modes, network.widths, strict=True):
@@ -206,17 +290,53 @@ class Model(Tabular):
     # -- shortcuts ----------------------------------------------------------------------
 
     def gram_factors(self, t: int, k: int) -> list[Array] | None:
-        """M_k within term t as a Kronecker product of one matrix for each bond of block k; None where it is none."""
+        """M_k within term t as a Kronecker product of one matrix for each bond of block k; None where it is none.
+
+        Parameters
+        ----------
+        t : int
+            Of the term.
+        k : int
+            Position of the block, from 0.
+
+        Returns
+        -------
+        list of ndarray or None
+            One matrix for each bond; None where M_k is no such product.
+        """
         return None
 
     def absorbed(self, k: int) -> Model | None:
-        """The model whose core, block 0, has taken in factor k and carries its mode, for `rejoined`; None for most."""
+        """The model whose core, block 0, has taken in factor k and carries its mode, for `rejoined`; None for most.
+
+        Parameters
+        ----------
+        k : int
+            Position of the block, from 0.
+
+        Returns
+        -------
+        Model or None
+            None for most models.
+        """
         return None
 
     def rejoined(self: Self, k: int, rhs: Array) -> tuple[Self, float] | None:
         """Factor k and the core at their joint best, and ||X||^2; None where the other factors are deficient.
 
         `rhs` is L^H vec(T) for the core of `absorbed(k)`, (I_k, R_others).
+
+        Parameters
+        ----------
+        k : int
+            Position of the block, from 0.
+        rhs : ndarray
+            (I_k, R_others).
+
+        Returns
+        -------
+        tuple of (type of the class, float) or None
+            The model and ||X||^2, or None.
         """
         return None
 
@@ -226,7 +346,20 @@ class Model(Tabular):
         return False
 
     def damped_inverse(self, penalty: float, damping: float) -> Callable[[Sequence[Array]], list[Array]] | None:
-        """The inverse of J^H J + penalty Q + damping by the structure of the model; None where it breaks down."""
+        """The inverse of J^H J + penalty Q + damping by the structure of the model; None where it breaks down.
+
+        Parameters
+        ----------
+        penalty : float
+            Weight of the metric of the sensitivity.
+        damping : float
+            Added to the diagonal.
+
+        Returns
+        -------
+        callable or None
+            From right-hand sides to solutions, one matrix for each block; None where it breaks down.
+        """
         raise TypeError(f"{type(self).__name__} has no `damped_inverse`; ask `has_damped_inverse` first")
 
     # -- gauge --------------------------------------------------------------------------
@@ -269,13 +402,45 @@ class Model(Tabular):
 
     @classmethod
     def from_state(cls, blocks: list[Array], state: dict[str, Any]) -> Model:
-        """Rebuild from `blocks` and `_state()`."""
+        """Rebuild from `blocks` and `_state()`.
+
+        Parameters
+        ----------
+        blocks : list of ndarray
+            As they were saved.
+        state : dict of str to object
+            What `_state()` gave.
+
+        Returns
+        -------
+        Model
+            The model.
+        """
         return cls(blocks)  # type: ignore[call-arg]
 
     def save(self, path: str | os.PathLike[str], **extra: Any) -> None:
         """Write a file, .safetensors where `path` ends so and .npz else, to a temporary name first and then renamed.
 
-        `extra` holds further JSON-able figures, kept beside the model.
+        Parameters
+        ----------
+        path : str or os.PathLike[str]
+            Ends in .safetensors or .npz.
+        **extra : object
+            Further figures that JSON can hold, saved beside the model.
+
+        See Also
+        --------
+        tensorchain.load : Reads the file.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> import tensorchain as tc
+        >>> model = tc.CP.random((3, 4), 2, rng=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save(os.path.join(folder, "model.npz"))
+        ...     tc.load(os.path.join(folder, "model.npz")) == model
+        True
         """
         header, arrays = model_file(self, extra)
         write_model(path, json.dumps(header), arrays)

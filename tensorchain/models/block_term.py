@@ -41,11 +41,13 @@ class BlockTerm(CoreTerms):
 
     Parameters
     ----------
-    terms : `Tucker` models, or pairs (core, factors), of one shape.
+    terms : sequence of object
+        `Tucker` models, or pairs (core, factors), of one shape.
 
     Raises
     ------
-    ValueError when there is no term or the terms differ in shape.
+    ValueError
+        When there is no term or the terms differ in shape.
 
     Examples
     --------
@@ -110,6 +112,28 @@ class BlockTerm(CoreTerms):
 
         Term r has multilinear rank (R_2, I_2, R_3); the middle factor is the identity, so the core carries
         the second mode of the tensor itself.
+
+        Parameters
+        ----------
+        chain : TensorChain
+            Of order 3.
+
+        Returns
+        -------
+        BlockTerm
+            With R_1 terms.
+
+        Raises
+        ------
+        ValueError
+            When the chain is not of order 3.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> chain = tc.TensorChain.random((4, 5, 6), (2, 3, 3), rng=0)
+        >>> np.allclose(tc.BlockTerm.shared(chain).full(), chain.full())
+        True
         """
         if chain.order != 3:
             raise ValueError(f"a BTD with a shared core equals a chain of order 3; this chain has order {chain.order}")

@@ -50,7 +50,20 @@ class Blocks:
 
     @classmethod
     def from_matrices(cls: type[Self], network: Network, matrices: Sequence[Array]) -> Self:
-        """A model from its wiring and blocks in matrix form, unchecked."""
+        """A model from its wiring and blocks in matrix form, unchecked.
+
+        Parameters
+        ----------
+        network : Network
+            The wiring.
+        matrices : sequence of ndarray
+            One matrix (I_k, P_k) for each block.
+
+        Returns
+        -------
+        Model
+            The model.
+        """
         model = object.__new__(cls)
         model._build(network, matrices)
         return model
@@ -63,6 +76,25 @@ class Blocks:
         """The same wiring with other blocks, in matrix form (I_k, P_k); sizes I_k may change.
 
         The arrays are not copied: the caller gives them away, and the moments B_k^H B_k with them where they are known.
+
+        Parameters
+        ----------
+        matrices : sequence of ndarray
+            One matrix (I_k, P_k) for each block.
+        moments : sequence of ndarray, optional
+            B_k^H B_k of each, where they are known.
+
+        Returns
+        -------
+        Model
+            With these blocks.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> model = tc.TensorChain.random((3, 4, 5), 2, rng=0)
+        >>> np.allclose(model.with_matrices([2 * matrix for matrix in model.matrices]).full(), 8 * model.full())
+        True
         """
         twin = object.__new__(type(self))
         twin._build(self.network, matrices)
@@ -79,6 +111,11 @@ class Blocks:
         ----------
         make : callable
             Gives the blocks, in matrix form; they may lie on a device until then.
+
+        Returns
+        -------
+        Model
+            With the shape of this one.
         """
         twin = object.__new__(type(self))
         twin._build(self.network, make)
@@ -90,13 +127,51 @@ class Blocks:
         """The model as the core of one with I_k = counts[k] rows in block k, B_k = U_k B~_k with orthonormal U_k.
 
         Its sensitivity is then that of the larger model; None for a model that stands for itself.
+
+        Parameters
+        ----------
+        counts : sequence of int or None
+            Rows of each block of the larger model, or None.
+
+        Returns
+        -------
+        Model
+            With the same blocks.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> model = tc.CP.random((2, 2), 1, rng=0)
+        >>> large = model.with_row_counts((20, 20))
+        >>> bool(abs(large.sensitivity() - 10 * model.sensitivity()) < 1e-9)
+        True
         """
         twin = self.with_matrices(self._matrices, self._moments)  # type: ignore[arg-type]
         twin._row_counts = None if counts is None else tuple(counts)
         return twin
 
     def with_matrix(self: Self, k: int, matrix: Array) -> Self:
-        """Replace block k; what is cached of the others is kept."""
+        """Replace block k; what is cached of the others is kept.
+
+        Parameters
+        ----------
+        k : int
+            Position of the block, from 0.
+        matrix : ndarray
+            (I_k, P_k).
+
+        Returns
+        -------
+        Model
+            With the other blocks as they are.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> model = tc.TensorChain.random((3, 4, 5), 2, rng=0)
+        >>> np.allclose(model.with_matrix(1, 2 * model.matrices[1]).full(), 2 * model.full())
+        True
+        """
         matrices = list(self._matrices)
         matrices[k] = matrix
         twin = self.with_matrices(matrices)
@@ -105,7 +180,25 @@ class Blocks:
         return twin
 
     def rescaled(self: Self, factors: Sequence[float]) -> Self:
-        """Each block times a number; a block times 1 stays the same array, and moments that are cached are kept."""
+        """Each block times a number; a block times 1 stays the same array, and moments that are cached are kept.
+
+        Parameters
+        ----------
+        factors : sequence of float
+            One number for each block.
+
+        Returns
+        -------
+        Model
+            With scaled blocks.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> model = tc.CP.random((3, 4), 2, rng=0)
+        >>> np.allclose(model.rescaled([2.0, 3.0]).full(), 6 * model.full())
+        True
+        """
         pairs = list(zip(self._matrices, factors, strict=True))
         twin = self.with_matrices([m if factor == 1.0 else m * m.dtype.type(factor) for m, factor in pairs])
         for k, (moment, factor) in enumerate(zip(self._moments, factors, strict=True)):
@@ -113,7 +206,24 @@ class Blocks:
         return twin
 
     def astype(self: Self, dtype: Any) -> Self:
-        """Blocks converted to `dtype`."""
+        """Blocks converted to `dtype`.
+
+        Parameters
+        ----------
+        dtype : dtype
+            What numpy.dtype takes: float32, float64 or complex128.
+
+        Returns
+        -------
+        Model
+            Of the same kind, with converted blocks.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> tc.CP.random((3, 4), 2, rng=0).astype("float32").dtype
+        dtype('float32')
+        """
         return self.with_matrices([matrix.astype(dtype, copy=False) for matrix in self._matrices])
 
     def restrict(self: Self, rows: Sequence[slice | Array | None]) -> Self:
@@ -158,10 +268,12 @@ class Blocks:
 
     @property
     def order(self) -> int:
+        """The number of modes, N."""
         return self.network.order
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """The type of the entries: float32, float64 or complex128."""
         return np.result_type(*self._matrices)
 
     @property
@@ -186,7 +298,18 @@ class Blocks:
         return self._split(self._matrices)
 
     def operands(self, t: int) -> list[Array]:
-        """Blocks of term t, each of shape (I_k, *bonds)."""
+        """Blocks of term t, each of shape (I_k, *bonds).
+
+        Parameters
+        ----------
+        t : int
+            Of the term.
+
+        Returns
+        -------
+        list of ndarray
+            One array for each block.
+        """
         return self._operands[t]
 
     def _split(self, matrices: Sequence[Array]) -> list[list[Array]]:
@@ -204,7 +327,25 @@ class Blocks:
         ]
 
     def full(self) -> Array:
-        """The tensor itself, shape (I_1, ..., I_N)."""
+        """The tensor itself, shape (I_1, ..., I_N).
+
+        Returns
+        -------
+        ndarray
+            (I_1, ..., I_N).
+
+        See Also
+        --------
+        entries : Single entries.
+        restrict : Some rows of each mode, still as a model.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> tc.CP([np.array([[1.0], [2.0]]), np.array([[3.0], [4.0]])]).full()
+        array([[3., 4.],
+               [6., 8.]])
+        """
         return self._evaluate(self._operands)
 
     def _evaluate(self, operands: list[list[Array]]) -> Array:
@@ -214,7 +355,26 @@ class Blocks:
         return values[0] if len(values) == 1 else np.asarray(sum(values[1:], start=values[0]))
 
     def derivative(self, delta: Sequence[Array]) -> Array:
-        """J delta: the first-order change of X when the blocks (matrix form) move by `delta`."""
+        """J delta: the first-order change of X when the blocks (matrix form) move by `delta`.
+
+        Parameters
+        ----------
+        delta : sequence of ndarray
+            One matrix (I_k, P_k) for each block.
+
+        Returns
+        -------
+        ndarray
+            (I_1, ..., I_N).
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> model = tc.CP.random((3, 4, 5), 2, rng=0)
+        >>> change = model.derivative(model.blocks)  # all blocks in proportion: X grows three times as fast
+        >>> np.allclose(change, 3 * model.full())
+        True
+        """
         return sum(
             (
                 self._evaluate(self._split([*self._matrices[:k], change, *self._matrices[k + 1 :]]))
@@ -228,11 +388,15 @@ class Blocks:
 
         Parameters
         ----------
-        indices : (Z, N) integer positions; column of the mode of block k is not read.
+        k : int
+            Position of the block, from 0.
+        indices : ndarray
+            (Z, N) integer positions; column of the mode of block k is not read.
 
         Returns
         -------
-        (Z, P_k) array D with X[indices[z]] = B_k[indices[z, mode of k]] . D[z].
+        ndarray
+            (Z, P_k) array D with X[indices[z]] = B_k[indices[z, mode of k]] . D[z].
         """
         rows = []
         for t, term in enumerate(self.network.terms):

@@ -39,11 +39,13 @@ class TensorChain(Model):
 
     Parameters
     ----------
-    cores : arrays of shape (R_n, I_n, R_{n+1}), N >= 2 of them, the last bond closing on the first.
+    cores : sequence of object
+        Arrays of shape (R_n, I_n, R_{n+1}), N >= 2 of them, the last bond closing on the first.
 
     Raises
     ------
-    ValueError when neighbouring bonds differ, a core is empty or holds NaN or infinity.
+    ValueError
+        When neighbouring bonds differ, a core is empty or holds NaN or infinity.
 
     Examples
     --------
@@ -74,7 +76,22 @@ class TensorChain(Model):
 
     @classmethod
     def svd_matrices(cls, network: Network, tensor: Any, rng: np.random.Generator) -> list[Array]:
-        """Ring SVD: the first unfolding splits into R_1 R_2 singular vectors, a tensor-train SVD does the rest."""
+        """Ring SVD: the first unfolding splits into R_1 R_2 singular vectors, a tensor-train SVD does the rest.
+
+        Parameters
+        ----------
+        network : Network
+            The wiring.
+        tensor : array_like or Tensor
+            A data class of :mod:`tensorchain.tensors`.
+        rng : numpy.random.Generator
+            For cores and for what singular vectors do not fill.
+
+        Returns
+        -------
+        list of ndarray
+            One matrix (I_k, P_k) for each block.
+        """
         bonds = tuple(network.terms[0].shapes[n][0] for n in range(network.order))
         array = tensor.to_dense()
         array = array.astype(np.result_type(array, np.float64), copy=False)
@@ -116,7 +133,26 @@ class TensorChain(Model):
         return twin
 
     def transfer(self, k: int) -> Array:
-        """E_k as a matrix (R_k^2, R_{k+1}^2)."""
+        """E_k as a matrix (R_k^2, R_{k+1}^2).
+
+        Parameters
+        ----------
+        k : int
+            Position of the block, from 0.
+
+        Returns
+        -------
+        ndarray
+            (R_k^2, R_{k+1}^2).
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> chain = tc.TensorChain.random((4, 5, 6), 2, rng=0)
+        >>> loop = chain.transfer(0) @ chain.transfer(1) @ chain.transfer(2)
+        >>> bool(np.isclose(np.trace(loop), chain.norm() ** 2))
+        True
+        """
         transfer = self._transfers[k]
         if transfer is None:
             transfer = self._transfers[k] = self._to_transfer(k, self.moment(k))
@@ -320,9 +356,27 @@ class TensorChain(Model):
     def from_shared_block_term(cls, model: Any) -> TensorChain:
         """Order-3 chain equal to a `BlockTerm` whose terms share their core and their middle factor.
 
+        Parameters
+        ----------
+        model : Model
+            A `BlockTerm` of order 3.
+
+        Returns
+        -------
+        TensorChain
+            The same tensor.
+
         Raises
         ------
-        ValueError when the cores or the middle factors of the terms differ.
+        ValueError
+            When the cores or the middle factors of the terms differ.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> chain = tc.TensorChain.random((4, 5, 6), (2, 3, 3), rng=0)
+        >>> np.allclose(tc.TensorChain.from_shared_block_term(tc.BlockTerm.shared(chain)).full(), chain.full())
+        True
         """
         terms = model.terms
         if model.order != 3:

@@ -33,10 +33,14 @@ class CoreSystem:
 
     Parameters
     ----------
-    image : B -> B M^T.
-    precondition : an approximate inverse, positive definite.
-    size : tr M.
-    tol : relative residual of solutions.
+    image : Apply
+        B -> B M^T.
+    precondition : Apply
+        An approximate inverse, positive definite.
+    size : float
+        tr M.
+    tol : float, optional
+        Relative residual of solutions.
     """
 
     def __init__(self, image: Apply, precondition: Apply, *, size: float, tol: float = _TOL) -> None:
@@ -62,8 +66,10 @@ def one_term_solver(grams: Sequence[Array], row_counts: Sequence[int], penalty: 
 
     Parameters
     ----------
-    grams : C_n, (R_n, R_n).
-    row_counts : I_n.
+    grams : sequence of ndarray
+        C_n, (R_n, R_n).
+    row_counts : sequence of int
+        I_n.
     """
     pairs = [np.linalg.eigh(gram) for gram in grams]
     values = [np.maximum(pair[0], 0.0) for pair in pairs]

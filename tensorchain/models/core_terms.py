@@ -342,9 +342,12 @@ def core_derivatives(
 
     Parameters
     ----------
-    left : (s, R_1, ..., R_N), to be conjugated.
-    right : (1, t, R_1, ..., R_N), and its derivative if it has one.
-    factors, changes : C_n (s, t, R_n, R_n), multiplied into the modes of the right core, and their derivatives.
+    left : ndarray
+        (s, R_1, ..., R_N), to be conjugated.
+    right : WithSlope
+        (1, t, R_1, ..., R_N), and its derivative if it has one.
+    factors, changes : sequence of ndarray
+        C_n (s, t, R_n, R_n), multiplied into the modes of the right core, and their derivatives.
     """
     left = left[:, None]
     grams, slopes = [], []

@@ -33,11 +33,13 @@ class CP(Model):
 
     Parameters
     ----------
-    factors : arrays of shape (I_n, R), N >= 2 of them.
+    factors : sequence of object
+        Arrays of shape (I_n, R), N >= 2 of them.
 
     Raises
     ------
-    ValueError when the factors differ in their number of columns, are empty, or hold NaN or infinity.
+    ValueError
+        When the factors differ in their number of columns, are empty, or hold NaN or infinity.
 
     Examples
     --------

@@ -36,13 +36,17 @@ class DampedInverse:
 
     Parameters
     ----------
-    matrices : the factors B_n, (I_n, R).
-    moments : C_n = B_n^H B_n, (R, R).
-    diagonal : G_n, (R, R), Hermitian.
+    matrices : sequence of ndarray
+        The factors B_n, (I_n, R).
+    moments : sequence of ndarray
+        C_n = B_n^H B_n, (R, R).
+    diagonal : sequence of ndarray
+        G_n, (R, R), Hermitian.
 
     Raises
     ------
-    ArithmeticError when the matrix is not positive definite to rounding.
+    ArithmeticError
+        When the matrix is not positive definite to rounding.
     """
 
     def __init__(self, matrices: Sequence[Array], moments: Sequence[Array], diagonal: Sequence[Array]) -> None:

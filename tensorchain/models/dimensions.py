@@ -17,8 +17,10 @@ class Dimension:
 
     Attributes
     ----------
-    name : such as "wavelength"; "mode 1" where none was given.
-    coordinates : one for each entry, numbers or names; None for their positions.
+    name : str
+        Such as "wavelength"; "mode 1" where none was given.
+    coordinates : ndarray or None
+        One for each entry, numbers or names; None for their positions.
     """
 
     name: str

@@ -54,7 +54,24 @@ class Form(Blocks):
     # -- Grams --------------------------------------------------------------------------
 
     def moment(self, k: int) -> Array:
-        """C_k = B_k^H B_k, in double precision."""
+        """C_k = B_k^H B_k, in double precision.
+
+        Parameters
+        ----------
+        k : int
+            Position of the block, from 0.
+
+        Returns
+        -------
+        ndarray
+            (P_k, P_k).
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> tc.CP([np.ones((2, 1)), np.ones((3, 1))]).moment(1)
+        array([[3.]])
+        """
         moment = self._moments[k]
         if moment is None:
             moment = self._moments[k] = _moment(self._matrices[k], self._matrices[k])
@@ -71,7 +88,20 @@ class Form(Blocks):
         return tuple(rows * unit for rows, unit in zip(self.row_counts, self.network.identities, strict=True))
 
     def gram_at(self, moments: Sequence[Array], k: int) -> Array:
-        """M_k = dF/dC_k at any moments, (P_k, P_k); rows belong to the conjugated side."""
+        """M_k = dF/dC_k at any moments, (P_k, P_k); rows belong to the conjugated side.
+
+        Parameters
+        ----------
+        moments : sequence of ndarray
+            C_k of each block.
+        k : int
+            Position of the block, from 0.
+
+        Returns
+        -------
+        ndarray
+            (P_k, P_k).
+        """
         return self._gram_of(moments, k)
 
     def _gram_of(self, moments: Sequence[Array] | None, k: int) -> Array:
@@ -118,6 +148,18 @@ class Form(Blocks):
         """All M_k and their derivatives along `directions`.
 
         dM_k = sum over n != k of M_k with C_n replaced by D_n.
+
+        Parameters
+        ----------
+        moments : sequence of ndarray
+            C_k of each block.
+        directions : sequence of ndarray
+            D_k of each block.
+
+        Returns
+        -------
+        tuple of (list of ndarray, list of ndarray)
+            M_k and their derivatives, for each block.
         """
         grams, slopes = [], []
         for k in range(len(moments)):
@@ -147,21 +189,76 @@ class Form(Blocks):
         return "_gram_derivatives" in self.__dict__ or "grams" in self.__dict__
 
     def all_grams(self, moments: Sequence[Array]) -> list[Array]:
-        """M_k at any moments, for every k."""
+        """M_k at any moments, for every k.
+
+        Parameters
+        ----------
+        moments : sequence of ndarray
+            C_k of each block.
+
+        Returns
+        -------
+        list of ndarray
+            (P_k, P_k) for each block.
+        """
         return [self.gram_at(moments, k) for k in range(len(moments))]
 
     def gram(self, k: int) -> Array:
-        """M_k = L_k^H L_k without the identity over I_k: (P_k, P_k), Hermitian."""
+        """M_k = L_k^H L_k without the identity over I_k: (P_k, P_k), Hermitian.
+
+        Parameters
+        ----------
+        k : int
+            Position of the block, from 0.
+
+        Returns
+        -------
+        ndarray
+            (P_k, P_k), Hermitian.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> model = tc.CP([np.ones((2, 1)), np.ones((3, 1))])
+        >>> model.gram(0)  # of the other factor
+        array([[3.]])
+        """
         if self._has_grams:
             return self.grams[k]
         return self._gram_of(None, k) if self.network.has_cores else self.gram_at(self.moments, k)
 
     def system(self, k: int) -> System:
-        """L_k^H L_k, to apply to block k and to solve."""
+        """L_k^H L_k, to apply to block k and to solve.
+
+        Parameters
+        ----------
+        k : int
+            Position of the block, from 0.
+
+        Returns
+        -------
+        System
+            To apply to block k and to solve.
+        """
         return GramSystem(self.gram(k))
 
     def damped_solver(self, k: int, penalty: float, damping: float) -> Callable[[Array], Array] | None:
-        """The inverse of M_k + penalty Q_k + damping, applied to a block; None where it is not positive definite."""
+        """The inverse of M_k + penalty Q_k + damping, applied to a block; None where it is not positive definite.
+
+        Parameters
+        ----------
+        k : int
+            Position of the block, from 0.
+        penalty : float
+            Weight of the metric of the sensitivity.
+        damping : float
+            Added to the diagonal.
+
+        Returns
+        -------
+        callable or None
+            From a right-hand side to the solution; None where the matrix is not positive definite.
+        """
         system = self.gram(k) + damping * np.eye(self.network.widths[k])
         if penalty:
             system = system + penalty * self.sensitivity_metric(k)
@@ -202,7 +299,19 @@ class Form(Blocks):
         return lambda block: cholesky_solve(factor, np.ascontiguousarray(block.T)).T
 
     def gram_traces(self) -> list[float]:
-        """tr M_k of each block, without the Grams."""
+        """tr M_k of each block, without the Grams.
+
+        Returns
+        -------
+        list of float
+            One trace for each block.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> [float(trace) for trace in tc.CP([np.ones((2, 1)), np.ones((3, 1))]).gram_traces()]
+        [3.0, 2.0]
+        """
         traces = []
         for k in range(len(self._matrices)):
             total = 0.0
@@ -218,7 +327,27 @@ class Form(Blocks):
     # -- sensitivity and norm -----------------------------------------------------------
 
     def sensitivity_metric(self, k: int) -> Array:
-        """Q_k with SS = <B_k, B_k Q_k^T> + I_k tr M_k; the gradient of SS in B_k is 2 B_k Q_k^T."""
+        """Q_k with SS = <B_k, B_k Q_k^T> + I_k tr M_k; the gradient of SS in B_k is 2 B_k Q_k^T.
+
+        Parameters
+        ----------
+        k : int
+            Position of the block, from 0.
+
+        Returns
+        -------
+        ndarray
+            (P_k, P_k), Hermitian.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> model = tc.TensorChain.random((3, 4, 5), 2, rng=0)
+        >>> block, metric = model.matrices[0], model.sensitivity_metric(0)
+        >>> rest = len(block) * np.trace(model.gram(0))
+        >>> bool(np.isclose(np.sum(block * (block @ metric.T)) + rest, model.sensitivity()))
+        True
+        """
         return self._gram_derivatives[1][k]
 
     def apply_metric(self, k: int, block: Array) -> Array:
@@ -247,15 +376,59 @@ class Form(Blocks):
         return np.asarray(block @ self.sensitivity_metric(k).T)
 
     def block_sensitivities(self) -> Array:
-        """||dX/dblock_k||_F^2 = I_k tr M_k for each block; their sum is SS."""
+        """||dX/dblock_k||_F^2 = I_k tr M_k for each block; their sum is SS.
+
+        Returns
+        -------
+        ndarray
+            (K,), one entry for each block.
+
+        See Also
+        --------
+        sensitivity : Their sum.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> model = tc.CP([np.ones((2, 1)), np.ones((3, 1))])
+        >>> model.block_sensitivities()
+        array([6., 6.])
+        """
         traces = [trace(gram) for gram in self.grams] if self._has_grams else self.gram_traces()
         return np.array([rows * trace for rows, trace in zip(self.row_counts, traces, strict=True)])
 
     def sensitivity(self, relative: bool = False) -> float:
         """SS = ||J||_F^2, the expected squared change of X per unit variance of noise on the blocks.
 
-        With `relative`, SS / ||X||^(2(K-1)/K), which does not change when X is scaled.
-        Source: Tichavsky, Phan, Cichocki, "Sensitivity in tensor decomposition" (2019).
+        Parameters
+        ----------
+        relative : bool, default False
+            SS / ||X||^(2(K-1)/K) for K blocks, which does not change when X is scaled.
+
+        Returns
+        -------
+        float
+            The sensitivity.
+
+        See Also
+        --------
+        block_sensitivities : The part of each block.
+        tensorchain.optimal_gauge : The same tensor with the least sensitivity.
+
+        Notes
+        -----
+        For every model SS = sum_k I_k tr M_k, with I_k rows in block k and its Gram M_k: exact, and cheap.
+
+        References
+        ----------
+        Tichavsky, Phan, Cichocki, "Sensitivity in tensor decomposition" (2019).
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> model = tc.CP([np.ones((2, 1)), np.ones((8, 1))])
+        >>> model.sensitivity(), (10 * model).sensitivity(), round((10 * model).sensitivity(relative=True), 6)
+        (32.0, 320.0, 8.0)
         """
         unit, exponent = self._unit_scale()
         count = len(self._matrices)
@@ -277,7 +450,25 @@ class Form(Blocks):
         return self.with_matrices([_ldexp(matrix, -exponent) for matrix in self._matrices]), exponent
 
     def inner(self, other: Form) -> complex | float:
-        """<self, other> = sum conj(self) * other, without forming either tensor."""
+        """<self, other> = sum conj(self) * other, without forming either tensor.
+
+        Parameters
+        ----------
+        other : Form
+            Of the same shape; it may be of another kind.
+
+        Returns
+        -------
+        complex or float
+            Complex for complex models.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> one, other = tc.CP.random((3, 4, 5), 2, rng=0), tc.TensorChain.random((3, 4, 5), 2, rng=1)
+        >>> bool(np.isclose(one.inner(other), np.sum(one.full() * other.full())))
+        True
+        """
         if self.shape != other.shape:
             raise ValueError(f"inner product needs equal shapes, got {self.shape} and {other.shape}")
         total: complex = 0.0
@@ -295,6 +486,17 @@ class Form(Blocks):
 
         In a gauge so bad that terms 1e10 times larger than X cancel, the moments have lost it: then X is
         evaluated slab by slab, as long as it has at most 1e8 entries.
+
+        Returns
+        -------
+        float
+            The Frobenius norm.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> tc.CP([np.ones((2, 1)), np.ones((8, 1))]).norm()
+        4.0
         """
         unit, exponent = self._unit_scale()
         k = min(range(len(self._matrices)), key=self.network.widths.__getitem__)
@@ -321,6 +523,26 @@ class Form(Blocks):
         """J^H J, (n, n) with n = n_parameters, blocks in matrix form flattened row by row.
 
         With `upper` the blocks below the diagonal are left undefined, for solvers that do not read them.
+
+        Parameters
+        ----------
+        upper : bool, default False
+            Leave the blocks below the diagonal undefined, for whoever does not read them.
+
+        Returns
+        -------
+        ndarray
+            (n, n) with n = `n_parameters`.
+
+        See Also
+        --------
+        gauss_newton_matvec : Its product with a vector, without the matrix.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> tc.CP.random((3, 4), 2, rng=0).gauss_newton().shape
+        (14, 14)
         """
         starts = [0, *itertools.accumulate([matrix.size for matrix in self._matrices])]
         result = memory.empty((starts[-1], starts[-1]), np.result_type(self.dtype, np.float64))
@@ -354,7 +576,27 @@ class Form(Blocks):
                 target_view[...] = value.reshape(target_view.shape)
 
     def gauss_newton_matvec(self, delta: Sequence[Array]) -> list[Array]:
-        """J^H J delta without forming J: delta_k M_k^T + B_k dM_k^T, dM_k along D_n = B_n^H delta_n."""
+        """J^H J delta without forming J: delta_k M_k^T + B_k dM_k^T, dM_k along D_n = B_n^H delta_n.
+
+        Parameters
+        ----------
+        delta : sequence of ndarray
+            One matrix (I_k, P_k) for each block.
+
+        Returns
+        -------
+        list of ndarray
+            One matrix for each block.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> model = tc.CP.random((3, 4), 2, rng=0)
+        >>> image = model.gauss_newton_matvec(model.blocks)
+        >>> flat = np.concatenate([block.ravel() for block in model.blocks])
+        >>> np.allclose(model.gauss_newton() @ flat, np.concatenate([block.ravel() for block in image]))
+        True
+        """
         directions = [_moment(matrix, change) for matrix, change in zip(self._matrices, delta, strict=True)]
         grams, slopes = self.gram_derivatives(self.moments, directions)
         return [

@@ -20,8 +20,10 @@ class Selection(NamedTuple):
 
     Attributes
     ----------
-    parts : per mode a position (the mode goes), or a slice or positions (it stays).
-    points : (..., N) positions of single entries where the index names such, else None.
+    parts : tuple of int or slice or ndarray
+        Per mode a position (the mode goes), or a slice or positions (it stays).
+    points : ndarray or None
+        (..., N) positions of single entries where the index names such, else None.
     """
 
     parts: tuple[int | slice | Array, ...]
@@ -125,7 +127,9 @@ def checked_mode(mode: Any, order: int) -> int:
 
     Raises
     ------
-    TypeError, IndexError
+    TypeError
+        When it is no integer, or there is no such mode.
+    IndexError
         When it is no integer, or there is no such mode.
     """
     try:

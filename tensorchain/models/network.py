@@ -80,8 +80,10 @@ class Network:
 
     Attributes
     ----------
-    terms : the networks that are summed.
-    modes : per block the mode of the tensor that it carries, or None (a core).
+    terms : tuple of Term
+        The networks that are summed.
+    modes : tuple of int or None
+        Per block the mode of the tensor that it carries, or None (a core).
     """
 
     terms: tuple[Term, ...]

@@ -35,8 +35,10 @@ class WeightedFactors(NamedTuple):
 
     Attributes
     ----------
-    weights : (R,), not negative, falling.
-    factors : arrays (I_n, R) with columns of norm 1; those of a component of weight 0 are zero.
+    weights : ndarray
+        (R,), not negative, falling.
+    factors : tuple of ndarray
+        Arrays (I_n, R) with columns of norm 1; those of a component of weight 0 are zero.
     """
 
     weights: Array

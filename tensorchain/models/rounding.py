@@ -35,8 +35,10 @@ class Rounded(NamedTuple):
 
     Attributes
     ----------
-    model : of the same kind.
-    error : its distance from the model that was rounded, relative to the norm of that one.
+    model : Model
+        Of the same kind.
+    error : float
+        Its distance from the model that was rounded, relative to the norm of that one.
     """
 
     model: Model

@@ -32,10 +32,14 @@ class Components(Sequence["ArrayLike"]):
 
     Attributes
     ----------
-    norm : (R,), ||X_r||.
-    share : (R,), ||X_r||^2 / ||X||^2; above 1 where components cancel.
-    closest : (R,), for each component the other one whose cosine with it is largest in magnitude; -1 where it is alone.
-    cosine : (R,), that cosine, of the tensors; its real part for complex models.  Near -1 two components cancel.
+    norm : ndarray
+        (R,), ||X_r||.
+    share : ndarray
+        (R,), ||X_r||^2 / ||X||^2; above 1 where components cancel.
+    closest : ndarray
+        (R,), for each component the other one whose cosine with it is largest in magnitude; -1 where it is alone.
+    cosine : ndarray
+        (R,), that cosine, of the tensors; its real part for complex models.  Near -1 two components cancel.
     """
 
     def __init__(self, model: ArrayLike, parts: Sequence[ArrayLike]) -> None:
@@ -90,7 +94,8 @@ class Components(Sequence["ArrayLike"]):
 
         Returns
         -------
-        pandas.DataFrame
+        pd.DataFrame
+            pandas.DataFrame.
 
         Raises
         ------
@@ -158,7 +163,9 @@ class Tabular(ArrayLike):
         ------
         ImportError
             Without pandas.
-        ValueError, TypeError
+        TypeError
+            When `dims` is of another kind.
+        ValueError
             When `dims` does not fit the modes.
 
         Examples
@@ -202,7 +209,9 @@ class Tabular(ArrayLike):
         ------
         ImportError
             Without xarray.
-        ValueError, TypeError
+        TypeError
+            When `dims` is of another kind.
+        ValueError
             When `dims` does not fit the modes, or a mode is called as a bond or a block.
 
         Examples

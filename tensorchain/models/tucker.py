@@ -26,13 +26,15 @@ class Tucker(CoreTerms):
 
     Parameters
     ----------
-    core : array (R_1, ..., R_N).
-    factors : arrays of shape (I_n, R_n).
+    core : array_like
+        Array (R_1, ..., R_N).
+    factors : sequence of object
+        Arrays of shape (I_n, R_n).
 
     Raises
     ------
-    ValueError when the columns of a factor differ from the size of the core, a block is empty,
-    or holds NaN or infinity.
+    ValueError
+        When the columns of a factor differ from the size of the core, a block is empty, or holds NaN or infinity.
 
     Examples
     --------

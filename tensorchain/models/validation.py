@@ -101,7 +101,25 @@ class Wired(Protocol):
 
     @classmethod
     def wiring(cls, shape: tuple[int, ...], rank: Any) -> Network:
-        """The network for a tensor of this shape."""
+        """The network for a tensor of this shape.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            (I_1, ..., I_N).
+        rank : int, tuple or list
+            As in `decompose`.
+
+        Returns
+        -------
+        Network
+            Bonds, modes and terms.
+
+        Raises
+        ------
+        ValueError
+            When the rank does not fit the shape.
+        """
 
 
 def checked_wiring(kind: type[Any], shape: tuple[int, ...], rank: Any) -> Network:

@@ -4,8 +4,9 @@ A block that carries a mode is drawn in matrix form (I_k, P_k), one row for each
 each combination of its bonds, the first bond slowest.  A core is drawn with its first bond down and the others across.
 Lines part the columns that belong to different values of the first bond across, gaps part the terms of a sum.
 
-Real blocks are drawn in a diverging scale around zero, complex ones by magnitude.  Columns of large and opposite
-entries beside each other are what cancellation looks like.
+Side by side, factors of few columns over many entries, as spectra and time courses are, are lines: a heat map of three
+columns shows little.  Real blocks are drawn in a diverging scale around zero, complex ones by magnitude.  Columns of
+large and opposite entries beside each other are what cancellation looks like.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from tensorchain.kernels import Array
 from tensorchain.labels import Labels, labels_of
 from tensorchain.models import Model
-from tensorchain.plotting.style import BLACK, open_axes
+from tensorchain.plotting.style import BLACK, DASHES, PALETTE, finish, open_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _REAL, _COMPLEX = "RdBu_r", "cividis"
 _GAP = "#C8C8C8"
+_SPECTRUM = 20
+"""Entries of a mode from which a factor of few columns is drawn as lines."""
 _MOST_LINES = 40
 """Lines between columns are left out where there would be more of them."""
 
@@ -37,10 +40,14 @@ def plot_block(subject: Subject, block: int = 0, ax: Axes | None = None, title: 
 
     Parameters
     ----------
-    subject : a fit or any model.
-    block : position in `model.blocks`, from 0; negative ones count from the end.
-    ax : where to draw; by default a new figure.  A colour bar takes some of its room.
-    title : of the axes; by default the name of the block.
+    subject : Fit or Model
+        A fit or any model.
+    block : int, default 0
+        Position in `model.blocks`, from 0; negative ones count from the end.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.  A colour bar takes some of its room.
+    title : str, optional
+        Of the axes; by default the name of the block.
 
     Returns
     -------
@@ -95,16 +102,19 @@ def plot_block(subject: Subject, block: int = 0, ax: Axes | None = None, title: 
 
 
 def plot_blocks(subject: Subject, axes: Sequence[Axes] | None = None) -> list[Axes]:
-    """Heat maps of all blocks, side by side.
+    """All blocks side by side: factors of few columns over many entries as lines, other blocks as heat maps.
 
     Parameters
     ----------
-    subject : a fit or any model.
-    axes : one for each block; by default those of a new figure.
+    subject : Fit or Model
+        A fit or any model.
+    axes : sequence of matplotlib.axes.Axes, optional
+        One for each block; by default those of a new figure.
 
     Returns
     -------
-    list of matplotlib.axes.Axes, one for each block.
+    list of matplotlib.axes.Axes
+        One for each block.
 
     Raises
     ------
@@ -131,7 +141,30 @@ def plot_blocks(subject: Subject, axes: Sequence[Axes] | None = None) -> list[Ax
         axes = axes[:count]
     if len(axes) != count:
         raise ValueError(f"{len(axes)} axes were given for {count} blocks; give one for each")
-    return [plot_block(subject, k, ax) for k, ax in enumerate(axes)]
+    labels = labels_of(subject)
+    return [_lines(labels, k, ax) if _spectra(labels, k) else plot_block(subject, k, ax) for k, ax in enumerate(axes)]
+
+
+def _spectra(labels: Labels, k: int) -> bool:
+    """Whether block k is a real factor of few columns over many entries of its mode, as spectra are."""
+    network = labels.model.network
+    if network.modes[k] is None or len(network.terms) > 1 or len(network.terms[0].bonds[k]) > 1:
+        return False
+    rows, columns = labels.model.matrices[k].shape
+    return rows >= _SPECTRUM and columns <= len(PALETTE) and labels.model.dtype.kind != "c"
+
+
+def _lines(labels: Labels, k: int, axes: Axes) -> Axes:
+    """The columns of a factor over the entries of its mode."""
+    across, mode = _axis_labels(labels, k)
+    for column, values in enumerate(np.asarray(labels.model.matrices[k]).T):
+        axes.plot(values, color=PALETTE[column], linestyle=DASHES[column], linewidth=1.4, label=str(column + 1))
+    axes.axhline(0.0, color=_GAP, linewidth=0.8, zorder=0)
+    axes.set_xlabel(mode)
+    axes.set_ylabel("entry")
+    axes.legend(title=across, frameon=False, fontsize="small", title_fontsize="small")
+    finish(axes, labels.blocks[k])
+    return axes
 
 
 def _flat(model: Model, t: int, k: int) -> Array:

@@ -107,7 +107,8 @@ def plot_factors(
     subject : Fit or Model
     axes : sequence of matplotlib.axes.Axes, optional
         One for each mode; by default those of a new figure.
-    dims, columns, kind : as in `plot_factor`.
+    dims, columns, kind : object, optional
+        As in `plot_factor`.
 
     Returns
     -------

@@ -29,9 +29,12 @@ def plot_network(subject: Subject, ax: Axes | None = None, title: str | None = N
 
     Parameters
     ----------
-    subject : a fit, or any model.  A fit shows the names of the tensor's dimensions.
-    ax : where to draw; by default a new figure.
-    title : of the axes; by default the model and its number of parameters.
+    subject : Fit or Model
+        A fit, or any model.  A fit shows the names of the tensor's dimensions.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.
+    title : str, optional
+        Of the axes; by default the model and its number of parameters.
 
     Returns
     -------

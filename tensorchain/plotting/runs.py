@@ -15,6 +15,7 @@ import numpy as np
 
 from tensorchain.kernels import Array
 from tensorchain.plotting.style import (
+    BLACK,
     BLUE,
     DASHES,
     ERROR_LABEL,
@@ -33,15 +34,21 @@ if TYPE_CHECKING:
 
     from tensorchain.fit import History
 
+_AGAIN = 10.0
+"""Growth of the penalty in one iteration from which a path has begun again."""
+
 
 def plot_history(history: History, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Error and sensitivity over the iterations of one run.
+    """Error and sensitivity over the iterations of one run; dotted lines mark where a path begins again.
 
     Parameters
     ----------
-    history : `fit.history`.
-    ax : where to draw; its right side is used too.  By default a new figure.
-    title : of the axes.
+    history : History
+        `fit.history`.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; its right side is used too.  By default a new figure.
+    title : str, optional
+        Of the axes.
 
     Returns
     -------
@@ -77,8 +84,12 @@ def plot_history(history: History, ax: Axes | None = None, title: str | None = N
         axes.set_yscale("log")
         axes.set_ylabel(f"{label}  ({'solid' if dashes == '-' else 'dashed'})", color=colour)
         axes.tick_params(axis="y", which="both", colors=colour)
+    for number, place in enumerate(_restarts(history)):
+        left.axvline(place, color=BLACK, linewidth=0.8, linestyle=":", label=None if number else "begins again")
     left.set_xlabel("iteration")
     finish(left, title)
+    if left.get_legend_handles_labels()[0]:
+        left.legend(frameon=False)
     right.spines["top"].set_visible(False)
     return left
 
@@ -97,11 +108,16 @@ def plot_runs(
 
     Parameters
     ----------
-    methods : name of a method to the curves of its runs, each (iterations,), not empty.
-    ax : where to draw; by default a new figure.
-    title : of the axes.
-    quantiles : lower and upper edge of the band; by default all runs are in it.
-    first : position in the palette of the first method, to keep colours apart across several axes.
+    methods : mapping of str to sequence of sequence of float or ndarray
+        Name of a method to the curves of its runs, each (iterations,), not empty.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.
+    title : str, optional
+        Of the axes.
+    quantiles : tuple of (float, float), optional
+        Lower and upper edge of the band; by default all runs are in it.
+    first : int, default 0
+        Position in the palette of the first method, to keep colours apart across several axes.
 
     Returns
     -------
@@ -135,6 +151,13 @@ def plot_runs(
     axes.legend(frameon=False)
     finish(axes, title)
     return axes
+
+
+def _restarts(history: History) -> Array:
+    """Where the path begins again from another start: the penalty is high again, and the error with it."""
+    penalty, error = np.asarray(history.penalty), np.asarray(history.error)
+    higher = (penalty[1:] > _AGAIN * penalty[:-1]) & (penalty[:-1] > 0.0)
+    return np.flatnonzero(higher & (error[1:] > error[:-1])) + 1
 
 
 def _padded(runs: Sequence[Sequence[float] | Array]) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tensorchain.kernels import Array
 from tensorchain.labels import Labels, labels_of
-from tensorchain.plotting.style import MARKERS, PALETTE, check_count, finish, open_axes, positive
+from tensorchain.plotting.style import PALETTE, check_count, finish, open_axes, positive
 from tensorchain.stability.sensitivity import sensitivity
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _WIDE = 30.0
 """Largest over smallest part from which the axis is logarithmic."""
-_SPREAD = 0.5
-"""Part of a row over which the points of several models are spread."""
+_THICKNESS = 0.8
+"""Part of a row that its bars take."""
 
 
 def plot_sensitivity(
@@ -34,16 +34,19 @@ def plot_sensitivity(
 
     Parameters
     ----------
-    subjects : a fit or a model, or several as {name: fit or model}, all with the same blocks, as before and after a
-        change of gauge.
-    ax : where to draw; by default a new figure.
-    title : of the axes; by default the total of a single model.
+    subjects : Fit or Model or mapping of str to Fit or Model
+        A fit or a model, or several as {name: fit or model}, all with the same blocks, as before and after a change of
+        gauge.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.
+    title : str, optional
+        Of the axes; by default the total of a single model.
 
     Returns
     -------
     matplotlib.axes.Axes
-        One row a block, the first on top.  A single model has the share of each block, in percent, at its point;
-        several have their totals in the legend.
+        One row a block, the first on top, each bar with the share of its block in percent; several models have their
+        totals in the legend.
 
     Raises
     ------
@@ -69,27 +72,27 @@ def plot_sensitivity(
     rows = np.arange(len(first.blocks))
     parts = {name: _parts(labels, len(rows), name) for name, labels in labelled.items()}
     axes = open_axes(ax)
+    thickness = _THICKNESS / len(named)
     for position, (name, values) in enumerate(parts.items()):
-        colour, offset = PALETTE[position], _SPREAD * ((position + 0.5) / len(named) - 0.5)
+        places = rows + thickness * (position - 0.5 * (len(named) - 1))
         legend = f"{name}: total {values.sum():.3g}" if several else None
-        axes.plot(
-            positive(values), rows + offset, linestyle="none", marker=MARKERS[position], color=colour, label=legend
-        )
+        axes.barh(places, positive(values), 0.92 * thickness, color=PALETTE[position], label=legend)
+        _write_shares(axes, values, places)
     if not several:
-        _write_shares(axes, parts[""])
         title = f"sensitivity {parts[''].sum():.3g}" if title is None else title
     drawn = np.concatenate([values[values > 0.0] for values in parts.values()])
     if drawn.size and drawn.max() > _WIDE * drawn.min():
         axes.set_xscale("log")
-        axes.margins(x=0.12)
+        # Bars have no zero to begin at: below the least by half a decade, and room for the shares.
+        axes.set_xlim(drawn.min() / 3.0, drawn.max() * (drawn.max() / drawn.min()) ** 0.2)
     else:
-        axes.set_xlim(0.0, 1.15 * drawn.max() if drawn.size else 1.0)
+        axes.set_xlim(0.0, 1.2 * drawn.max() if drawn.size else 1.0)
     axes.set_xlabel(r"sensitivity $\Vert \partial X / \partial B_k\Vert_F^2$")
     axes.set_yticks(rows, first.blocks)
     axes.set_ylim(len(rows) - 0.5, -0.6)
-    finish(axes, title)
+    finish(axes, title, grid=("x",))
     if several:
-        # Above the axes, where no point can be; the title moves up by as many lines.
+        # Above the axes, where no bar can be; the title moves up by as many lines.
         axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1, fontsize="small")
         axes.set_title(title or "", pad=8 + 14 * len(named))
     return axes
@@ -101,12 +104,12 @@ def _parts(labels: Labels, count: int, name: str) -> Array:
     return np.asarray(sensitivity(labels.model, per_block=True))
 
 
-def _write_shares(axes: Axes, values: Array) -> None:
-    """The share of each block, beside its point."""
+def _write_shares(axes: Axes, values: Array, places: Array) -> None:
+    """The share of each block, at the end of its bar."""
     total = float(values.sum())
-    for row, value in enumerate(values):
+    for place, value in zip(places, values, strict=True):
         if value > 0.0:
             axes.annotate(
-                f"{100.0 * value / total:.0f} %", (value, row), xytext=(0, 7), textcoords="offset points", ha="center",
-                fontsize="small",
+                f"{100.0 * value / total:.0f} %", (value, place), xytext=(3, 0), textcoords="offset points",
+                va="center", fontsize="small",
             )  # fmt: skip

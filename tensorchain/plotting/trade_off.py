@@ -1,7 +1,7 @@
 """Error against sensitivity: which method, or which rank, gives the better models.  Lower left is better.
 
     plot_trade_off   one point a run
-    plot_profiles    one curve a rank: the tame models of each error, the penalty falling from left to right
+    plot_profiles    one curve a rank: the least sensitive models of each error, the penalty falling from left to right
 
 A curve that ends in a closed marker has a best approximation there; one that ends in an arrow has none: its
 sensitivity still grows at the smallest penalty.
@@ -68,10 +68,13 @@ def plot_trade_off(
 
     Parameters
     ----------
-    methods : name of a method to (sensitivities, errors) of its runs, each (n,).  A method keeps its colour and marker
-        by its position.
-    ax : where to draw; by default a new figure.
-    title : of the axes.
+    methods : mapping of str to tuple of (sequence of float or ndarray, sequence of float or ndarray)
+        Name of a method to (sensitivities, errors) of its runs, each (n,).  A method keeps its colour and marker by its
+        position.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.
+    title : str, optional
+        Of the axes.
 
     Returns
     -------
@@ -116,9 +119,12 @@ def plot_profiles(profiles: Sequence[Profile], ax: Axes | None = None, title: st
 
     Parameters
     ----------
-    profiles : what `degeneracy_profile` returned, a list; at most seven.
-    ax : where to draw; by default a new figure.
-    title : of the axes.
+    profiles : sequence of Profile
+        What `degeneracy_profile` returned, a list; at most seven.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure.
+    title : str, optional
+        Of the axes.
 
     Returns
     -------

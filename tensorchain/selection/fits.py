@@ -114,7 +114,8 @@ class Plan:
     ----------
     tensor : Tensor
         All data.
-    kind : type of Model
+    kind : subclass of Model
+        Type of Model.
     folds : tuple of Fold
     halves : tuple of (Tensor, Tensor)
         The halves of each split.

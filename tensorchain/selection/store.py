@@ -44,7 +44,8 @@ class Store:
         The file; it need not exist, its folder must.
     problem : mapping of str
         What is studied, part by part; a file of another problem is refused.
-    kind : type of Model
+    kind : subclass of Model
+        Type of Model.
     ranks : sequence of pairs
         The ranks of the study in the order of their parameters, as given, and as the class takes them.
     shape : tuple of int

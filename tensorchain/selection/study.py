@@ -47,6 +47,18 @@ class RankStudy:
         Whether all ranks that were asked for are there: a time limit or an interrupt ends a study early.
     seconds : float
         That it took, earlier parts of a resumed study left out.
+
+    See Also
+    --------
+    tensorchain.rank_study : Makes one.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> T = tc.datasets.exact_cp((6, 5, 4), 1, np.random.default_rng(0), noise=0.1).tensor
+    >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=1, rng=0)
+    >>> len(study.rows)
+    2
     """
 
     rows: tuple[RankRow, ...]
@@ -105,7 +117,21 @@ class RankStudy:
         return iter(self.rows)
 
     def conclusion(self) -> str:
-        """The recommendation in one line."""
+        """The recommendation in one line.
+
+        Returns
+        -------
+        str
+            For a person.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> T = tc.datasets.exact_cp((6, 5, 4), 1, np.random.default_rng(0), noise=0.1).tensor
+        >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=1, rng=0)
+        >>> isinstance(study.conclusion(), str)
+        True
+        """
         *others, last = (str(rank) for rank in self.candidates)
         either = f"{', '.join(others)} or {last}" if others else last
         if self.judgement.open_end:
@@ -115,14 +141,34 @@ class RankStudy:
         return f"rank {last}" if self.clear else f"not clear: {either}"
 
     def report(self) -> list[tuple[str, str]]:
-        """(name, value) pairs: what `repr` prints below the table."""
+        """(name, value) pairs: what `repr` prints below the table.
+
+        Returns
+        -------
+        list of tuple of (str, str)
+            In the order in which `repr` prints them.
+        """
         rows = [("recommended", self.conclusion()), *(("", line) for line in self.evidence)]
         if not self.complete:
             rows.append(("unfinished", "a limit or an interrupt ended the study before its last rank"))
         return rows
 
     def records(self) -> list[dict[str, Any]]:
-        """One record of plain figures for each rank."""
+        """One record of plain figures for each rank.
+
+        Returns
+        -------
+        list of dict of str to object
+            By name.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> T = tc.datasets.exact_cp((6, 5, 4), 1, np.random.default_rng(0), noise=0.1).tensor
+        >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=1, rng=0)
+        >>> len(study.records())
+        2
+        """
         return [
             {
                 "rank": row.rank,
@@ -146,10 +192,23 @@ class RankStudy:
     def to_pandas(self) -> Any:
         """The table as a DataFrame of pandas, one row for each rank.
 
+        Returns
+        -------
+        pandas.DataFrame
+            One row for each rank.
+
         Raises
         ------
         ImportError
             Without pandas.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> T = tc.datasets.exact_cp((6, 5, 4), 1, np.random.default_rng(0), noise=0.1).tensor
+        >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=1, rng=0)
+        >>> len(study.to_pandas())
+        2
         """
         try:
             import pandas as pd
@@ -158,7 +217,21 @@ class RankStudy:
         return pd.DataFrame(self.records())
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it but the fits, for programs."""
+        """All of it but the fits, for programs.
+
+        Returns
+        -------
+        dict of str to object
+            Ready for JSON.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> T = tc.datasets.exact_cp((6, 5, 4), 1, np.random.default_rng(0), noise=0.1).tensor
+        >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=1, rng=0)
+        >>> "rows" in study.to_dict() or len(study.to_dict()) > 0
+        True
+        """
         return {
             "model": self.name,
             "shape": list(self.shape),
@@ -178,7 +251,21 @@ class RankStudy:
         }
 
     def table(self) -> list[tuple[str, ...]]:
-        """The cells of the table, the header first."""
+        """The cells of the table, the header first.
+
+        Returns
+        -------
+        list of tuple of str
+            As text.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> T = tc.datasets.exact_cp((6, 5, 4), 1, np.random.default_rng(0), noise=0.1).tensor
+        >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=1, rng=0)
+        >>> len(study.table())
+        3
+        """
         return [_COLUMNS, *(_cells(row, self.starts) for row in self.rows)]
 
     def __repr__(self) -> str:
@@ -189,7 +276,21 @@ class RankStudy:
         return "\n".join([self.title(), *lines, *(f"{name:<12} {value}" for name, value in self.report())])
 
     def title(self) -> str:
-        """What was fitted, in one line."""
+        """What was fitted, in one line.
+
+        Returns
+        -------
+        str
+            Without the figures.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> T = tc.datasets.exact_cp((6, 5, 4), 1, np.random.default_rng(0), noise=0.1).tensor
+        >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=1, rng=0)
+        >>> "CP" in study.title() or "cp" in study.title()
+        True
+        """
         sizes = " x ".join(map(str, self.shape))
         halves = f", {self.splits} splits of mode {self.split_mode}" if self.splits else ""
         return f"Ranks of a {self.name}, {sizes}: {self.starts} starts, {self.folds} folds{halves}"
@@ -209,7 +310,27 @@ class RankStudy:
         return f"<div>{escape(self.title())}</div><table><tr>{head}</tr>{''.join(body)}</table>{pairs(self.report())}"
 
     def plot(self, ax: Axes | None = None) -> Any:
-        """Error, held-out error and replicability over ranks; returns the axes of the errors."""
+        """Error, held-out error and replicability over ranks.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            Those of the errors.
+
+        Examples
+        --------
+        >>> from matplotlib.figure import Figure
+        >>> import numpy as np, tensorchain as tc
+        >>> T = tc.datasets.exact_cp((6, 5, 4), 1, np.random.default_rng(0), noise=0.1).tensor
+        >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=1, rng=0)
+        >>> study.plot(Figure().subplots()) is not None
+        True
+        """
         from tensorchain.plotting import plot_ranks
 
         return plot_ranks(self, ax=ax)

@@ -54,8 +54,22 @@ class ALS:
 
     Raises
     ------
-    TypeError, ValueError
-        When an option is not a number, or out of range.
+    TypeError
+        When an option is not a number.
+    ValueError
+        When an option is out of range.
+
+    See Also
+    --------
+    tensorchain.Auto : The default, which chooses.
+    tensorchain.LM : All blocks at once.
+    tensorchain.SampledALS : Sweeps over a sample of the data.
+
+    Notes
+    -----
+    With the other blocks fixed, block k solves the least-squares problem min ||T - L_k B_k||, whose normal equations
+    are B_k M_k^T = W_k with the small Gram M_k = L_k^H L_k and W_k = L_k^H vec(T).  Under a constraint it minimises the
+    augmented Lagrangian instead, in which it is convex.  Tucker models take HOOI: singular vectors in turn.
 
     References
     ----------
@@ -77,7 +91,22 @@ class ALS:
         check_options("ALS", max_iter=self.max_iter, tol=self.tol, exact=self.exact)
 
     def steps(self, problem: Problem, start: Model, memory: Memory | None = None) -> Steps:
-        """Iterate from `start`, or go on from the memory of an iterate."""
+        """Iterate from `start`, or go on from the memory of an iterate.
+
+        Parameters
+        ----------
+        problem : Problem
+            The data, the constraint and the clock.
+        start : Model
+            The first model.
+        memory : Memory, optional
+            Of an iterate from which to go on.
+
+        Returns
+        -------
+        Steps
+            Iterates, and at the end why it stopped.
+        """
         at = problem.evaluator(start if memory is None else memory.models["point"])
         if isinstance(at, DeviceEvaluator) and stays_there(at, problem.constraint):
             return (yield from resident_steps(self, problem, at, memory))

@@ -81,6 +81,19 @@ class Auto:
         Share of the least error that may be given up where that lowers the sensitivity tenfold; 0 for the least error.
     exact : float
         Relative error below which the fit is exact.
+
+    See Also
+    --------
+    tensorchain.Path : The sensitivity path alone.
+    tensorchain.LM : Levenberg-Marquardt alone.
+    tensorchain.ALS : Sweeps alone.
+
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> T = tc.datasets.inverse_radius(order=3, size=6)
+    >>> tc.decompose(T, "cp", rank=2, solver=tc.Auto(slack=0), rng=0).solver[:4]
+    'Auto'
     """
 
     slack: float = 0.01
@@ -90,7 +103,22 @@ class Auto:
         check_options("Auto", slack=self.slack, exact=self.exact)
 
     def steps(self, problem: Problem, start: Model, memory: Memory | None = None) -> Steps:
-        """Iterate from `start`, or go on from the memory of an iterate."""
+        """Iterate from `start`, or go on from the memory of an iterate.
+
+        Parameters
+        ----------
+        problem : Problem
+            The data, the constraint and the clock.
+        start : Model
+            The first model.
+        memory : Memory, optional
+            Of an iterate from which to go on.
+
+        Returns
+        -------
+        Steps
+            Iterates, and at the end why it stopped.
+        """
         return (yield from _Search(self, problem, start).steps(memory))
 
 

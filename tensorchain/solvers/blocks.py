@@ -56,11 +56,15 @@ class BlockProblem:
 
     Attributes
     ----------
-    values : r_j at the block as it is.
-    gradients : v_j, (I_k, P_k), of the quantities that the block counts in.
-    apply : from a quantity and D to D A_j^T.
-    solve : from weights w_j and a right-hand side W to D with D (sum_j w_j A_j)^T = W, or the nearest to it, in the
-        metric of that matrix, with which the block stays in its domain.
+    values : mapping of Quantity to float
+        r_j at the block as it is.
+    gradients : mapping of Quantity to ndarray
+        v_j, (I_k, P_k), of the quantities that the block counts in.
+    apply : callable
+        From a quantity and D to D A_j^T.
+    solve : callable
+        From weights w_j and a right-hand side W to D with D (sum_j w_j A_j)^T = W, or the nearest to it, in the metric
+        of that matrix, with which the block stays in its domain.
     """
 
     values: Mapping[Quantity, float]

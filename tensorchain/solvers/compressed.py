@@ -23,7 +23,8 @@ class Compressed(Tensor):
 
     Parameters
     ----------
-    reduction : core and bases.
+    reduction : Reduction
+        Core and bases.
     """
 
     def __init__(self, reduction: Reduction) -> None:

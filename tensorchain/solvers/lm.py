@@ -67,8 +67,16 @@ class LM:
 
     Raises
     ------
-    TypeError, ValueError
-        When an option is not a number, or out of range.
+    TypeError
+        When an option is not a number.
+    ValueError
+        When an option is out of range.
+
+    See Also
+    --------
+    tensorchain.Auto : The default, which chooses.
+    tensorchain.Path : The same with a penalty that is lowered in steps.
+    tensorchain.ALS : One block at a time.
 
     References
     ----------
@@ -92,7 +100,22 @@ class LM:
         check_options("LM", max_iter=self.max_iter, tol=self.tol, exact=self.exact, damping=self.damping)
 
     def steps(self, problem: Problem, start: Model, memory: Memory | None = None) -> Steps:
-        """Iterate from `start`, or go on from the memory of an iterate."""
+        """Iterate from `start`, or go on from the memory of an iterate.
+
+        Parameters
+        ----------
+        problem : Problem
+            The data, the constraint and the clock.
+        start : Model
+            The first model.
+        memory : Memory, optional
+            Of an iterate from which to go on.
+
+        Returns
+        -------
+        Steps
+            Iterates, and at the end why it stopped.
+        """
         at = problem.evaluator(start if memory is None else memory.models["point"])
         constraint = problem.constraint
         if (
@@ -116,11 +139,21 @@ class LM:
 
         Parameters
         ----------
-        problem : iterates are compared by its constraint.
-        at : the model to begin with.
-        state : multipliers and damping, and what lies behind of a run that is resumed.
-        resumable : whether iterates carry a memory.
-        asked : the constraint that the Lagrangian is made of, where it is not that of the problem.
+        problem : Problem
+            Iterates are compared by its constraint.
+        at : Evaluator
+            The model to begin with.
+        state : State
+            Multipliers and damping, and what lies behind of a run that is resumed.
+        resumable : bool, default False
+            Whether iterates carry a memory.
+        asked : Constraint, optional
+            The constraint that the Lagrangian is made of, where it is not that of the problem.
+
+        Returns
+        -------
+        Stage[End]
+            Iterates, and at the end where it stopped.
         """
         lagrangian, damping = state.lagrangian, state.damping
         constraint = problem.constraint if asked is None else asked

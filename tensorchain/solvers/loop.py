@@ -42,13 +42,20 @@ class Run:
 
     Attributes
     ----------
-    best : the best iterate.
-    reason : why the solver stopped, in its own words.
-    history : figures of every iterate.
-    seconds : of this and of earlier parts of the run.
-    optimality : of the best iterate, where the solver has measured it.
-    way : which way the solver took, where it chose among several.
-    stages : minimisers along sensitivity paths.
+    best : Iterate
+        The best iterate.
+    reason : StopReason
+        Why the solver stopped, in its own words.
+    history : History
+        Figures of every iterate.
+    seconds : float
+        Of this and of earlier parts of the run.
+    optimality : float or None
+        Of the best iterate, where the solver has measured it.
+    way : str
+        Which way the solver took, where it chose among several.
+    stages : tuple of Iterate
+        Minimisers along sensitivity paths.
     """
 
     best: Iterate
@@ -83,12 +90,18 @@ def run(
 
     Parameters
     ----------
-    solver : its `steps` are driven.
-    problem : the data, the constraint and the clock.
-    start : the first model.
-    callback : called with each iterate; a true return value stops the run.
-    keep : given the state at iterates from which the run can be resumed.
-    resume : such a state, to go on from.
+    solver : Solver
+        Its `steps` are driven.
+    problem : Problem
+        The data, the constraint and the clock.
+    start : Model
+        The first model.
+    callback : Callback, optional
+        Called with each iterate; a true return value stops the run.
+    keep : callable, optional
+        Given the state at iterates from which the run can be resumed.
+    resume : RunState, optional
+        Such a state, to go on from.
     """
     tracker = _Tracker(resume)
     reason, optimality = StopReason.INTERRUPTED, None

@@ -36,11 +36,15 @@ def run_starts(job: Job, seeds: Sequence[int], jobs: int | None, clock: Clock) -
 
     Parameters
     ----------
-    job : what runs one start.
-    seeds : one for each start.
-    jobs : number of workers, -1 for all cores, 1 for none beside this process; None decides after the
-        first start, from the time that it took.
-    clock : limit over all starts.  At least one fit comes, and none is begun after the limit.
+    job : Job
+        What runs one start.
+    seeds : sequence of int
+        One for each start.
+    jobs : int or None
+        Number of workers, -1 for all cores, 1 for none beside this process; None decides after the first start, from
+        the time that it took.
+    clock : Clock
+        Limit over all starts.  At least one fit comes, and none is begun after the limit.
     """
     waiting = list(enumerate(seeds))
     if jobs is None or jobs == 1:

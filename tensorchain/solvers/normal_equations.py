@@ -200,9 +200,12 @@ class Floors:
 
         Parameters
         ----------
-        flat : b, the right-hand side.
-        solve : from a step and the mask of its free entries to these.
-        image : A times a step.
+        flat : ndarray
+            b, the right-hand side.
+        solve : callable
+            From a step and the mask of its free entries to these.
+        image : callable
+            A times a step.
         """
         floor = self.floor
         held = (floor >= 0.0) & (flat <= 0.0)

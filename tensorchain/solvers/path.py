@@ -13,15 +13,15 @@ leads: the slope s = d log(error) / d log(nu) and the ratio r = nu SS / error^2.
     s < 0.1 and r < 1    *plateau*: the penalty no longer matters; the noise level, or a wrong basin
     nu at its smallest   *degenerate*: SS grows as a power of 1/nu while the error creeps: no best approximation
 
-**Restarts.**  Too strong a first penalty can lead into the basin of a tamer decomposition that misses
+**Restarts.**  Too strong a first penalty can lead into the basin of a less sensitive decomposition that misses
 components (for the matrix multiplication tensor: 23 of the 27 standard components, at a third of the
 sensitivity of the exact solution), which no collapse of norms or ranks betrays.  So a path that ends on a plateau
 is run again from a fresh random start on the next level, `share` * factor^(0, -4, -6), until three paths agree
 or `cycles` is reached.  A warm start is not thrown away: its path starts where nu SS equals its misfit.
 
-**Bounds.**  A bound on the sensitivity or on the error is met somewhere along the path.  The stage that crosses it is
-run again from the minimiser before it, with the bound and its multiplier in place of the penalty: the tamer side is the
-safer start, since it cannot have run off along a divergent branch.
+**Bounds.** A bound on the sensitivity or on the error is met somewhere along the path. The stage that crosses it is
+run again from the minimiser before it, with the bound and its multiplier in place of the penalty: the less sensitive
+side is the safer start, since it cannot have run off along a divergent branch.
 """
 
 from __future__ import annotations
@@ -94,8 +94,15 @@ class Path:
 
     Raises
     ------
-    TypeError, ValueError
-        When an option is not a number, or out of range.
+    TypeError
+        When an option is not a number.
+    ValueError
+        When an option is out of range.
+
+    See Also
+    --------
+    tensorchain.Auto : The default, which takes this path where cheap starts do not agree.
+    tensorchain.degeneracy_profile : The path as a curve.
 
     References
     ----------
@@ -133,7 +140,22 @@ class Path:
             raise ValueError(f"Path: factor is {self.factor!r}; it must be above 1, so that the penalty falls")
 
     def steps(self, problem: Problem, start: Model, memory: Memory | None = None) -> Steps:
-        """Iterate from `start`, or go on from the memory of an iterate."""
+        """Iterate from `start`, or go on from the memory of an iterate.
+
+        Parameters
+        ----------
+        problem : Problem
+            The data, the constraint and the clock.
+        start : Model
+            The first model.
+        memory : Memory, optional
+            Of an iterate from which to go on.
+
+        Returns
+        -------
+        Steps
+            Iterates, and at the end why it stopped.
+        """
         walk = _Walk(self, problem, start)
         first = 0 if problem.warm else self.first_cycle
         search = Search(first) if memory is None else Search.recall(memory)
@@ -190,7 +212,7 @@ class _Walk:
                 # The limit of an error bound is error that need not be lowered.
                 misfit = max(self.at.error() ** 2, options.exact**2, self.problem.constraint.squared_error_limit)
                 return self._path(start, misfit / max(self.at.sensitivity(), 1e-300))
-            # A start in a swamp cannot be tamed along its own branch: leave it by a stronger penalty.
+            # A start in a swamp cannot be mended along its own branch: leave it by a stronger penalty.
             unit = self._scaled(self.domain.drawn(start, generators[0]))[1]
             return self._path(start, options.share * options.factor ** -_LEVELS[-cycle] * unit)
         model = start if cycle == 0 else self.domain.drawn(start, generators[cycle])

@@ -53,12 +53,18 @@ class Problem:
 
     Attributes
     ----------
-    tensor : T / ||T||.
-    constraint : in that scale.
-    rng : randomness, for restarts.
-    warm : whether the start carries information, so that it must not be thrown away.
-    clock : the time that is left; the loop looks at it after each iterate, a solver within long ones.
-    resumable : whether a checkpoint is written, so that memories of iterates are asked for.
+    tensor : Tensor
+        T / ||T||.
+    constraint : Constraint
+        In that scale.
+    rng : numpy.random.Generator
+        Randomness, for restarts.
+    warm : bool
+        Whether the start carries information, so that it must not be thrown away.
+    clock : Clock
+        The time that is left; the loop looks at it after each iterate, a solver within long ones.
+    resumable : bool
+        Whether a checkpoint is written, so that memories of iterates are asked for.
     """
 
     tensor: Tensor
@@ -87,19 +93,41 @@ class Iterate:
 
     Attributes
     ----------
-    model : the model.
-    error : ||T - X||.
-    sensitivity : SS.
-    merit : (violation of the bounds, objective), by which iterates are compared; None for (0, error^2).
-    penalty : weight nu of SS in ||T - X||^2 + nu SS.
-    damping : of a Levenberg-Marquardt step.
-    iteration, seconds : set by the loop.
-    memory : set where the run can be resumed from.
-    stage_of : the penalty whose minimiser this is, at the end of a stage of a sensitivity path.
-    standard_error : of the error, where that is an estimate.
-    answer : whether the run returns this one, whatever its merit.
-    way : which way a solver took that chooses among several.
-    least_error : least error that was found, where the answer has a larger one.
+    model : Model
+        The model.
+    error : float
+        ||T - X||.
+    sensitivity : float
+        SS.
+    merit : tuple of (float, float) or None
+        (violation of the bounds, objective), by which iterates are compared; None for (0, error^2).
+    penalty : float
+        Weight nu of SS in ||T - X||^2 + nu SS.
+    damping : float
+        Of a Levenberg-Marquardt step.
+    iteration, seconds : int or float
+        Set by the loop.
+    memory : Memory or None
+        Set where the run can be resumed from.
+    stage_of : float or None
+        The penalty whose minimiser this is, at the end of a stage of a sensitivity path.
+    standard_error : float or None
+        Of the error, where that is an estimate.
+    answer : bool
+        Whether the run returns this one, whatever its merit.
+    way : str
+        Which way a solver took that chooses among several.
+    least_error : float or None
+        Least error that was found, where the answer has a larger one.
+
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> errors = []
+    >>> T = tc.datasets.inverse_radius(order=3, size=6)
+    >>> fit = tc.decompose(T, "cp", 2, solver="als", rng=0, callback=lambda iterate: errors.append(iterate.error))
+    >>> errors[-1] < errors[0]
+    True
     """
 
     model: Model
@@ -150,9 +178,11 @@ class Ended:
 
     Attributes
     ----------
-    reason : why, in the solver's view.
-    optimality : what single blocks could still take off the objective of the last iterate, relative to it, where the
-        solver has measured that.
+    reason : StopReason
+        Why, in the solver's view.
+    optimality : float or None
+        What single blocks could still take off the objective of the last iterate, relative to it, where the solver has
+        measured that.
     """
 
     reason: StopReason

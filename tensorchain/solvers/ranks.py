@@ -1,7 +1,7 @@
 r"""Ranks from an error: a model of few parameters with ||T - X|| <= e ||T||.
 
-**Trains**       TT-SVD: every cut is an orthogonal projection, so that squared errors add, and each of the cuts that
-                 are left gets an equal share of what is left of e^2 ||T||^2.
+**Trains**       TT-SVD: every cut is an orthogonal projection, so that squared errors add; each cut gets an equal share
+                 of e^2 ||T||^2, or the one with which the bonds need the fewest parameters (train_ranks.py).
 **Tucker**       the smallest truncation of the HOSVD within e, all partial sums of the core's energies at hand.
 **CP**           the rank doubles until a fit meets e, and is found by bisection.
 **Loops**        bonds of one grow, one bond at a time, the one that lowers the squared error most for each parameter,
@@ -9,9 +9,9 @@ r"""Ranks from an error: a model of few parameters with ||T - X|| <= e ||T||.
 **Block terms**  as loops: a term grows in all modes, or another of rank one comes; the Tucker model is the other
                  answer.
 
-Then all shrink: one index of a bond (or a term) goes, and sweeps try to come back within e; small loops and block terms
-are also fitted afresh at the smaller ranks.  Quasi-optimal truncations lose up to a factor of sqrt(N), and this is
-where it is regained.  Data with gaps have no singular vectors: all models grow there.
+Then all shrink: one index of a bond (or a term) goes, and sweeps try to come back within e, for large CP joint steps as
+well; small loops and block terms are also fitted afresh at the smaller ranks.  Quasi-optimal truncations lose up to a
+factor of sqrt(N), and this is where it is regained.  Data with gaps have no singular vectors: all models grow there.
 
 **Constraints.**  A fit meets e where it meets the bounds of its constraint as well; with a price on the sensitivity it
 is the minimiser of error and price together that has to.  Singular vectors are starts then, moved into the domain of
@@ -33,7 +33,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tensorchain.fit import Fit, StopReason
-from tensorchain.kernels import Array, norm
+from tensorchain.kernels import Array
 from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker
 from tensorchain.models.growth import larger, smaller
 from tensorchain.models.rounding import rounded_tucker
@@ -42,6 +42,7 @@ from tensorchain.solvers.als import ALS
 from tensorchain.solvers.constraints import Constraint, Free
 from tensorchain.solvers.lm import LM
 from tensorchain.solvers.problem import Clock, Iterate, Solver
+from tensorchain.solvers.train_ranks import fewest_ranks, train_svd
 from tensorchain.tensors import Tensor
 
 _ROOM = 1e-9
@@ -52,6 +53,8 @@ _SLOW = 0.01
 """Share of the distance to the limit, below which a sweep is not worth another."""
 _SMALL = 1000
 """Parameters up to which smaller ranks are also fitted afresh, and joint steps polish."""
+_MEDIUM, _STEPS = 10_000, LM(max_iter=60, tol=1e-6)
+"""Parameters of a CP up to which joint steps are tried where sweeps shrink it no more."""
 _LARGE = ALS(max_iter=200, tol=1e-4)
 """From a random start of more parameters, where the user names no solver: the default would look too long at ranks that
 cannot meet the error."""
@@ -79,7 +82,8 @@ class RankSearch:
     Parameters
     ----------
     tensor : Tensor
-    kind : type of Model
+    kind : subclass of Model
+        Type of Model.
     error : float
         e.
     fit : Fitter
@@ -119,13 +123,22 @@ class RankSearch:
             array = self._dense()
             if array is not None:
                 for model in self._truncations(array):
-                    self._try(self.constraint.domain.unfolded(model), _SHRINK)
+                    self._from(self.constraint.domain.unfolded(model))
             if array is None or (self.kind in (TensorChain, BlockTerm) and not self.train):
                 self._grow()
             elif self.best is None:
                 self._grow(self.nearest)
         self._shrink()
         return self._answer()
+
+    def _from(self, start: Model) -> None:
+        """A start, and for a train also how far it shrinks: which of several shrinks furthest is not seen before."""
+        before, self.best = self.best, None
+        self._try(start, _SHRINK)
+        if self.train:
+            self._shrink()
+        if before is not None and (self.best is None or _size(before) <= _size(self.best)):
+            self.best = before
 
     # -- what all ways share ------------------------------------------------------------
 
@@ -160,10 +173,8 @@ class RankSearch:
     def _offer(self, fit: Fit) -> None:
         if self.nearest is None or (fit.gap, fit.error) < (self.nearest.gap, self.nearest.error):
             self.nearest = fit
-        if self._met(fit):
-            size = (fit.model.n_parameters, fit.error)
-            if self.best is None or size < (self.best.model.n_parameters, self.best.error):
-                self.best = fit
+        if self._met(fit) and (self.best is None or _size(fit) < _size(self.best)):
+            self.best = fit
 
     def _met(self, fit: Fit | None) -> bool:
         return fit is not None and fit.error <= self.error and fit.gap <= 0.0
@@ -213,15 +224,19 @@ class RankSearch:
         return np.asarray(array.astype(np.result_type(array, np.float64), copy=False))
 
     def _truncations(self, array: Array) -> Iterator[Model]:
-        """Models within the error from singular vectors: all trains around a loop, the smallest first."""
+        """Models within the error from singular vectors; of a loop the smallest train around it."""
         error, size, dtype = self.error * (1.0 - _ROOM), self.tensor.norm(), self.tensor.dtype
         if self.kind is TensorChain:
             trains = []
             for first in range(1 if self.train else array.ndim):
                 around = [(first + n) % array.ndim for n in range(array.ndim)]
-                cores = train_svd(array.transpose(around), error)
-                trains.append(TensorChain([cores[(n - first) % array.ndim] for n in range(array.ndim)]))
-            yield min(trains, key=lambda train: train.n_parameters).scaled(size).astype(dtype)
+                turned = np.ascontiguousarray(array.transpose(around))
+                for ranks in (None, fewest_ranks(turned, error)):
+                    cores = train_svd(turned, error, ranks)
+                    trains.append(TensorChain([cores[(n - first) % array.ndim] for n in range(array.ndim)]))
+            fewest = min(trains, key=lambda train: train.n_parameters)
+            chosen = trains if self.train and trains[0].rank != trains[-1].rank else [fewest]
+            yield from (train.scaled(size).astype(dtype) for train in chosen)
             return
         core, factors, _ = rounded_tucker(array, [np.eye(size, dtype=array.dtype) for size in array.shape], error)
         tucker = Tucker(core, factors).scaled(size).astype(dtype)
@@ -287,10 +302,16 @@ class RankSearch:
                 if self._met(self._try(start, _SHRINK)) or self.ended is not None:
                     break
             else:
-                if not self._afresh(before.model):
+                if not self._afresh(before.model) and not self._by_steps(before.model):
                     return
             if self.best is before:
                 return
+
+    def _by_steps(self, model: Model) -> bool:
+        """Whether joint steps meet the error with one component less of a large CP, where sweeps creep."""
+        if self.kind is not CP or not _SMALL < model.n_parameters <= _MEDIUM or not self.tensor.complete or self.chosen:
+            return False
+        return any(self._met(self._try(start, _STEPS)) for start in self._smaller(model)[:1])
 
     def _smaller(self, model: Model) -> list[Model]:
         """Models with one index less, those that lose least for each parameter first."""
@@ -315,27 +336,6 @@ class RankSearch:
         return False
 
 
-def train_svd(array: Array, error: float) -> list[Array]:
-    """Cores (R_n, I_n, R_{n+1}) of a tensor train within a relative error: TT-SVD.
-
-    Parameters
-    ----------
-    array : ndarray, (I_1, ..., I_N)
-    error : float
-        The largest ||T - X|| / ||T||.
-
-    References
-    ----------
-    I. Oseledets, "Tensor-train decomposition", 2011, algorithm 1.
-    """
-    limit, spent = error * norm(array), 0.0
-    cores, rest, left = [], array.reshape(1, -1), 1
-    for n, size in enumerate(array.shape[:-1]):
-        u, s, vh = np.linalg.svd(rest.reshape(left * size, -1), full_matrices=False)
-        share = math.sqrt(max(limit**2 - spent, 0.0) / (array.ndim - 1 - n))
-        tails = np.sqrt(np.append(np.cumsum((s**2)[::-1])[::-1], 0.0))
-        rank = max(1, int(np.argmax(tails <= share)))
-        spent += float(tails[rank]) ** 2
-        cores.append(u[:, :rank].reshape(left, size, rank))
-        rest, left = s[:rank, None] * vh[:rank], rank
-    return [*cores, rest.reshape(left, array.shape[-1], 1)]
+def _size(fit: Fit) -> tuple[int, float]:
+    """By which fits that meet the error are compared."""
+    return fit.model.n_parameters, fit.error

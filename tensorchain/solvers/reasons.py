@@ -42,10 +42,14 @@ class Measured:
 
     Attributes
     ----------
-    at : holds it, scaled to ||T|| = 1.
-    constraint : in that scale.
-    values : the quantities of the constraint.
-    error : ||T - X||.
+    at : Evaluator
+        Holds it, scaled to ||T|| = 1.
+    constraint : Constraint
+        In that scale.
+    values : Values
+        The quantities of the constraint.
+    error : float
+        ||T - X||.
     """
 
     at: Evaluator
@@ -59,11 +63,16 @@ def judged(proposed: Ended, of: Measured, history: History, *, exact: float = EX
 
     Parameters
     ----------
-    proposed : what the solver says, and what it has measured.
-    of : the model.
-    history : of the run, in any scale.
-    exact : relative error that counts as zero.
-    tol : relative decrease that counts as none, where it is above a millionth.
+    proposed : Ended
+        What the solver says, and what it has measured.
+    of : Measured
+        The model.
+    history : History
+        Of the run, in any scale.
+    exact : float, optional
+        Relative error that counts as zero.
+    tol : float, default 0.0
+        Relative decrease that counts as none, where it is above a millionth.
     """
     constraint = of.constraint
     reason = proposed.reason

@@ -23,9 +23,12 @@ class Reduced:
 
     Parameters
     ----------
-    problem : of the tensor of norm 1.
-    reduction : of that tensor, or None.
-    ledger : where the runs that are driven are entered, to go on from after an interruption; None for none.
+    problem : Problem
+        Of the tensor of norm 1.
+    reduction : Reduction or None
+        Of that tensor, or None.
+    ledger : Ledger, optional
+        Where the runs that are driven are entered, to go on from after an interruption; None for none.
     """
 
     def __init__(self, problem: Problem, reduction: Reduction | None, ledger: Ledger | None = None) -> None:
@@ -79,8 +82,10 @@ class Reduced:
 
         Parameters
         ----------
-        solver, start : what runs, and from where.
-        stages : minimisers of a sensitivity path are added to it.
+        solver, start : Solver or Model
+            What runs, and from where.
+        stages : list of Iterate, optional
+            Minimisers of a sensitivity path are added to it.
         """
         opened = None if self.ledger is None else self.ledger.opened(start)
         best, memory = (None, None) if opened is None else opened

@@ -71,10 +71,14 @@ class Reduction:
 
     Attributes
     ----------
-    core : G, (J_1, ..., J_N), in double precision.
-    bases : U_n, (I_n, J_n), with orthonormal columns.
-    norm : ||T||.
-    remainder : ||T||^2 - ||G||^2, what no model between these bases reaches.
+    core : ndarray
+        G, (J_1, ..., J_N), in double precision.
+    bases : tuple of ndarray
+        U_n, (I_n, J_n), with orthonormal columns.
+    norm : float
+        ||T||.
+    remainder : float
+        ||T||^2 - ||G||^2, what no model between these bases reaches.
     """
 
     core: Array
@@ -119,7 +123,8 @@ class Reduction:
 
         Raises
         ------
-        ValueError if no model between the bases has so small an error.
+        ValueError
+            If no model between the bases has so small an error.
         """
         square = (error * self.norm) ** 2 - self.remainder
         if square < 0.0:
@@ -167,13 +172,17 @@ def reduce(tensor: Tensor, sizes: Sequence[int], rng: np.random.Generator | None
 
     Parameters
     ----------
-    tensor : complete data.
-    sizes : (J_1, ..., J_N), as from `reduced_shape`.
-    rng : for random products, where the data give no Grams.
+    tensor : Tensor
+        Complete data.
+    sizes : sequence of int
+        (J_1, ..., J_N), as from `reduced_shape`.
+    rng : numpy.random.Generator, optional
+        For random products, where the data give no Grams.
 
     Raises
     ------
-    ValueError for data with missing or weighted entries.
+    ValueError
+        For data with missing or weighted entries.
 
     Examples
     --------

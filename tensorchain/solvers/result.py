@@ -46,12 +46,18 @@ class Result:
 
     Attributes
     ----------
-    model : in the scale and the dtype of T.
-    error : ||T - X|| / ||T|| of that model.
-    merit : (gap, objective) of that model in the scale ||T|| = 1.
-    at : holds that model, scaled to ||T|| = 1; None where the data were not read again.
-    values : the quantities of the constraint there.
-    as_iterated : whether it is as good as the best iterate, up to rounding.
+    model : Model
+        In the scale and the dtype of T.
+    error : float
+        ||T - X|| / ||T|| of that model.
+    merit : tuple of (float, float)
+        (gap, objective) of that model in the scale ||T|| = 1.
+    at : Evaluator or None
+        Holds that model, scaled to ||T|| = 1; None where the data were not read again.
+    values : Values
+        The quantities of the constraint there.
+    as_iterated : bool
+        Whether it is as good as the best iterate, up to rounding.
     """
 
     model: Model
@@ -68,8 +74,10 @@ class Given:
 
     Attributes
     ----------
-    model : the start.
-    merit : of it, where the run did not begin with that very model; None where it did.
+    model : Model
+        The start.
+    merit : tuple of (float, float) or None
+        Of it, where the run did not begin with that very model; None where it did.
     """
 
     model: Model
@@ -83,12 +91,18 @@ def finished(
 
     Parameters
     ----------
-    problem : that was solved, of the tensor of norm 1.
-    best : the best iterate.
-    start : a run is never worse.
-    norm : ||T||.
-    dtype : of the model that is returned.
-    measure : whether the data are read again where the error is an estimate.
+    problem : Problem
+        That was solved, of the tensor of norm 1.
+    best : Iterate
+        The best iterate.
+    start : Given
+        A run is never worse.
+    norm : float
+        ||T||.
+    dtype : dtype
+        Of the model that is returned.
+    measure : bool, default True
+        Whether the data are read again where the error is an estimate.
     """
     estimate = best.standard_error is not None and not measure
     found: Result | None = None

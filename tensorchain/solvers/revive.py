@@ -62,8 +62,10 @@ def spare_parts(model: AnyModel, missing: float) -> tuple[AnyModel, list[tuple[i
 
     Parameters
     ----------
-    model : in a gauge of little sensitivity, in which what can be small is small.
-    missing : ||T - X||; what changes X by a hundredth of that is next to nothing.
+    model : Model
+        In a gauge of little sensitivity, in which what can be small is small.
+    missing : float
+        ||T - X||; what changes X by a hundredth of that is next to nothing.
 
     Examples
     --------

@@ -64,12 +64,25 @@ class SampledALS:
 
     Parameters
     ----------
-    samples : fibers for each update; by default 10 P log P for a block of P columns, at least 200.
-    held_out : entries for the estimate of the error.
-    max_iter : most sweeps over the blocks.
-    tol, patience : stop after `patience` sweeps without a relative decrease of the estimate by `tol`.
-    exact : estimated relative error below which the fit is exact.
-    final_pass : whether to compute the true error at the end.
+    samples : int, optional
+        Fibers for each update; by default 10 P log P for a block of P columns, at least 200.
+    held_out : int, default 20000
+        Entries for the estimate of the error.
+    max_iter : int, default 200
+        Most sweeps over the blocks.
+    tol, patience : float or int, optional
+        Stop after `patience` sweeps without a relative decrease of the estimate by `tol`.
+    exact : float, default 1e-12
+        Estimated relative error below which the fit is exact.
+    final_pass : bool, default True
+        Whether to compute the true error at the end.
+
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> T = tc.datasets.inverse_radius(order=3, size=12)
+    >>> tc.decompose(T, "cp", rank=2, solver=tc.SampledALS(max_iter=20), rng=0).error < 0.05
+    True
     """
 
     samples: int | None = None
@@ -87,7 +100,22 @@ class SampledALS:
                 raise ValueError(f"SampledALS: {name} is {value!r}; an integer of at least 2 is needed")
 
     def steps(self, problem: Problem, start: Model, memory: Memory | None = None) -> Steps:
-        """Iterate from `start`, or go on from the memory of an iterate."""
+        """Iterate from `start`, or go on from the memory of an iterate.
+
+        Parameters
+        ----------
+        problem : Problem
+            The data, the constraint and the clock.
+        start : Model
+            The first model.
+        memory : Memory, optional
+            Of an iterate from which to go on.
+
+        Returns
+        -------
+        Steps
+            Iterates, and at the end why it stopped.
+        """
         rng = np.random.default_rng()
         if memory is None:
             run: dict[str, Any] = {
@@ -263,20 +291,27 @@ def estimate_error(
 
     Parameters
     ----------
-    model : a model or a fit.
-    tensor : of the same shape: an array in memory, memory-mapped file or dask array, or a data class; its norm is read
-        in one pass, unless that has been done before.
-    samples : entries drawn, uniformly and with replacement.
-    rng : seed or generator.
+    model : Model
+        A model or a fit.
+    tensor : array_like or Tensor
+        Of the same shape: an array in memory, memory-mapped file or dask array, or a data class; its norm is read in
+        one pass, unless that has been done before.
+    samples : int, default 100000
+        Entries drawn, uniformly and with replacement.
+    rng : int or numpy.random.Generator, optional
+        Seed or generator.
 
     Returns
     -------
-    Estimate, with `value` and `standard_error` (both relative to ||T||).
+    Estimate
+        With `value` and `standard_error` (both relative to ||T||).
 
     Raises
     ------
-    ValueError when the shapes differ or fewer than 2 samples are asked for; TypeError for tensors that cannot be
-    sampled.
+    ValueError
+        When the shapes differ or fewer than 2 samples are asked for.
+    TypeError
+        For tensors that cannot be sampled.
 
     Examples
     --------

@@ -56,11 +56,16 @@ def stabilised(
 
     Parameters
     ----------
-    reduced : the problem.
-    best : of the least error, for the tensor.
-    stages : minimisers of a sensitivity path, on the core.
-    slack : relative rise of the error that is allowed.
-    settled : whether several starts came to that minimiser.
+    reduced : Reduced
+        The problem.
+    best : Iterate
+        Of the least error, for the tensor.
+    stages : sequence of Iterate
+        Minimisers of a sensitivity path, on the core.
+    slack : float
+        Relative rise of the error that is allowed.
+    settled : bool, default True
+        Whether several starts came to that minimiser.
     """
     allowed = ((1.0 + slack) * best.error) ** 2
     model = optimal_gauge(best.model)

@@ -38,11 +38,23 @@ class Start:
 
     Attributes
     ----------
-    tensor : T as given.
-    norm : ||T||.
-    kind, rank : of the model.
-    init : "random", "svd", or a model.
-    solver, constraint, callback : as in `decompose`.
+    tensor : Tensor
+        T as given.
+    norm : float
+        ||T||.
+    kind, rank : subclass of Model or int, tuple or list
+        Of the model.
+    init : str or Model
+        "random", "svd", or a model.
+    solver, constraint, callback : Solver or Constraint or callable or None
+        As in `decompose`.
+
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> T = tc.datasets.inverse_radius(order=3, size=6)
+    >>> len(tc.decompose(T, "cp", rank=2, starts=2, rng=0).starts)
+    2
     """
 
     tensor: Tensor

@@ -132,9 +132,12 @@ def algebraic_factors(array: Array, rank: int, rng: np.random.Generator) -> list
 
     Parameters
     ----------
-    array : T, of order 3 or more.
-    rank : R.
-    rng : for mixtures of slices.
+    array : ndarray
+        T, of order 3 or more.
+    rank : int
+        R.
+    rng : numpy.random.Generator
+        For mixtures of slices.
     """
     grouping = _grouping(array.shape, rank)
     if grouping is None:

@@ -44,10 +44,14 @@ def swept(whole: Reduced, start: Model, exact: float, way: list[str]) -> Stage[t
 
     Parameters
     ----------
-    whole : the problem, without a reduction.
-    start : in the domain.
-    exact : relative error below which the fit is exact.
-    way : to which what was done is added.
+    whole : Reduced
+        The problem, without a reduction.
+    start : Model
+        In the domain.
+    exact : float
+        Relative error below which the fit is exact.
+    way : list of str
+        To which what was done is added.
     """
     small = start.n_parameters <= _LARGE
     best, reason = yield from whole.drive(_SWEEPS, _from_core(whole, start, way))

@@ -1,4 +1,4 @@
-"""Measures of how a decomposition reacts to changes, and the transformations that tame it."""
+"""Measures of how a decomposition reacts to changes, and the changes of gauge that weaken it."""
 
 from tensorchain.stability.bit_allocation import BitAllocation, allocate_bits
 from tensorchain.stability.conditioning import condition_number, jacobian_singular_values

@@ -45,10 +45,21 @@ class BitAllocation:
 
     Attributes
     ----------
-    bits : bits of each block.
-    size : bits of all entries together, at most the budget.
-    error : predicted relative error of X, to all orders.
-    uniform_bits, uniform_size, uniform_error : the same for the largest equal number of bits within the budget.
+    bits : tuple of int
+        Bits of each block.
+    size : int
+        Bits of all entries together, at most the budget.
+    error : float
+        Predicted relative error of X, to all orders.
+    uniform_bits, uniform_size, uniform_error : int or float
+        The same for the largest equal number of bits within the budget.
+
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> model = tc.TensorChain.random((16, 9, 16), (2, 5, 5), rng=0)
+    >>> tc.allocate_bits(model, 5 * model.n_parameters).uniform_bits
+    5
     """
 
     bits: tuple[int, ...]
@@ -72,19 +83,27 @@ def allocate_bits(
 
     Parameters
     ----------
-    model : any model, best in the gauge of least sensitivity.
-    budget_bits : most bits for all entries of all blocks together; scales are not counted.
-    min_bits, max_bits : limits for each block, within 2 to 16.
-    scale : as in `quantization_error`.
+    model : Model
+        Any model, best in the gauge of least sensitivity.
+    budget_bits : int
+        Most bits for all entries of all blocks together; scales are not counted.
+    min_bits, max_bits : int, optional
+        Limits for each block, within 2 to 16.
+    scale : {"block", "slice"}, default "block"
+        As in `quantization_error`.
 
     Returns
     -------
-    BitAllocation.  The bits minimise the sum of the errors of the blocks, exactly; where the noise is so strong that
-    the prediction to all orders finds equal bits better, equal bits are returned.
+    BitAllocation
+        The bits minimise the sum of the errors of the blocks, exactly; where the noise is so strong that the prediction
+        to all orders finds equal bits better, equal bits are returned.
 
     Raises
     ------
-    TypeError, ValueError when the budget is below `min_bits` for every entry, a limit is outside 2 to 16, or X is zero.
+    TypeError
+        When `model` is no model, or the budget no integer.
+    ValueError
+        When the budget is below `min_bits` for every entry, a limit is outside 2 to 16, or X is zero.
 
     Examples
     --------
@@ -126,7 +145,8 @@ def solve(sizes: list[int], errors: Array, choices: list[int], budget: int) -> l
 
     Parameters
     ----------
-    errors : (K, choices), each row convex and not increasing.
+    errors : ndarray
+        (K, choices), each row convex and not increasing.
     """
     tails = [_Tail(sizes[k:], errors[k:], choices) for k in range(len(sizes) + 1)]
     known = tails[0].feasible(budget)

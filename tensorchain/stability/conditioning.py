@@ -53,20 +53,27 @@ def condition_number(model: Model, tensor: Any = None) -> float:
 
     Parameters
     ----------
-    model : any model.  CP: the condition number of Breiding and Vannieuwenhoven, at least 1.  Others: the relative
+    model : Model
+        Any model.  CP: the condition number of Breiding and Vannieuwenhoven, at least 1.  Others: the relative
         condition number of the blocks, each measured by its own norm, in the gauge of least sensitivity.
-    tensor : what the model was fitted to.  Where entries of it are missing, or have weights, the condition number is
-        that of recovering the blocks from the entries that are observed; of complete data only the shape counts.
+    tensor : array_like or Tensor, optional
+        What the model was fitted to.  Where entries of it are missing, or have weights, the condition number is that of
+        recovering the blocks from the entries that are observed; of complete data only the shape counts.
 
     Returns
     -------
-    A number that does not depend on the scale or the gauge of the model.  For a CPD of order 2 and rank above 1
-    it is infinite: a sum of rank-1 matrices is never unique.
+    float
+        A number that does not depend on the scale or the gauge of the model.  For a CPD of order 2 and rank above 1 it
+        is infinite: a sum of rank-1 matrices is never unique.
 
     Raises
     ------
-    TypeError, ValueError when `model` is no model, holds NaN or infinity, or has more than 4000 parameters
-    after compression of its tall blocks (before it, where entries are missing), or when the shapes differ.
+    TypeError
+        When `model` is no model, holds NaN or infinity, or has more than 4000 parameters after compression of its tall
+        blocks (before it, where entries are missing), or when the shapes differ.
+    ValueError
+        When `model` is no model, holds NaN or infinity, or has more than 4000 parameters after compression of its tall
+        blocks (before it, where entries are missing), or when the shapes differ.
 
     Examples
     --------
@@ -99,18 +106,24 @@ def jacobian_singular_values(model: Model, tensor: Any = None) -> Array:
 
     Parameters
     ----------
-    model : any model, with n parameters and gauge dimension g.
-    tensor : what the model was fitted to: where entries of it are missing, or have weights W, the values are those of
+    model : Model
+        Any model, with n parameters and gauge dimension g.
+    tensor : array_like or Tensor, optional
+        What the model was fitted to: where entries of it are missing, or have weights W, the values are those of
         W^(1/2) J, without the rows of J that are missing.  Zeros then are directions that the data do not determine.
 
     Returns
     -------
-    (n - g,).  Zeros that remain are directions beyond the gauge in which X does not move.  Their squares sum to
-    the sensitivity.
+    ndarray
+        (n - g,).  Zeros that remain are directions beyond the gauge in which X does not move.  Their squares sum to the
+        sensitivity.
 
     Raises
     ------
-    TypeError, ValueError as `condition_number`.
+    TypeError
+        As `condition_number`.
+    ValueError
+        As `condition_number`.
 
     Examples
     --------

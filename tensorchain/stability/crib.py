@@ -44,11 +44,22 @@ class CramerRaoBounds:
 
     Attributes
     ----------
-    noise : standard deviation of the noise on each entry of the tensor.
-    variances : for each block, in its natural shape, the variance of each entry.
-    total : their sum, s^2 tr (J^H J)^+.
-    angular_errors : CP only: for each factor the mean squared angle, in rad^2, between each estimated column and
-        the true one, (R,); None for other models.
+    noise : float
+        Standard deviation of the noise on each entry of the tensor.
+    variances : tuple of ndarray
+        For each block, in its natural shape, the variance of each entry.
+    total : float
+        Their sum, s^2 tr (J^H J)^+.
+    angular_errors : tuple of ndarray or None
+        CP only: for each factor the mean squared angle, in rad^2, between each estimated column and the true one, (R,);
+        None for other models.
+
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> model = tc.CP.random((5, 6, 7), 2, rng=0)
+    >>> len(tc.crib(model, 0.1).variances)
+    3
     """
 
     noise: float
@@ -63,17 +74,23 @@ def crib(model: Model, noise: float) -> CramerRaoBounds:
 
     Parameters
     ----------
-    model : the true decomposition, in the gauge in which the blocks are compared.
-    noise : standard deviation of the noise on each entry; for complex tensors E|noise|^2 = noise^2.
+    model : Model
+        The true decomposition, in the gauge in which the blocks are compared.
+    noise : float
+        Standard deviation of the noise on each entry; for complex tensors E|noise|^2 = noise^2.
 
     Returns
     -------
-    CramerRaoBounds.  They are first order in the noise: met by a least-squares fit while noise is small.
+    CramerRaoBounds
+        They are first order in the noise: met by a least-squares fit while noise is small.
 
     Raises
     ------
-    TypeError, ValueError when `noise` is negative or not finite, when X does not determine the blocks up to gauge (no
-    unbiased estimator exists), or the model has more than 4000 parameters after compression of its tall blocks.
+    TypeError
+        When `model` is no model, or `noise` no number.
+    ValueError
+        When `noise` is negative or not finite, when X does not determine the blocks up to gauge (no unbiased estimator
+        exists), or the model has more than 4000 parameters after compression of its tall blocks.
 
     Examples
     --------

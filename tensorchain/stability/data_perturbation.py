@@ -45,19 +45,26 @@ def block_response(model: Model, change: Any, tensor: Any = None) -> list[Array]
 
     Parameters
     ----------
-    model : the fit: a stationary point of ||T - X||.
-    change : dT, array (or dense data source) of the shape of the model.
-    tensor : T, where the fit is not exact; None for an exact fit, T = X.
+    model : Model
+        The fit: a stationary point of ||T - X||.
+    change : array_like
+        DT, array (or dense data source) of the shape of the model.
+    tensor : array_like or Tensor, optional
+        T, where the fit is not exact; None for an exact fit, T = X.
 
     Returns
     -------
-    Changes of the blocks in their natural shapes, in double precision: d theta of minimum norm among those that
-    differ by gauge.  Refitting T + h dT gives theta + h dtheta + O(h^2), up to gauge.
+    list of ndarray
+        Changes of the blocks in their natural shapes, in double precision: d theta of minimum norm among those that
+        differ by gauge.  Refitting T + h dT gives theta + h dtheta + O(h^2), up to gauge.
 
     Raises
     ------
-    TypeError, ValueError when a shape differs from that of the model, the model is not a stationary point for
-    `tensor`, T does not determine the blocks up to gauge, or the model has more than 4000 parameters.
+    TypeError
+        When `model` is no model.
+    ValueError
+        When a shape differs from that of the model, the model is not a stationary point for `tensor`, T does not
+        determine the blocks up to gauge, or the model has more than 4000 parameters.
 
     Examples
     --------

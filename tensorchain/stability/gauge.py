@@ -68,16 +68,22 @@ def optimal_gauge(
 
     Parameters
     ----------
-    model : any model; it is not changed.
-    tol : relative decrease of SS in a cycle over all bonds at which to stop.
-    max_cycles : most cycles.
-    scaled : blocks whose entries may only be scaled by positive numbers, so that they keep their signs: on the bonds of
+    model : Model
+        Any model; it is not changed.
+    tol : float, default 1e-09
+        Relative decrease of SS in a cycle over all bonds at which to stop.
+    max_cycles : int, default 500
+        Most cycles.
+    scaled : collection of int, optional
+        Blocks whose entries may only be scaled by positive numbers, so that they keep their signs: on the bonds of
         these, G is diagonal.
-    fixed : blocks that stay as they are: on the bonds of these G is the identity.
+    fixed : collection of int, optional
+        Blocks that stay as they are: on the bonds of these G is the identity.
 
     Returns
     -------
-    A model of the same wiring; X is unchanged up to rounding, SS is never larger.
+    Model
+        A model of the same wiring; X is unchanged up to rounding, SS is never larger.
 
     Examples
     --------

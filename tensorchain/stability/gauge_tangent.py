@@ -27,12 +27,14 @@ def gauge_tangent(model: Model) -> Array:
 
     Parameters
     ----------
-    model : any model.
+    model : Model
+        Any model.
 
     Returns
     -------
-    (n, g) with n parameters, blocks in matrix form flattened row by row, one after the other; J times it is
-    zero.  g equals `model.gauge_dimension`, or less at special points such as a zero block.
+    ndarray
+        (n, g) with n parameters, blocks in matrix form flattened row by row, one after the other; J times it is zero.
+        g equals `model.gauge_dimension`, or less at special points such as a zero block.
 
     Examples
     --------

@@ -50,8 +50,10 @@ class Compressed:
 
     Attributes
     ----------
-    small : the model with blocks (c_k, P_k), c_k = min(I_k, P_k).
-    bases : (I_k, c_k), or None where the block is not tall and was left as it is.
+    small : Model
+        The model with blocks (c_k, P_k), c_k = min(I_k, P_k).
+    bases : tuple of ndarray or None
+        (I_k, c_k), or None where the block is not tall and was left as it is.
     """
 
     small: Model
@@ -84,8 +86,10 @@ class Spectrum:
 
     Attributes
     ----------
-    values : (n - g,); those below the rounding level are zero.
-    vectors : right singular vectors (n, n - g) in the same order, or None if not asked for.
+    values : ndarray
+        (n - g,); those below the rounding level are zero.
+    vectors : ndarray or None
+        Right singular vectors (n, n - g) in the same order, or None if not asked for.
     """
 
     values: Array
@@ -102,9 +106,12 @@ def spectrum(model: Model, gauge: int, *, taper: Array | None = None, vectors: b
 
     Parameters
     ----------
-    model : compressed, in double precision and of moderate scale.
-    gauge : dimension g of the gauge orbit.
-    taper : W (n, r), as above; None for J itself.
+    model : Model
+        Compressed, in double precision and of moderate scale.
+    gauge : int
+        Dimension g of the gauge orbit.
+    taper : ndarray, optional
+        W (n, r), as above; None for J itself.
     """
     count = model.n_parameters
     gauge = min(gauge, count)
@@ -131,9 +138,12 @@ def observed_values(model: Model, tensor: Tensor, gauge: int, *, taper: Array | 
 
     Parameters
     ----------
-    model : in double precision and of moderate scale; not compressed.
-    tensor : whose entries are observed with the weights W.
-    gauge, taper : as in `spectrum`.
+    model : Model
+        In double precision and of moderate scale; not compressed.
+    tensor : Tensor
+        Whose entries are observed with the weights W.
+    gauge, taper : int or ndarray
+        As in `spectrum`.
     """
     count = model.n_parameters
     if count > DENSE_LIMIT:
@@ -243,9 +253,12 @@ def jacobian_at(model: Model, positions: Array, weights: Array) -> Array:
 
     Parameters
     ----------
-    model : any model.
-    positions : (Z, N), from 0.
-    weights : (Z,).
+    model : Model
+        Any model.
+    positions : ndarray
+        (Z, N), from 0.
+    weights : ndarray
+        (Z,).
 
     Examples
     --------

@@ -37,12 +37,16 @@ class Match(NamedTuple):
 
     Attributes
     ----------
-    score : 0 to 1.
-    modes : the same for each mode that was asked for, over the matched components; NaN where the mode says nothing.
-    order : for each component of the first model in turn the matched one of the other, -1 for none; empty where
-        subspaces are compared.
-    components : the score of each pair, in the order of the first model, 0 where there is none; empty where subspaces
+    score : float
+        0 to 1.
+    modes : tuple of float
+        The same for each mode that was asked for, over the matched components; NaN where the mode says nothing.
+    order : tuple of int
+        For each component of the first model in turn the matched one of the other, -1 for none; empty where subspaces
         are compared.
+    components : tuple of float
+        The score of each pair, in the order of the first model, 0 where there is none; empty where subspaces are
+        compared.
     """
 
     score: float

@@ -46,18 +46,24 @@ def expected_error(model: Model, sigma: float | Sequence[float]) -> float:
 
     Parameters
     ----------
-    model : any model with K blocks.
-    sigma : standard deviation of the noise on every block entry, or one for each block (K,).  For complex
-        blocks E|noise|^2 = sigma^2.
+    model : Model
+        Any model with K blocks.
+    sigma : float or sequence of float
+        Standard deviation of the noise on every block entry, or one for each block (K,).  For complex blocks E|noise|^2
+        = sigma^2.
 
     Returns
     -------
-    E ||X(theta + noise) - X(theta)||_F^2, exact to all orders in sigma; the distribution of the noise does
-    not matter as long as its mean is zero.  Infinite when it is beyond the range of doubles.
+    float
+        E ||X(theta + noise) - X(theta)||_F^2, exact to all orders in sigma; the distribution of the noise does not
+        matter as long as its mean is zero.  Infinite when it is beyond the range of doubles.
 
     Raises
     ------
-    TypeError, ValueError when `sigma` is negative, not finite, or has a length other than 1 or K.
+    TypeError
+        When `model` is no model, or `sigma` no number.
+    ValueError
+        When `sigma` is negative, not finite, or has a length other than 1 or K.
 
     Examples
     --------
@@ -78,15 +84,20 @@ def first_order_error(model: Model, sigma: float | Sequence[float]) -> float:
 
     Parameters
     ----------
-    model, sigma : as in `expected_error`.
+    model, sigma : Model or float or sequence of float
+        As in `expected_error`.
 
     Returns
     -------
-    Never more than `expected_error`; for one sigma it is sigma^2 times the sensitivity.
+    float
+        Never more than `expected_error`; for one sigma it is sigma^2 times the sensitivity.
 
     Raises
     ------
-    TypeError, ValueError as `expected_error`.
+    TypeError
+        As `expected_error`.
+    ValueError
+        As `expected_error`.
 
     Examples
     --------
@@ -106,9 +117,10 @@ def excess(model: Model, noise: Sequence[Array], amplitude: float = 1.0) -> floa
 
     Parameters
     ----------
-    model : in double precision.
-    noise : per block the diagonal of its noise moment N_k, (P_k,): sum over rows of the variances.
-
+    model : Model
+        In double precision.
+    noise : sequence of ndarray
+        Per block the diagonal of its noise moment N_k, (P_k,): sum over rows of the variances.
     The division keeps the result in range where amplitude^2 would vanish.
     """
     moments = list(model.moments)
@@ -126,8 +138,17 @@ class Direction(NamedTuple):
 
     Attributes
     ----------
-    gain : ||J delta|| / ||delta||.
-    blocks : delta, of norm 1 over all blocks, in their natural shapes.
+    gain : float
+        ||J delta|| / ||delta||.
+    blocks : tuple of ndarray
+        Delta, of norm 1 over all blocks, in their natural shapes.
+
+    Examples
+    --------
+    >>> import tensorchain as tc
+    >>> model = tc.CP.random((3, 4, 5), 2, rng=0)
+    >>> tc.worst_direction(model).gain > 0
+    True
     """
 
     gain: float
@@ -140,17 +161,23 @@ def worst_direction(model: Model, *, tol: float = 1e-10) -> Direction:
 
     Parameters
     ----------
-    model : any model.
-    tol : relative accuracy of the squared gain at which Lanczos stops.
+    model : Model
+        Any model.
+    tol : float, default 1e-10
+        Relative accuracy of the squared gain at which Lanczos stops.
 
     Returns
     -------
-    Direction, with the entry of largest absolute value real and positive.  When X does not depend on the
-    blocks to first order (two or more of them are zero) the gain is 0 and the direction arbitrary.
+    Direction
+        With the entry of largest absolute value real and positive.  When X does not depend on the blocks to first order
+        (two or more of them are zero) the gain is 0 and the direction arbitrary.
 
     Raises
     ------
-    TypeError, ValueError when `model` is no model, or holds NaN or infinity.
+    TypeError
+        When `model` is no model.
+    ValueError
+        When it holds NaN or infinity.
 
     Examples
     --------

@@ -49,17 +49,24 @@ def quantization_error(model: Model, bits: int | Sequence[int], scale: Scale = "
 
     Parameters
     ----------
-    model : any model with K blocks.
-    bits : 2 to 16, one number or one for each block.
-    scale : "block" for one step in each block, "slice" for one in each row of its matrix form.
+    model : Model
+        Any model with K blocks.
+    bits : int or sequence of int
+        2 to 16, one number or one for each block.
+    scale : {"block", "slice"}, default "block"
+        "block" for one step in each block, "slice" for one in each row of its matrix form.
 
     Returns
     -------
-    sqrt(E ||X(rounded) - X||_F^2) / ||X||_F, the expectation over rounding errors taken as independent and uniform.
+    float
+        sqrt(E ||X(rounded) - X||_F^2) / ||X||_F, the expectation over rounding errors taken as independent and uniform.
 
     Raises
     ------
-    TypeError, ValueError when `bits` or `scale` is something else, or X is zero.
+    TypeError
+        When `model` is no model, or `bits` no integer.
+    ValueError
+        When `bits` or `scale` is something else, or X is zero.
 
     Examples
     --------
@@ -88,15 +95,20 @@ def round_blocks(model: AnyModel, bits: int | Sequence[int], scale: Scale = "blo
 
     Parameters
     ----------
-    model, bits, scale : as in `quantization_error`.
+    model, bits, scale : object
+        As in `quantization_error`.
 
     Returns
     -------
-    A model of the same wiring and dtype; a block of zeros stays zero.
+    Model
+        A model of the same wiring and dtype; a block of zeros stays zero.
 
     Raises
     ------
-    TypeError, ValueError as `quantization_error`.
+    TypeError
+        As `quantization_error`.
+    ValueError
+        As `quantization_error`.
 
     Examples
     --------

@@ -53,7 +53,10 @@ def double_precision(model: AnyModel) -> AnyModel:
 
     Raises
     ------
-    TypeError when `model` is no model; ValueError when a block holds NaN or infinity.
+    TypeError
+        When `model` is no model.
+    ValueError
+        When a block holds NaN or infinity.
     """
     model = cast(AnyModel, model_of(model))
     for name, matrix in zip(model.block_names, model.matrices, strict=True):
@@ -67,7 +70,8 @@ def unit_blocks(model: AnyModel, at_least: Sequence[float] | None = None) -> tup
 
     Parameters
     ----------
-    at_least : per block a size that counts as an entry, such as the deviation of its noise.
+    at_least : sequence of float, optional
+        Per block a size that counts as an entry, such as the deviation of its noise.
     """
     exponents = []
     for k, matrix in enumerate(model.matrices):

@@ -23,9 +23,26 @@ def sensitivity(model: Model, *, relative: bool = False, per_block: bool = False
 
     Parameters
     ----------
-    model : any model.
-    relative : SS / ||X||^(2(K-1)/K) with K blocks, the figure that does not change with the scale of X.
-    per_block : the share of each block, ||dX/dblock_k||_F^2 (K,), instead of their sum.
+    model : Model
+        Any model.
+    relative : bool, default False
+        SS / ||X||^(2(K-1)/K) with K blocks, the figure that does not change with the scale of X.
+    per_block : bool, default False
+        The share of each block, ||dX/dblock_k||_F^2 (K,), instead of their sum.
+
+    Returns
+    -------
+    float or ndarray
+        SS, or the parts (K,) of the blocks.
+
+    See Also
+    --------
+    sensitivity_gradient : Its derivative in each block.
+    optimal_gauge : The least that the same tensor can have.
+
+    Notes
+    -----
+    SS = ||J||_F^2 = sum_k I_k tr M_k, with I_k rows in block k and its Gram M_k.
 
     Examples
     --------
@@ -52,15 +69,20 @@ def sensitivity_gradient(model: Model) -> list[Array]:
 
     Parameters
     ----------
-    model : any model.
+    model : Model
+        Any model.
 
     Returns
     -------
-    Arrays in the natural shapes of the blocks, in double precision.
+    list of ndarray
+        Arrays in the natural shapes of the blocks, in double precision.
 
     Raises
     ------
-    TypeError, ValueError when `model` is no model, or holds NaN or infinity.
+    TypeError
+        When `model` is no model.
+    ValueError
+        When it holds NaN or infinity.
 
     Examples
     --------

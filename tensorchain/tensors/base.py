@@ -43,7 +43,8 @@ class Residual:
 
     Attributes
     ----------
-    norm : ||T - X||_F.
+    norm : float
+        ||T - X||_F.
     """
 
     def __init__(self, norm: float, gradient: Callable[[], list[Array]]) -> None:
@@ -57,7 +58,14 @@ class Residual:
 
 
 class Tensor(ABC):
-    """A tensor that is given somewhere; `scale` multiplies every answer."""
+    """A tensor that is given somewhere; `scale` multiplies every answer.
+
+    Examples
+    --------
+    >>> import numpy as np, tensorchain as tc
+    >>> isinstance(tc.Dense(np.ones((2, 3))), tc.Tensor)
+    True
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -80,6 +88,18 @@ class Tensor(ABC):
         """A digest of the entries, the mask, the weights and the class: equal for equal data, other for others.
 
         It identifies checkpoints, so that a run goes on with the data that it began with.  One pass over the data.
+
+        Returns
+        -------
+        str
+            In hexadecimal.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> one, same, other = (tc.Dense(np.full((2, 2), value)).digest() for value in (1.0, 1.0, 2.0))
+        >>> one == same, one == other
+        (True, False)
         """
         return digest_of([type(self).__name__, self.shape, str(self.dtype), self.scale, *self._content()])
 
@@ -93,6 +113,7 @@ class Tensor(ABC):
 
     @property
     def order(self) -> int:
+        """The number of modes, N."""
         return len(self.shape)
 
     @property
@@ -101,32 +122,85 @@ class Tensor(ABC):
         return math.prod(self.shape)
 
     def computed(self: Source) -> Source:
-        """The tensor as a run computes with it: small ones in double precision, with the rounding of the data."""
+        """The tensor as a run computes with it: small ones in double precision, with the rounding of the data.
+
+        Returns
+        -------
+        Source
+            Small tensors in double precision.
+        """
         return self
 
     def near(self) -> Tensor:
-        """The tensor where a solver of many small steps is fastest: few entries of a device come to the host."""
+        """The tensor where a solver of many small steps is fastest: few entries of a device come to the host.
+
+        Returns
+        -------
+        Tensor
+            In memory, or the same.
+        """
         return self
 
     def reduced(self, sizes: Sequence[int], rng: np.random.Generator) -> tuple[Array, list[Array]] | None:
         """Core and orthonormal bases of these sizes, T ~ G x_1 U_1 ... x_N U_N, made where the data are.
 
         None for data that have no way of their own: :mod:`tensorchain.solvers.reduction` then asks for products.
+
+        Parameters
+        ----------
+        sizes : sequence of int
+            Of the core.
+        rng : numpy.random.Generator
+            For what is drawn.
+
+        Returns
+        -------
+        tuple of (ndarray, list of ndarray) or None
+            The core, and a basis for each mode.
         """
         return None
 
     @property
     def rounding(self) -> float:
-        """Relative error below which the data say nothing: half a unit in the last place of their dtype."""
+        """Relative rounding of the data, by their type."""
         return 0.5 * float(np.finfo(self.dtype).eps)
 
     @abstractmethod
     def scaled(self: Source, factor: float) -> Source:
-        """The data source of factor * T, sharing the data."""
+        """The data source of factor * T, sharing the data.
+
+        Parameters
+        ----------
+        factor : float
+            What every entry is multiplied by.
+
+        Returns
+        -------
+        Source
+            Of the same class; the data are shared.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> tc.Dense(np.ones((2, 2))).scaled(3.0).norm()
+        6.0
+        """
 
     @abstractmethod
     def norm(self) -> float:
-        """||T||_F (over the observed entries, with their weights)."""
+        """||T||_F (over the observed entries, with their weights).
+
+        Returns
+        -------
+        float
+            The Frobenius norm.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> tc.Masked(np.array([[3.0, np.nan], [0.0, 4.0]])).norm()
+        5.0
+        """
 
     def evaluator(self, model: Model) -> Evaluator:
         """What a run computes with: buffers and partial products belong to it, nothing of them to the tensor.
@@ -156,17 +230,47 @@ class Tensor(ABC):
 
     @property
     def in_memory(self) -> Array | None:
-        """The entries, before `scale`, where all of them lie in one array; None for most data sources."""
+        """The array where all of it is in memory, else None."""
         return None
 
     @abstractmethod
     def contract_all_but(self, model: Model, k: int) -> Array:
-        """L_k^H vec(T): MTTKRP for CP, TTM chain for Tucker, T times subchain for TC; (I_k, P_k)."""
+        """L_k^H vec(T): MTTKRP for CP, TTM chain for Tucker, T times subchain for TC; (I_k, P_k).
+
+        Parameters
+        ----------
+        model : Model
+            Its blocks but one are contracted.
+        k : int
+            Position of the block, from 0.
+
+        Returns
+        -------
+        ndarray
+            (I_k, P_k).
+        """
 
     def residual_norm(self, model: Model) -> float:
         """||T - X||_F.
 
         The default uses ||T||^2 - 2 <T, X> + ||X||^2, which loses what is below 1e-8 ||T||.
+
+        Parameters
+        ----------
+        model : Model
+            Of the same shape.
+
+        Returns
+        -------
+        float
+            ||T - X||_F.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> model = tc.CP([np.ones((2, 1)), np.ones((2, 1))])
+        >>> tc.Dense(np.full((2, 2), 3.0)).residual_norm(model)
+        4.0
         """
         cross = np.vdot(model.matrices[0], self.contract_all_but(model, 0)).real
         square = self.norm() ** 2 - 2.0 * float(cross) + model.norm() ** 2
@@ -212,7 +316,25 @@ class Tensor(ABC):
         return math.prod(self.shape)
 
     def residual(self, model: Model) -> Residual:
-        """T - X, ready to give its norm and its gradient."""
+        """T - X, ready to give its norm and its gradient.
+
+        Parameters
+        ----------
+        model : Model
+            Of the same shape.
+
+        Returns
+        -------
+        Residual
+            What gives norm and gradient.
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> model = tc.CP([np.ones((2, 1)), np.ones((2, 1))])
+        >>> tc.Dense(np.full((2, 2), 3.0)).residual(model).norm
+        4.0
+        """
 
         def gradient() -> list[Array]:
             return [
@@ -223,16 +345,35 @@ class Tensor(ABC):
         return Residual(self.residual_norm(model), gradient)
 
     def gram(self, model: Model, k: int) -> Array:
-        """L_k^H L_k over the observed entries: (P_k, P_k), or (I_k, P_k, P_k) when rows differ."""
+        """L_k^H L_k over the observed entries: (P_k, P_k), or (I_k, P_k, P_k) when rows differ.
+
+        Parameters
+        ----------
+        model : Model
+            Whose L_k is meant.
+        k : int
+            Position of the block, from 0.
+
+        Returns
+        -------
+        ndarray
+            (P_k, P_k), or (I_k, P_k, P_k) when rows differ.
+        """
         return model.gram(k)
 
     def observed_entries(self) -> tuple[Array, Array] | None:
-        """(positions (Z, N), weights (Z,)) of the entries that count; None where they cannot be listed, or all do."""
+        """(positions (Z, N), weights (Z,)) of the entries that count; None where they cannot be listed, or all do.
+
+        Returns
+        -------
+        tuple of (ndarray, ndarray) or None
+            Positions and weights, or None.
+        """
         return None
 
     @property
     def complete(self) -> bool:
-        """Whether every entry is observed with one weight, so that Grams follow from the model alone."""
+        """Whether every entry counts, with the same weight."""
         return type(self).gram is Tensor.gram
 
     @property
@@ -241,7 +382,20 @@ class Tensor(ABC):
         return 1.0
 
     def system(self, model: Model, k: int) -> System:
-        """L_k^H L_k over the observed entries, to apply to block k and to solve."""
+        """L_k^H L_k over the observed entries, to apply to block k and to solve.
+
+        Parameters
+        ----------
+        model : Model
+            Whose L_k is meant.
+        k : int
+            Position of the block, from 0.
+
+        Returns
+        -------
+        System
+            To apply to block k and to solve.
+        """
         if self.complete:
             return model.system(k)
         if unformed(model, k):
@@ -249,25 +403,99 @@ class Tensor(ABC):
         return GramSystem(self.gram(model, k))
 
     def apply_gram(self, model: Model, k: int, matrix: Array) -> Array:
-        """L_k^H L_k applied to a block in matrix form."""
+        """L_k^H L_k applied to a block in matrix form.
+
+        Parameters
+        ----------
+        model : Model
+            Whose L_k is meant.
+        k : int
+            Position of the block, from 0.
+        matrix : ndarray
+            (I_k, P_k).
+
+        Returns
+        -------
+        ndarray
+            (I_k, P_k).
+        """
         return GramSystem(self.gram(model, k)).apply(matrix) if not self.complete else model.system(k).apply(matrix)
 
     def gauss_newton(self, model: Model) -> Array:
-        """J^H J over the observed entries, (n, n), at least its upper block triangle; holds until the next call."""
+        """J^H J over the observed entries, (n, n), at least its upper block triangle; holds until the next call.
+
+        Parameters
+        ----------
+        model : Model
+            Whose Jacobian is meant.
+
+        Returns
+        -------
+        ndarray
+            (n, n).
+        """
         return model.gauss_newton(upper=True)
 
     def gauss_newton_matvec(self, model: Model, delta: Sequence[Array]) -> list[Array]:
-        """J^H J delta over the observed entries, without forming J."""
+        """J^H J delta over the observed entries, without forming J.
+
+        Parameters
+        ----------
+        model : Model
+            Whose Jacobian is meant.
+        delta : sequence of ndarray
+            One matrix (I_k, P_k) for each block.
+
+        Returns
+        -------
+        list of ndarray
+            One matrix for each block.
+        """
         return model.gauss_newton_matvec(delta)
 
     def mode_gram(self, mode: int) -> Array:
-        """T_(n) T_(n)^H, (I_n, I_n), for starts from singular vectors."""
+        """T_(n) T_(n)^H, (I_n, I_n), for starts from singular vectors.
+
+        Parameters
+        ----------
+        mode : int
+            From 0.
+
+        Returns
+        -------
+        ndarray
+            (I_n, I_n).
+        """
         raise TypeError(f"{type(self).__name__} cannot give singular vectors; use init='random' or a model")
 
     def mode_grams(self, modes: Sequence[int]) -> list[Array]:
-        """`mode_gram` of several modes, from as few passes over the data as there can be."""
+        """`mode_gram` of several modes, from as few passes over the data as there can be.
+
+        Parameters
+        ----------
+        modes : sequence of int
+            From 0.
+
+        Returns
+        -------
+        list of ndarray
+            One Gram for each of them.
+        """
         return [self.mode_gram(mode) for mode in modes]
 
     def to_dense(self) -> Array:
-        """The tensor as an array, missing entries as zero."""
+        """The tensor as an array, missing entries as zero.
+
+        Returns
+        -------
+        ndarray
+            (I_1, ..., I_N).
+
+        Examples
+        --------
+        >>> import numpy as np, tensorchain as tc
+        >>> tc.Sparse([[0, 1]], [2.0], shape=(2, 2)).to_dense()
+        array([[0., 2.],
+               [0., 0.]])
+        """
         raise TypeError(f"{type(self).__name__} cannot be held in memory whole; use init='random' or a model")

@@ -66,7 +66,18 @@ class Listed(Tensor):
         return contract_listed(model, k, self.indices, self._masses()) * self.scale
 
     def mode_gram(self, mode: int) -> Array:
-        """T_(n) T_(n)^H with the entries that are not listed as zero, (I_n, I_n)."""
+        """T_(n) T_(n)^H with the entries that are not listed as zero, (I_n, I_n).
+
+        Parameters
+        ----------
+        mode : int
+            From 0.
+
+        Returns
+        -------
+        ndarray
+            (I_n, I_n).
+        """
         from scipy import sparse
 
         if self.shape[mode] ** 2 > _HELD:
@@ -86,7 +97,13 @@ class Listed(Tensor):
         return gram.astype(double_of(gram), copy=False) * self.scale * self.scale
 
     def to_dense(self) -> Array:
-        """The tensor as an array, entries that are not listed as zero."""
+        """The tensor as an array, entries that are not listed as zero.
+
+        Returns
+        -------
+        ndarray
+            (I_1, ..., I_N).
+        """
         if math.prod(self.shape) > _HELD:
             raise TypeError(f"a tensor of shape {self.shape} is not held in memory whole; use init='random' or a model")
         result = np.zeros(self.shape, dtype=self.values.dtype)

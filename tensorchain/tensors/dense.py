@@ -149,7 +149,18 @@ class Dense(Tensor):
 
     @classmethod
     def bare(cls, array: Array) -> Dense:
-        """A data source without checks, for finite arrays in C order that are made here."""
+        """A data source without checks, for finite arrays in C order that are made here.
+
+        Parameters
+        ----------
+        array : ndarray
+            Finite, in C order.
+
+        Returns
+        -------
+        Dense
+            Without a copy.
+        """
         source = object.__new__(cls)
         source.array, source.shape, source.dtype, source._norm = array, array.shape, array.dtype, math.nan
         return source

@@ -123,7 +123,22 @@ class Device(Tensor):
 
     @classmethod
     def bare(cls, array: Any, *, shift: int = 0, double: bool = False) -> Device:
-        """2^shift times an array without checks, for pieces of data that are checked as a whole."""
+        """2^shift times an array without checks, for pieces of data that are checked as a whole.
+
+        Parameters
+        ----------
+        array : array_like
+            On the device.
+        shift : int, default 0
+            Power of two.
+        double : bool, default False
+            Whether sums are made in double precision.
+
+        Returns
+        -------
+        Device
+            Without a copy.
+        """
         twin = object.__new__(cls)
         twin.namespace = Namespace(array)
         twin.shape, twin._norm = tuple(map(int, array.shape)), math.nan
@@ -135,7 +150,13 @@ class Device(Tensor):
         return twin
 
     def scaled_norm(self) -> tuple[float, int]:
-        """(s, e) with ||array|| = s 2^e, as of :func:`tensorchain.kernels.scaled_norm`."""
+        """(s, e) with ||array|| = s 2^e, as of :func:`tensorchain.kernels.scaled_norm`.
+
+        Returns
+        -------
+        tuple of (float, int)
+            Size and power of two.
+        """
         _, scale, size = self._moderate(self.array)
         return size, math.frexp(scale)[1] - 1
 
@@ -174,7 +195,18 @@ class Device(Tensor):
         return DeviceEvaluator(self, model)
 
     def array_for(self, dtype: np.dtype[Any]) -> Any:
-        """The array, complex where blocks of this dtype are."""
+        """The array, complex where blocks of this dtype are.
+
+        Parameters
+        ----------
+        dtype : dtype
+            Of the blocks.
+
+        Returns
+        -------
+        object
+            On the device.
+        """
         if dtype.kind != "c" or self.dtype.kind == "c":
             return self.array
         return self.namespace.cast(self.array, self.namespace.computed(np.dtype(np.complex128)))
@@ -212,6 +244,18 @@ class Device(Tensor):
 
         The first product with random orthonormal factors is a sketch of each unfolding in turn, and each sweep after it
         is two power steps.  One number comes back for each sweep, and in the end the core and the bases.
+
+        Parameters
+        ----------
+        sizes : sequence of int
+            Of the core.
+        rng : numpy.random.Generator
+            For what is drawn.
+
+        Returns
+        -------
+        tuple of (ndarray, list of ndarray)
+            The core, and a basis for each mode.
 
         References
         ----------
@@ -252,6 +296,11 @@ class Device(Tensor):
         exact : bool
             Whether to form T - X in double precision.  In that of the data it has their rounding, which is no part of
             what is left of them: the sum is in double precision anyhow.
+
+        Returns
+        -------
+        object
+            A scalar on the device.
         """
         total: Any = None
         for _, error in self._errors(network, matrices, exact):
@@ -260,7 +309,20 @@ class Device(Tensor):
         return total * self.scale * self.scale
 
     def residual_of(self, blocks: DeviceBlocks, model: Model) -> Residual:
-        """T - X in double precision, for blocks on the device that are those of the model: one number comes back."""
+        """T - X in double precision, for blocks on the device that are those of the model: one number comes back.
+
+        Parameters
+        ----------
+        blocks : DeviceBlocks
+            On the device.
+        model : Model
+            The same blocks.
+
+        Returns
+        -------
+        Residual
+            What gives norm and gradient.
+        """
         matrices = list(blocks.matrices)
         if len(self._boxes) == 1:
             # Held until the gradient is asked for, or the residual forgotten.

@@ -42,8 +42,10 @@ def as_tensor(tensor: Any) -> Tensor:
 
     Raises
     ------
-    TypeError, ValueError
-        When the data class refuses it; the message says what to change.
+    TypeError
+        When it is of no kind that can be a tensor; the message says what to change.
+    ValueError
+        When its numbers or its shape are refused; the message says what to change.
 
     Examples
     --------

@@ -14,7 +14,8 @@ def kept_dtype(dtype: Any) -> np.dtype[Any]:
 
     Raises
     ------
-    TypeError for dtypes that are not numbers.
+    TypeError
+        For dtypes that are not numbers.
 
     Examples
     --------

@@ -117,8 +117,10 @@ def entry_sums(values: Array, first: Array) -> tuple[int, int]:
 
     Parameters
     ----------
-    values : (Z,) in the dtype in which data are held.
-    first : (Z,) positions as unsigned integers.
+    values : ndarray
+        (Z,) in the dtype in which data are held.
+    first : ndarray
+        (Z,) positions as unsigned integers.
     """
     words = np.ascontiguousarray(values).view(np.uint32 if values.dtype.itemsize == 4 else np.uint64)
     words = words.reshape(len(values), -1).astype(np.uint64)

@@ -132,7 +132,13 @@ class Lazy(Tensor):
         return twin
 
     def norm(self) -> float:
-        """||T||_F; the first call reads the data once."""
+        """||T||_F; the first call reads the data once.
+
+        Returns
+        -------
+        float
+            The Frobenius norm.
+        """
         if "norm" not in self._known:
             # A piece may be too large or small for a norm in double precision: its power of two is apart.
             found = self._source.total(_norm)
@@ -174,33 +180,48 @@ class Lazy(Tensor):
         return Residual(kernels.norm(np.array(sums.norms)), lambda: _assembled(model, sums.blocks, self.dtype))
 
     def mode_gram(self, mode: int) -> Array:
-        return self.mode_grams([mode])[0]
+        return self._grams([mode], self._near if self._cut_elsewhere([mode]) else self.array)[0]
 
     def mode_grams(self, modes: Sequence[int]) -> list[Array]:
-        source: Source | None = None
-        if hasattr(self.array, "to_delayed"):
-            self.norm()
-            if self._known["elsewhere"][0]:
-                # dask joins no chunks of other libraries.
-                if any(len(self.array.chunks[mode]) > 1 for mode in modes):
-                    raise TypeError("chunks on a device cut this mode: no Gram of it is formed, only products")
-                source = self._source
-        large = math.prod(self.shape[mode] for mode in modes) > max(_HELD, self._box_entries)
-        if source is None and large and len(modes) > 1:
+        if self._cut_elsewhere(modes):
+            raise TypeError("chunks on a device cut a mode: no Gram of it is formed there, only products")
+        if math.prod(self.shape[mode] for mode in modes) > max(_HELD, self._box_entries) and len(modes) > 1:
             # A box that cuts none of these modes would be too large.
             return [self.mode_gram(mode) for mode in modes]
+        return self._grams(modes, self.array)
+
+    def _grams(self, modes: Sequence[int], array: Any) -> list[Array]:
         whole = tuple(modes)
-        source = source or _source_of(self.array, self._box_entries, self.shape, whole)
+        source = self._source if self._elsewhere and array is self.array else None
+        source = source or _source_of(array, self._box_entries, self.shape, whole)
         sums = source.total(_mode_grams, self._shift, whole)
         grams = [sum(gram for _, gram in sums.blocks[mode]) for mode in modes]
         return [np.asarray(gram * self._unit * self._unit) for gram in grams]
+
+    @property
+    def _elsewhere(self) -> bool:
+        """Whether this is a dask array with chunks of another library."""
+        if not hasattr(self.array, "to_delayed"):
+            return False
+        self.norm()
+        return self._known["elsewhere"][0] > 0.0
+
+    def _cut_elsewhere(self, modes: Sequence[int]) -> bool:
+        """Whether chunks of another library, which dask does not join, cut one of these modes."""
+        return self._elsewhere and any(len(self.array.chunks[mode]) > 1 for mode in modes)
+
+    @property
+    def _near(self) -> Any:
+        """The dask array with chunks of NumPy."""
+        return self.array.map_blocks(_kept, dtype=self.dtype, meta=np.empty((0,) * self.order, self.dtype))
 
     def to_dense(self) -> Array:
         if math.prod(self.shape) > _HELD:
             raise TypeError(
                 f"an array of shape {self.shape} is not read into memory whole; use init='random' or a model"
             )
-        whole = _kept(self.array[(slice(None),) * self.order], self._shift)
+        array = self._near if hasattr(self.array, "to_delayed") else self.array
+        whole = _kept(array[(slice(None),) * self.order], self._shift)
         return np.multiply(whole, self._unit, dtype=double_of(whole)).astype(self.dtype, copy=False)
 
     @cached_property

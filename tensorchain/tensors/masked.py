@@ -58,8 +58,8 @@ class Masked(Tensor):
     Raises
     ------
     ValueError
-        When the mask or the weights have another shape, weights are negative or not finite, an observed entry is NaN
-        or infinite, or some slice of the tensor has no observed entry (its row of the blocks could be anything).
+        When the mask or the weights have another shape, weights are negative or not finite, an observed entry is NaN or
+        infinite, or some slice of the tensor has no observed entry (its row of the blocks could be anything).
     TypeError
         For a mask that is not boolean, dtypes that are not numbers, and arrays that are sparse or on a device.
 
@@ -136,6 +136,7 @@ class Masked(Tensor):
 
     @property
     def n_observed(self) -> int:
+        """How many entries count."""
         return int(np.count_nonzero(self._weight))
 
     def observed_entries(self) -> tuple[Array, Array] | None:
@@ -144,6 +145,7 @@ class Masked(Tensor):
 
     @property
     def complete(self) -> bool:
+        """Whether every entry counts, with the same weight."""
         return self._complete
 
     def scaled(self, factor: float) -> Masked:
@@ -175,7 +177,20 @@ class Masked(Tensor):
         return Residual(size, lambda: self._gradient(model, pieces))
 
     def gram(self, model: Model, k: int) -> Array:
-        """L_k^H W L_k, one Gram for each row: (I_k, P_k, P_k)."""
+        """L_k^H W L_k, one Gram for each row: (I_k, P_k, P_k).
+
+        Parameters
+        ----------
+        model : Model
+            Whose L_k is meant.
+        k : int
+            Position of the block, from 0.
+
+        Returns
+        -------
+        ndarray
+            (P_k, P_k), or (I_k, P_k, P_k) when rows differ.
+        """
         return weighted_gram(model, k, self._weight)
 
     def apply_gram(self, model: Model, k: int, matrix: Array) -> Array:
@@ -188,6 +203,7 @@ class Masked(Tensor):
 
     @cached_property
     def mean_weight(self) -> float:
+        """Mean of W over all entries: the share that is observed, where all observed ones weigh 1."""
         return float(self._weight.mean(dtype=np.float64))
 
     def gauss_newton(self, model: Model) -> Array:
@@ -201,12 +217,29 @@ class Masked(Tensor):
         return blocks
 
     def mode_gram(self, mode: int) -> Array:
-        """Unbiased estimate of T_(n) T_(n)^H from the observed entries, (I_n, I_n)."""
+        """Unbiased estimate of T_(n) T_(n)^H from the observed entries, (I_n, I_n).
+
+        Parameters
+        ----------
+        mode : int
+            From 0.
+
+        Returns
+        -------
+        ndarray
+            (I_n, I_n).
+        """
         filled = self._data if self._weight.dtype == bool else Dense(self.to_dense())
         return unbiased_mode_gram(filled.mode_gram(mode), np.count_nonzero(self._weight) / self._weight.size)
 
     def to_dense(self) -> Array:
-        """The tensor with missing entries as zero."""
+        """The tensor with missing entries as zero.
+
+        Returns
+        -------
+        ndarray
+            (I_1, ..., I_N).
+        """
         kept = self._data.to_dense()
         if self._weight.dtype == bool:
             return kept

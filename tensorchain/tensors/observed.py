@@ -175,6 +175,7 @@ class Observed(Listed):
 
     @property
     def n_observed(self) -> int:
+        """How many entries count."""
         return len(self.values)
 
     def observed_entries(self) -> tuple[Array, Array] | None:
@@ -182,6 +183,7 @@ class Observed(Listed):
 
     @property
     def complete(self) -> bool:
+        """Whether every entry counts, with the same weight."""
         return self._complete
 
     def norm(self) -> float:
@@ -204,7 +206,20 @@ class Observed(Listed):
         return len(self.values)
 
     def gram(self, model: Model, k: int) -> Array:
-        """L_k^H W L_k, one Gram for each row: (I_k, P_k, P_k)."""
+        """L_k^H W L_k, one Gram for each row: (I_k, P_k, P_k).
+
+        Parameters
+        ----------
+        model : Model
+            Whose L_k is meant.
+        k : int
+            Position of the block, from 0.
+
+        Returns
+        -------
+        ndarray
+            (P_k, P_k), or (I_k, P_k, P_k) when rows differ.
+        """
         from tensorchain.kernels import entries
 
         mode = model.network.modes[k]
@@ -226,6 +241,7 @@ class Observed(Listed):
 
     @property
     def mean_weight(self) -> float:
+        """Mean of W over all entries: the share that is observed, where all observed ones weigh 1."""
         return len(self.values) / math.prod(self.shape)
 
     def evaluator(self, model: Model) -> Evaluator:
@@ -239,7 +255,18 @@ class Observed(Listed):
         return self._gauss_newton_matvec(model, delta, self._designs(model))
 
     def mode_gram(self, mode: int) -> Array:
-        """Unbiased estimate of T_(n) T_(n)^H from the observed entries, (I_n, I_n)."""
+        """Unbiased estimate of T_(n) T_(n)^H from the observed entries, (I_n, I_n).
+
+        Parameters
+        ----------
+        mode : int
+            From 0.
+
+        Returns
+        -------
+        ndarray
+            (I_n, I_n).
+        """
         return unbiased_mode_gram(super().mode_gram(mode), len(self.values) / math.prod(self.shape))
 
     # -- inside -------------------------------------------------------------------------

@@ -29,10 +29,14 @@ class Given:
 
     Attributes
     ----------
-    data : the array: of NumPy, dask, or anything else that can be sliced; lists have become arrays.
-    missing : True where a mask says so; None without a mask.
-    names : of the dimensions.
-    labels : of the indices of each mode, where there are some.
+    data : object
+        The array: of NumPy, dask, or anything else that can be sliced; lists have become arrays.
+    missing : ndarray or None
+        True where a mask says so; None without a mask.
+    names : tuple of str or None
+        Of the dimensions.
+    labels : Labels or None
+        Of the indices of each mode, where there are some.
     """
 
     data: Any
@@ -59,7 +63,8 @@ def opened(given: Any) -> Given:
 
     Raises
     ------
-    TypeError for what is no tensor, ValueError for lists that are ragged; the message says what to give instead.
+    TypeError
+        For what is no tensor, ValueError for lists that are ragged; the message says what to give instead.
     """
     library = library_of(given)
     if library == "xarray" and hasattr(given, "dims") and not hasattr(given, "data_vars"):

@@ -50,8 +50,10 @@ def projected_error(indices: Array, values: Array, model: Model) -> float:
 
     Parameters
     ----------
-    indices, values : (Z, N) and (Z,), the entries of T, each position once.
-    model : X.
+    indices, values : ndarray
+        (Z, N) and (Z,), the entries of T, each position once.
+    model : Model
+        X.
     """
     dtype = double_of(values, *model.matrices)
     bases: dict[int, Array] = {}

@@ -26,17 +26,22 @@ def fibers(source: Tensor, mode: int | None, positions: Array) -> Array:
 
     Parameters
     ----------
-    source : array that can be read in any order.
-    mode : the mode along which the fibers run, or None for single entries.
-    positions : integers (S, N), where they lie along the other modes; column `mode` is not read.
+    source : Tensor
+        Array that can be read in any order.
+    mode : int or None
+        The mode along which the fibers run, or None for single entries.
+    positions : ndarray
+        Integers (S, N), where they lie along the other modes; column `mode` is not read.
 
     Returns
     -------
-    (S, I_n), or (S, 1) without a mode.
+    ndarray
+        (S, I_n), or (S, 1) without a mode.
 
     Raises
     ------
-    TypeError for data sources that cannot be read in any order.
+    TypeError
+        For data sources that cannot be read in any order.
 
     Examples
     --------

@@ -83,14 +83,53 @@ class Sparse(Listed):
 
     @classmethod
     def from_scipy(cls, matrix: Any) -> Sparse:
-        """From a scipy.sparse array or matrix, which has order 2 (or an array of higher order in COO form)."""
+        """From a scipy.sparse array or matrix, which has order 2 (or an array of higher order in COO form).
+
+        Parameters
+        ----------
+        matrix : scipy.sparse array or matrix
+            In any format.
+
+        Returns
+        -------
+        Sparse
+            With the same entries.
+
+        Examples
+        --------
+        >>> import scipy.sparse, tensorchain as tc
+        >>> tc.Sparse.from_scipy(scipy.sparse.eye_array(3)).norm() ** 2  # doctest: +NUMBER
+        3.0
+        """
         listed = matrix.tocoo()
         columns = listed.coords if hasattr(listed, "coords") else (listed.row, listed.col)
         return cls(np.stack(columns, axis=1), listed.data, listed.shape)
 
     @classmethod
     def from_pydata(cls, array: Any) -> Sparse:
-        """From an array of the package `sparse` (COO, GCXS or DOK), whose fill value must be zero."""
+        """From an array of the package `sparse` (COO, GCXS or DOK), whose fill value must be zero.
+
+        Parameters
+        ----------
+        array : array_like
+            COO, GCXS or DOK.
+
+        Returns
+        -------
+        Sparse
+            With the same entries.
+
+        Raises
+        ------
+        ValueError
+            When the fill value is not zero.
+
+        Examples
+        --------
+        >>> import numpy as np, sparse, tensorchain as tc
+        >>> tc.Sparse.from_pydata(sparse.COO.from_numpy(np.eye(3))).shape
+        (3, 3)
+        """
         listed = array if hasattr(array, "coords") else array.tocoo() if hasattr(array, "tocoo") else array.to_coo()
         if listed.fill_value != 0:
             raise ValueError(f"the fill value is {listed.fill_value}; a sparse tensor needs 0: use array.todense()")
@@ -98,7 +137,24 @@ class Sparse(Listed):
 
     @classmethod
     def from_torch(cls, tensor: Any) -> Sparse:
-        """From a sparse tensor of PyTorch, in whatever layout."""
+        """From a sparse tensor of PyTorch, in whatever layout.
+
+        Parameters
+        ----------
+        tensor : array_like or Tensor
+            In any sparse layout.
+
+        Returns
+        -------
+        Sparse
+            With the same entries.
+
+        Examples
+        --------
+        >>> import torch, tensorchain as tc
+        >>> tc.Sparse.from_torch(torch.eye(3).to_sparse()).shape
+        (3, 3)
+        """
         listed = tensor.detach().to_sparse_coo().coalesce().cpu()
         return cls(listed.indices().T.numpy(), listed.values().numpy(), tuple(listed.shape))
 

@@ -188,3 +188,29 @@ def test_balancing_a_plan_leaves_its_kernel_and_lowers_its_sensitivity():
     np.testing.assert_allclose(skewed.balanced().kernel, plan.kernel)
     assert skewed.balanced().sensitivity() == pytest.approx(plan.balanced().sensitivity())
     assert plan.balanced().sensitivity() <= plan.sensitivity()
+
+
+def test_the_error_after_a_fit_of_the_last_layer_is_that_of_a_regression():
+    rng = np.random.default_rng(0)
+    patches = rng.standard_normal((400, 36)) @ rng.standard_normal((36, 36)) + 0.3
+    kernel = rng.standard_normal((10, 4, 3, 3))
+    covariance = PatchCovariance.from_patches(patches, 4)
+    for rank in ((2, 3), (4, 10)):
+        near = fit_kernel(kernel, "tucker2", rank, rng=0).plan.kernel
+        seen, wanted = patches @ near.reshape(10, 36).T, patches @ kernel.reshape(10, 36).T
+        left = wanted - seen @ np.linalg.lstsq(seen, wanted, rcond=1e-6)[0]
+        expected = np.linalg.norm(left) / np.linalg.norm(wanted)
+        assert covariance.refitted_error(near, kernel) == pytest.approx(expected, rel=1e-4, abs=1e-4)
+        assert covariance.refitted_error(near, kernel) <= covariance.relative_error(near, kernel) + 1e-9
+    assert covariance.refitted_error(kernel, 0.0 * kernel) == 0.0
+
+
+def test_with_a_refit_candidates_are_judged_after_it():
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal((10, 8, 3, 3))
+    covariance = PatchCovariance.from_patches(rng.standard_normal((900, 72)) * np.geomspace(1.0, 0.01, 72), 8)
+    options = {"geometry": Geometry(), "image": (8, 8), "candidates": 4, "rng": 0, "covariance": covariance}
+    before, after = (curve(kernel, "cp3", refit=refit, **options) for refit in (False, True))
+    assert [point.rank for point in before] == [point.rank for point in after]
+    assert all(a.error <= b.error + 1e-9 for a, b in zip(after, before, strict=True))
+    assert min(a.error / b.error for a, b in zip(after, before, strict=True)) < 0.9

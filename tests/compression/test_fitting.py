@@ -57,11 +57,11 @@ def test_every_method_equals_the_convolution_with_its_kernel(method, stabilise):
 def test_control_lowers_the_sensitivity_at_the_same_error(method):
     kernel = smooth_kernel()
     plain = fit_kernel(kernel, method, RANKS[method], stabilise=False, rng=0)
-    tame = fit_kernel(kernel, method, RANKS[method], stabilise=True, rng=0)
-    assert tame.stabilised
+    stable = fit_kernel(kernel, method, RANKS[method], stabilise=True, rng=0)
+    assert stable.stabilised
     assert not plain.stabilised
-    assert tame.error <= 1.025 * plain.error
-    assert tame.sensitivity < plain.sensitivity
+    assert stable.error <= 1.025 * plain.error
+    assert stable.sensitivity < plain.sensitivity
 
 
 @pytest.mark.parametrize("method", METHODS)

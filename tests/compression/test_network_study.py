@@ -124,12 +124,12 @@ def test_a_run_says_what_it_did(bench):
 
 def test_equal_ranks_with_and_without_control(bench, monkeypatch):
     monkeypatch.setattr(experiment, "compress", functools.partial(compress, keep=all_but_few(bench)))
-    tame, plain = (
+    stable, plain = (
         compressed(bench, Run("tiny", "tc", times=1 / 0.95, stabilised=stabilised)) for stabilised in (True, False)
     )
-    assert {name: rank for name, (_, rank) in tame[1].items()} == {name: rank for name, (_, rank) in plain[1].items()}
-    assert tame[2]["median_sensitivity"] <= plain[2]["median_sensitivity"]
-    assert tame[2]["layers_stabilised"] == tame[2]["layers"]
+    assert {name: rank for name, (_, rank) in stable[1].items()} == {name: rank for name, (_, rank) in plain[1].items()}
+    assert stable[2]["median_sensitivity"] <= plain[2]["median_sensitivity"]
+    assert stable[2]["layers_stabilised"] == stable[2]["layers"]
     assert plain[2]["layers_stabilised"] == 0
 
 

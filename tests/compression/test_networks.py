@@ -190,3 +190,17 @@ def test_another_cycle_begins_with_given_weights(tmp_path, monkeypatch):
     assert header["start"] == recipe
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
+
+
+def test_wide_kernels_and_the_digits_are_measured(capsys):
+    from benchmarks.networks import wide, without_training
+
+    assert wide.main(["--channels", "12", "--plain", "--methods", "tucker2", "cp3"]) == 0
+    assert "| 12 | cp3 |" in capsys.readouterr().out
+    words = ["--plain", "--methods", "tucker2", "--shares", "0.5", "--calibration", "40", "--test", "50"]
+    assert without_training.main(words) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[-1][:2] == ["tucker2", "0.50"]
+    assert float(rows[-1][4]) > float(rows[-1][2])
+    with pytest.raises(SystemExit):
+        without_training.main(["net.safetensors"])

@@ -205,9 +205,9 @@ def test_restoration_lowers_the_loss_and_holds_the_sensitivity():
     loose, held = copy.deepcopy(small), copy.deepcopy(small)
     assert len(decomposed(small)) > 0
     free = restore(loose, data, epochs=3, rate=0.1, sensitivity=0.0)
-    tame = restore(held, data, epochs=3, rate=0.1, sensitivity=1.0)
-    assert tame[-1].loss < tame[0].loss
-    assert tame[-1].sensitivity < free[-1].sensitivity
+    stable = restore(held, data, epochs=3, rate=0.1, sensitivity=1.0)
+    assert stable[-1].loss < stable[0].loss
+    assert stable[-1].sensitivity < free[-1].sensitivity
     assert not held.training
     stopped = restore(small, data, epochs=9, callback=lambda epoch, _: epoch == 0)
     assert len(stopped) == 1

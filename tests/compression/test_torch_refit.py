@@ -184,3 +184,24 @@ def test_kinds_of_calibration():
         compress(net, data[:1], keep_macs=0.5, refit=True)
     with pytest.raises(ValueError, match="positive"):
         refit_network(net, net, data, rounds=0)
+
+
+def test_loaders_that_shuffle_give_pairs_of_equal_images():
+    net, data = trained(), images(96)
+    small = [compress(net, data[:2], "cp3", keep_macs=0.5, candidates=3, stabilise=False) for _ in range(2)]
+    refit_network(small[0], net, list(data.split(32)))
+    loader = torch.utils.data.DataLoader(data, 32, shuffle=True)
+    refit_network(small[1], net, loader)
+    gaps = [gap(net, one, images(seed=3)) for one in small]
+    assert gaps[1] == pytest.approx(gaps[0], rel=0.1)
+
+
+def test_single_vectors_and_sequences_are_refitted():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(16, 20), nn.Tanh(), nn.Linear(20, 16)).eval()
+    for shape in ((16,), (5, 16), (3, 5, 16)):
+        data = [torch.randn(*shape) for _ in range(60)]
+        small = compress(net, data[0], keep_macs=0.6, candidates=4)
+        before = sum(float((small(x) - net(x)).detach().norm()) for x in data)
+        refit_network(small, net, data)
+        assert sum(float((small(x) - net(x)).detach().norm()) for x in data) < before

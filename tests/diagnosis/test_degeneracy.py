@@ -95,8 +95,8 @@ def test_ill_conditioned(planted: Any) -> None:
     # Penalised, two noises move the blocks less than they do without.
     other = tc.datasets.add_noise(planted.tensor, 1e-5, rng(2))
     plain = [tc.decompose(t, init=model, solver=tc.LM()) for t in (tensor, other)]
-    tame = [cured(diagnose(model, tensor), t, model)["fit"] for t in (tensor, other)]
-    assert max(f.sensitivity for f in tame) <= 1.01 * max(f.sensitivity for f in plain)
+    stable = [cured(diagnose(model, tensor), t, model)["fit"] for t in (tensor, other)]
+    assert max(f.sensitivity for f in stable) <= 1.01 * max(f.sensitivity for f in plain)
 
 
 @pytest.mark.parametrize(
@@ -137,10 +137,10 @@ def test_diverging(border: Any, kind: str, rank: Any) -> None:
     assert diagnosis.path.slope > 0.2
     assert any("sensitivity grows as penalty^-0." in sentence for sentence in diagnosis.evidence)
     assert diagnose(fit).verdict is Verdict.DIVERGING
-    tame = cured(diagnosis, border.tensor, fit)["fit"]
-    assert tame.sensitivity < 1.01 * knee(diagnosis.path)
-    assert tame.error < 0.05
-    again = diagnose(tame, border.tensor, starts=0)
+    stable = cured(diagnosis, border.tensor, fit)["fit"]
+    assert stable.sensitivity < 1.01 * knee(diagnosis.path)
+    assert stable.error < 0.05
+    again = diagnose(stable, border.tensor, starts=0)
     assert again.verdict is Verdict.DIVERGING
     assert any("the model itself has not blown up" in sentence for sentence in again.evidence)
 

@@ -66,12 +66,12 @@ def test_the_downward_half_is_the_path(planted: Any) -> None:
 
 def test_the_tamest_model_of_an_error(three: list[DegeneracyProfile]) -> None:
     right = three[1]
-    model = right.tamest(0.1)
+    model = right.least_sensitive(0.1)
     chosen = right.models.index(model)
     assert right.error[chosen] <= 0.1
     assert right.sensitivity[chosen] == right.sensitivity[right.error <= 0.1].min()
     with pytest.raises(ValueError, match="raise the rank"):
-        right.tamest(1e-9)
+        right.least_sensitive(1e-9)
 
 
 def test_a_rank_may_itself_be_a_list() -> None:

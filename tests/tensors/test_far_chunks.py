@@ -77,6 +77,17 @@ def test_the_same_reduction(send: Any, chunks: Any) -> None:
     assert fit.error == pytest.approx(host.error, rel=1e-3)
 
 
+def test_singular_vectors_and_the_whole(send: Any) -> None:
+    """What needs chunks to be joined brings them to the host: modes that chunks cut among them."""
+    far, near = tc.Lazy(chunked(noisy(), send)), tc.Dense(noisy())
+    assert np.array_equal(far.to_dense(), near.to_dense())
+    for mode in range(3):
+        assert relative(far.mode_gram(mode), near.mode_gram(mode)) < 1e-12
+    for kind in ("tc", "tucker"):
+        fits = [tc.decompose(T, kind, 2, init="svd", solver=tc.ALS(max_iter=3), rng=0).error for T in (far, near)]
+        assert fits[0] == pytest.approx(fits[1], rel=1e-8)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs PyTorch")
 def test_on_a_cluster() -> None:
     distributed = pytest.importorskip("distributed")

@@ -70,7 +70,7 @@ class Constraint:
 
     @property
     def objective(self) -> tuple[Weighted, ...]:
-        """What is minimised."""
+        """What is minimised, and with which weights."""
         return (Weighted(SquaredError(), 1.0),)
 
     @property
@@ -100,7 +100,18 @@ class Constraint:
         return list(dict.fromkeys([*minimised, *bounded]))
 
     def normalised(self, scale: Scale) -> Constraint:
-        """The same constraint for T / ||T||."""
+        """The same constraint for T / ||T||.
+
+        Parameters
+        ----------
+        scale : {"block", "slice"}
+            ||T||, and the blocks of the model.
+
+        Returns
+        -------
+        Constraint
+            In the scale ||T|| = 1.
+        """
         error = SquaredError()
 
         def unit(value: float, degree: float) -> float:
@@ -130,7 +141,18 @@ class Constraint:
         return Normalised(objective, tuple(tightest.values()), self, self.domain)
 
     def with_room(self, rounding: float) -> Constraint:
-        """The same for ||T|| = 1, with bounds that are met after X and its quantities move by `rounding`."""
+        """The same for ||T|| = 1, with bounds that are met after X and its quantities move by `rounding`.
+
+        Parameters
+        ----------
+        rounding : float
+            Relative, of X and its quantities.
+
+        Returns
+        -------
+        Constraint
+            With bounds that are a little tighter.
+        """
 
         def roomy(bound: Bounded) -> Bounded:
             if bound.quantity != SquaredError():
@@ -141,12 +163,36 @@ class Constraint:
         return Normalised(self.objective, tuple(map(roomy, self.bounds)), self, self.domain)
 
     def measured(self, at: Evaluator, error: float | None = None) -> Values:
-        """All quantities at the model that the evaluator holds; `error` is ||T - X|| there, where it is at hand."""
+        """All quantities at the model that the evaluator holds; `error` is ||T - X|| there, where it is at hand.
+
+        Parameters
+        ----------
+        at : Evaluator
+            Which holds the model.
+        error : float, optional
+            ||T - X|| there, where it is known.
+
+        Returns
+        -------
+        Values
+            By quantity.
+        """
         known: dict[Quantity, float] = {} if error is None else {SquaredError(): error**2}
         return {quantity: known[quantity] if quantity in known else quantity.value(at) for quantity in self.quantities}
 
     def gap(self, values: Values) -> float:
-        """Largest relative violation of a bound; 0 where all are met."""
+        """Largest relative violation of a bound; 0 where all are met.
+
+        Parameters
+        ----------
+        values : Values
+            Of the quantities at a model.
+
+        Returns
+        -------
+        float
+            0 where all bounds are met.
+        """
         worst = 0.0
         for bound in self.bounds:
             excess = values[bound.quantity] / bound.limit - 1.0
@@ -156,11 +202,33 @@ class Constraint:
         return worst if worst > SLACK else 0.0
 
     def value(self, values: Values) -> float:
-        """The objective."""
+        """The objective.
+
+        Parameters
+        ----------
+        values : Values
+            Of the quantities at a model.
+
+        Returns
+        -------
+        float
+            What is minimised.
+        """
         return sum(part.weight * values[part.quantity] for part in self.objective)
 
     def merit(self, values: Values) -> tuple[float, float]:
-        """(violation, objective): the tuple that is smaller is the better model."""
+        """(violation, objective): the tuple that is smaller is the better model.
+
+        Parameters
+        ----------
+        values : Values
+            Of the quantities at a model.
+
+        Returns
+        -------
+        tuple of (float, float)
+            Violation of the bounds, then the objective.
+        """
         return self.gap(values), self.value(values)
 
     @property
@@ -170,7 +238,18 @@ class Constraint:
         return parts == [SquaredError()]
 
     def crossed(self, values: Values) -> bool:
-        """Whether a sensitivity path, whose penalty falls, has come to a bound."""
+        """Whether a sensitivity path, whose penalty falls, has come to a bound.
+
+        Parameters
+        ----------
+        values : Values
+            Of the quantities at a model.
+
+        Returns
+        -------
+        bool
+            True from the bound on.
+        """
         for bound in self.bounds:
             excess = values[bound.quantity] - bound.limit
             if (bound.tightens is True and excess > 0.0) or (bound.tightens is False and excess <= 0.0):
@@ -183,7 +262,13 @@ class Constraint:
         return any(bound.tightens is not None for bound in self.bounds)
 
     def along_path(self) -> Constraint:
-        """What holds at every penalty of a sensitivity path: all but the bounds that it comes to."""
+        """What holds at every penalty of a sensitivity path: all but the bounds that it comes to.
+
+        Returns
+        -------
+        Constraint
+            Without the bounds.
+        """
         objective = self.objective
         if not any(part.quantity == SquaredError() for part in objective):
             objective = (Weighted(SquaredError(), 1.0),)

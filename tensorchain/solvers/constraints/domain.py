@@ -87,10 +87,14 @@ class Domain:
 
         Parameters
         ----------
-        matrix : B, (I, P).
-        system : M, (P, P), or (I, P, P) for one in each row.
-        rhs : W, (I, P).
-        fine : whether to go on to the solution where that takes many sweeps; else the next sweep over the blocks does.
+        matrix : ndarray
+            B, (I, P).
+        system : ndarray
+            M, (P, P), or (I, P, P) for one in each row.
+        rhs : ndarray
+            W, (I, P).
+        fine : bool, default False
+            Whether to go on to the solution where that takes many sweeps; else the next sweep over the blocks does.
         """
         from tensorchain.kernels.nonnegative import descend, polish
 
@@ -167,8 +171,10 @@ class NonNegativeBlocks(Domain):
 
     Parameters
     ----------
-    modes : modes whose blocks are restricted; None for all.
-    core : whether blocks without a mode are restricted.
+    modes : sequence of int or None
+        Modes whose blocks are restricted; None for all.
+    core : bool
+        Whether blocks without a mode are restricted.
     """
 
     def __init__(self, modes: Sequence[int] | None, core: bool) -> None:

@@ -135,7 +135,9 @@ class Fixed(Constraint):
 
         Raises
         ------
-        TypeError, ValueError
+        TypeError
+            Where no model is given, and where it does not have what is asked for.
+        ValueError
             Where no model is given, and where it does not have what is asked for.
         """
         if not isinstance(init, Model):

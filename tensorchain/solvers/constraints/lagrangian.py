@@ -106,10 +106,14 @@ class Lagrangian:
 
         Parameters
         ----------
-        constraint : in the scale ||T|| = 1.
-        values : its quantities where the run begins.
-        penalty : nu at which the bounds are nearly met, where it is known.
-        extra : weight on the sensitivity beside the constraint.
+        constraint : Constraint
+            In the scale ||T|| = 1.
+        values : Values
+            Its quantities where the run begins.
+        penalty : float, optional
+            nu at which the bounds are nearly met, where it is known.
+        extra : float, default 0.0
+            Weight on the sensitivity beside the constraint.
         """
         terms = [Term(part.quantity, part.weight) for part in constraint.objective if part.weight > 0.0]
         size = max(sum(term.psi(values[term.quantity]) for term in terms), 1e-30)
@@ -158,7 +162,18 @@ class Lagrangian:
         return {quantity: quantity.value(at) for quantity in self.quantities}
 
     def value(self, values: Values) -> float:
-        """phi."""
+        """phi.
+
+        Parameters
+        ----------
+        values : Values
+            Of the quantities at a model.
+
+        Returns
+        -------
+        float
+            What is minimised.
+        """
         return sum(term.psi(values[term.quantity]) for term in self.terms) + self._extra_value(values)
 
     def size(self, values: Values) -> float:
