@@ -49,8 +49,8 @@ class Sparse(Listed):
     indices : array_like of int
         (Z, N), one row for each entry, from 0.
     values : array_like
-        (Z,), real or complex; float32, float64 and complex128 are kept.  Entries at one position are summed, entries
-        that a `numpy.ma` mask hides are left out.
+        (Z,), real or complex; float32, float64 and complex128 are kept.  Entries at one position are summed.
+        None may be hidden by a `numpy.ma` mask: what is not listed is zero here, and missing in `Observed`.
     shape : sequence of int
         (I_1, ..., I_N), order 2 to 50.
 
