@@ -146,3 +146,12 @@ def test_sparse_tensors_that_cannot_be_held_in_memory(model: str, rank: Any) -> 
     fit = tc.decompose(T, model, rank, rng=0)
     assert fit.error < 1e-7
     assert fit.converged
+
+
+@pytest.mark.parametrize(("shape", "seed"), [((6, 7, 8), 0), ((6, 7, 8), 3), ((10, 10, 10), 0)])
+def test_border_tensors_without_noise_have_no_best_approximation(shape: tuple[int, ...], seed: int) -> None:
+    """Whether the algebraic start has blown up at once, or the path has run off and sweeps then creep."""
+    T = tc.datasets.border_cp(shape, np.random.default_rng(seed)).tensor
+    fit = tc.decompose(T, "cp", 2, rng=seed)
+    assert fit.reason is tc.StopReason.DIVERGING
+    assert fit.error < 1e-5

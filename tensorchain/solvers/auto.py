@@ -166,6 +166,9 @@ class _Search:
         else:
             found = yield from self._incomplete()
         best, reason = yield from self._finish(found)
+        if found.reason is StopReason.DIVERGING and problem.constraint.free and reason is not StopReason.EXACT:
+            # Sweeps that creep have not come to an end that the path did not find.
+            reason = StopReason.DIVERGING
         yield replace(best, way=", ".join(self.way))
         # A run is never worse than a start that was given.
         healthy = reason is StopReason.EXACT or is_tree(start) or problem.warm
@@ -252,10 +255,19 @@ class _Search:
         warm = Reduced(replace(self.problem, warm=True), self.reduced.reduction)
         end, reason = yield from warm.drive(self.path, point.best.model, stages=self.stages)
         best = min(*points, self._taken(_Point("path", end, reason), "to its end"), key=_error)
+        if reason is not StopReason.DIVERGING:
+            if best.reason is StopReason.DIVERGING:
+                # A path that was left when it ran off, and might have come back.
+                best = replace(best, reason=StopReason.ITERATION_LIMIT)
+        elif best.best.sensitivity >= end.sensitivity:
+            # Farther along the same branch.
+            best = replace(best, reason=StopReason.DIVERGING)
         return (yield from self._finished(best)) if best is first else best
 
     def _finished(self, point: _Point) -> Stage[_Point]:
-        """A path's end on a plateau, followed to the tolerance."""
+        """A path's end on a plateau, followed to the tolerance; what ran off has none."""
+        if point.reason is StopReason.DIVERGING:
+            return point
         best, reason = yield from self.reduced.drive(LM(exact=self.options.exact), point.best.model)
         return _Point(point.name, best, reason)
 

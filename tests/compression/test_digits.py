@@ -133,7 +133,8 @@ def test_an_exported_network_is_compressed_as_the_module_is(trained):
     small, report = compress_onnx(proto, "tc", keep_macs=0.5, calibration=images, fit_output=True, **OPTIONS)
     assert report.macs[1] <= 0.5 * report.macs[0]
     reasons = [layer.rank for layer in report.layers if layer.method == "dense"]
-    assert {"24 groups", "4 groups", "one channel"} <= set(reasons)
+    assert "one channel" in reasons
+    assert not any("groups" in reason for reason in reasons)
     right = (outputs(small, TEST[0]).argmax(1) == TEST[1].numpy()).mean()
     module = compress(trained, TEST[0][:1], "tc", keep_macs=0.5, calibration=batches, fit_output=True, **OPTIONS)
     assert abs(right - accuracy(module)) < 0.05
