@@ -102,6 +102,7 @@ def decompose(
     Returns
     -------
     Fit
+        With the `model`, its relative `error`, its `sensitivity`, and the `reason` why it stopped.
 
     Raises
     ------

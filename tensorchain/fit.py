@@ -44,7 +44,9 @@ class StopReason(enum.Enum):
     TIME_LIMIT = "max_seconds was reached; the best model so far is returned"
     INTERRUPTED = "interrupted from the keyboard; the best model so far is returned"
     CALLBACK = "the callback asked to stop; the best model so far is returned"
-    STALLED = "no step lowers the objective; try another start (starts=10) or the default solver"
+    STALLED = (
+        "no step lowers the objective; try other starts (starts=10) or the default solver, or ask tc.diagnose(fit, T)"
+    )
     DIVERGING = (
         "the sensitivity grows without bound as the error falls: from here no best approximation is in reach; "
         "bound it with constraint=SensitivityBound(...) or Penalty(...), or try other starts (starts=10)"
@@ -422,6 +424,8 @@ class Fit:
 
     def plot(self, ax: Axes | None = None) -> Any:
         """Error and sensitivity over the iterations.
+
+        All steps of the run are shown: the error rises where the solver begins afresh from another start.
 
         Parameters
         ----------

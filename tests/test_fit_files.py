@@ -177,6 +177,13 @@ class TestWriting:
             with pytest.raises(ValueError, match="give the name of a file"):
                 tc.CP.random((3, 4), 2, 0).save(path)
 
+    @pytest.mark.parametrize("name", ["model.npz", "model.safetensors"])
+    def test_a_folder_that_is_not_there_is_named(self, name: str, tmp_path: Path) -> None:
+        missing = tmp_path / "results"
+        with pytest.raises(FileNotFoundError, match="no such folder") as caught:
+            tc.CP.random((3, 4), 2, 0).save(missing / name)
+        assert caught.value.filename == str(missing)
+
     def test_rights_stay(self, tmp_path: Path) -> None:
         path = tmp_path / "fit.npz"
         path.touch()

@@ -37,6 +37,17 @@ class TestSuccess:
         T, _, start = noisy(case)
         check(fit_of(case, solver, T, init=start), T, StopReason.CONVERGED)
 
+    @pytest.mark.parametrize("tol", [1e-3, 1e-4, 1e-5])
+    @pytest.mark.parametrize(("model", "rank"), [("tucker", (2, 3, 2)), ("tt", 3), ("cp", 2)])
+    def test_a_loose_tolerance_is_one(self, model: str, rank: Any, tol: float) -> None:
+        """A share tol of the error is twice that of its square, which the last sweep may take off."""
+        fits = []
+        for seed in range(4):
+            T = np.random.default_rng(seed).standard_normal((8, 9, 10))
+            fits.append(tc.decompose(T, model, rank, solver=tc.ALS(tol=tol), rng=seed))
+        assert {fit.reason for fit in fits} <= {StopReason.CONVERGED, StopReason.DIVERGING}
+        assert any(fit.optimality > tol for fit in fits if fit.optimality is not None)
+
 
 class TestLimits:
     @pytest.mark.parametrize("solver", [tc.ALS(max_iter=2), tc.LM(max_iter=2)], ids=["als", "lm"])

@@ -33,6 +33,7 @@ from tensorchain.labels import block_names
 from tensorchain.models import Model
 from tensorchain.solvers.constraints import Constraint, Domain
 from tensorchain.solvers.problem import Clock
+from tensorchain.stability.scales import model_of
 from tensorchain.tensors import Tensor, as_tensor
 
 _LIMITS = (
@@ -226,7 +227,7 @@ def diagnose(
     ('BADLY_GAUGED', 'model = tc.optimal_gauge(model)')
     """
     limits = Thresholds() if limits is None else limits
-    fit, model = (fit_or_model, fit_or_model.model) if isinstance(fit_or_model, Fit) else (None, fit_or_model)
+    fit, model = (fit_or_model, fit_or_model.model) if isinstance(fit_or_model, Fit) else (None, model_of(fit_or_model))
     subject = "model" if fit is None else "fit.model"
     if starts < 0:
         raise ValueError(f"starts is {starts!r}; an integer of at least 0 is needed")

@@ -115,6 +115,11 @@ def _on_the_path(
                 f"the model itself has not blown up (cancellation {figures.cancellation:.3g}): it was bounded, chosen "
                 "for its sensitivity, or stopped early; beyond it the blocks grow"
             )
+        if verdict is Verdict.DIVERGING and figures.sensitivity < knee(path):
+            yield (
+                "the sensitivity of the model is below the bound of the cure already: the cure lowers the error, and "
+                "is not needed where the error is good enough"
+            )
         return
     if verdict in (Verdict.STUCK, Verdict.UNFINISHED):
         yield f"the model has error {error:.3g}; the path from it leads to {last}"

@@ -8,6 +8,7 @@ A symbolic link is written through: the file that it points to is replaced, and 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import os
@@ -45,6 +46,9 @@ def target_of(path: str | os.PathLike[str]) -> Path:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """The name of an empty file to fill; it takes the place of `path` at the end, and is removed on an error."""
     target = target_of(path)
+    if not target.parent.is_dir():
+        # Not in terms of the temporary name, which nobody has given.
+        raise FileNotFoundError(errno.ENOENT, "no such folder", os.fspath(target.parent))
     clean(target)
     ending = target.suffix if len(target.suffix) <= _LONGEST_ENDING else ""
     temporary = target.parent / f"{_prefix(target)}{os.getpid()}-{next(_COUNT)}{ending}"

@@ -29,7 +29,7 @@ beyond the second, rows of the structured system, conjugate gradients do (benchm
 
 
 class CP(Model):
-    """CPD of rank R.
+    """Canonical polyadic decomposition (CP) of rank R: a sum of R outer products of vectors.
 
     Parameters
     ----------

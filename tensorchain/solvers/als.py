@@ -48,7 +48,7 @@ class ALS:
     max_iter : int
         Most sweeps over the blocks.
     tol : float
-        Relative decrease of the objective in a sweep at which to stop.
+        Relative decrease in a sweep at which to stop: of the error, under a constraint of what is minimised.
     exact : float
         Relative error below which the fit is exact.
 
@@ -132,7 +132,7 @@ class ALS:
                 return Ended(StopReason.EXACT)
             if previous is not None and previous - error <= self.tol * previous:
                 # What the last sweep took off is what another one would at most.
-                return Ended(StopReason.CONVERGED, 2.0 * (previous - error) / error)
+                return Ended(StopReason.CONVERGED, 2.0 * (previous - error) / previous)
             if used >= self.max_iter:
                 return Ended(StopReason.ITERATION_LIMIT)
             previous, used = error, used + 1

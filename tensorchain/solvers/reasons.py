@@ -73,7 +73,8 @@ def judged(proposed: Ended, of: Measured, history: History, *, exact: float = EX
     exact : float, optional
         Relative error that counts as zero.
     tol : float, default 0.0
-        Relative decrease that counts as none, where it is above a millionth.
+        Relative decrease of the error that counts as none.  Twice that of the objective, its square, does then, where
+        it is above a millionth.
     """
     constraint = of.constraint
     reason = proposed.reason
@@ -92,7 +93,7 @@ def judged(proposed: Ended, of: Measured, history: History, *, exact: float = EX
     if reason not in (StopReason.EXACT, StopReason.CONVERGED):
         return reason
     measured = optimality(of) if proposed.optimality is None else proposed.optimality
-    return StopReason.CONVERGED if measured <= max(STATIONARY, tol) else StopReason.STALLED
+    return StopReason.CONVERGED if measured <= max(STATIONARY, 2.0 * tol) else StopReason.STALLED
 
 
 def optimality(of: Measured) -> float:

@@ -105,4 +105,4 @@ def _ended(row: Swept, previous: float, penalty: float, tol: float) -> Ended | N
     if previous - now > tol * (now if penalty else previous):
         return None
     # What the last sweep took off is what another one would at most.
-    return Ended(StopReason.CONVERGED, None if penalty else 2.0 * (previous - now) / now)
+    return Ended(StopReason.CONVERGED, None if penalty else 2.0 * (previous - now) / previous)

@@ -92,7 +92,10 @@ class Masked(Tensor):
         check_observed(values.shape, seen)
         kept, self.scale, size = moderate(np.where(observed, values, values.dtype.type(0)))
         if not np.isfinite(size):
-            raise ValueError("an observed entry is NaN or infinite; mask such entries, or give them the weight 0")
+            which = "the mask is True where an entry is observed; " if mask is not None else ""
+            raise ValueError(
+                f"an observed entry is NaN or infinite; {which}mask such entries, or give them the weight 0"
+            )
         self._weight = observed
         if weight is not None and np.ptp(weight[observed]) > 0.0:
             real = np.float32 if values.dtype == np.float32 else np.float64

@@ -143,6 +143,11 @@ def test_diverging(border: Any, kind: str, rank: Any) -> None:
     again = diagnose(stable, border.tensor, starts=0)
     assert again.verdict is Verdict.DIVERGING
     assert any("the model itself has not blown up" in sentence for sentence in again.evidence)
+    assert again.path is not None
+    below = "the sensitivity of the model is below the bound of the cure already"
+    assert not any(below in sentence for sentence in diagnosis.evidence)
+    lowered = stable.sensitivity < knee(again.path)
+    assert any(below in sentence for sentence in again.evidence) is bool(lowered)
 
 
 def test_stuck_too_early() -> None:
@@ -333,6 +338,8 @@ def test_bad_input() -> None:
     planted = PLANTED[0]
     with pytest.raises(TypeError, match="model such as CP"):
         diagnose(planted.tensor)
+    with pytest.raises(TypeError, match="model such as CP"):
+        diagnose(planted.tensor, planted.model)
     with pytest.raises(ValueError, match="must be equal"):
         diagnose(planted.model, planted.tensor[1:])
     with pytest.raises(ValueError, match="tensor is zero"):

@@ -202,6 +202,15 @@ class TestInput:
         with pytest.raises(ValueError, match="observed entry is NaN"):
             Masked(tensor, np.ones((3, 4), dtype=bool))
 
+    def test_a_mask_of_what_is_missing_is_told_what_it_means(self) -> None:
+        tensor = np.random.default_rng(0).standard_normal((5, 6))
+        np.fill_diagonal(tensor, np.nan)
+        tensor[0, 5], tensor[1, :5] = np.nan, np.nan
+        missing = np.isnan(tensor)
+        with pytest.raises(ValueError, match="mask is True where an entry is observed"):
+            Masked(tensor, missing)
+        assert Masked(tensor, ~missing).n_observed == np.count_nonzero(~missing)
+
     @pytest.mark.parametrize(("array", "error"), [("text", TypeError), (np.ones(3), ValueError)])
     def test_other_arrays_are_refused(self, array: Any, error: type[Exception]) -> None:
         with pytest.raises(error):

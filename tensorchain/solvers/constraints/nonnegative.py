@@ -23,7 +23,7 @@ class NonNegative(Constraint):
     ----------
     modes : sequence of int, int or None
         Modes whose blocks are non-negative; None for all.
-    core : bool
+    core : bool, optional
         Whether the core of a Tucker model, and the cores of block terms, are non-negative as well.  By default they
         are where `modes` is None.
 
