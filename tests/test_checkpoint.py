@@ -227,9 +227,9 @@ def test_parallel_starts_equal_serial_ones(tensor):
 
 
 def test_max_seconds_over_parallel_starts():
-    tensor = tc.datasets.border_cp((4, 5, 6), np.random.default_rng(0)).tensor
+    tensor = np.random.default_rng(0).standard_normal((30, 30, 30))
     fit = tc.decompose(
-        tensor, "cp", 2, rng=3, starts=50, jobs=2, max_seconds=2.0, solver=tc.ALS(max_iter=10**6, tol=0.0)
+        tensor, "cp", 20, rng=3, starts=50, jobs=2, max_seconds=2.0, solver=tc.ALS(max_iter=10**6, tol=0.0)
     )
     # Without the limit not one of the starts would end.
     assert fit.reason is tc.StopReason.TIME_LIMIT
