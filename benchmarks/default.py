@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import math
 import time
 import warnings
@@ -303,8 +304,11 @@ def main() -> None:
         for name in chosen:
             results[name] = measure(ROWS[name], starts)
             print(lines(name, results[name]), end="\n\n", flush=True)
-    if not given.rows:
-        save(given.results, "default", {"threads": given.threads, "rows": results}, quick=given.quick)
+            # Rows that were measured in other runs stay.
+            path = given.results / "default.json"
+            rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else {}
+            rows[name] = {"starts": starts, "threads": given.threads, "methods": results[name]}
+            save(given.results, "default", {"rows": rows}, quick=given.quick)
 
 
 if __name__ == "__main__":
