@@ -128,6 +128,7 @@ class RankSearch:
                 self._grow()
             elif self.best is None:
                 self._grow(self.nearest)
+            self._once_more()
         self._shrink()
         return self._answer()
 
@@ -139,6 +140,14 @@ class RankSearch:
             self._shrink()
         if before is not None and (self.best is None or _size(before) <= _size(self.best)):
             self.best = before
+
+    def _once_more(self) -> None:
+        """Joint steps, then other starts, at the nearest ranks: under constraints sweeps may creep far from an end."""
+        if self.best is not None or self.nearest is None or self.constraint.free:
+            return
+        near = self.nearest.model
+        if not self._met(self._try(near, self._polish(near))):
+            self._try(near.rank)
 
     # -- what all ways share ------------------------------------------------------------
 
