@@ -155,3 +155,15 @@ def test_border_tensors_without_noise_have_no_best_approximation(shape: tuple[in
     fit = tc.decompose(T, "cp", 2, rng=seed)
     assert fit.reason is tc.StopReason.DIVERGING
     assert fit.error < 1e-5
+
+
+@pytest.mark.parametrize(("shape", "bound"), [((8, 7, 6), 300.0), ((6, 5, 4, 4), 300.0), ((7, 6, 5), None)])
+def test_the_finish_on_the_tensor_comes_to_an_end(shape: Any, bound: float | None) -> None:
+    # Nothing but noise: the core that the search works on is far from the best one.
+    rng = np.random.default_rng(0)
+    T = rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+    constraint = None if bound is None else tc.SensitivityBound(bound)
+    fit = tc.decompose(T, "cp", rank=3, constraint=constraint, rng=0)
+    assert fit.reason is not tc.StopReason.ITERATION_LIMIT
+    further = tc.decompose(T, init=fit.model, constraint=constraint, solver=tc.LM(), rng=0)
+    assert fit.error <= 1.002 * further.error

@@ -220,6 +220,20 @@ def test_a_price_on_the_sensitivity_costs_components() -> None:
     assert again.error <= 0.0901
 
 
+def test_sweeps_that_creep_under_two_constraints_are_no_proof() -> None:
+    rng = np.random.default_rng(1)
+    T = np.abs(tc.CP.random((7, 6, 5), 3, rng=1).full())
+    T += 0.05 * np.linalg.norm(T) / np.sqrt(T.size) * rng.standard_normal(T.shape)
+    constraint = tc.NonNegative(modes=(0,)) & tc.SensitivityBound(1000.0)
+    there = tc.decompose(T, "tucker", rank=(3, 3, 3), constraint=constraint, solver="lm", rng=0)
+    assert there.error <= 0.15
+    found = tc.decompose(T, "tucker", error=0.2, constraint=constraint, rng=0)
+    assert found.reason is not tc.StopReason.INFEASIBLE
+    assert found.error == pytest.approx(true_error(T, found), rel=1e-6)
+    assert found.error <= 0.2
+    assert found.model.matrices[1].min() >= 0.0
+
+
 def test_constrained_searches_of_data_with_gaps_and_out_of_reach() -> None:
     T = positive("tucker", (6, 7, 6), (2, 2, 2)).full()
     seen = np.random.default_rng(0).random(T.shape) < 0.8

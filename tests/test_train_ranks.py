@@ -74,3 +74,12 @@ def test_a_large_cp_is_not_given_up_by_sweeps_that_creep() -> None:
     sweeps = tc.ALS(max_iter=300, tol=1e-9)
     less = tc.decompose(picture, "cp", fit.model.rank - 1, init="svd", solver=sweeps, rng=0)
     assert less.error > 0.05
+
+
+@pytest.mark.parametrize("model", ["tt", "tc", "tucker", "btd"])
+def test_truncations_heed_the_time(model: str) -> None:
+    T = np.random.default_rng(0).standard_normal((20, 20, 20))
+    fit = tc.decompose(T, model, error=0.5, max_seconds=1e-9, rng=0)
+    assert fit.reason is tc.StopReason.TIME_LIMIT
+    assert fit.model.n_parameters <= 61
+    assert fit.error == pytest.approx(np.linalg.norm(T - fit.model.full()) / np.linalg.norm(T), rel=1e-9)

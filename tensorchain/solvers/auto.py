@@ -391,11 +391,14 @@ class _Search:
             # A step reads the data once, a sweep once for each block.
             return (yield from whole.drive(LM(max_iter=1, damping=1e-6, exact=self.options.exact), model))
         if not self.problem.constraint.free:
-            return (yield from whole.drive(LM(max_iter=50, tol=1e-7, exact=self.options.exact), model))
+            # At a limit of steps a bound is not met yet, and all they have gained is lost.
+            few = self.start.n_parameters > _LARGE
+            steps = LM(max_iter=50 if few else 300, tol=1e-7, exact=self.options.exact)
+            return (yield from whole.drive(steps, model))
         best, reason = yield from whole.drive(_FINISH, model)
         if reason is StopReason.ITERATION_LIMIT:
             small = len(np.concatenate(point.best.model.matrices, axis=None)) <= _LARGE
-            steps = LM(max_iter=20 if small else 8, tol=1e-6 if small else 1e-4, exact=self.options.exact)
+            steps = LM(max_iter=100 if small else 8, tol=1e-6 if small else 1e-4, exact=self.options.exact)
             best, reason = yield from whole.drive(steps, best.model)
         return best, reason
 

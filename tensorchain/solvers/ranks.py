@@ -34,6 +34,7 @@ import numpy as np
 
 from tensorchain.fit import Fit, StopReason
 from tensorchain.kernels import Array
+from tensorchain.kernels.interruption import OutOfTime, check_time, interruptible
 from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker
 from tensorchain.models.growth import larger, smaller
 from tensorchain.models.rounding import rounded_tucker
@@ -122,14 +123,30 @@ class RankSearch:
         else:
             array = self._dense()
             if array is not None:
-                for model in self._truncations(array):
+                for model in self._in_time(self._truncations(array)):
                     self._from(self.constraint.domain.unfolded(model))
             if array is None or (self.kind in (TensorChain, BlockTerm) and not self.train):
                 self._grow()
             elif self.best is None:
                 self._grow(self.nearest)
+            self._once_more()
         self._shrink()
         return self._answer()
+
+    def _in_time(self, models: Iterator[Model]) -> Iterator[Model]:
+        """Those that are made before the time is up; where none is, the smallest ranks are all that is tried."""
+        while True:
+            try:
+                with interruptible(lambda: self.clock.expired):
+                    model = next(models, None)
+                    check_time()
+            except OutOfTime:
+                self._try(self._ones)
+                self.ended = self.ended or StopReason.TIME_LIMIT
+                return
+            if model is None:
+                return
+            yield model
 
     def _from(self, start: Model) -> None:
         """A start, and for a train also how far it shrinks: which of several shrinks furthest is not seen before."""
@@ -139,6 +156,14 @@ class RankSearch:
             self._shrink()
         if before is not None and (self.best is None or _size(before) <= _size(self.best)):
             self.best = before
+
+    def _once_more(self) -> None:
+        """Joint steps, then other starts, at the nearest ranks: under constraints sweeps may creep far from an end."""
+        if self.best is not None or self.nearest is None or self.constraint.free:
+            return
+        near = self.nearest.model
+        if not self._met(self._try(near, self._polish(near))):
+            self._try(near.rank)
 
     # -- what all ways share ------------------------------------------------------------
 

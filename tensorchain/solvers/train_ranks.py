@@ -26,6 +26,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tensorchain.kernels import Array, norm
+from tensorchain.kernels.interruption import check_time
 
 _NEGLIGIBLE = 1e-3
 """Share of the budget below which a tail is not lowered further."""
@@ -54,6 +55,7 @@ def train_svd(array: Array, error: float, ranks: Sequence[int] | None = None) ->
     limit, spent = error * norm(array), 0.0
     cores, rest, left = [], array.reshape(1, -1), 1
     for n, size in enumerate(array.shape[:-1]):
+        check_time()
         u, s, vh = np.linalg.svd(rest.reshape(left * size, -1), full_matrices=False)
         tails = _tails(s)
         if ranks is None:
@@ -92,6 +94,7 @@ def fewest_ranks(array: Array, error: float) -> list[int] | None:
     budget = (error * norm(array)) ** 2
     tails = []
     for n in range(1, array.ndim):
+        check_time()
         unfolding = array.reshape(math.prod(array.shape[:n]), -1)
         tail = _tails(np.linalg.svd(unfolding, compute_uv=False))
         most = max(1, int(np.argmax(tail <= _NEGLIGIBLE * budget)))
