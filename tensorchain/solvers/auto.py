@@ -60,6 +60,8 @@ _AGREE = 0.05
 """Distance of two models, relative to their error, within which they are one minimiser."""
 _TRIES = 8
 """Starts by joint steps before a path is taken."""
+_FEW = 3
+"""Starts up to which two that agree are enough; three beyond."""
 _LARGE_STEPS = LM(max_iter=60, tol=1e-4)
 _PRICE, _PENALISED = 0.1, ALS(max_iter=2, tol=1e-4)
 """Of data with gaps: nu SS over the squared error in the first sweeps."""
@@ -207,7 +209,8 @@ class _Search:
             same = [other for other in found if self._agree(other, point)]
             found.append(point)
             best_point = min(found, key=_error)
-            if same and best_point in (point, *same):
+            # Among many starts two may meet in a local minimum.
+            if len(same) >= (1 if len(found) <= _FEW else 2) and best_point in (point, *same):
                 self.settled = True
                 return self._taken(best_point, "sweeps from " + " and ".join(p.name for p in (*same, point)))
             if len(found) == tries:
