@@ -10,6 +10,7 @@ import pytest
 import tensorchain as tc
 from tensorchain.models.archives import read_archive, write_archive
 from tensorchain.solvers import checkpoint as module
+from tensorchain.solvers import sealed
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +148,7 @@ def test_a_full_disk_costs_no_fit(tmp_path, tensor, monkeypatch):
         raise OSError(28, "No space left on device")
 
     expected = tc.decompose(tensor, "cp", 5, rng=0, solver=tc.ALS(max_iter=9), starts=2, jobs=1)
-    monkeypatch.setattr(module, "write_archive", full)
+    monkeypatch.setattr(sealed, "write_archive", full)
     with pytest.warns(RuntimeWarning, match="No space left") as caught:
         fit = tc.decompose(
             tensor, "cp", 5, rng=0, solver=tc.ALS(max_iter=9), starts=2, checkpoint=tmp_path / "run.ckpt"
@@ -203,7 +204,7 @@ def test_a_changed_file_is_refused(tmp_path, tensor, change, signed):
     change(header)
     if signed and header.get("digest") != 3:
         header.pop("digest")
-        header["digest"] = module._digest(header, arrays)
+        header["digest"] = sealed.digest(header, arrays)
     write_archive(path, json.dumps(header), arrays)
     with pytest.raises(ValueError, match=r"run\.ckpt"):
         tc.decompose(**arguments, solver=tc.LM(max_iter=30))

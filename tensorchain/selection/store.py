@@ -12,24 +12,18 @@ from __future__ import annotations
 import json
 import math
 import os
-import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any
 
-import numpy as np
-
-from tensorchain.fit import History
 from tensorchain.fit_files import fit_from
 from tensorchain.fit_writing import figures_of
 from tensorchain.kernels import Array
 from tensorchain.models import Model
-from tensorchain.models.archives import read_archive, write_archive
-from tensorchain.models.atomic import clean, target_of
 from tensorchain.models.validation import checked_wiring
 from tensorchain.selection.fits import RankRow
-from tensorchain.solvers.checkpoint import OtherProblemError
-from tensorchain.tensors.intake import digest_of
+from tensorchain.solvers.sealed import OtherProblemError, SealedFile, history_of, history_record, pack, unpacked
 
 _FORMAT = 1
 _FIGURES = tuple(each.name for each in fields(RankRow) if each.name not in ("rank", "fit", "held_out_errors"))
@@ -79,67 +73,35 @@ class Store:
         self.seed: int | None = None
         self.rows: list[RankRow] = []
         self.models: list[Model] = []
-        self._failed = False
-        target = target_of(path)
-        if not target.parent.is_dir():
-            raise ValueError(f"checkpoint {os.fspath(path)!r}: there is no folder {os.fspath(target.parent)!r}")
-        clean(target)
+        self._file = SealedFile(path, "rank study", _FORMAT, what="a checkpoint of a rank study", work="study")
         self._read()
 
     def write(self, seed: int, rows: Sequence[RankRow], models: Sequence[Model]) -> None:
         """Write what is finished; where that fails the study goes on, with a warning."""
         arrays: dict[str, Array] = {}
         for n, row in enumerate(rows):
-            _pack(arrays, f"fit{n}", row.fit.model)
+            pack(arrays, f"fit{n}", row.fit.model)
         for k, model in enumerate(models):
-            _pack(arrays, f"model{k}", model)
+            pack(arrays, f"model{k}", model)
         header = {
-            "rank study": _FORMAT,
             "problem": self.problem,
             "seed": seed,
             "rows": [_record_of(row) for row in rows],
             "models": [list(model.shape) for model in models],
         }
-        # As it will be read: tuples have become lists.
-        header = json.loads(json.dumps(header, default=str))
-        header["digest"] = _digest(header, arrays)
-        try:
-            write_archive(self.path, json.dumps(header), arrays)
-            self._failed = False
-        except OSError as error:
-            if not self._failed:
-                warnings.warn(
-                    f"the checkpoint {os.fspath(self.path)!r} could not be written ({error.strerror or error}); the "
-                    "study goes on without it",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-            self._failed = True
+        self._file.write(header, arrays)
 
     def _read(self) -> None:
-        name = os.fspath(self.path)
-        try:
-            header, arrays = read_archive(self.path)
-            if header["rank study"] != _FORMAT:
-                raise ValueError(f"it has format {str(header['rank study'])[:20]}, this version reads {_FORMAT}")
-            if header.pop("digest") != _digest(header, arrays):
-                raise ValueError("its content is not what was written")
-            self._check_problem(name, header)
-            rows = [self._row(record, arrays, n) for n, record in enumerate(header["rows"])]
-            models = []
-            for k, shape in enumerate(header["models"]):
-                models.append(self._model(arrays, f"model{k}", tuple(shape), self.ranks[len(rows) - 1][1]))
-            self.seed, self.rows, self.models = int(header["seed"]), rows, models
-        except FileNotFoundError:
-            return
-        except (OtherProblemError, MemoryError):
-            raise
-        # Whatever a damaged file holds.
-        except Exception as error:
-            what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-            raise ValueError(
-                f"{name!r} is not a checkpoint of a rank study that can be read: {what}; delete it to start anew"
-            ) from error
+        with suppress(FileNotFoundError), self._file.understood():
+            self._take(*self._file.read())
+
+    def _take(self, header: dict[str, Any], arrays: dict[str, Array]) -> None:
+        self._check_problem(self._file.name, header)
+        rows = [self._row(record, arrays, n) for n, record in enumerate(header["rows"])]
+        models = []
+        for k, shape in enumerate(header["models"]):
+            models.append(self._model(arrays, f"model{k}", tuple(shape), self.ranks[len(rows) - 1][1]))
+        self.seed, self.rows, self.models = int(header["seed"]), rows, models
 
     def _check_problem(self, name: str, header: Any) -> None:
         problem = header["problem"]
@@ -162,8 +124,7 @@ class Store:
 
     def _row(self, record: dict[str, Any], arrays: dict[str, Array], n: int) -> RankRow:
         label, rank = self.ranks[n]
-        history = History(*(np.array(record["history"][key], dtype=float) for key in History.__dataclass_fields__))
-        fit = fit_from(self._model(arrays, f"fit{n}", self.shape, rank), record["fit"], history)
+        fit = fit_from(self._model(arrays, f"fit{n}", self.shape, rank), record["fit"], history_of(record["history"]))
         figures = {name: _number(record[name]) for name in _FIGURES}
         held = tuple(float(_number(value)) for value in record["held_out_errors"])
         return RankRow(rank=label, fit=fit, held_out_errors=held, **figures)
@@ -171,21 +132,17 @@ class Store:
     def _model(self, arrays: dict[str, Array], name: str, shape: tuple[int, ...], rank: Any) -> Model:
         network = checked_wiring(self.kind, shape, rank)
         rows = [1 if mode is None else shape[mode] for mode in network.modes]
-        matrices = [arrays[f"{name}.{k}"] for k in range(len(network.modes))]
-        for matrix, size, width in zip(matrices, rows, network.widths, strict=True):
-            if matrix.shape != (size, width) or matrix.dtype.kind not in "fc" or not np.all(np.isfinite(matrix)):
-                raise ValueError(f"its model {name} does not fit the study")
-        return self.kind.from_matrices(network, matrices)
+        shapes = list(zip(rows, network.widths, strict=True))
+        return self.kind.from_matrices(network, unpacked(arrays, name, shapes, "study"))
 
 
 def _record_of(row: RankRow) -> dict[str, Any]:
-    history = {key: getattr(row.fit.history, key).tolist() for key in History.__dataclass_fields__}
     return {
         "rank": row.rank,
         **{name: _written(getattr(row, name)) for name in _FIGURES},
         "held_out_errors": [_written(value) for value in row.held_out_errors],
         "fit": figures_of(replace(row.fit, starts=())),
-        "history": history,
+        "history": history_record(row.fit.history),
     }
 
 
@@ -196,13 +153,3 @@ def _written(value: Any) -> Any:
 
 def _number(value: Any) -> Any:
     return float(value) if value in ("nan", "inf", "-inf") else value
-
-
-def _digest(header: dict[str, Any], arrays: dict[str, Array]) -> str:
-    text = json.dumps(header, sort_keys=True)
-    return digest_of([text, *(part for name in sorted(arrays) for part in (name, arrays[name]))])
-
-
-def _pack(arrays: dict[str, Array], name: str, model: Model) -> None:
-    for k, matrix in enumerate(model.matrices):
-        arrays[f"{name}.{k}"] = matrix

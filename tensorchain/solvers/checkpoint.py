@@ -13,7 +13,6 @@ ends with the same result, bit for bit, as one that was not: solvers say at whic
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import warnings
@@ -21,17 +20,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from tensorchain.fit import Fit, History
 from tensorchain.fit_files import fit_from
 from tensorchain.fit_writing import figures_of
 from tensorchain.kernels import Array
 from tensorchain.models import Model
-from tensorchain.models.archives import read_archive, write_archive
-from tensorchain.models.atomic import clean, target_of
 from tensorchain.solvers.loop import RunState
 from tensorchain.solvers.problem import Iterate, Memory
+from tensorchain.solvers.sealed import OtherProblemError, SealedFile, history_of, history_record, pack, unpacked
 from tensorchain.tensors import Tensor
 from tensorchain.tensors.intake import digest_of
 
@@ -40,10 +36,6 @@ _ITERATE = ("error", "sensitivity", "merit", "penalty", "damping", "standard_err
 """Figures of an iterate that are written as they are."""
 _INTERVAL = 2.0
 """Least seconds between two writes."""
-
-
-class OtherProblemError(ValueError):
-    """The checkpoint belongs to another problem."""
 
 
 def problem_of(
@@ -91,13 +83,9 @@ class Checkpoint:
     _seen: tuple[int, int] | None = None
     """The file as this run has left it: inode and time."""
     _lost: bool = False
-    _failed: bool = False
 
     def __post_init__(self) -> None:
-        target = target_of(self.path)
-        if not target.parent.is_dir():
-            raise ValueError(f"checkpoint {os.fspath(self.path)!r}: there is no folder {os.fspath(target.parent)!r}")
-        clean(target)
+        self._file = SealedFile(self.path, "checkpoint", _FORMAT, what="a checkpoint", work="run")
 
     def read(self) -> bool:
         """Fill in what the file holds; False when there is none.
@@ -107,33 +95,23 @@ class Checkpoint:
         ValueError
             When the file is damaged or belongs to another problem.
         """
-        name = os.fspath(self.path)
         self._seen = self._stamp()
         try:
-            header, arrays = read_archive(self.path)
-            if header["checkpoint"] != _FORMAT:
-                raise ValueError(f"it has format {str(header['checkpoint'])[:20]}, this version reads {_FORMAT}")
-            if header.pop("digest") != _digest(header, arrays):
-                raise ValueError("its content is not what was written")
-            self._check_problem(name, header["problem"])
-            self.seeds = [int(seed) for seed in header["seeds"]]
-            if len(self.seeds) != int(self.problem["starts"]) or len(header["finished"]) > len(self.seeds):
-                raise ValueError(f"it has {len(self.seeds)} seeds for {self.problem['starts']} starts")
-            self.finished = [
-                self._to_fit(row, self._model(arrays, f"finished{n}")) for n, row in enumerate(header["finished"])
-            ]
-            self.current = None if header["current"] is None else self._to_run(header["current"], arrays)
+            with self._file.understood():
+                self._take(*self._file.read())
         except FileNotFoundError:
             return False
-        except (OtherProblemError, MemoryError):
-            raise
-        # Whatever a damaged file holds.
-        except Exception as error:
-            what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-            raise ValueError(
-                f"{name!r} is not a checkpoint that can be read: {what}; delete it to start anew"
-            ) from error
         return True
+
+    def _take(self, header: dict[str, Any], arrays: dict[str, Array]) -> None:
+        self._check_problem(self._file.name, header["problem"])
+        self.seeds = [int(seed) for seed in header["seeds"]]
+        if len(self.seeds) != int(self.problem["starts"]) or len(header["finished"]) > len(self.seeds):
+            raise ValueError(f"it has {len(self.seeds)} seeds for {self.problem['starts']} starts")
+        self.finished = [
+            self._to_fit(row, self._model(arrays, f"finished{n}")) for n, row in enumerate(header["finished"])
+        ]
+        self.current = None if header["current"] is None else self._to_run(header["current"], arrays)
 
     def offer(self, run: RunState) -> None:
         """Take the state of the run under way, and write it if the last write is long enough ago."""
@@ -151,42 +129,26 @@ class Checkpoint:
         """Write the file; where that fails the run goes on, with a warning."""
         if self._lost:
             return
-        name = os.fspath(self.path)
         if self._stamp() != self._seen:
             self._lost = True
             warnings.warn(
-                f"another run has written the checkpoint {name!r}; this run goes on and leaves it alone: give each "
-                "run a file of its own",
+                f"another run has written the checkpoint {self._file.name!r}; this run goes on and leaves it alone: "
+                "give each run a file of its own",
                 RuntimeWarning,
                 stacklevel=2,
             )
             return
         arrays: dict[str, Array] = {}
         for n, fit in enumerate(self.finished):
-            _pack(arrays, f"finished{n}", fit.model)
+            pack(arrays, f"finished{n}", fit.model)
         current = None if self.current is None else self._from_run(self.current, arrays)
         header = {
-            "checkpoint": _FORMAT,
             "problem": dict(self.problem),
             "seeds": self.seeds,
             "finished": [_from_fit(fit) for fit in self.finished],
             "current": current,
         }
-        # As it will be read: tuples have become lists.
-        header = json.loads(json.dumps(header, default=str))
-        header["digest"] = _digest(header, arrays)
-        try:
-            write_archive(self.path, json.dumps(header), arrays)
-            self._failed = False
-        except OSError as error:
-            if not self._failed:
-                warnings.warn(
-                    f"the checkpoint {name!r} could not be written ({error.strerror or error}); the run goes on "
-                    "without it",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-            self._failed = True
+        self._file.write(header, arrays)
         self._seen, self._written = self._stamp(), time.monotonic()
 
     def _stamp(self) -> tuple[int, int] | None:
@@ -209,9 +171,9 @@ class Checkpoint:
         )
 
     def _from_run(self, run: RunState, arrays: dict[str, Array]) -> dict[str, Any]:
-        _pack(arrays, "best", run.best.model)
+        pack(arrays, "best", run.best.model)
         for name, model in run.memory.models.items():
-            _pack(arrays, f"memory-{name}", model)
+            pack(arrays, f"memory-{name}", model)
         best = {key: getattr(run.best, key) for key in _ITERATE}
         return {
             "rows": run.rows,
@@ -232,27 +194,12 @@ class Checkpoint:
         return RunState(rows, best, Memory(row["figures"], models), float(row["seconds"]))  # type: ignore[arg-type]
 
     def _model(self, arrays: dict[str, Array], name: str) -> Model:
-        matrices = [arrays[f"{name}.{k}"] for k in range(len(self.template.matrices))]
-        for matrix, like in zip(matrices, self.template.matrices, strict=True):
-            if matrix.shape != like.shape or matrix.dtype.kind not in "fc" or not np.all(np.isfinite(matrix)):
-                raise ValueError(f"its model {name} does not fit the problem")
-        return self.template.with_matrices(matrices)
+        shapes = [matrix.shape for matrix in self.template.matrices]
+        return self.template.with_matrices(unpacked(arrays, name, shapes, "problem"))
 
     def _to_fit(self, row: dict[str, Any], model: Model) -> Fit:
-        history = History(*(np.array(row["history"][key], dtype=float) for key in History.__dataclass_fields__))
-        return fit_from(model, row, history)
+        return fit_from(model, row, history_of(row["history"]))
 
 
 def _from_fit(fit: Fit) -> dict[str, Any]:
-    history = {key: getattr(fit.history, key).tolist() for key in History.__dataclass_fields__}
-    return {**figures_of(fit), "history": history}
-
-
-def _digest(header: dict[str, Any], arrays: dict[str, Array]) -> str:
-    text = json.dumps(header, sort_keys=True)
-    return digest_of([text, *(part for name in sorted(arrays) for part in (name, arrays[name]))])
-
-
-def _pack(arrays: dict[str, Array], name: str, model: Model) -> None:
-    for k, matrix in enumerate(model.matrices):
-        arrays[f"{name}.{k}"] = matrix
+    return {**figures_of(fit), "history": history_record(fit.history)}
