@@ -124,7 +124,7 @@ class Auto:
         return (yield from _Search(self, problem, start).steps(memory))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Point:
     """Where a start led, on the core."""
 

@@ -188,15 +188,19 @@ def _unformed(at: Evaluator, k: int, weights: Mapping[Quantity, float], rhs: Arr
     share = max(weights.get(SquaredError(), 0.0), _UNSEEN * sensitivity) * at.tensor.mean_weight
     inverse = at.model.penalised_solver(k, sensitivity / share) if share else None
 
-    def image(step: Array) -> Array:
-        images = ((quantity.apply(at, k, step), weight) for quantity, weight in weights.items())
-        parts = [weight * part for part, weight in images if part is not None]
-        return np.asarray(sum(parts[1:], start=parts[0])) if parts else np.zeros_like(step)
-
     def near(block: Array) -> Array:
         return block if inverse is None else inverse(block / share)
 
-    return conjugate_gradients(lambda b: [image(b[0])], lambda b: [near(b[0])], [rhs], tol=_UNFORMED)[0]
+    return conjugate_gradients(lambda b: [_image(at, k, weights, b[0])], lambda b: [near(b[0])], [rhs], tol=_UNFORMED)[
+        0
+    ]
+
+
+def _image(at: Evaluator, k: int, weights: Mapping[Quantity, float], step: Array) -> Array:
+    """D (sum_j w_j A_j)^T, without the matrices."""
+    images = ((quantity.apply(at, k, step), weight) for quantity, weight in weights.items())
+    parts = [weight * part for part, weight in images if part is not None]
+    return np.asarray(sum(parts[1:], start=parts[0])) if parts else np.zeros_like(step)
 
 
 def change_within(at: Evaluator, k: int, residual: Array, domain: Domain) -> Array:
@@ -210,9 +214,7 @@ def _within_unformed(at: Evaluator, k: int, weights: Mapping[Quantity, float], r
     """The same in a domain for a large core, whose matrix is never formed: towards D, by conjugate gradients."""
 
     def image(step: Array) -> Array:
-        images = ((quantity.apply(at, k, step.reshape(rhs.shape)), weight) for quantity, weight in weights.items())
-        parts = [weight * part for part, weight in images if part is not None]
-        return np.asarray(sum(parts[1:], start=parts[0])).ravel() if parts else np.zeros(rhs.size)
+        return _image(at, k, weights, step.reshape(rhs.shape)).ravel()
 
     def solve(step: Array, free: Array) -> Array:
         right = np.where(free, rhs.ravel() - image(np.where(free, 0.0, step)), 0.0)

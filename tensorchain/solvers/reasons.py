@@ -31,6 +31,7 @@ _GROWTH = 1.02
 _POWER = 0.2
 """... if it also is at least this power of the fall of the error."""
 _RISEN = 1.001
+"""Rise of the error from one step to the next that tells of another start."""
 _WHOLE = 1.5
 """Growth of SS over all steps without a penalty, below which a run does not diverge: a flat valley has an end."""
 _LEAST = 16
