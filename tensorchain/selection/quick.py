@@ -20,18 +20,16 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from tensorchain.fit import StopReason
 from tensorchain.models import CP, Model
 from tensorchain.solvers.als import ALS
-from tensorchain.solvers.constraints import Free
+from tensorchain.solvers.estimate import from_estimate
 from tensorchain.solvers.lm import LM
 from tensorchain.solvers.path import Path
 from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Stage, Steps, iterate_at
 from tensorchain.solvers.reduced import Reduced, order_of, shifted
-from tensorchain.solvers.reduction import estimated, reduce, reduced_shape, worthwhile
-from tensorchain.solvers.starts import fitted_multiple, is_tree, random_start, start_by
+from tensorchain.solvers.reduction import reduce, reduced_shape, worthwhile
+from tensorchain.solvers.starts import is_tree, random_start, start_by
 from tensorchain.tensors import Sparse
 
 _SWEEPS = ALS(max_iter=20, tol=1e-4)
@@ -112,13 +110,14 @@ class Quick:
                 yield like
             return
         if not self.random:
+            names = ("svd",) if is_tree(like) else ("algebraic", "svd")
             if problem.tensor.complete:
-                for name in ("svd",) if is_tree(like) else ("algebraic", "svd"):
+                for name in names:
                     first = start_by(name, like, problem.tensor, problem.rng)
                     if first is not None:
                         yield first
             else:
-                first = _from_estimate(problem, like)
+                first = from_estimate(problem, like, names, _SWEEPS)
                 if first is not None:
                     yield first
         if not _runs_off(like) and (self.random or not (problem.warm or is_tree(like))):
@@ -140,25 +139,3 @@ def _ended(stage: Stage[tuple[Iterate, StopReason]]) -> tuple[Iterate, StopReaso
 def _runs_off(model: Model) -> bool:
     """Whether sweeps and joint steps often diverge for such models: loops and sums of block terms."""
     return not is_tree(model) and not isinstance(model, CP)
-
-
-def _from_estimate(problem: Problem, like: Model) -> Model | None:
-    """A fit to an estimate of the core without gaps."""
-    try:
-        reduction = estimated(problem.tensor, reduced_shape(like.network, problem.tensor.shape), problem.rng)
-    except TypeError:
-        return None
-    size = reduction.core_norm
-    if not 0.0 < size < np.inf:
-        return None
-    small = reduction.lower(like)
-    core = reduction.tensor.scaled(1.0 / size)
-    within = Reduced(replace(problem, tensor=core, constraint=Free()), None)
-    found: list[Iterate] = []
-    for name in ("svd",) if is_tree(small) else ("algebraic", "svd"):
-        first = start_by(name, small, core, problem.rng)
-        if first is not None:
-            found.append(within.aside(_SWEEPS, first, Free()))
-    if not found:
-        return None
-    return fitted_multiple(reduction.lift(min(found, key=order_of).model), problem.tensor)

@@ -29,14 +29,15 @@ from tensorchain.fit import StopReason
 from tensorchain.models import BlockTerm, Model
 from tensorchain.solvers.als import ALS
 from tensorchain.solvers.constraints import Free, Penalty
+from tensorchain.solvers.estimate import from_estimate
 from tensorchain.solvers.ledger import Ledger
 from tensorchain.solvers.lm import LM, check_options
 from tensorchain.solvers.path import Path
 from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Stage, Steps, iterate_at
 from tensorchain.solvers.reduced import Reduced, order_of, shifted
-from tensorchain.solvers.reduction import estimated, reduce, reduced_shape, worthwhile
+from tensorchain.solvers.reduction import reduce, reduced_shape, worthwhile
 from tensorchain.solvers.stabilise import stabilised
-from tensorchain.solvers.starts import fitted_multiple, is_tree, random_start, start_by
+from tensorchain.solvers.starts import is_tree, random_start, start_by
 from tensorchain.solvers.within import closed, swept
 from tensorchain.stability.gauge import optimal_gauge
 from tensorchain.tensors import Device, Sparse
@@ -277,7 +278,7 @@ class _Search:
     def _incomplete(self) -> Stage[_Point]:
         """Sweeps from an estimate of the core without gaps; the path, or joint steps, where they do not converge."""
         like, tensor = self.start, self.problem.tensor
-        first = self._from_estimate()
+        first = from_estimate(self.problem, like, _starts_of(like), _SWEEPS)
         if first is not None:
             at = tensor.evaluator(first)
             if self.fresh:
@@ -293,27 +294,6 @@ class _Search:
                 return self._taken(_Point("an estimated core", best, reason), "joint steps from an estimated core")
             return (yield from self._paths(like, [point]))
         return (yield from self._along_path(like, self.path))
-
-    def _from_estimate(self) -> Model | None:
-        """A fit to an estimate of the core, as a start for the data with their gaps."""
-        like, problem = self.start, self.problem
-        try:
-            reduction = estimated(problem.tensor, reduced_shape(like.network, problem.tensor.shape), problem.rng)
-        except TypeError:
-            return None
-        size = reduction.core_norm
-        if not 0.0 < size < np.inf:
-            return None
-        small = reduction.lower(like)
-        core = reduction.tensor.scaled(1.0 / size)
-        within = Reduced(replace(problem, tensor=core, constraint=Free()), None)
-        found: list[Iterate] = []
-        for name in _starts_of(small):
-            first = start_by(name, small, core, problem.rng)
-            if first is not None and len(found) < 2:
-                found.append(within.aside(_SWEEPS, first, Free()))
-        best = min(found, key=lambda it: it.error)
-        return fitted_multiple(reduction.lift(best.model), problem.tensor)
 
     def _constrained(self) -> Stage[_Point]:
         """The path, and joint steps from singular vectors, which see at once what a path may miss."""
