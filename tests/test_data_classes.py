@@ -61,7 +61,7 @@ def gradient(model: Any, array: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", DATA_CLASSES.values(), ids=DATA_CLASSES)
-class TestDoor:
+class TestProducts:
     @pytest.mark.parametrize("case", [*THREE, *COMPLEX_THREE], ids=str)
     def test_contract_all_but(self, case: Case, kind: Kind) -> None:
         T, model = case.tensor(), case.model()

@@ -133,7 +133,9 @@ def fit_kernel(
         constraint: `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`.
     slack : float, default 0.02
         Relative increase of the error that the correction may use.
-    geometry, bias : Geometry or ndarray, optional
+    geometry : Geometry, optional
+        Of the layer.
+    bias : ndarray, optional
         Of the layer.
     covariance : PatchCovariance, optional
         Of the layer's input patches; the error of the output is then reported ...

@@ -273,7 +273,7 @@ def quantize(
         Any network with convolutions and linear layers.
     loader : iterable of object
         Calibration batches, inputs or (inputs, labels).
-    weight_bits, activation_bits : object, optional
+    weight_bits, activation_bits : int, mapping of str to int or str, optional
         2 to 8, for all layers or by name ("" for the rest); None leaves activations alone. "allocate" shares out bits
         among the weights of all layers (:mod:`tensorchain.compression.layer_bits`).
     mean_bits : float, default 4.0

@@ -59,7 +59,7 @@ class Truth:
 
 
 @pytest.mark.parametrize(("way", "case"), PAIRS)
-class TestDoors:
+class TestDataClasses:
     """On models of orders 2 to 4, real and complex, double and single."""
 
     def test_what_it_says_of_itself(self, way: Way, case: Case) -> None:
