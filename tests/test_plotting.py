@@ -96,6 +96,19 @@ def test_history_of_extremes_renders(errors: Any, sensitivities: Any) -> None:
     drawn(plot_history(history(errors, sensitivities)))
 
 
+def test_new_starts_are_marked_and_nothing_else() -> None:
+    errors = [0.9, 0.2, 0.1, 1.0, 0.5, 0.3, 0.32, 1.0]
+    sensitivities = [1.0, 1e2, 1e3, 5.0, 1e4, 1e4, 1e5, 1e8]
+    # At 4 the error falls, at 6 it hardly rises; at 3 and 7 a start of its own begins.
+    axes = plot_history(history(errors, sensitivities))
+    assert [line.get_xdata()[0] for line in axes.get_lines()[1:]] == [3, 7]
+    assert axes.get_legend() is not None
+    # The first step of a run that was given a start goes to its bound.
+    axes = plot_history(history([1e-6, 0.1, 0.01], [1e6, 1e3, 1e2]))
+    assert len(axes.get_lines()) == 1
+    drawn(plot_history(history([0.1, 1.0, 0.1, 1.0], [1.0, np.inf, np.inf, 0.0])))
+
+
 def test_exact_error_is_drawn_at_the_floor() -> None:
     axes = plot_history(history([1.0, 0.0], [1.0, 1.0]))
     assert_array_equal(axes.get_lines()[0].get_ydata(), [1.0, 1e-17])
