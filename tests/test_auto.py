@@ -140,9 +140,10 @@ class TestGaps:
         assert relative(fit.model.full(), T) < 0.01
 
 
-@pytest.mark.parametrize(("model", "rank"), [("cp", 3), ("tc", 2), ("tucker", 2), ("tc", (1, 2, 2))])
+@pytest.mark.parametrize(("model", "rank"), [("cp", 3), ("tc", 2), ("tucker", 2), ("tc", (1, 2, 2, 2))])
 def test_sparse_tensors_that_cannot_be_held_in_memory(model: str, rank: Any) -> None:
-    T = tc.Sparse([[0, 0, 0], [1, 1, 1]], [3.0, 2.0], shape=(3000, 2000, 1000))
+    # 128 GB as an array.
+    T = tc.Sparse([[0, 0, 0, 0], [1, 1, 1, 1]], [3.0, 2.0], shape=(500, 400, 400, 200))
     fit = tc.decompose(T, model, rank, rng=0)
     assert fit.error < 1e-7
     assert fit.converged

@@ -87,7 +87,9 @@ class Components(Sequence["ArrayLike"]):
     def _rows(self) -> Iterator[tuple[str, ...]]:
         for r in range(len(self)):
             closest = str(self.closest[r] + 1) if self.closest[r] >= 0 else "-"
-            yield str(r + 1), f"{self.norm[r]:.4g}", f"{self.share[r]:.1%}", closest, f"{self.cosine[r]:.3f}"
+            # Components that cancel can be millions of times the tensor.
+            share = f"{self.share[r]:.1%}" if self.share[r] < 1e3 else f"{100.0 * self.share[r]:.2g}%"
+            yield str(r + 1), f"{self.norm[r]:.4g}", share, closest, f"{self.cosine[r]:.3f}"
 
     def to_pandas(self) -> pd.DataFrame:
         """The table, one row for each component, from 1.
