@@ -29,7 +29,7 @@ from tensorchain.plotting import (
     plot_sensitivity,
     plot_trade_off,
 )
-from tests.cases import Case, four_models
+from tests.cases import Case, combined, four_models
 
 mpl.use("Agg")
 
@@ -188,8 +188,7 @@ PLOTS = {
 }
 
 
-@pytest.mark.parametrize("name", PLOTS)
-@pytest.mark.parametrize("case", EVERY, ids=str)
+@pytest.mark.parametrize(("case", "name"), combined(EVERY, list(PLOTS), every=2))
 def test_models_are_drawn_where_it_is_asked(case: Case, name: str) -> None:
     given = empty_axes()
     assert PLOTS[name](case.model(), ax=given, title="a title") is given
