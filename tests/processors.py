@@ -20,7 +20,11 @@ import sys
 TESTS = (
     "kernels",
     "evaluation",
-    "tensors",
+    "tensors/test_contract.py",
+    "tensors/test_solvers_on_sources.py",
+    "tensors/test_masked.py",
+    "tensors/test_listed.py",
+    "tensors/test_large_cores.py",
     "test_data_classes.py",
     "test_checkpoint.py",
     "test_solvers.py",
