@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker
 
@@ -43,6 +44,12 @@ def combined(*values: Sequence[Any], every: int = 3) -> list[tuple[Any, ...]]:
         for place in positions
         if (sum(place) - PART) % every == 0
     ]
+
+
+def crossed(every: int = 3, **values: Sequence[Any]) -> pytest.MarkDecorator:
+    """The parameters of a test, by name, in the combinations of `combined`."""
+    chosen = combined(*values.values(), every=every)
+    return pytest.mark.parametrize(tuple(values), chosen, ids=["-".join(map(str, some)) for some in chosen])
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tensorchain as tc
-from tests.cases import SOLVED, Case, gaussian, relative
+from tests.cases import SOLVED, Case, crossed, gaussian, relative
 from tests.solver_contract import SolverContract, few, fit_of, same_model
 from tests.tensors.test_lazy import Disk
 
@@ -51,9 +51,9 @@ ORDINARY = [
 
 
 class TestOrdinaryData:
-    @pytest.mark.parametrize("dtype", ["float64", "complex128", "float32"])
-    @pytest.mark.parametrize(("kind", "shape", "rank"), ORDINARY)
-    def test_as_good_as_the_best_of_many_sweeps(self, kind: Any, shape: Any, rank: Any, dtype: str) -> None:
+    @crossed(problem=ORDINARY, dtype=["float64", "complex128", "float32"])
+    def test_as_good_as_the_best_of_many_sweeps(self, problem: Any, dtype: str) -> None:
+        kind, shape, rank = problem
         T = noisy(kind, shape, rank, dtype=dtype)
         sweeps = tc.decompose(T, kind, rank, solver=tc.ALS(max_iter=200), starts=5, rng=0, jobs=1)
         fit = tc.decompose(T, kind, rank, rng=0)

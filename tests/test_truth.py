@@ -14,7 +14,7 @@ import pytest
 import tensorchain as tc
 from tensorchain.fit import StopReason
 from tests import judge
-from tests.cases import Case, block_term_case, chain_case, combined, cp_case, gaussian, relative, tucker_case
+from tests.cases import Case, block_term_case, chain_case, combined, cp_case, crossed, gaussian, relative, tucker_case
 
 SOLVERS = {"als": tc.ALS(max_iter=300), "lm": tc.LM(max_iter=300), "path": tc.Path()}
 ON_SOLVERS = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
@@ -275,9 +275,11 @@ class TestStarts:
         fit = true(tc.decompose(T, "cp", rank=3, rng=seed), T)
         assert fit.error < 1e-9
 
-    @pytest.mark.parametrize("size", [0.0, 1e-8, 1e-30])
-    @pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[4], cp_case((4, 5, 4), 3)], ids=str)
-    @ON_SOLVERS
+    @crossed(
+        solver=list(SOLVERS.values()),
+        case=[CASES[1], CASES[2], CASES[4], cp_case((4, 5, 4), 3)],
+        size=[0.0, 1e-8, 1e-30],
+    )
     def test_a_column_of_zeros_is_no_trap(self, solver: Any, case: Case, size: float) -> None:
         T, start = solution(case)
         rng = np.random.default_rng(1)
