@@ -5,8 +5,8 @@ where those do not fit (more columns than channels), from the singular vectors a
 
 **Least squares.**  `fitted` sweeps without a penalty.  For a fit that is to be stable, `path` comes too: from the same
 start, sweeps with a penalty nu SS whose weight falls in equal ratios from one that decides the first sweeps to one that
-is lost in rounding.  Its models are never degenerate, and it often ends at a smaller error as well; the better of the
-two ends is taken.
+is lost in rounding.  Its models are never degenerate, and it mostly ends at as small an error.  For small kernels,
+which have many poor minima, the start without the path and random ones are tried as well, and the best end is taken.
 
 **Correction.**  `relaxed` then lowers SS subject to ||W - X||^2 <= bound.  The multiplier nu is multiplied by 3^x after
 each sweep, with x = (bound - ||W - X||^2) / slack clipped to [-1, 1]: it rises while the bound is met and falls while
@@ -33,8 +33,8 @@ from tensorchain.models import CP, Model, TensorChain
 _PATH_SWEEPS, _FROM, _TO = 40, 1.0, 1e-5
 """Sweeps of the path, and nu SS / ||W||^2 at its ends, with SS that of the start after one sweep."""
 _CORRECTION_SWEEPS, _FINISH_SWEEPS = 80, 10
-_TRIES = 4
-"""Random starts of the path for kernels of few parameters, which have many poor local minima."""
+_TRIES = 3
+"""Random starts of the path for small kernels."""
 _WORK = 5e9
 """Multiplications that one run of sweeps may take; wide kernels get fewer sweeps, but not fewer than `_FEWEST`."""
 _FEWEST = 10
@@ -88,18 +88,19 @@ def searched(
     end = math.inf if max_seconds is None else time.perf_counter() + max_seconds
     count = max(_FEWEST, int(_WORK / problem.cost))
     start = problem.state
-    error = fitted(problem, min(200, count), 1e-5, end)
     if slack is None:
+        fitted(problem, min(200, count), 1e-5, end)
         return model_of(problem, kind, size, tensor.shape), False
-    found = [(error, problem.sensitivity(), problem.state)]
-    for trial in range(1 + (_TRIES if small else 0)):
-        # Random starts have the scale of the first.
+    found = []
+    for trial in range(2 + _TRIES if small else 1):
+        # The start, the start without the path, random ones of the scale of the first.
         problem.state = [
-            block if trial == 0 else float(np.sqrt(np.mean(block**2))) * rng.standard_normal(block.shape)
+            block if trial < 2 else float(np.sqrt(np.mean(block**2))) * rng.standard_normal(block.shape)
             for block in start
         ]
-        path(problem, min(_PATH_SWEEPS, count), end)
-        error = fitted(problem, min(100, count), 1e-5, end)
+        if trial != 1:
+            path(problem, min(_PATH_SWEEPS, count), end)
+        error = fitted(problem, min(100, count), 1e-4, end)
         found.append((error, problem.sensitivity(), problem.state))
     least = min(error for error, _, _ in found)
     # At practically the same error the smaller sensitivity.

@@ -28,6 +28,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
+import scipy.linalg
 
 from tensorchain.kernels import Array
 
@@ -83,7 +84,7 @@ class CPSweeps:
     def cost(self) -> float:
         """As in `Sweeps`."""
         rank = self.state[0].shape[1]
-        return 2.0 * self.kernel.size * rank + len(self.state) * float(rank) ** 3
+        return float(2.0 * self.kernel.size * rank + len(self.state) * float(rank) ** 3)
 
     def sweep(self, nu: float) -> float:
         """As in `Sweeps`."""
@@ -163,7 +164,7 @@ class GroupSweeps:
         """As in `Sweeps`."""
         groups, cores, _, a, b = self.groups, *self.state[1].shape
         unknowns = float(cores * a * b) ** 3 + float(groups * a) ** 3 + float(groups * b) ** 3
-        return 2.0 * self.kernel.size * groups * (a + b) + unknowns
+        return float(2.0 * self.kernel.size * groups * (a + b) + unknowns)
 
     def sweep(self, nu: float) -> float:
         """As in `Sweeps`."""
@@ -189,17 +190,16 @@ class GroupSweeps:
         left = self.sizes[1] * outer[own, own], self.sizes[2] * inner[own, own]
         if self.shared:
             # (A_g'A_h) x (B_g'B_h), summed over all pairs, as one product.
-            normal = (inner.reshape(f * f, -1).T @ outer.reshape(f * f, -1)).reshape(a, a, b, b).transpose(0, 2, 1, 3)
-            normal = normal.reshape(a * b, a * b)
+            summed = (inner.reshape(f * f, -1).T @ outer.reshape(f * f, -1)).reshape(a, a, b, b)
+            normal: Array = summed.transpose(0, 2, 1, 3).reshape(a * b, a * b)
             if nu > 0.0:
-                normal = normal + nu * (np.kron(np.eye(a), left[0].sum(0)) + np.kron(left[1].sum(0), np.eye(b)))
+                normal = normal + nu * _kron_sum(left[1].sum(0), left[0].sum(0))
             solved = _solved(normal, rhs.sum(0).reshape(-1, a * b))
             return solved.reshape(1, -1, a, b)
         pairs = inner[:, :, :, None, :, None] * outer[:, :, None, :, None, :]
         if nu > 0.0:
             for g in own:
-                penalty = np.kron(np.eye(a), left[0][g]) + np.kron(left[1][g], np.eye(b))
-                pairs[g, g] += nu * penalty.reshape(a, b, a, b)
+                pairs[g, g] += nu * _kron_sum(left[1][g], left[0][g]).reshape(a, b, a, b)
         normal = pairs.transpose(0, 2, 3, 1, 4, 5).reshape(f * a * b, -1)
         solved = _solved(normal, rhs.transpose(1, 0, 2, 3).reshape(-1, f * a * b))
         return np.ascontiguousarray(solved.reshape(-1, f, a, b).transpose(1, 0, 2, 3))
@@ -218,7 +218,7 @@ class GroupSweeps:
         spread = np.matmul(cores[:, None], outer[:, :, None])
         spread = spread.transpose(0, 1, 3, 2, 4).reshape(f, f, a, -1)
         gram = (spread @ wide.swapaxes(1, 2)[None]).transpose(0, 2, 1, 3).reshape(f * a, f * a)
-        normal = gram
+        normal: Array = gram
         if nu > 0.0:
             penalty = np.zeros((f, a, f, a))
             squares = np.einsum("ghbb->gh", outer) if self.shared else np.diag(np.einsum("ggbb->g", outer))
@@ -261,6 +261,15 @@ def _product(vectors: list[Array]) -> Array:
     return found
 
 
+def _kron_sum(first: Array, second: Array) -> Array:
+    """first x I + I x second."""
+    a, b = len(first), len(second)
+    found = np.zeros((a, b, a, b))
+    found[:, range(b), :, range(b)] += first
+    found[range(a), :, range(a)] += second
+    return found.reshape(a * b, a * b)
+
+
 def _side_by_side(parts: Array) -> Array:
     """(S, f a) of (f, S, a)."""
     return np.ascontiguousarray(parts.transpose(1, 0, 2)).reshape(parts.shape[1], -1)
@@ -278,5 +287,8 @@ def _solved(normal: Array, rhs: Array) -> Array:
     mean = float(np.trace(normal)) / len(normal)
     if not mean > 0.0:
         return np.zeros_like(rhs)
-    damped = normal + _FLOOR * mean * np.eye(len(normal))
-    return np.asarray(np.linalg.solve(damped, rhs.T).T)
+    damped = normal.copy()
+    damped.flat[:: len(normal) + 1] += _FLOOR * mean
+    # Called tens of thousands of times for small matrices: LAPACK without the checks around it.
+    _, found, failed = scipy.linalg.lapack.dposv(damped, rhs.T)
+    return np.asarray((np.linalg.lstsq(damped, rhs.T, rcond=None)[0] if failed else found).T)

@@ -1,5 +1,7 @@
 """Sweeps written out for kernels, against models of the package, finite differences and the general solvers."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -70,7 +72,7 @@ def test_the_last_block_is_at_its_minimum_and_no_sweep_rises(case, nu):
     for _ in range(6):
         problem.sweep(nu)
         values.append(value())
-    assert all(after <= before * (1.0 + 1e-10) for before, after in zip(values, values[1:], strict=False))
+    assert all(after <= before * (1.0 + 1e-10) for before, after in pairwise(values))
     state = problem.state
     direction = noise(state[-1].shape, 4) * float(np.linalg.norm(state[-1])) * 1e-3
     around = []
