@@ -32,6 +32,7 @@ FOR_IMPLEMENTERS = frozenset({
     "apply_gram", "computed", "contract_all_but", "gram", "mode_gram", "mode_grams", "system",
     "bare", "from_matrices", "from_state", "renderer", "svd_matrices", "register", "wiring", "with_matrices",
     "design_rows", "gauss_newton", "gauss_newton_matvec", "all_grams", "gram_at", "damped_solver", "damped_inverse",
+    "packed_newton",
     "absorbed", "deferred", "near", "observed_entries", "reduced", "array_for", "residual_of", "scaled_norm",
         "squared_residual", "gram_factors", "gram_derivatives", "operands", "rejoined",
     "residual", "best_bias", "merge", "methods_of", "refusal", "report",

@@ -19,6 +19,7 @@ import numpy as np
 
 from tensorchain.kernels import Array
 from tensorchain.models.blocks import Blocks
+from tensorchain.models.cp_packed import PackedNewton
 from tensorchain.models.files import FORMAT, read_model, write_model
 from tensorchain.models.form import Form
 from tensorchain.models.listing import public_names
@@ -357,6 +358,23 @@ class Model(Tabular):
             From right-hand sides to solutions, one matrix for each block; None where it breaks down.
         """
         raise TypeError(f"{type(self).__name__} has no `damped_inverse`; ask `has_damped_inverse` first")
+
+    def packed_newton(self, weight: float, penalty: float) -> PackedNewton | None:
+        """weight J^H J + penalty Q in a form that is applied to all blocks of a small model at once.
+
+        Parameters
+        ----------
+        weight : float
+            Of J^H J.
+        penalty : float
+            Of the metric of the sensitivity.
+
+        Returns
+        -------
+        PackedNewton or None
+            None where the kind of model has no such form, or is too large for it to pay.
+        """
+        return None
 
     # -- gauge --------------------------------------------------------------------------
 
