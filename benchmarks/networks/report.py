@@ -242,12 +242,18 @@ def known() -> str:
     with (RESULTS / "known.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     heads = ["network", "method", "fit", "fewer MACs", "compressed", "refitted", "restored", "8, 6, 4 bits", "SS"]
-    titles = {"resnet20-cifar10": "ResNet-20", "resnet56-cifar10": "ResNet-56", "resnet18-w64-cifar10-jpeg": "ResNet-18"}
+    titles = {
+        "resnet20-cifar10": "ResNet-20",
+        "resnet56-cifar10": "ResNet-56",
+        "resnet18-w64-cifar10-jpeg": "ResNet-18",
+    }
     lines = []
     for network, title in titles.items():
         mine = [row for row in rows if row["network"] == network]
         for row in sorted(mine, key=lambda row: (float(row["times"]), *_place(row))):
-            figures = [f"{float(row[name]):.1f}" if row[name] else "-" for name in ("compressed", "refitted", "restored")]
+            figures = [
+                f"{float(row[name]):.1f}" if row[name] else "-" for name in ("compressed", "refitted", "restored")
+            ]
             if row["method"] == "dense":
                 figures = ["", "", f"{float(row['dense']):.1f}"]
             bits = ", ".join(f"{float(row[f'bits{n}']):.1f}" if row[f"bits{n}"] else "-" for n in (8, 6, 4))
