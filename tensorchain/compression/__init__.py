@@ -13,6 +13,7 @@ from tensorchain.compression.layer_bits import LayerBits, allocate_layer_bits
 from tensorchain.compression.network import plan_network
 from tensorchain.compression.onnx_graph import compress_onnx
 from tensorchain.compression.onnx_int8 import quantize_onnx
+from tensorchain.compression.onnx_restore import Restored, restore_onnx
 from tensorchain.compression.onnx_trial import OutputError, Trial, try_models
 from tensorchain.compression.patches import PatchCovariance
 from tensorchain.compression.plans import kernel_tensor, plan_of, tensor_kernel
@@ -47,6 +48,7 @@ __all__ = [
     "Quantizer",
     "Report",
     "Request",
+    "Restored",
     "Sandwich",
     "Site",
     "StepReport",
@@ -81,6 +83,7 @@ __all__ = [
     "refit_last",
     "refit_network",
     "restore",
+    "restore_onnx",
     "tensor_kernel",
     "try_models",
 ]

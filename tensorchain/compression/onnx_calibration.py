@@ -116,6 +116,11 @@ def patch_size(site: Site) -> int:
     return int(np.prod(site.kernel.shape[1:]))
 
 
+def most_samples(site: Site) -> int:
+    """Positions of a layer that are sampled over all feeds, where there are so many."""
+    return min(max(_FOR_EACH * patch_size(site), _LEAST), _POSITIONS)
+
+
 def in_groups(rows: Array, groups: int) -> Array:
     """Rows (Z, n) as (groups, Z, n / groups).
 
@@ -145,20 +150,32 @@ def sampled(
     """
     views = _patches(as_images(layer.kind, source), layer.site.geometry, layer.site.kernel.shape[2:])
     axes = layer.site.kernel.ndim - 2
-    grid = (len(views), *views.shape[2 : 2 + axes])
-    places = np.arange(int(np.prod(grid)))
-    most = -(-min(max(_FOR_EACH * patch_size(layer.site), _LEAST), _POSITIONS) // feeds)
-    if len(places) > most:
-        places = np.sort(rng.choice(len(places), most, replace=False))
-    image, *at = np.unravel_index(places, grid)
+    image, *at = _places(layer, rng, feeds, (len(views), *views.shape[2 : 2 + axes]))
     here: Any = (image, slice(None), *at)
     patches = views[here]
     if layer.site.geometry.transposed:
         patches = np.flip(patches, tuple(range(2, 2 + axes)))
-    patches = patches.reshape(len(places), -1).astype(np.float64)
+    patches = patches.reshape(len(image), -1).astype(np.float64)
     if output is None:
-        return patches, np.zeros((len(places), 0))
+        return patches, np.zeros((len(image), 0))
     return patches, as_images(layer.kind, output)[here].astype(np.float64)
+
+
+def sampled_outputs(layer: OnnxLayer, rng: np.random.Generator, feeds: int, output: Array) -> Array:
+    """The outputs (Z, T) that `sampled` gives with the same state of `rng`, in their own precision."""
+    images = as_images(layer.kind, output)
+    image, *at = _places(layer, rng, feeds, (len(images), *images.shape[2:]))
+    here: Any = (image, slice(None), *at)
+    return np.ascontiguousarray(images[here])
+
+
+def _places(layer: OnnxLayer, rng: np.random.Generator, feeds: int, grid: tuple[int, ...]) -> tuple[Array, ...]:
+    """Images and positions of a sample, in order."""
+    places = np.arange(int(np.prod(grid)))
+    most = -(-most_samples(layer.site) // feeds)
+    if len(places) > most:
+        places = np.sort(rng.choice(len(places), most, replace=False))
+    return tuple(np.unravel_index(places, grid))
 
 
 def _patches(images: Array, geometry: Geometry, window: Sizes) -> Array:

@@ -224,6 +224,14 @@ def _told(
     return replace(report, layers=tuple(told))
 
 
+def rewritten(model: Any, layers: Sequence[OnnxLayer], plans: Mapping[str, LayerPlan]) -> Any:
+    """A copy of a model with the plans, by name, in place of the layers."""
+    small = onnx_package().ModelProto()
+    small.CopyFrom(model)
+    _rewrite(small, layers, plans)
+    return small
+
+
 def _rewrite(
     proto: Any, layers: Sequence[OnnxLayer], plans: Mapping[str, LayerPlan]
 ) -> dict[str, tuple[tuple[str, str], ...]]:

@@ -6,8 +6,8 @@ have changed; layers that were not replaced too, where one before them was.  Lay
 fitted in one pass over the inputs.
 
 Two sessions of ONNX Runtime serve all passes: the original's, and the compressed one's, whose weights are fed anew.
-Memory: the second moments of the layers of one pass.  Cost: a pass through both networks for each level of layers, but
-only of the part up to that level.
+The original runs once for so many levels as the samples of its outputs fit into `_SAMPLES` numbers; the compressed one
+once for each level, but only the part up to it.  Memory: these samples, and the second moments of the layers of a level.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ import numpy as np
 
 from tensorchain.compression.conv import Convolution, LayerPlan
 from tensorchain.compression.groups import error_of_groups, joined, split
-from tensorchain.compression.onnx_calibration import Feeds, in_groups, patch_size, sampled
+from tensorchain.compression.onnx_calibration import (
+    Feeds,
+    in_groups,
+    most_samples,
+    patch_size,
+    sampled,
+    sampled_outputs,
+)
 from tensorchain.compression.onnx_layers import OnnxLayer
 from tensorchain.compression.onnx_nodes import stored_arrays
 from tensorchain.compression.onnx_reading import node_reads
@@ -30,6 +37,10 @@ from tensorchain.kernels import Array
 
 MOST_INPUTS = 6000
 """Longest patch whose layer is refitted: its moments take 8 p^2 bytes, 290 MB."""
+
+
+_SAMPLES = 1 << 26
+"""Most numbers of the original's outputs, sampled or of one feed, that are held at once: 256 MB."""
 
 
 def behind(graph: Any, changed: Sequence[OnnxLayer], others: Sequence[OnnxLayer]) -> list[OnnxLayer]:
@@ -91,20 +102,24 @@ def refit_onnx(
     count = sum(1 for _ in feeds)
     new, errors = dict(plans), {}
     fed: dict[str, Array] = {}
-    rng = np.random.default_rng(0)
-    for level in levels_of(original.graph, layers):
+    number = {layer.site.name: k for k, layer in enumerate(layers)}
+    levels = levels_of(original.graph, layers)
+    goals: dict[tuple[str, int], Array] = {}
+    for at, level in enumerate(levels):
+        if (level[0].site.name, 0) not in goals:
+            goals = _goals(before, levels[at:], number, feeds, count)
         moments = {
             layer.site.name: [Moments(patch_size(layer.site), len(part)) for part in layer.site.parts]
             for layer in level
         }
-        for feed in feeds:
-            goals = before.run(feed, [layer.output for layer in level])
+        for turn, feed in enumerate(feeds):
             given = after.run({**feed, **fed}, [layer.source for layer in level])
             for layer in level:
-                rows = sampled(layer, rng, count, given[layer.source], goals[layer.output])
-                groups = [in_groups(part, layer.site.groups) for part in rows]
-                for own, patches, targets in zip(moments[layer.site.name], *groups, strict=True):
-                    own.add(patches, targets)
+                name = layer.site.name
+                patches = sampled(layer, np.random.default_rng((number[name], turn)), count, given[layer.source])[0]
+                groups = [in_groups(part, layer.site.groups) for part in (patches, goals.pop((name, turn)))]
+                for own, inputs, targets in zip(moments[name], *groups, strict=True):
+                    own.add(inputs, targets)
         for layer in level:
             name, sums = layer.site.name, moments[layer.site.name]
             old = plans[name].convolutions[-1].bias
@@ -114,6 +129,31 @@ def refit_onnx(
             fed.update(_arrays(layer, new[name], weights[name]))
     _store(small, fed)
     return new, errors
+
+
+def _goals(
+    session: OnnxSession, levels: Sequence[Sequence[OnnxLayer]], number: Mapping[str, int], feeds: Feeds, count: int
+) -> dict[tuple[str, int], Array]:
+    """Samples of the original's outputs, by name of the layer and number of the feed; of the next levels that fit."""
+    batch = max((len(value) for value in next(iter(feeds)).values() if np.ndim(value)), default=1)
+    chosen, held, whole = list[OnnxLayer](), 0, 0
+    for level in levels:
+        for layer in level:
+            site = layer.site
+            entries = len(site.kernel) * int(np.prod(site.geometry.output_size(site.kernel.shape[2:], site.image)))
+            whole += batch * site.uses * entries
+            held += min(most_samples(site) * len(site.kernel), count * batch * site.uses * entries)
+        if chosen and max(held, whole) > _SAMPLES:
+            break
+        chosen += level
+    outputs = [layer.output for layer in chosen]
+    found: dict[tuple[str, int], Array] = {}
+    for turn, feed in enumerate(feeds):
+        values = session.run(feed, outputs)
+        for layer in chosen:
+            rng = np.random.default_rng((number[layer.site.name], turn))
+            found[layer.site.name, turn] = sampled_outputs(layer, rng, count, values[layer.output])
+    return found
 
 
 def _arrays(layer: OnnxLayer, plan: LayerPlan, names: Sequence[tuple[str, str]]) -> dict[str, Array]:

@@ -30,6 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -116,11 +117,12 @@ def refit_factors(
     energy = moments.energy / moments.count + shift * float(moments.target_mean @ moments.target_mean)
     energy += damping * float(np.sum(rows * rows))
     value = _value(plan.kernel.reshape(rows.shape), metric, goal)
+    inverses = [_Inverse() for _ in weights]
     for _ in range(sweeps):
         before = value
         for k in range(len(weights) - 1, -1, -1):
             block = _Block.of(plan, weights, k)
-            weights[k] = block.best(weights[k], metric, goal)
+            weights[k] = block.best(weights[k], metric, goal, inverses[k])
         value = _value(_with(plan, weights).kernel.reshape(rows.shape), metric, goal)
         if before - value <= tol * max(energy + value, 0.0):
             break
@@ -186,20 +188,22 @@ class _Block:
             here.groups // plan.convolutions[k].groups,
         )
 
-    def best(self, weight: Array, metric: Array, goal: Array) -> Array:
+    def best(self, weight: Array, metric: Array, goal: Array, inverse: _Inverse | None = None) -> Array:
         """Weights that lower f as far as they can, or by conjugate gradients nearly so."""
         gap = self.adjoint(goal) - self.adjoint(self.forward(weight) @ metric)
         free = math.prod(self.behind.shape[3:]) == 1
         if free and len(self.before) > 1 and weight.size <= _DIRECT:
             return np.asarray(weight + _solved(self._normal(metric), gap))
-        outer, inner = (_inverse(matrix) for matrix in self._small(metric))
-        shape = (len(outer), outer.shape[1], inner.shape[1])
+        small = self._small(metric)
+        outer, inner = _Inverse().of(small[0]), (inverse or _Inverse()).of(small[1])
+        shape = (len(small[0]), small[0].shape[1], small[1].shape[1])
 
         def product(w: Array) -> Array:
             return self.adjoint(self.forward(w) @ metric)
 
         def precondition(w: Array) -> Array:
-            return np.asarray(outer @ w.reshape(shape) @ inner).reshape(weight.shape)
+            half = inner.times(outer.times(w.reshape(shape)).swapaxes(1, 2))
+            return np.ascontiguousarray(half.swapaxes(1, 2)).reshape(weight.shape)
 
         if free and len(self.before) == 1:
             return np.asarray(weight + precondition(gap))
@@ -297,11 +301,32 @@ def _solved(normal: Array, gap: Array) -> Array:
     return np.asarray(scipy.linalg.solve(damped, gap.ravel(), assume_a="pos").reshape(gap.shape))
 
 
-def _inverse(stack: Array) -> Array:
-    """Inverses of positive semidefinite matrices, singular ones damped."""
-    size = stack.shape[-1]
-    mean = np.trace(stack, axis1=1, axis2=2)[:, None, None] / size
-    return np.asarray(np.linalg.inv(stack + np.where(mean > 0.0, 1e-9 * mean, 1.0) * np.eye(size)))
+class _Inverse:
+    """The inverses of a stack of positive semidefinite matrices, singular ones damped.
+
+    One large matrix is factored, once: that of a first layer is the metric in every sweep, and the largest of all.
+    """
+
+    def __init__(self) -> None:
+        self.stack: Array | None = None
+        self.factor: Any = None
+
+    def of(self, stack: Array) -> _Inverse:
+        """This one, for a stack that may be another."""
+        if self.stack is None or not np.array_equal(self.stack, stack):
+            size = stack.shape[-1]
+            mean = np.trace(stack, axis1=1, axis2=2)[:, None, None] / size
+            damped = stack + np.where(mean > 0.0, 1e-9 * mean, 1.0) * np.eye(size)
+            one = len(stack) == 1
+            self.stack = stack
+            self.factor = scipy.linalg.cho_factor(damped[0], lower=True) if one else np.linalg.inv(damped)
+        return self
+
+    def times(self, values: Array) -> Array:
+        """Inverses (g, n, n) times values (g, n, m)."""
+        if len(values) == 1:
+            return np.asarray(scipy.linalg.cho_solve(self.factor, values[0]))[None]
+        return np.asarray(self.factor @ values)
 
 
 def _conjugate_gradients(
