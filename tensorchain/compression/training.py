@@ -18,7 +18,7 @@ Reference: Kozyrskiy, Phan, "CNN acceleration by low-rank approximation with qua
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,7 +188,16 @@ def restore(
     pass_over = loader if callable(loader) else lambda: loader
     if epochs and not callable(loader) and iter(loader) is loader:
         raise TypeError("loader is an iterator that ends after one pass; give a DataLoader, a list or a function")
-    recalibrate(net, pass_over())
+    seen = [0]
+
+    def counted() -> Iterator[Any]:
+        for batch in pass_over():
+            seen[0] += 1
+            yield batch
+
+    recalibrate(net, counted())
+    # Of a function that returns batches the length is not known before; without it the rate would fall in steps.
+    steps = _length(loader) or seen[0]
     criterion = torch.nn.functional.cross_entropy if loss is None else loss
     # A copy, since a teacher in training mode would learn from the images, and `net` itself would move.
     guide = None if teacher is None else copied(teacher).eval()
@@ -225,7 +234,6 @@ def restore(
             module.eval()
         losses: list[Any] = []
         growth: list[Any] = []
-        steps = _length(loader)
         for count, (inputs, labels) in enumerate(pass_over()):
             within = count / steps if steps else 0.0
             for group in optimizer.param_groups:
@@ -246,6 +254,7 @@ def restore(
             optimizer.step()
         if not losses:
             raise ValueError("the loader holds no batch")
+        steps = len(losses)
         # Numbers are taken from the device once an epoch.
         history.append(Epoch(_mean(losses), _mean(growth) if growth else 1.0))
         if callback is not None and callback(epoch, history[-1]):
