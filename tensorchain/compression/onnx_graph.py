@@ -127,7 +127,7 @@ def compress_onnx(
     measured = Measured(
         [layer.site for layer in layers],
         stored_sizes(original),
-        None if feeds is None else covariances_of(original, wanted, feeds),
+        None if feeds is None else covariances_of(original, wanted, feeds, centred=refit),
     )
     batch = inputs[0].shape[0] if inputs and inputs[0].shape else 1
     progress = measured.progress(checkpoint, request, rng)
