@@ -6,6 +6,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 
 import tensorchain
+from tensorchain.models.listing import ListingType
+
+# The page for implementers shows the hooks that `dir` leaves out.
+del ListingType.__dir__
 
 project = "tensorchain"
 author = "tensorchain developers"

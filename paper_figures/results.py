@@ -16,6 +16,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -121,17 +122,25 @@ def provenance() -> dict[str, str]:
 
     import tensorchain
 
-    digest = hashlib.sha256()
-    root = Path(tensorchain.__file__).parent
-    for path in sorted(p for p in root.rglob("*.py") if p.relative_to(root).parts[0] in MEASURING):
-        digest.update(ast.dump(ast.parse(path.read_text(encoding="utf-8"))).encode())
     return {
         "tensorchain": tensorchain.__version__,
-        "code": digest.hexdigest()[:16],
+        "code": fingerprint(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "scipy": scipy.__version__,
     }
+
+
+@cache
+def fingerprint() -> str:
+    """Of the code, as this process has imported it, without its comments."""
+    import tensorchain
+
+    digest = hashlib.sha256()
+    root = Path(tensorchain.__file__).parent
+    for path in sorted(p for p in root.rglob("*.py") if p.relative_to(root).parts[0] in MEASURING):
+        digest.update(ast.dump(ast.parse(path.read_text(encoding="utf-8"))).encode())
+    return digest.hexdigest()[:16]
 
 
 def replace_text(path: Path, content: str | Callable[[Any], object]) -> None:

@@ -232,7 +232,7 @@ class Fit:
         Returns
         -------
         dict of str to pandas.DataFrame
-            One table for each block.
+            One table for each block, by the name of its dimension where the data had names.
 
         Raises
         ------

@@ -1,6 +1,6 @@
 """What blocks and modes are called in reports and plots: the names of the tensor's dimensions where it had some.
 
-A model knows its blocks by number ("factor 2"); a fit also knows how the tensor called its dimensions ("time").  Both
+A model numbers its blocks ("factor 2"); a fit also holds the names of the dimensions of its tensor ("time").  Both
 are put together here, once, for every plot and report: "factor 2 (time)".
 """
 
@@ -49,8 +49,8 @@ def labels_of(subject: Subject, dims: Any = None) -> Labels:
     subject : Fit or Model
         A fit or any model.
     dims : mapping, sequence or xarray.DataArray, optional
-        Names of the modes, or a mapping of names to coordinates, as in `Model.to_pandas`; by default what the fit knows
-        of its tensor.
+        Names of the modes, or a mapping of names to coordinates, as in `Model.to_pandas`; by default those of
+        the tensor that the fit was made from.
 
     Raises
     ------

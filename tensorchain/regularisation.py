@@ -21,6 +21,8 @@ import numpy as np
 from tensorchain.kernels import Array
 from tensorchain.models import Model
 
+_SHOWN = 20
+"""Points that a path prints; of a longer one those at both ends."""
 _FLAT = 0.05
 """Distance of the corner from the line, in units of the ends, below which the curve has none."""
 
@@ -149,4 +151,7 @@ class RegularisationPath:
             return "RegularisationPath(no points: the solver took no sensitivity path)"
         rows = [f"{'penalty':>10} {'error':>10} {'sensitivity':>12}"]
         rows += [f"{p.penalty:10.3g} {p.error:10.4g} {p.sensitivity:12.4g}" for p in self.points]
+        if len(rows) > _SHOWN + 1:
+            half = _SHOWN // 2
+            rows = [*rows[: half + 1], f"{'...':>10} {len(rows) - 2 * half - 1} more", *rows[-half:]]
         return "\n".join(rows)

@@ -6,13 +6,20 @@ A new model joins every contract by one `Case` with its twin; see test_fifth_mod
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker
+
+LONG = bool(os.environ.get("TENSORCHAIN_LONG"))
+"""Whether tests run on all combinations of their parameters (`make test-long`), or on a part that covers all pairs."""
+PART = int(os.environ.get("TENSORCHAIN_PART", "0"))
+"""Which part: 0, 1, 2, ... take turns; runs with other kernels take another one."""
 
 Twin = Callable[[Sequence[Any]], Any]
 
@@ -21,6 +28,28 @@ SHAPE = (4, 3, 5, 2, 3, 2)
 
 TOLERANCE = {"float32": 2e-5, "float64": 1e-11, "complex128": 1e-11}
 """Relative; the twins add a few thousand products at most."""
+
+
+def combined(*values: Sequence[Any], every: int = 3) -> list[tuple[Any, ...]]:
+    """Combinations of values whose positions add up to a multiple of `every`, or PART more; all where tests are long.
+
+    With lists of at least `every` values each value of one meets all values of another, but not all triples occur; of
+    two lists each value meets every third of the other, in turn.
+    """
+    if LONG:
+        return list(itertools.product(*values))
+    positions = itertools.product(*(range(len(some)) for some in values))
+    return [
+        tuple(some[n] for some, n in zip(values, place, strict=True))
+        for place in positions
+        if (sum(place) - PART) % every == 0
+    ]
+
+
+def crossed(every: int = 3, **values: Sequence[Any]) -> pytest.MarkDecorator:
+    """The parameters of a test, by name, in the combinations of `combined`."""
+    chosen = combined(*values.values(), every=every)
+    return pytest.mark.parametrize(tuple(values), chosen, ids=["-".join(map(str, some)) for some in chosen])
 
 
 @dataclass(frozen=True)
@@ -161,7 +190,8 @@ def four_models(order: int) -> list[Case]:
 
 
 ALL = [
-    case.as_type(dtype) for order in range(2, 7) for case in four_models(order) for dtype in ("float64", "complex128")
+    four_models(order)[n].as_type(dtype)
+    for order, n, dtype in combined(range(2, 7), range(4), ("float64", "complex128"), every=2)
 ]
 ALL += [case.as_type("float32") for order in (3, 5) for case in four_models(order)]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tensorchain as tc
-from tests.cases import SOLVED, Case, gaussian, relative
+from tests.cases import SOLVED, Case, crossed, gaussian, relative
 from tests.solver_contract import SolverContract, few, fit_of, same_model
 from tests.tensors.test_lazy import Disk
 
@@ -51,9 +51,9 @@ ORDINARY = [
 
 
 class TestOrdinaryData:
-    @pytest.mark.parametrize("dtype", ["float64", "complex128", "float32"])
-    @pytest.mark.parametrize(("kind", "shape", "rank"), ORDINARY)
-    def test_as_good_as_the_best_of_many_sweeps(self, kind: Any, shape: Any, rank: Any, dtype: str) -> None:
+    @crossed(problem=ORDINARY, dtype=["float64", "complex128", "float32"])
+    def test_as_good_as_the_best_of_many_sweeps(self, problem: Any, dtype: str) -> None:
+        kind, shape, rank = problem
         T = noisy(kind, shape, rank, dtype=dtype)
         sweeps = tc.decompose(T, kind, rank, solver=tc.ALS(max_iter=200), starts=5, rng=0, jobs=1)
         fit = tc.decompose(T, kind, rank, rng=0)
@@ -140,9 +140,10 @@ class TestGaps:
         assert relative(fit.model.full(), T) < 0.01
 
 
-@pytest.mark.parametrize(("model", "rank"), [("cp", 3), ("tc", 2), ("tucker", 2), ("tc", (1, 2, 2))])
+@pytest.mark.parametrize(("model", "rank"), [("cp", 3), ("tc", 2), ("tucker", 2), ("tc", (1, 2, 2, 2))])
 def test_sparse_tensors_that_cannot_be_held_in_memory(model: str, rank: Any) -> None:
-    T = tc.Sparse([[0, 0, 0], [1, 1, 1]], [3.0, 2.0], shape=(3000, 2000, 1000))
+    # 128 GB as an array.
+    T = tc.Sparse([[0, 0, 0, 0], [1, 1, 1, 1]], [3.0, 2.0], shape=(500, 400, 400, 200))
     fit = tc.decompose(T, model, rank, rng=0)
     assert fit.error < 1e-7
     assert fit.converged

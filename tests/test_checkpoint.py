@@ -11,6 +11,7 @@ import tensorchain as tc
 from tensorchain.models.archives import read_archive, write_archive
 from tensorchain.solvers import checkpoint as module
 from tensorchain.solvers import sealed
+from tests.cases import combined
 
 
 @pytest.fixture(autouse=True)
@@ -41,21 +42,21 @@ def run_in_pieces(path, length, **arguments):
     raise AssertionError("the run makes no progress")
 
 
-@pytest.mark.parametrize(
-    ("solver", "constraint"),
-    [
-        (tc.ALS(max_iter=60), None),
-        (tc.ALS(max_iter=60), tc.Penalty(1e-3)),
-        (tc.LM(max_iter=60), None),
-        (tc.LM(max_iter=60), tc.Penalty(1e-3)),
-        (tc.Path(stage_iter=20), None),
-        (tc.Path(stage_iter=20), tc.SensitivityBound(400.0)),
-        (tc.Auto(), None),
-        (tc.Auto(), tc.Penalty(1e-3)),
-    ],
-)
-@pytest.mark.parametrize("starts", [1, 3])
-def test_the_same_result(tmp_path, tensor, solver, constraint, starts):
+SOLVERS = [
+    (tc.ALS(max_iter=60), None),
+    (tc.ALS(max_iter=60), tc.Penalty(1e-3)),
+    (tc.LM(max_iter=60), None),
+    (tc.LM(max_iter=60), tc.Penalty(1e-3)),
+    (tc.Path(stage_iter=20), None),
+    (tc.Path(stage_iter=20), tc.SensitivityBound(400.0)),
+    (tc.Auto(), None),
+    (tc.Auto(), tc.Penalty(1e-3)),
+]
+
+
+@pytest.mark.parametrize(("way", "starts"), combined(SOLVERS, [1, 3], every=2))
+def test_the_same_result(tmp_path, tensor, way, starts):
+    solver, constraint = way
     arguments = {"tensor": tensor, "model": "cp", "rank": 7, "rng": 5, "starts": starts, "jobs": 1}
     arguments |= {"solver": solver, "constraint": constraint}
     whole = tc.decompose(**arguments)

@@ -26,7 +26,18 @@ from tensorchain.solvers.constraints import (
 from tensorchain.solvers.constraints.lagrangian import Term, half_gradient
 from tensorchain.solvers.optimality import attainable_decrease
 from tests import judge
-from tests.cases import SOLVED, Case, block_term_case, chain_case, cp_case, four_models, gaussian, relative, tucker_case
+from tests.cases import (
+    SOLVED,
+    Case,
+    block_term_case,
+    chain_case,
+    combined,
+    cp_case,
+    four_models,
+    gaussian,
+    relative,
+    tucker_case,
+)
 from tests.solver_contract import SOLVERS, fit_of, noisy
 
 CASES = [
@@ -410,8 +421,7 @@ class TestScale:
                 assert other.quantity == bound.quantity
                 assert other.limit == pytest.approx(bound.limit, rel=1e-12)
 
-    @pytest.mark.parametrize("name", ASKED)
-    @ON_SOLVERS
+    @pytest.mark.parametrize(("name", "solver"), combined(list(ASKED), list(SOLVERS.values())))
     def test_fits_do_not_feel_it(self, solver: Any, name: str) -> None:
         case = {"sensitivity": SOLVED[3], "error": SOLVED[1]}.get(name, SOLVED[0])
         T, truth, start = noisy(case)
@@ -508,18 +518,14 @@ TOY = [
 ]
 
 
-JOINT = [
-    pytest.param(case, solver, id=f"{case}-{solver.__class__.__name__}")
-    for case in TOY
-    for solver in (tc.LM(), tc.Path())
-]
-SWEEPS = [pytest.param(case, tc.ALS(max_iter=2000), id=f"{case}-ALS") for case in TOY[:1]]
+JOINT = [(case, solver) for case in TOY for solver in (tc.LM(), tc.Path())]
+SWEEPS = [(case, tc.ALS(max_iter=2000)) for case in TOY[:1]]
 
 
 class TestAConstraintFromOutside:
-    @pytest.mark.parametrize("beside", ["penalty", "sensitivity"])
-    @pytest.mark.parametrize(("case", "solver"), JOINT + SWEEPS)
-    def test_it_holds_is_active_and_optimal(self, case: Case, solver: Any, beside: str) -> None:
+    @pytest.mark.parametrize(("way", "beside"), combined(JOINT + SWEEPS, ["penalty", "sensitivity"], every=2))
+    def test_it_holds_is_active_and_optimal(self, way: tuple[Case, Any], beside: str) -> None:
+        case, solver = way
         T, truth, start = noisy(case)
         size = np.linalg.norm(T)
         T, start, truth = T / size, start.scaled(1 / size), tc.optimal_gauge(truth.scaled(1 / size))

@@ -20,7 +20,7 @@ from numpy.testing import assert_array_equal
 
 import tensorchain as tc
 from tensorchain.tensors import as_tensor, dense
-from tests.cases import SMALL, THREE, Case, four_models, gaussian, jacobian_blocks, relative
+from tests.cases import SMALL, THREE, Case, crossed, four_models, gaussian, jacobian_blocks, relative
 
 ORDERS = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
 """Most dimensions of an array."""
@@ -61,7 +61,7 @@ def gradient(model: Any, array: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", DATA_CLASSES.values(), ids=DATA_CLASSES)
-class TestDoor:
+class TestProducts:
     @pytest.mark.parametrize("case", [*THREE, *COMPLEX_THREE], ids=str)
     def test_contract_all_but(self, case: Case, kind: Kind) -> None:
         T, model = case.tensor(), case.model()
@@ -162,8 +162,7 @@ def in_boxes(monkeypatch: pytest.MonkeyPatch, entries: int) -> None:
 
 
 class TestBoxes:
-    @pytest.mark.parametrize("entries", [1, 7, 30, 10_000])
-    @pytest.mark.parametrize("case", [*SMALL, *FIVE], ids=str)
+    @crossed(case=[*SMALL, *FIVE], entries=[1, 7, 30, 10_000])
     def test_boxes_give_the_same_answers(self, case: Case, entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
         T, model = case.tensor(), case.model()
         whole = tc.Dense(T).residual(model)

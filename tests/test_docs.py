@@ -22,6 +22,7 @@ import tensorchain as tc
 from benchmarks.__main__ import NAMES as BENCHMARKS
 from tensorchain.cli import make_parser
 from tensorchain.models import Model
+from tests.cases import LONG
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -52,6 +53,7 @@ def text_of(page: str) -> str:
 WITH_PYTHON = [page for page in PAGES if "```python" in text_of(page)]
 
 
+@pytest.mark.skipif(not LONG, reason="`make docs` runs it, and an error stops the build; here `make test-long` does")
 @pytest.mark.parametrize("page", WITH_PYTHON)
 @pytest.mark.usefixtures("registry")
 def test_python_runs_as_written(page: str, extension: Any) -> None:
@@ -264,14 +266,14 @@ plt.plot([1, 2])
 """
 
 
-def build(folder: Path, page: str) -> subprocess.CompletedProcess[str]:
+def build(folder: Path, page: str, *options: str) -> subprocess.CompletedProcess[str]:
     settings = (DOCS / "conf.py").read_text(encoding="utf-8").replace("Path(__file__).parent", f"Path({str(DOCS)!r})")
     (folder / "conf.py").write_text(settings, encoding="utf-8")
     (folder / "index.md").write_text(page, encoding="utf-8")
     (folder / "table.md").write_text(
         "---\norphan: true\n---\n\n| a | b |\n|---|---|\n| left | 17.5 |\n", encoding="utf-8"
     )
-    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", str(folder), str(folder / "out")]
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", *options, str(folder), str(folder / "out")]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -297,7 +299,9 @@ def test_an_example_that_fails_stops_the_build(tmp_path: Path) -> None:
     assert "broken example" in done.stderr
 
 
-def test_an_unknown_command_in_a_formula_stops_the_build(tmp_path: Path) -> None:
-    done = build(tmp_path, "# Page\n\n$a \\unheardof b$\n")
+def test_a_formula_that_cannot_be_drawn_stops_the_build(tmp_path: Path) -> None:
+    # An unknown command, and brackets that grow without end.
+    done = build(tmp_path, "# Page\n\n$a \\unheardof b$\n\n$$ \\left( \\sum_j a_j \\right)^T $$\n", "--keep-going")
     assert done.returncode != 0
     assert "unheardof" in done.stderr
+    assert "em high" in done.stderr

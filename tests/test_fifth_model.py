@@ -22,7 +22,7 @@ import pytest
 
 import tensorchain as tc
 from tensorchain.models import Model, Network
-from tests.cases import Case, relative
+from tests.cases import Case, combined, relative
 from tests.model_contract import ModelContract
 from tests.solver_contract import CONSTRAINTS, SOLVERS, SolverContract, few
 from tests.test_gauge import GaugeContract
@@ -124,9 +124,9 @@ class TestEverythingElse:
         assert fit.error < 1e-5
         assert relative(fit.model.full(), truth.full()) == pytest.approx(fit.error, abs=1e-9)
 
-    @pytest.mark.parametrize("case", CASES[:3], ids=str)
-    @pytest.mark.parametrize("constraint", CONSTRAINTS.values(), ids=CONSTRAINTS)
-    @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+    @pytest.mark.parametrize(
+        ("case", "constraint", "solver"), combined(CASES[:3], list(CONSTRAINTS.values()), list(SOLVERS.values()))
+    )
     def test_every_constraint_with_every_solver(self, solver: Any, constraint: Any, case: Case) -> None:
         T = case.tensor()
         fit = tc.decompose(T, HierarchicalTucker, case.rank, solver=solver, constraint=constraint, rng=0, callback=few)

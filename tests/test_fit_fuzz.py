@@ -30,7 +30,7 @@ SOLVERS = [tc.ALS(max_iter=60), tc.LM(max_iter=150), tc.Path(cycles=2), None]
 
 
 def seeds() -> range:
-    first, _, last = os.environ.get("TENSORCHAIN_FUZZ", "60").partition(":")
+    first, _, last = os.environ.get("TENSORCHAIN_FUZZ", "24").partition(":")
     return range(int(first), int(last)) if last else range(int(first))
 
 

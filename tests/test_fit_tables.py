@@ -23,7 +23,8 @@ def test_tables_of_named_data() -> None:
     assert len(fit.components) == 2
     np.testing.assert_allclose(sum(part.full() for part in fit.components), T, atol=1e-8)
     tables = fit.to_pandas()
-    assert list(next(iter(tables.values())).index) == ["a", "b", "c"]
+    assert list(tables) == ["who", "what", "when"]
+    assert list(tables["who"].index) == ["a", "b", "c"]
     whole = fit.to_xarray(full=True)["tensor"]
     np.testing.assert_allclose(whole.transpose("who", "what", "when").values, T, atol=1e-8)
     assert list(whole.coords["when"].values) == [1.0, 2.0, 4.0, 8.0, 16.0]
@@ -35,4 +36,4 @@ def test_tables_of_named_data() -> None:
 def test_data_without_names() -> None:
     fit = tc.decompose(np.outer([1.0, 2.0], [3.0, 4.0, 5.0]), "cp", 1, rng=0)
     assert fit.dimensions is None
-    assert len(fit.to_pandas()) == 2
+    assert list(fit.to_pandas()) == ["factor 1", "factor 2"]

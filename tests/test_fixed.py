@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import tensorchain as tc
 from tensorchain.solvers.constraints.fixed import blocks_named
-from tests.cases import SOLVED, Case, jacobian_blocks, random_gauge
+from tests.cases import SOLVED, Case, crossed, jacobian_blocks, random_gauge
 from tests.tensors.sources import FULL, PARTIAL, Way
 
 SOLVERS = {"als": tc.ALS(), "lm": tc.LM(), "path": tc.Path(), "auto": None}
@@ -87,8 +87,7 @@ def test_several_free_blocks_end_where_none_alone_is_better(case: Case, name: st
             assert least > fit.error * (1 - 1e-5)
 
 
-@pytest.mark.parametrize("way", [*FULL, *PARTIAL], ids=str)
-@pytest.mark.parametrize("case", [SOLVED[0], SOLVED[1]], ids=str)
+@crossed(2, way=[*FULL, *PARTIAL], case=[SOLVED[0], SOLVED[1]])
 def test_every_data_class(case: Case, way: Way) -> None:
     T, model = case.tensor(), case.model(3)
     weights = way.weights(T.shape)

@@ -24,6 +24,7 @@ from tests.cases import (
     THREE,
     Case,
     chain_case,
+    crossed,
     double,
     four_models,
     multiply_bond,
@@ -131,8 +132,7 @@ class TestRelaxation:
         assert needed > 80
         assert tc.optimal_gauge(bad, max_cycles=needed // 2).sensitivity() < near
 
-    @pytest.mark.parametrize("relaxation", [1.2, 1.5, 1.9])
-    @pytest.mark.parametrize("case", SMALL, ids=str)
+    @crossed(case=SMALL, relaxation=[1.2, 1.5, 1.9])
     def test_sensitivity_falls_however_far_a_bond_goes(self, case: Case, relaxation: float) -> None:
         search = _Search(random_gauge(double(case.model()), np.random.default_rng(0), condition=10.0))
         last = search.cycle()

@@ -13,7 +13,7 @@ import tensorchain as tc
 from tensorchain.kernels.nonnegative import descend, polish
 from tensorchain.solvers.compressed import Compressed
 from tensorchain.solvers.reduction import reduce
-from tests.cases import SOLVED, THREE, Case, jacobian_blocks
+from tests.cases import SOLVED, THREE, Case, crossed, jacobian_blocks
 from tests.tensors.sources import FULL, PARTIAL, Way
 
 SOLVERS = {"als": tc.ALS(max_iter=200), "lm": tc.LM(), "path": tc.Path(cycles=1), "auto": tc.Auto()}
@@ -75,9 +75,9 @@ def test_every_model_and_solver(case: Case, name: str) -> None:
         assert np.all(np.diff(errors) <= 1e-12)
 
 
-@pytest.mark.parametrize("way", [*FULL, *PARTIAL], ids=str)
-@pytest.mark.parametrize(("case", "solver"), [(CASES[0], tc.ALS(max_iter=15)), (CASES[3], tc.LM(max_iter=15))], ids=str)
-def test_every_data_class(case: Case, way: Way, solver: Any) -> None:
+@crossed(2, way=[*FULL, *PARTIAL], asked=[(CASES[0], tc.ALS(max_iter=15)), (CASES[3], tc.LM(max_iter=15))])
+def test_every_data_class(way: Way, asked: tuple[Case, Any]) -> None:
+    case, solver = asked
     T = data(case, noise=0.1)
     weights = way.weights(T.shape)
     fit = fitted(way.open(T, weights), case, solver)

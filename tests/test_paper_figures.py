@@ -22,7 +22,7 @@ from paper_figures import data, equal, perturbation, shared_core, success, trade
 from paper_figures.__main__ import folder_of, main
 from paper_figures.catalogue import FIGURES, summary
 from paper_figures.fits import decompose
-from paper_figures.results import Job, Results, Settings, column, groups, provenance
+from paper_figures.results import Job, Results, Settings, column, fingerprint, groups
 from paper_figures.run import NothingToDrawError, draw_figures, outcomes
 from paper_figures.style import WIDTH, few_ticks, rank_text, style
 from paper_figures.trace import Trace, spread
@@ -90,14 +90,16 @@ def test_fingerprint_is_of_the_code_not_of_its_comments(tmp_path: Path, monkeypa
     (package / "solvers").mkdir()
     monkeypatch.setattr(tc, "__file__", str(package / "__init__.py"))
 
-    def fingerprint(source: str, other: str = "") -> str:
+    def of(source: str, other: str = "") -> str:
         (package / "solvers" / "lm.py").write_text(source)
         (package / "cli" / "show.py").write_text(other)
-        return provenance()["code"]
+        fingerprint.cache_clear()
+        return fingerprint()
 
-    before = fingerprint("x = 1\n")
-    assert fingerprint("x = 1  # one\n\n", other="y = 3\n") == before
-    assert fingerprint("x = 2\n") != before
+    before = of("x = 1\n")
+    assert of("x = 1  # one\n\n", other="y = 3\n") == before
+    assert of("x = 2\n") != before
+    fingerprint.cache_clear()
 
 
 # -- the runner, with a figure of its own ---------------------------------------------------
@@ -153,12 +155,9 @@ def test_runner_continues_where_it_was_interrupted(tmp_path: Path, monkeypatch: 
     assert json.loads((tmp_path / "toy.json").read_text())["parameters"] == {"size": 9}
 
 
-def square(number: int) -> list[dict[str, Any]]:
-    return [{"value": float(number**2)}]
-
-
 def test_several_workers_measure_the_same() -> None:
-    jobs = [Job({"number": n}, functools.partial(square, n)) for n in range(5)]
+    # A function of Python itself: workers need not import this file.
+    jobs = [Job({"number": n}, functools.partial(list, [{"value": float(n**2)}])) for n in range(5)]
     alone, together = ({job.key["number"]: rows for job, rows in outcomes(jobs, workers)} for workers in (1, 2))
     assert together == alone == {n: [{"value": float(n**2)}] for n in range(5)}
 
@@ -274,6 +273,8 @@ def test_every_figure_draws_what_it_measures(name: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(tc, "decompose", functools.partial(tc.decompose, max_seconds=0.02))
     monkeypatch.setattr(tc, "degeneracy_profile", functools.partial(tc.degeneracy_profile, max_seconds=0.02))
     monkeypatch.setattr(success, "SWEEPS", 5)
+    draw = perturbation.monte_carlo
+    monkeypatch.setattr(perturbation, "monte_carlo", lambda model, sigma, _, rng: draw(model, sigma, 10, rng))
     module = FIGURES[name]
     rows = rows_of(module)
     with style():

@@ -29,7 +29,7 @@ from tensorchain.plotting import (
     plot_sensitivity,
     plot_trade_off,
 )
-from tests.cases import Case, four_models
+from tests.cases import Case, combined, four_models
 
 mpl.use("Agg")
 
@@ -94,6 +94,19 @@ def test_history_of_a_fit_opens_a_figure() -> None:
 )
 def test_history_of_extremes_renders(errors: Any, sensitivities: Any) -> None:
     drawn(plot_history(history(errors, sensitivities)))
+
+
+def test_new_starts_are_marked_and_nothing_else() -> None:
+    errors = [0.9, 0.2, 0.1, 1.0, 0.5, 0.3, 0.32, 1.0]
+    sensitivities = [1.0, 1e2, 1e3, 5.0, 1e4, 1e4, 1e5, 1e8]
+    # At 4 the error falls, at 6 it hardly rises; at 3 and 7 a start of its own begins.
+    axes = plot_history(history(errors, sensitivities))
+    assert [line.get_xdata()[0] for line in axes.get_lines()[1:]] == [3, 7]
+    assert axes.get_legend() is not None
+    # The first step of a run that was given a start goes to its bound.
+    axes = plot_history(history([1e-6, 0.1, 0.01], [1e6, 1e3, 1e2]))
+    assert len(axes.get_lines()) == 1
+    drawn(plot_history(history([0.1, 1.0, 0.1, 1.0], [1.0, np.inf, np.inf, 0.0])))
 
 
 def test_exact_error_is_drawn_at_the_floor() -> None:
@@ -175,8 +188,7 @@ PLOTS = {
 }
 
 
-@pytest.mark.parametrize("name", PLOTS)
-@pytest.mark.parametrize("case", EVERY, ids=str)
+@pytest.mark.parametrize(("case", "name"), combined(EVERY, list(PLOTS), every=2))
 def test_models_are_drawn_where_it_is_asked(case: Case, name: str) -> None:
     given = empty_axes()
     assert PLOTS[name](case.model(), ax=given, title="a title") is given

@@ -14,6 +14,7 @@ from tensorchain.cli import main
 from tensorchain.models.growth import larger, smaller
 from tensorchain.models.partial import with_identities
 from tensorchain.solvers.ranks import train_svd
+from tests.cases import combined
 
 PLANTED = [
     ("cp", (10, 11, 12), 3),
@@ -111,8 +112,7 @@ def test_an_error_out_of_reach_is_infeasible() -> None:
     assert tc.decompose(T, "cp", error=1e-9, rng=0).reason is tc.StopReason.INFEASIBLE
 
 
-@pytest.mark.parametrize("scale", [1e-200, 1e200])
-@pytest.mark.parametrize("model", ["cp", "tucker", "tc", "tt", "btd"])
+@pytest.mark.parametrize(("model", "scale"), combined(["cp", "tucker", "tc", "tt", "btd"], [1e-200, 1e200], every=2))
 def test_any_scale(model: str, scale: float) -> None:
     T = tc.datasets.inverse_radius(order=4, size=4)
     one, two = (tc.decompose(c * T, model, error=0.01, rng=0) for c in (1.0, scale))
@@ -172,14 +172,14 @@ CONSTRAINTS = [
 ]
 
 
-@pytest.mark.parametrize("constraint", CONSTRAINTS, ids=repr)
-@pytest.mark.parametrize(
-    ("model", "shape", "rank"),
-    [("cp", (7, 8, 6), 3), ("tucker", (6, 7, 6), (2, 2, 2)), ("tt", (6, 5, 6), (2, 2)), ("tc", (6, 6, 6), (2, 2, 2))],
-)
-def test_constraints_hold_at_the_ranks_that_are_found(
-    model: str, shape: tuple[int, ...], rank: Any, constraint: Any
-) -> None:
+RANKED = [
+    ("cp", (7, 8, 6), 3), ("tucker", (6, 7, 6), (2, 2, 2)), ("tt", (6, 5, 6), (2, 2)), ("tc", (6, 6, 6), (2, 2, 2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("ranked", "constraint"), combined(RANKED, CONSTRAINTS, every=2))
+def test_constraints_hold_at_the_ranks_that_are_found(ranked: tuple[str, Any, Any], constraint: Any) -> None:
+    model, shape, rank = ranked
     truth = positive(model, shape, rank)
     clean, noise = truth.full(), np.random.default_rng(1).standard_normal(shape)
     T = clean + 1e-3 * np.linalg.norm(clean) / np.linalg.norm(noise) * noise

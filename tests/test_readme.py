@@ -100,8 +100,10 @@ def test_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.Mo
     assert sum(line.startswith("tensorchain ") for line in lines) >= 5
     assert {"data.npy", "fit.npz", "fit.png", "milder.npz", "tables"} <= {path.name for path in tmp_path.iterdir()}
     fit, milder = (load(name) for name in ("fit.npz", "milder.npz"))
-    assert milder.error <= 0.001 * (1 + 1e-5)
-    assert milder.sensitivity <= fit.sensitivity
+    # "May be wrong by 1 %: its sensitivity is hundreds of times lower": the files hold what the text says.
+    assert fit.reason is StopReason.DIVERGING
+    assert milder.error <= 0.01 * (1 + 1e-5)
+    assert fit.sensitivity > 200 * milder.sensitivity
     # The plot is a plot: neither empty nor of one colour.
     picture = mpl.image.imread("fit.png")
     assert picture[..., :3].std() > 0.01

@@ -6,9 +6,11 @@ class among them.  Doctests, which run with the other tests, hold the examples.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import importlib
 import inspect
+import pydoc
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, is_dataclass
@@ -30,6 +32,7 @@ FOR_IMPLEMENTERS = frozenset({
     "apply_gram", "computed", "contract_all_but", "gram", "mode_gram", "mode_grams", "system",
     "bare", "from_matrices", "from_state", "renderer", "svd_matrices", "register", "wiring", "with_matrices",
     "design_rows", "gauss_newton", "gauss_newton_matvec", "all_grams", "gram_at", "damped_solver", "damped_inverse",
+    "packed_newton",
     "absorbed", "deferred", "near", "observed_entries", "reduced", "array_for", "residual_of", "scaled_norm",
         "squared_residual", "gram_factors", "gram_derivatives", "operands", "rejoined",
     "residual", "best_bias", "merge", "methods_of", "refusal", "report",
@@ -78,7 +81,8 @@ def entries() -> Iterator[Entry]:
 
 def members(prefix: str, owner: type, seen: set[int]) -> Iterator[Entry]:
     """Public attributes of a class that this package defines."""
-    for name in dir(owner):
+    # Hooks of implementers too, which `dir` leaves out.
+    for name in sorted({name for base in owner.__mro__ for name in vars(base)}):
         home = next((base for base in owner.__mro__ if name in vars(base)), object)
         if name.startswith("_") or not home.__module__.startswith("tensorchain"):
             continue
@@ -226,6 +230,27 @@ def test_dir_lists_public_names() -> None:
         assert getattr(tc, name) is not None
 
 
+def test_help_shows_what_users_call() -> None:
+    shown = pydoc.plain(pydoc.render_doc(tc.CP))
+    for name in ("full", "entries", "sensitivity", "random", "factors"):
+        assert f"\n |  {name}" in shown, name
+    for name in ("absorbed", "gram", "gauss_newton", "with_matrices"):
+        assert f"\n |  {name}" not in shown, name
+        assert name not in dir(tc.CP.random((2, 2), 1))
+        assert callable(getattr(tc.CP, name))
+    for constraint in (tc.NonNegative, tc.Penalty, tc.ErrorBound, tc.SensitivityBound):
+        listed = {name for name in dir(constraint) if not name.startswith("_")}
+        fields = {field.name for field in dataclasses.fields(constraint)}
+        # A field without a default is no attribute of the class.
+        assert listed <= fields
+
+    class Added(tc.CP):
+        def norm_of_rows(self) -> float:
+            return 0.0
+
+    assert "norm_of_rows" in dir(Added)
+
+
 def rendered() -> set[str]:
     """Full names on the pages of the reference: what the directives of autodoc expand to."""
     found: set[str] = set()
@@ -257,7 +282,9 @@ def expanded(kind: str, path: str, options: str) -> set[str]:
     left_out = re.search(r":exclude-members:([^:]*)", options)
     excluded = {word.strip() for word in left_out[1].split(",")} if left_out else set()
     thing = getattr(importlib.import_module(owner), name)
-    every = vars(thing) if ":inherited-members:" not in options else dir(thing)
+    every = vars(thing)
+    if ":inherited-members:" in options:
+        every = {member for base in thing.__mro__ for member in vars(base)}
     return {name} | {f"{name}.{member}" for member in listed or every if member not in excluded}
 
 

@@ -76,3 +76,12 @@ def test_the_corner() -> None:
     assert straight.knee is straight[3]
     assert RegularisationPath().knee is None
     assert "no points" in repr(RegularisationPath())
+
+
+def test_a_long_path_prints_both_ends() -> None:
+    points = [point(1.0 / n, float(n)) for n in range(1, 60)]
+    assert len(repr(RegularisationPath.of(points[:20])).splitlines()) == 21
+    lines = repr(RegularisationPath.of(points)).splitlines()
+    assert lines[11].split() == ["...", "39", "more"]
+    shown = [float(line.split()[2]) for line in lines[1:11] + lines[12:]]
+    assert shown == [*range(1, 11), *range(50, 60)]

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tensorchain as tc
-from tests.cases import gaussian, relative
+from tests.cases import combined, gaussian, relative
 
-SEEDS = range(8)
+SEEDS = range(3)
 SHAPE = (3, 2, 3)
 MODELS: dict[str, Any] = {"cp": 3, "tucker": (2, 2, 2), "btd": [(2, 1, 2), (1, 1, 1)], "tc": (2, 1, 2)}
 SOLVERS = {"als": tc.ALS(max_iter=10), "lm": tc.LM(max_iter=10), "path": tc.Path()}
@@ -73,25 +73,25 @@ class TestSeeds:
             check(fit, T, solver)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("model", MODELS)
 class TestOddTensors:
-    @pytest.mark.parametrize("kind", ODD)
+    @pytest.mark.parametrize(("kind", "model", "solver"), combined(list(ODD), list(MODELS), list(SOLVERS)))
     def test_free(self, kind: str, model: str, solver: str) -> None:
         for seed in range(2):
             T = ODD[kind](np.random.default_rng(seed))
             fit = tc.decompose(T, model, MODELS[model], solver=SOLVERS[solver], rng=seed, callback=stop)
             check(fit, T, solver)
 
-    @pytest.mark.parametrize("kind", TENSORS)
+    @pytest.mark.parametrize(("kind", "model", "solver"), combined(list(TENSORS), list(MODELS), list(SOLVERS)))
     def test_svd_starts(self, kind: str, model: str, solver: str) -> None:
         for seed in range(2):
             T = TENSORS[kind](np.random.default_rng(seed))
             fit = tc.decompose(T, model, MODELS[model], solver=SOLVERS[solver], init="svd", rng=seed, callback=stop)
             check(fit, T, solver)
 
-    @pytest.mark.parametrize("kind", TENSORS)
-    @pytest.mark.parametrize("constraint", ["penalty", "sensitivity", "error"])
+    @pytest.mark.parametrize(
+        ("kind", "constraint", "model", "solver"),
+        combined(list(TENSORS), ["penalty", "sensitivity", "error"], list(MODELS), list(SOLVERS)),
+    )
     def test_constraints(self, kind: str, constraint: str, model: str, solver: str) -> None:
         T = TENSORS[kind](np.random.default_rng(0))
         size = float(np.abs(T).max()) * np.sqrt(T.size)
@@ -106,6 +106,8 @@ class TestOddTensors:
         assert np.isfinite(fit.error)
         assert np.isfinite(fit.sensitivity)
 
+    @pytest.mark.parametrize("solver", SOLVERS)
+    @pytest.mark.parametrize("model", MODELS)
     def test_the_largest_ranks_that_are_allowed(self, model: str, solver: str) -> None:
         ranks = {"cp": 6, "tucker": SHAPE, "btd": [SHAPE], "tc": (3, 2, 2)}
         T = np.random.default_rng(0).standard_normal(SHAPE)

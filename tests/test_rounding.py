@@ -10,7 +10,7 @@ import pytest
 
 import tensorchain as tc
 from tensorchain.models.refit import _projected
-from tests.cases import Case, four_models, gaussian, random_gauge, relative
+from tests.cases import Case, crossed, four_models, gaussian, random_gauge, relative
 from tests.test_arrays import Ladder
 
 CASES = [
@@ -22,8 +22,7 @@ def distance(model: Any, other: Any) -> float:
     return relative(other.full(), model.full())
 
 
-@pytest.mark.parametrize("error", [0.0, 0.05, 0.5])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@crossed(case=CASES, error=[0.0, 0.05, 0.5])
 def test_the_error_is_the_true_one_and_within(case: Case, error: float) -> None:
     model = case.model()
     small, reached = model.rounded(error)

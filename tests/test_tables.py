@@ -90,10 +90,12 @@ def test_names_and_coordinates_stay() -> None:
         assert data["wavelength"].values.tolist() == DIMS["wavelength"]
         assert "place" not in data.coords
         tables = model.to_pandas(dims)
-        assert list(tables) == ["factor 1", "factor 2", "factor 3"]
-        assert tables["factor 1"].loc["b", 2] == model.factors[0][1, 1]
-        assert tables["factor 2"].index.tolist() == [0, 1, 2]
-        assert [tables[f"factor {n}"].index.name for n in (1, 2, 3)] == list(DIMS)
+        assert list(tables) == list(DIMS)
+        assert tables["sample"].loc["b", 2] == model.factors[0][1, 1]
+        assert tables["place"].index.tolist() == [0, 1, 2]
+        assert [tables[name].index.name for name in DIMS] == list(DIMS)
+    assert list(model.to_pandas()) == ["factor 1", "factor 2", "factor 3"]
+    assert list(tc.Tucker.random((4, 3, 5), 2, rng=0).to_pandas(DIMS)) == ["core", *DIMS]
 
 
 def test_columns_are_the_bonds() -> None:
@@ -133,6 +135,8 @@ def test_a_mode_called_as_a_bond_is_refused() -> None:
     for name in ("component", "factor 2", "tensor"):
         with pytest.raises(ValueError, match=f"a mode is called '{name}'"):
             tc.CP.random((4, 3, 5), 2, rng=0).to_xarray([name, "b", "c"])
+    with pytest.raises(ValueError, match="a mode is called 'core'"):
+        tc.Tucker.random((4, 3, 5), 2, rng=0).to_pandas(["core", "b", "c"])
 
 
 def test_default_names() -> None:

@@ -14,7 +14,7 @@ import pytest
 import tensorchain as tc
 from tensorchain.fit import StopReason
 from tests import judge
-from tests.cases import Case, block_term_case, chain_case, cp_case, gaussian, relative, tucker_case
+from tests.cases import Case, block_term_case, chain_case, combined, cp_case, crossed, gaussian, relative, tucker_case
 
 SOLVERS = {"als": tc.ALS(max_iter=300), "lm": tc.LM(max_iter=300), "path": tc.Path()}
 ON_SOLVERS = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
@@ -62,9 +62,7 @@ class TestExactStarts:
         assert 1e-5 < fit.error < 0.03
         assert fit.sensitivity < 0.9999 * start.sensitivity()
 
-    @ON_CASES
-    @ON_SOLVERS
-    @pytest.mark.parametrize("limit", [0.05, 1e-3])
+    @pytest.mark.parametrize(("case", "solver", "limit"), combined(CASES, list(SOLVERS.values()), [0.05, 1e-3]))
     def test_error_bound(self, solver: Any, case: Case, limit: float) -> None:
         T, start = solution(case)
         fit = true(fitted(T, case, solver, init=start, constraint=tc.ErrorBound(limit)), T, tc.ErrorBound(limit), start)
@@ -75,8 +73,7 @@ class TestExactStarts:
         assert fit.sensitivity <= start.sensitivity() * (1 - 0.99 * limit) ** (2 * (blocks - 1) / blocks)
         assert fit.error == pytest.approx(limit, rel=1e-2)
 
-    @ON_CASES
-    @ON_SOLVERS
+    @pytest.mark.parametrize(("case", "solver"), combined(CASES, list(SOLVERS.values()), every=2))
     def test_sensitivity_bound(self, solver: Any, case: Case) -> None:
         T, start = solution(case)
         for share in (0.8,) if solver is SOLVERS["als"] else (0.8, 0.1):
@@ -132,23 +129,24 @@ class TestBounds:
         with pytest.raises(ValueError, match=f"percent: ErrorBound\\({limit / 100:g}\\)"):
             tc.ErrorBound(limit)
 
-    @ON_SOLVERS
     @pytest.mark.parametrize(
-        "case",
-        [
-            block_term_case((4, 3, 3), [(1, 1, 1), (1, 2, 2)]),
-            cp_case((5, 4, 3), 3),
-            chain_case((4, 3, 4), (2, 2, 2)).as_type("float32"),
-        ],
-        ids=str,
+        ("case", "solver", "bound"),
+        combined(
+            [
+                block_term_case((4, 3, 3), [(1, 1, 1), (1, 2, 2)]),
+                cp_case((5, 4, 3), 3),
+                chain_case((4, 3, 4), (2, 2, 2)).as_type("float32"),
+            ],
+            list(SOLVERS.values()),
+            [tc.ErrorBound(1 - 1e-7), tc.SensitivityBound(1e-8), tc.Penalty(1e3)],
+        ),
     )
-    def test_models_that_are_nearly_zero(self, case: Case, solver: Any) -> None:
+    def test_models_that_are_nearly_zero(self, case: Case, solver: Any, bound: Any) -> None:
         T = case.tensor(4)
-        for bound in (tc.ErrorBound(1 - 1e-7), tc.SensitivityBound(1e-8), tc.Penalty(1e3)):
-            fit = true(fitted(T, case, solver, constraint=bound), T, bound)
-            assert fit.sensitivity >= 0.0
-            assert fit.gap == 0.0
-            repr(fit)
+        fit = true(fitted(T, case, solver, constraint=bound), T, bound)
+        assert fit.sensitivity >= 0.0
+        assert fit.gap == 0.0
+        repr(fit)
 
 
 class TestFiguresOfTheModel:
@@ -232,14 +230,17 @@ class TestFiguresOfTheModel:
 class TestStarts:
     """Never worse than the start, and no start is a trap."""
 
-    @ON_SOLVERS
     @pytest.mark.parametrize(
-        ("kind", "rank"),
-        [("tucker", (3, 3, 3)), ("cp", 3), ("btd", [(2, 2, 2), (1, 1, 1)]), ("tc", (1, 3, 3))],
-        ids=["tucker", "cp", "btd", "tc"],
+        ("solver", "asked", "weights"),
+        combined(
+            list(SOLVERS.values()),
+            [("tucker", (3, 3, 3)), ("cp", 3), ("btd", [(2, 2, 2), (1, 1, 1)]), ("tc", (1, 3, 3))],
+            [(100.0, 10.0, 1.0), (1.0, 1e-3, 1e-6)],
+            every=2,
+        ),
     )
-    @pytest.mark.parametrize("weights", [(100.0, 10.0, 1.0), (1.0, 1e-3, 1e-6)], ids=str)
-    def test_singular_vectors_of_a_diagonal(self, solver: Any, kind: str, rank: Any, weights: Any) -> None:
+    def test_singular_vectors_of_a_diagonal(self, solver: Any, asked: tuple[str, Any], weights: Any) -> None:
+        kind, rank = asked
         T = np.zeros((4, 5, 6))
         for n, weight in enumerate(weights):
             T[n, n, n] = weight
@@ -250,9 +251,8 @@ class TestStarts:
             held = true(tc.decompose(T, kind, rank, init="svd", solver=solver, constraint=bound, rng=0), T, bound)
             assert held.gap == 0.0
 
-    @pytest.mark.parametrize("seed", range(2))
-    def test_counts(self, seed: int) -> None:
-        rng = np.random.default_rng(seed)
+    def test_counts(self) -> None:
+        rng = np.random.default_rng(0)
         T = rng.poisson(0.15, (7, 6, 8)) * rng.integers(1, 50, (7, 6, 8)) * 1.0
         indices = np.argwhere(T)
         sparse = tc.Sparse(indices, T[tuple(indices.T)], T.shape)
@@ -275,9 +275,11 @@ class TestStarts:
         fit = true(tc.decompose(T, "cp", rank=3, rng=seed), T)
         assert fit.error < 1e-9
 
-    @pytest.mark.parametrize("size", [0.0, 1e-8, 1e-30])
-    @pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[4], cp_case((4, 5, 4), 3)], ids=str)
-    @ON_SOLVERS
+    @crossed(
+        solver=list(SOLVERS.values()),
+        case=[CASES[1], CASES[2], CASES[4], cp_case((4, 5, 4), 3)],
+        size=[0.0, 1e-8, 1e-30],
+    )
     def test_a_column_of_zeros_is_no_trap(self, solver: Any, case: Case, size: float) -> None:
         T, start = solution(case)
         rng = np.random.default_rng(1)
@@ -338,9 +340,10 @@ class TestDivergence:
         bounded = tc.SensitivityBound(0.01 * fit.sensitivity)
         true(tc.decompose(T, "cp", rank=2, solver=solver, constraint=bounded, rng=seed), T, bounded)
 
-    @ON_SOLVERS
-    @pytest.mark.parametrize("seed", range(2))
-    @pytest.mark.parametrize("case", [cp_case((6, 5, 6), 2), *CASES[2:5]], ids=str)
+    @pytest.mark.parametrize(
+        ("case", "solver", "seed"),
+        combined([cp_case((6, 5, 6), 2), *CASES[2:5]], list(SOLVERS.values()), range(2), every=2),
+    )
     def test_noisy_tensors_converge(self, case: Case, solver: Any, seed: int) -> None:
         T, start = solution(case, seed)
         noise = gaussian(T.shape, T.dtype, np.random.default_rng(seed))

@@ -20,6 +20,8 @@ SIZE = 20.0
 """Of the type, in the units of the picture; an em of it is as wide as one of the text around."""
 _SCALE = 1.2
 """The glyphs are a little small beside the text."""
+_HIGHEST = 6.0
+"""In em: brackets around a sum with a power are drawn without end."""
 
 
 def setup(app: Any) -> dict[str, bool]:
@@ -42,17 +44,20 @@ def display(translator: Any, node: Any) -> None:
 
 
 def markup(node: Any, *, within: bool) -> str:
-    """The picture; a command that is unknown, and would be shown as it stands, is a warning."""
+    """The picture; a warning where a command is unknown, and would be shown as it stands, or where it is too high."""
     text = node.astext()
     if "\\" in convert(text):
         logger.warning("a command in the formula %s is unknown", text, location=node)
         return html.escape(text)
-    return drawn(text, within)
+    picture, height = drawn(text, within)
+    if height > _HIGHEST:
+        logger.warning("the formula %s is %.0f em high; write it in another way", text, height, location=node)
+    return picture
 
 
 @cache
-def drawn(text: str, within: bool) -> str:
-    """SVG of a formula in TeX, as high as it stands above and below the line."""
+def drawn(text: str, within: bool) -> tuple[str, float]:
+    """SVG of a formula in TeX, as high as it stands above and below the line, and its height in em."""
     import ziamath
 
     ziamath.config.svg2 = False
@@ -64,4 +69,5 @@ def drawn(text: str, within: bool) -> str:
     em = _SCALE / SIZE
     style = f"width: {width * em:.3f}em; height: {height * em:.3f}em; vertical-align: {below * em:.3f}em"
     said = html.escape(text, quote=True)
-    return picture.replace("<svg ", f'<svg role="img" aria-label="{said}" fill="currentColor" style="{style}" ', 1)
+    told = f'<svg role="img" aria-label="{said}" fill="currentColor" style="{style}" '
+    return picture.replace("<svg ", told, 1), height * em

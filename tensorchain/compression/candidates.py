@@ -23,23 +23,21 @@ from typing import Any
 
 import numpy as np
 
-from tensorchain.api import decompose
 from tensorchain.compression.conv import Geometry, LayerPlan, Pair, Sizes, macs_of
 from tensorchain.compression.fitting import METHODS, WIDEST
+from tensorchain.compression.kernel_search import fitted, started
 from tensorchain.compression.patches import PatchCovariance
 from tensorchain.compression.plans import kernel_tensor, plan_of, tensor_kernel, tucker_cp
 from tensorchain.compression.sandwich import Sandwich
-from tensorchain.compression.starts import leading_pairs, orthonormal_groups
+from tensorchain.compression.starts import orthonormal_groups
 from tensorchain.kernels import Array
 from tensorchain.models import CP, Model, TensorChain
-from tensorchain.solvers import ALS
 
 FOLDS = (2, 3)
 TERMS = (2, 4)
-_QUICK = ALS(max_iter=12, tol=1e-3)
-_WIDE = ALS(max_iter=2, tol=1e-3)
+_QUICK, _WIDE = 12, 2
+"""Most sweeps of a short fit, and where the rank of a CP is above `_WIDE_RANK`."""
 _WIDE_RANK = 256
-"""CP ranks above which two sweeps have to do."""
 _DENSER = {"svd": 4, "tucker2": 2}
 """Times as many ranks on ladders whose errors all come from one decomposition."""
 _LEAST, _MOST = 0.01, 0.9
@@ -232,33 +230,22 @@ def _short_fit(tensor: Array, method: str, rank: Any, window: Sizes, rng: np.ran
         # The core of a matrix is diagonal but for rounding: its corner is the truncated SVD.
         return tensor
     if method == "tucker-cp":
-        middle = tensor.transpose(1, 0, 2)
-        return np.asarray(_short_cp(np.ascontiguousarray(middle), int(rank[2]), rng).transpose(1, 0, 2))
-    if method == "cp3":
-        return np.asarray(_short_cp(tensor.transpose(1, 0, 2), rank, rng).transpose(1, 0, 2))
-    if method == "cp4":
-        square = np.ascontiguousarray(tensor.reshape(inputs, window[0], -1, outputs))
-        solver = _QUICK if rank <= _WIDE_RANK else _WIDE
-        return np.asarray(decompose(square, CP, rank, solver=solver, init="svd", rng=rng).model.full()).reshape(
-            tensor.shape
-        )
-    groups, pair = (rank[0], rank[1:]) if method == "tc" else (len(rank), rank[0])
+        return _swept(tensor, CP, int(rank[2]), rng)
     kind, rank = _kind(method, rank)
-    start: Model | None = None
-    if groups * pair[0] <= inputs and groups * pair[1] <= outputs:
-        start, _ = orthonormal_groups(tensor, groups, pair, shared=method == "tc")
-    if start is not None and max(start.network.widths) > WIDEST:
-        return _full(start)
-    if start is None:
-        return np.asarray(decompose(tensor, kind, rank, solver=_QUICK, init="svd", rng=rng).model.full())
-    return np.asarray(decompose(tensor, init=start, solver=_QUICK, rng=rng).model.full())
+    if method in ("tc", "btd"):
+        groups, pair = (rank[0], rank[1:]) if method == "tc" else (len(rank), rank[0])
+        wide = max(kind.wiring(tensor.shape, rank).widths) > WIDEST
+        if wide and groups * pair[0] <= inputs and groups * pair[1] <= outputs:
+            return _full(orthonormal_groups(tensor, groups, pair, shared=method == "tc")[0])
+    values = tensor.reshape(inputs, window[0], -1, outputs) if method == "cp4" else tensor
+    return _swept(values, kind, rank, rng)
 
 
-def _short_cp(tensor: Array, rank: int, rng: np.random.Generator) -> Array:
-    """A CPD of (D, S, T), D small, that starts from the strongest singular pairs of its slices."""
-    start = CP(leading_pairs(tensor, rank, rng))
-    solver = _QUICK if rank <= _WIDE_RANK else _WIDE
-    return np.asarray(decompose(tensor, init=start, solver=solver, rng=rng).model.full())
+def _swept(tensor: Array, kind: type[Model], rank: Any, rng: np.random.Generator) -> Array:
+    """An approximation (S, D, T) by a few sweeps."""
+    problem = started(tensor, kind, rank, rng)
+    fitted(problem, _QUICK if kind is not CP or rank <= _WIDE_RANK else _WIDE, 1e-3)
+    return np.ascontiguousarray(problem.full().transpose(1, 0, 2))
 
 
 def _full(model: Model) -> Array:

@@ -1,7 +1,7 @@
 """Fit a decomposition to the kernel of a convolution, with its sensitivity controlled or not.
 
-**Error-preserving correction.**  A least-squares fit (ALS from singular vectors, or for small kernels the sensitivity
-path, whichever is better) reaches a relative error e.  Then, from there,
+**Error-preserving correction.**  A least-squares fit (:mod:`tensorchain.compression.kernel_search`) reaches a relative
+error e.  Then, from there,
 
     minimise SS   subject to   ||W - X|| <= (1 + slack) e ||W||,
 
@@ -19,7 +19,6 @@ for the correction; Phan et al., "How to train your unstable looped tensor netwo
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,12 +28,13 @@ import numpy as np
 from tensorchain.api import decompose
 from tensorchain.compression.conv import POINTWISE, Convolution, Geometry, LayerPlan, Sizes
 from tensorchain.compression.grid import GridFit, fit_on_grid
+from tensorchain.compression.kernel_search import finished, searched
 from tensorchain.compression.patches import PatchCovariance
 from tensorchain.compression.plans import kernel_tensor, plan_of, tucker_cp, tucker_cp_model, with_tucker_cp_model
 from tensorchain.compression.quantize import MOST_BITS, check_bits
 from tensorchain.compression.sandwich import Sandwich
-from tensorchain.compression.starts import leading_pairs, orthonormal_groups
-from tensorchain.fit import Fit, StopReason
+from tensorchain.compression.starts import orthonormal_groups
+from tensorchain.fit import StopReason
 from tensorchain.kernels import Array
 from tensorchain.models import CP, Model, TensorChain
 from tensorchain.solvers import ALS, Constraint, ErrorBound, Path
@@ -43,16 +43,13 @@ from tensorchain.stability import allocate_bits, optimal_gauge
 METHODS = ("cp3", "cp4", "tucker2", "tucker-cp", "btd", "tc", "svd")
 """Ranks: cp3, cp4, svd: R.  tucker2: (a, b).  tucker-cp: (a, b, R).  btd: [(a, b), ...].  tc: (R1, R2, R3)."""
 
-_PLAIN = ALS(max_iter=200, tol=1e-5)
+_PLAIN, _CORRECTION = ALS(max_iter=200, tol=1e-5), ALS(max_iter=100, tol=1e-4)
+"""Of the general solvers, for block terms of several sizes."""
 _PATH = Path(cycles=1, stage_iter=30, max_iter=60, tol=1e-6)
-_CORRECTION = ALS(max_iter=100, tol=1e-4)
-_SHORT_PLAIN = ALS(max_iter=40, tol=1e-4)
-_SHORT_CORRECTION = ALS(max_iter=30, tol=3e-3)
 _SMALL = 1500
-"""Parameters up to which the path is tried and the correction runs to its end.  On larger kernels the path gains
-nothing, and the first ten sweeps of the correction bring all but a few percent of what it can."""
-_LARGE = 20_000
-"""Entries of a kernel above which its core is fitted, from starts of its own and in fewer sweeps."""
+"""Parameters up to which random starts are tried as well."""
+_LARGE = 50_000
+"""Entries of a kernel above which its core is fitted."""
 WIDEST = 512
 """Most unknowns for each row of a block of a chain or BTD that least squares are solved for, at the cost of their cube.
 Wider ones stay with orthonormal groups."""
@@ -133,7 +130,9 @@ def fit_kernel(
         constraint: `Penalty(nu)`, `SensitivityBound(s)`, `ErrorBound(e)`.
     slack : float, default 0.02
         Relative increase of the error that the correction may use.
-    geometry, bias : Geometry or ndarray, optional
+    geometry : Geometry, optional
+        Of the layer.
+    bias : ndarray, optional
         Of the layer.
     covariance : PatchCovariance, optional
         Of the layer's input patches; the error of the output is then reported ...
@@ -260,40 +259,55 @@ class _Search:
             self.controlled &= not isinstance(self.stabilise, Constraint)
             return _grouped_start(tensor, kind, rank, sweeps=40)
         if tensor.ndim != 3 or tensor.size <= _LARGE or isinstance(self.stabilise, Constraint):
-            return self._searched(tensor, kind, rank, 0.0)
+            return self._searched(tensor, kind, rank, 0.0, tensor.shape)
         bases = [_leading(np.moveaxis(tensor, m, 0), min(tensor.shape[m], widths[m])) for m in (0, 2)]
         core = np.einsum("sdt,sa,tb->adb", tensor, *bases, optimize=True)
-        model = self._searched(core, kind, rank, max(float(np.vdot(tensor, tensor) - np.vdot(core, core)), 0.0))
+        outside = max(float(np.vdot(tensor, tensor) - np.vdot(core, core)), 0.0)
+        model = self._searched(core, kind, rank, outside, tensor.shape)
         first, middle, last = model.matrices
-        return kind.from_matrices(model.network, [bases[0] @ first, middle, bases[1] @ last])
+        model = kind.from_matrices(model.network, [bases[0] @ first, middle, bases[1] @ last])
+        if kind is Sandwich and len(set(map(tuple, rank))) > 1:
+            return model
+        # The best core lies in slightly other subspaces than the strongest.
+        slack = self.slack if self.stabilise else None
+        model, ended = finished(tensor, model, slack=slack, max_seconds=self.max_seconds)
+        self.controlled &= ended
+        return model
 
-    def _searched(self, tensor: Array, kind: type[Model], rank: Any, outside: float) -> Model:
+    def _searched(self, tensor: Array, kind: type[Model], rank: Any, outside: float, sizes: Sizes) -> Model:
         """Least squares, then the correction; `outside` is the squared error that no model of this tensor can avoid."""
         options: dict[str, Any] = {"rng": self.rng, "max_seconds": self.max_seconds}
         if isinstance(self.stabilise, Constraint):
             bounded = decompose(tensor, kind, rank, solver=_PATH, constraint=self.stabilise, **options)
             self.controlled = bounded.reason not in (StopReason.INFEASIBLE, StopReason.TIME_LIMIT)
             return bounded.model
-        large = tensor.size > _LARGE or outside > 0.0
-        start = _start_of(tensor, kind, rank, self.rng) if large else "svd"
-        solver = _SHORT_PLAIN if large else _PLAIN
-        plain = decompose(tensor, kind, rank, solver=solver, init=start, **options)
+        if kind is Sandwich and len(set(map(tuple, rank))) > 1:
+            return self._unequal(tensor, rank, options)
+        # With several terms every pair of them can cancel.
+        small = _unknowns(kind, tensor.shape, rank) <= _SMALL
+        slack = self.slack if self.stabilise else None
+        model, self.controlled = searched(
+            tensor, kind, rank, slack=slack, outside=outside, sizes=sizes, small=small, **options
+        )
+        return model
+
+    def _unequal(self, tensor: Array, rank: Any, options: dict[str, Any]) -> Model:
+        """Block terms of several sizes, by the general solvers."""
+        plain = decompose(tensor, Sandwich, rank, solver=_PLAIN, init="svd", **options)
         if not self.stabilise:
             return plain.model
-        free = plain
-        # With several terms every step contracts every pair of them.
-        small = plain.model.n_parameters * len(plain.model.network.terms) ** 2 <= _SMALL
-        if small:
-            free = _better(plain, decompose(tensor, kind, rank, solver=_PATH, **options))
-        # The slack is one of the whole error; a bound of 1 is met by zero.
-        inside = float(np.vdot(tensor, tensor))
-        allowed = (1.0 + self.slack) ** 2 * (free.error**2 + outside / inside) - outside / inside
-        bound = min(max(math.sqrt(allowed), _EXACT), (1.0 + free.error) / 2.0)
-        correction = _CORRECTION if small else _SHORT_CORRECTION
-        fit = decompose(tensor, init=free.model, solver=correction, constraint=ErrorBound(bound), **options)
+        bound = min(max((1.0 + self.slack) * plain.error, _EXACT), (1.0 + plain.error) / 2.0)
+        fit = decompose(tensor, init=plain.model, solver=_CORRECTION, constraint=ErrorBound(bound), **options)
         met = fit.error <= bound * (1.0 + 1e-3)
         self.controlled = met and fit.reason is not StopReason.TIME_LIMIT
-        return fit.model if met and fit.sensitivity < free.sensitivity else free.model
+        return fit.model if met and fit.sensitivity < plain.sensitivity else plain.model
+
+
+def _unknowns(kind: type[Model], shape: Sizes, rank: Any) -> int:
+    """Parameters of a model, times the square of the number of its terms."""
+    network = kind.wiring(shape, rank)
+    rows = [1 if mode is None else shape[mode] for mode in network.modes]
+    return sum(n * w for n, w in zip(rows, network.widths, strict=True)) * len(network.terms) ** 2
 
 
 def best_matrix(matrix: Array, rank: int) -> CP:
@@ -314,20 +328,6 @@ def _grouped_start(tensor: Array, kind: type[Model], rank: Any, sweeps: int = 12
     return orthonormal_groups(tensor, len(rank), rank[0], shared=False, sweeps=sweeps)[0]
 
 
-def _start_of(tensor: Array, kind: type[Model], rank: Any, rng: np.random.Generator) -> Model | str:
-    """A start from singular vectors that is made for kernels, or the name of the usual one."""
-    if kind is CP and tensor.ndim == 3:
-        # The mode with fewest entries is that of the taps.
-        taps = int(np.argmin(tensor.shape))
-        blocks = leading_pairs(np.ascontiguousarray(np.moveaxis(tensor, taps, 0)), rank, rng)
-        return CP([*blocks[1 : taps + 1], blocks[0], *blocks[taps + 1 :]])
-    network = kind.wiring(tensor.shape, rank)
-    fits = network.widths[0] <= tensor.shape[0] and network.widths[2] <= tensor.shape[2]
-    if kind is CP or not fits or (kind is Sandwich and len(set(rank)) > 1):
-        return "svd"
-    return _grouped_start(tensor, kind, rank)
-
-
 def best_tucker2(tensor: Array, rank: Any, sweeps: int = 20) -> Sandwich:
     """Tucker-2 of a tensor (S, D, T) by higher-order orthogonal iteration; the mode of the taps is not reduced."""
     Sandwich.wiring(tensor.shape, [rank])
@@ -344,13 +344,6 @@ def best_tucker2(tensor: Array, rank: Any, sweeps: int = 20) -> Sandwich:
             break
     core = np.einsum("sdt,sa,tb->dab", tensor, left, right, optimize=True)
     return Sandwich([(left, core, right)])
-
-
-def _better(first: Fit, second: Fit) -> Fit:
-    """The smaller error; at practically the same error, the smaller sensitivity."""
-    if abs(first.error - second.error) <= 1e-3 * min(first.error, second.error):
-        return min(first, second, key=lambda fit: fit.sensitivity)
-    return min(first, second, key=lambda fit: fit.error)
 
 
 def _leading(tensor: Array, count: int) -> Array:

@@ -105,7 +105,9 @@ def allocate_layer_bits(
         Its first batch (inputs, or inputs and labels) measures the gains; all are 1 without one.
     min_bits, max_bits : int, optional
         Limits for each layer, within 2 to 8.
-    per_channel, weight_range : bool or str, optional
+    per_channel : bool, optional
+        As in `quantize`.
+    weight_range : str, optional
         As in `quantize`.
 
     Returns

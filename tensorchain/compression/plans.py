@@ -106,7 +106,9 @@ def plan_of(
         `CP` of order 2, 3 or 4; `Sandwich`, `BlockTerm` or `TensorChain` of order 3; `Tucker` of order 3.
     window : Sizes
         (D1, D2) of the kernel, or (D1, D2, D3).
-    geometry, bias : Geometry or ndarray, optional
+    geometry : Geometry, optional
+        Of the layer that is replaced.
+    bias : ndarray, optional
         Of the layer that is replaced.
 
     Returns

@@ -32,7 +32,7 @@ from tensorchain.compression.torch_inputs import call, inputs_of
 from tensorchain.compression.torch_layers import channel_axis, convolutions, copied
 from tensorchain.compression.torch_layers import decomposed as replaced
 from tensorchain.compression.torch_modules import fake_quantize_class
-from tensorchain.compression.torch_sensitivity import sensitivities_of
+from tensorchain.compression.torch_sensitivity import Sensitivities
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,8 @@ def restore(
     # A copy, since a teacher in training mode would learn from the images, and `net` itself would move.
     guide = None if teacher is None else copied(teacher).eval()
     parts = decomposed(net)
-    start = sensitivities_of(parts).detach() if parts else None
+    measured = Sensitivities(parts) if parts and epochs else None
+    start = None if measured is None else measured().detach()
     weights = [p for p in net.parameters() if p.requires_grad]
     device = next((p.device.type for p in weights), "cpu")
     optimizer = torch.optim.SGD(weights, lr=rate, momentum=momentum, weight_decay=decay, nesterov=momentum > 0.0)
@@ -202,39 +203,46 @@ def restore(
         net.train()
         for module in still:
             module.eval()
-        total, growth, count, measured = 0.0, 0.0, 0, 0
+        losses: list[Any] = []
+        growth: list[Any] = []
         steps = _length(loader)
-        for inputs, labels in pass_over():
+        for count, (inputs, labels) in enumerate(pass_over()):
             within = count / steps if steps else 0.0
             for group in optimizer.param_groups:
                 group["lr"] = 0.5 * rate * (1.0 + math.cos(math.pi * min(epoch + within, epochs) / epochs))
-            if loss is None:
+            if loss is None and not history and not losses:
+                # Looking at labels waits for the device.
                 _check_labels(labels)
             with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
                 outputs = call(net, inputs)
-                data_loss = criterion(outputs, labels)
+                objective = criterion(outputs, labels)
                 if guide is not None:
                     with torch.no_grad():
                         wanted = call(guide, inputs)
-                    data_loss = data_loss + torch.nn.functional.mse_loss(outputs, wanted)
-            objective, relative = data_loss, None
-            if parts and count % every == 0:
-                relative = (sensitivities_of(parts) / start).mean()
+                    objective = objective + torch.nn.functional.mse_loss(outputs, wanted)
+            losses.append(objective.detach())
+            if measured is not None and count % every == 0:
+                relative = (measured() / start).mean()
+                growth.append(relative.detach())
                 # Once in `every` steps with as many times its weight: the same pull on average.
-                objective = data_loss + every * sensitivity * relative
+                objective = objective + every * sensitivity * relative
             optimizer.zero_grad(set_to_none=True)
             objective.backward()
             optimizer.step()
-            total, count = total + float(data_loss.detach()), count + 1
-            if relative is not None:
-                growth, measured = growth + float(relative.detach()), measured + 1
-        if count == 0:
+        if not losses:
             raise ValueError("the loader holds no batch")
-        history.append(Epoch(total / count, growth / measured if measured else 1.0))
+        # Numbers are taken from the device once an epoch.
+        history.append(Epoch(_mean(losses), _mean(growth) if growth else 1.0))
         if callback is not None and callback(epoch, history[-1]):
             break
     net.eval()
     return history
+
+
+def _mean(values: list[Any]) -> float:
+    import torch
+
+    return float(torch.stack(values).double().mean())
 
 
 def _check_labels(labels: Any) -> None:
@@ -276,7 +284,7 @@ def quantize(
         Any network with convolutions and linear layers.
     loader : iterable of object
         Calibration batches, inputs or (inputs, labels).
-    weight_bits, activation_bits : object, optional
+    weight_bits, activation_bits : int, mapping of str to int or str, optional
         2 to 8, for all layers or by name ("" for the rest); None leaves activations alone. "allocate" shares out bits
         among the weights of all layers (:mod:`tensorchain.compression.layer_bits`).
     mean_bits : float, default 4.0

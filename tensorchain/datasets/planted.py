@@ -140,8 +140,10 @@ def exact_tucker(
         The multilinear rank (R_1, ..., R_N), R_n <= I_n.
     rng : numpy.random.Generator
         Where the blocks and the noise come from.
-    collinearity, noise, dtype : float or dtype, optional
+    collinearity, noise : float, optional
         As in `exact_cp`.
+    dtype : dtype, optional
+        Of the tensor: float32, float64 or complex128.
 
     Returns
     -------
@@ -191,8 +193,10 @@ def exact_block_term(
         Number of terms.
     collinearity : float in [0, 1), optional
         Cosine between any two columns of mode n, of one term or of two, as in `exact_cp`.
-    noise, dtype : float or dtype, optional
+    noise : float, optional
         As in `exact_cp`.
+    dtype : dtype, optional
+        Of the tensor: float32, float64 or complex128.
 
     Returns
     -------
@@ -247,8 +251,10 @@ def exact_chain(
     collinearity : float in [0, 1), optional
         Cosine between the mode-2 fibres of each core; exact if R_n R_{n+1} <= I_n, on average otherwise.  By
         default entries are Gaussian.
-    noise, dtype : float or dtype, optional
+    noise : float, optional
         As in `exact_cp`.
+    dtype : dtype, optional
+        Of the tensor: float32, float64 or complex128.
 
     Returns
     -------

@@ -70,7 +70,7 @@ def from_pyttb(decomposition: Any) -> Model:
 
     Parameters
     ----------
-    decomposition : Fit or Model
+    decomposition : pyttb.ktensor, pyttb.ttensor or pyttb.sumtensor
         `ktensor`, `ttensor`, or a `sumtensor` of `ttensor`s and `ktensor`s.
 
     Returns

@@ -77,7 +77,7 @@ def from_tensorly(decomposition: Any) -> Model:
 
     Parameters
     ----------
-    decomposition : Fit or Model
+    decomposition : object of TensorLy, tuple or list
         `CPTensor`, `TuckerTensor`, `TRTensor` or `TTTensor`; or what these are made of: (weights, factors), (core,
         factors), or a list of cores of three dimensions.
 

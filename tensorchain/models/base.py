@@ -19,8 +19,10 @@ import numpy as np
 
 from tensorchain.kernels import Array
 from tensorchain.models.blocks import Blocks
+from tensorchain.models.cp_packed import PackedNewton
 from tensorchain.models.files import FORMAT, read_model, write_model
 from tensorchain.models.form import Form
+from tensorchain.models.listing import public_names
 from tensorchain.models.network import Network
 from tensorchain.models.refit import refitted
 from tensorchain.models.rounding import Rounded, checked_error
@@ -36,7 +38,7 @@ _FOR_USERS = frozenset(
         *("sensitivity", "shape"),
     ]
 )
-"""Of the names of the bases, those that `dir` shows."""
+"""Of the names of `Blocks`, `Form` and `Model`, those that `dir` and `help` show."""
 
 
 class Model(Tabular):
@@ -274,11 +276,6 @@ class Model(Tabular):
 
     # -- how it shows itself ------------------------------------------------------------
 
-    def __dir__(self) -> list[str]:
-        # What users call, and what a subclass adds; solvers' hooks stay reachable, and are not offered.
-        hooks = {name for kind in (Blocks, Form, Model) for name in vars(kind) if not name.startswith("_")}
-        return [name for name in super().__dir__() if name not in hooks or name in _FOR_USERS]
-
     def __repr__(self) -> str:
         sizes = " x ".join(map(str, self.shape))
         return f"{type(self).__name__}({sizes}, rank={self.rank}, {self.n_parameters} parameters, {self.dtype})"
@@ -362,6 +359,23 @@ class Model(Tabular):
         """
         raise TypeError(f"{type(self).__name__} has no `damped_inverse`; ask `has_damped_inverse` first")
 
+    def packed_newton(self, weight: float, penalty: float) -> PackedNewton | None:
+        """weight J^H J + penalty Q in a form that is applied to all blocks of a small model at once.
+
+        Parameters
+        ----------
+        weight : float
+            Of J^H J.
+        penalty : float
+            Of the metric of the sensitivity.
+
+        Returns
+        -------
+        PackedNewton or None
+            None where the kind of model has no such form, or is too large for it to pay.
+        """
+        return None
+
     # -- gauge --------------------------------------------------------------------------
 
     @cached_property
@@ -444,6 +458,9 @@ class Model(Tabular):
         """
         header, arrays = model_file(self, extra)
         write_model(path, json.dumps(header), arrays)
+
+
+Model._hooks = public_names(Blocks, Form, Model) - _FOR_USERS
 
 
 def load(path: str | os.PathLike[str]) -> Model:

@@ -18,12 +18,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tensorchain.kernels import Array, contract
+from tensorchain.models.listing import Listing
 from tensorchain.models.network import BATCH, Network
 
 Self = TypeVar("Self", bound="Blocks")
 
 
-class Blocks:
+class Blocks(Listing):
     """Immutable blocks on a wiring: the base of `Model`."""
 
     _moments: list[Array | None]

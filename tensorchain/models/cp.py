@@ -19,6 +19,7 @@ from tensorchain.kernels import Array
 from tensorchain.models.arrays import ArrayLike
 from tensorchain.models.base import Model
 from tensorchain.models.cp_newton import DampedInverse
+from tensorchain.models.cp_packed import PackedNewton
 from tensorchain.models.network import Network
 from tensorchain.models.normal_forms import WeightedFactors, weighted_factors
 from tensorchain.models.validation import check_blocks, check_order, check_rank
@@ -118,6 +119,14 @@ class CP(Model):
             return DampedInverse(self.matrices, moments, diagonal)
         except ArithmeticError:
             return None
+
+    def packed_newton(self, weight: float, penalty: float) -> PackedNewton | None:
+        if not PackedNewton.fits(self.matrices):
+            return None
+        metrics = [weight * self.gram(k) for k in range(self.order)]
+        if penalty:
+            metrics = [metric + penalty * self.sensitivity_metric(k) for k, metric in enumerate(metrics)]
+        return PackedNewton(self.matrices, self.moments, metrics, weight)
 
     @cached_property
     def gauge_dimension(self) -> int:

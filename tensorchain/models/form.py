@@ -456,7 +456,7 @@ class Form(Blocks):
 
         Parameters
         ----------
-        other : Form
+        other : Model
             Of the same shape; it may be of another kind.
 
         Returns

@@ -87,7 +87,9 @@ class Components(Sequence["ArrayLike"]):
     def _rows(self) -> Iterator[tuple[str, ...]]:
         for r in range(len(self)):
             closest = str(self.closest[r] + 1) if self.closest[r] >= 0 else "-"
-            yield str(r + 1), f"{self.norm[r]:.4g}", f"{self.share[r]:.1%}", closest, f"{self.cosine[r]:.3f}"
+            # Components that cancel can be millions of times the tensor.
+            share = f"{self.share[r]:.1%}" if self.share[r] < 1e3 else f"{100.0 * self.share[r]:.2g}%"
+            yield str(r + 1), f"{self.norm[r]:.4g}", share, closest, f"{self.cosine[r]:.3f}"
 
     def to_pandas(self) -> pd.DataFrame:
         """The table, one row for each component, from 1.
@@ -156,8 +158,9 @@ class Tabular(ArrayLike):
         Returns
         -------
         dict of pandas.DataFrame
-            By name of the block.  Rows are the coordinates of its mode, columns its bonds; a block without a mode has
-            one column, its rows are its bonds.
+            By name of the mode where `dims` gives names, else by name of the block.  Rows are the coordinates of the
+            mode, columns the bonds of its block.  A block without a mode has its own name and one column, its rows are
+            its bonds.
 
         Raises
         ------
@@ -166,13 +169,13 @@ class Tabular(ArrayLike):
         TypeError
             When `dims` is of another kind.
         ValueError
-            When `dims` does not fit the modes.
+            When `dims` does not fit the modes, or a mode is called as a block without one.
 
         Examples
         --------
         >>> import tensorchain as tc
         >>> tables = tc.CP.random((2, 3), 2, rng=0).to_pandas({"sample": ["a", "b"], "time": [0.0, 0.5, 1.0]})
-        >>> tables["factor 2"].index.tolist(), tables["factor 2"].columns.tolist()
+        >>> tables["time"].index.tolist(), tables["time"].columns.tolist()
         ([0.0, 0.5, 1.0], [1, 2])
         """
         pandas = _pandas()
@@ -181,12 +184,16 @@ class Tabular(ArrayLike):
         for k, (name, mode) in enumerate(zip(self.block_names, self.network.modes, strict=True)):
             columns = _bond_index(pandas, self.network, k)
             if mode is None:
+                if dims is not None and any(name == dimension.name for dimension in dimensions):
+                    raise ValueError(f"a mode is called {name!r}, as a block of the model; rename it in dims")
                 tables[name] = pandas.DataFrame({name: self.matrices[k][0]}, index=columns)
                 continue
             dimension = dimensions[mode]
             rows = np.arange(self.shape[mode]) if dimension.coordinates is None else dimension.coordinates
             index = pandas.Index(rows, name=dimension.name)
-            tables[name] = pandas.DataFrame(np.array(self.matrices[k]), index=index, columns=columns)
+            tables[name if dims is None else dimension.name] = pandas.DataFrame(
+                np.array(self.matrices[k]), index=index, columns=columns
+            )
         return tables
 
     def to_xarray(self, dims: Any = None, *, full: bool = False) -> xarray.Dataset:

@@ -56,7 +56,7 @@ def plot_factor(
         By default the name of the block.
     dims : optional
         What the modes are called: names, a mapping of names to coordinates (or None), or an `xarray.DataArray`; by
-        default what the fit knows of its tensor.
+        default those of the tensor that the fit was made from.
     columns : sequence of int, optional
         Which components, from 0; by default all, or the first seven where there are more.
     kind : {"line", "bar"}, optional
@@ -107,7 +107,11 @@ def plot_factors(
     subject : Fit or Model
     axes : sequence of matplotlib.axes.Axes, optional
         One for each mode; by default those of a new figure.
-    dims, columns, kind : object, optional
+    dims : optional
+        As in `plot_factor`.
+    columns : sequence of int, optional
+        As in `plot_factor`.
+    kind : {"line", "bar"}, optional
         As in `plot_factor`.
 
     Returns

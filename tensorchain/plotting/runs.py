@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
     from tensorchain.fit import History
 
-_AGAIN = 10.0
-"""Growth of the penalty in one iteration from which a path has begun again."""
+_RISE, _MOVE = 1.1, 4.0
+"""Growth of the error, and change of the sensitivity in either direction, in one iteration: a run has begun again."""
 
 
 def plot_history(history: History, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Error and sensitivity over the iterations of one run; dotted lines mark where a path begins again.
+    """Error and sensitivity over the iterations of one run; dotted lines mark where it begins again from another start.
 
     Parameters
     ----------
@@ -154,10 +154,14 @@ def plot_runs(
 
 
 def _restarts(history: History) -> Array:
-    """Where the path begins again from another start: the penalty is high again, and the error with it."""
-    penalty, error = np.asarray(history.penalty), np.asarray(history.error)
-    higher = (penalty[1:] > _AGAIN * penalty[:-1]) & (penalty[:-1] > 0.0)
-    return np.flatnonzero(higher & (error[1:] > error[:-1])) + 1
+    """Where a run begins again from another start: steps lower the error, or let it rise with little else moving."""
+    error, sensitivity = np.asarray(history.error), positive(history.sensitivity)
+    rises = error[1:] > _RISE * error[:-1]
+    with np.errstate(invalid="ignore"):
+        moves = np.abs(np.diff(np.log(sensitivity))) > np.log(_MOVE)
+    places = np.flatnonzero(rises & moves) + 1
+    # The first step of a bounded run goes from its start towards the bound.
+    return places[places > 1]
 
 
 def _padded(runs: Sequence[Sequence[float] | Array]) -> Array:

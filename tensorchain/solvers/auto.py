@@ -46,14 +46,14 @@ _SWEEPS = ALS(max_iter=30, tol=1e-6)
 """From a cheap start."""
 _STEPS = LM(max_iter=40, tol=1e-7)
 """Where sweeps have not converged."""
-_TREE = ALS(max_iter=50, tol=1e-6)
+_TREE = ALS(max_iter=100, tol=1e-6)
 _FAST = 1000
 """Unknowns of the core up to which joint steps cost no more than some sweeps."""
 _LARGE = 2000
 """Unknowns of the core beyond which the path is not taken."""
 _RUN_OFF = 4.0
 """Growth of the sensitivity at which a path is left for another start."""
-_LEVELS = (4, 6)
+_LEVELS = (4, 4, 5)
 """First penalties of the paths beyond the first one, as in `Path`: that one has tried the strongest."""
 _FIRST_BATCH, _MORE = 5, 6
 """Paths beyond the first one, and more of them where the best ran off."""

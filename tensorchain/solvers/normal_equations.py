@@ -17,6 +17,7 @@ import numpy as np
 from tensorchain.evaluation import Evaluator
 from tensorchain.kernels import Array, cholesky, cholesky_solve, diagonal_blocks
 from tensorchain.models import Model
+from tensorchain.models.cp_packed import PackedNewton
 from tensorchain.solvers.constraints import Domain, Lagrangian, Quantity, Sensitivity, SquaredError
 from tensorchain.solvers.constraints.domain import EVERYWHERE, free_entries
 from tensorchain.solvers.constraints.lagrangian import half_gradient
@@ -57,6 +58,8 @@ class NormalEquations:
         self.entries = free_entries(model, self.fixed) if self.fixed and floors is None else None
         if self.dense:
             self._form()
+        plain = not (self.dense or structured or self.ranks or self.fixed) and floors is None
+        self.packed = self._packed() if plain and at.complete else None
 
     def _free(self, blocks: Sequence[Array]) -> list[Array]:
         """Zeros in place of fixed blocks."""
@@ -109,14 +112,35 @@ class NormalEquations:
         self.diagonal = np.einsum("ii->i", self.matrix)
         self.undamped = self.diagonal.copy()
 
+    def _packed(self) -> PackedNewton | None:
+        """The matrix without damping for all blocks at once, where the model has that form."""
+        others = set(self.weights) - {SquaredError(), Sensitivity()}
+        weight = self.weights.get(SquaredError(), 0.0)
+        return None if others or not weight else self.model.packed_newton(weight, self.weights.get(Sensitivity(), 0.0))
+
     def _solve_iteratively(self, damping: float) -> tuple[list[Array], float] | None:
-        inverse = self._inverse(damping)
-        if inverse is None:
+        delta = self._from_blocks(damping) if self.packed is None else self._from_packed(self.packed, damping)
+        if delta is None:
             return None
-        delta = conjugate_gradients(lambda blocks: self._applied(blocks, damping), inverse, self.rhs)
         pairs = zip(delta, self.rhs, strict=True)
         predicted = float(sum(np.vdot(d, g).real + damping * np.vdot(d, d).real for d, g in pairs))
         return delta, predicted
+
+    def _from_blocks(self, damping: float) -> list[Array] | None:
+        """The solution, with the matrix applied block by block."""
+        inverse = self._inverse(damping)
+        if inverse is None:
+            return None
+        return conjugate_gradients(lambda blocks: self._applied(blocks, damping), inverse, self.rhs)
+
+    def _from_packed(self, packed: PackedNewton, damping: float) -> list[Array] | None:
+        """The solution, with the matrix applied to all blocks at once."""
+        inverse = packed.block_inverse(damping)
+        if inverse is None:
+            return None
+        rhs = packed.pack(self.rhs)
+        delta = conjugate_gradients(lambda d: [packed.apply(d[0], damping)], lambda d: [d[0] @ inverse], [rhs])
+        return packed.unpack(delta[0])
 
     def _inverse(self, damping: float) -> Operator | None:
         """The preconditioner."""

@@ -13,7 +13,8 @@ slack, then at
     nu = 2.5 slack e^2 / SS
 
 the objective e^2 + nu SS is less at that model than where the run ended, so that a few sweeps from there lower SS;
-where they do not, the fit is healthy.
+where they do not, the fit is healthy.  Sweeps lead nowhere in a deep swamp: where blocks have grown beyond what random
+ones are, and starts did not agree, joint steps ask.
 
 **The start** of the constrained run is the best minimiser of a sensitivity path that was passed on the way, or else
 where these steps led.
@@ -25,6 +26,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
+from tensorchain.models import Model
 from tensorchain.solvers.als import ALS
 from tensorchain.solvers.constraints import Penalty, Sensitivity, SquaredError
 from tensorchain.solvers.constraints.base import Bounded, Normalised, Weighted
@@ -76,7 +80,7 @@ def stabilised(
     lower = wide.lower(model)
     if passed is None or passed.sensitivity * _HEALTHY > sensitivity:
         price = Penalty(2.5 * slack * best.error**2 / sensitivity)
-        probe = wide.aside(_PROBE if settled else _LONG_PROBE, lower, price)
+        probe = wide.aside(_LONG_PROBE if not settled and _grown(model) else _PROBE, lower, price)
         if probe.sensitivity * _HEALTHY > sensitivity:
             return None
         first = wide.lift(probe.model)
@@ -99,6 +103,12 @@ def stabilised(
         if moved.merit is not None and moved.merit[0] <= _MET and moved.sensitivity < answer.sensitivity:
             answer = moved
     return replace(answer, merit=(0.0, answer.error**2), answer=True, least_error=best.error)
+
+
+def _grown(model: Model) -> bool:
+    """Whether the relative SS is beyond that of random blocks of the same sizes."""
+    drawn = optimal_gauge(model.random_like(np.random.default_rng(0)), tol=1e-2)
+    return model.sensitivity(relative=True) > drawn.sensitivity(relative=True)
 
 
 def _order(square: float, sensitivity: float, allowed: float) -> tuple[bool, float]:

@@ -69,11 +69,10 @@ def condition_number(model: Model, tensor: Any = None) -> float:
     Raises
     ------
     TypeError
-        When `model` is no model, holds NaN or infinity, or has more than 4000 parameters after compression of its tall
-        blocks (before it, where entries are missing), or when the shapes differ.
+        When `model` is no model.
     ValueError
-        When `model` is no model, holds NaN or infinity, or has more than 4000 parameters after compression of its tall
-        blocks (before it, where entries are missing), or when the shapes differ.
+        When it holds NaN or infinity, or has more than 4000 parameters after compression of its tall blocks (before it,
+        where entries are missing), or when the shapes differ.
 
     Examples
     --------

@@ -84,7 +84,9 @@ def first_order_error(model: Model, sigma: float | Sequence[float]) -> float:
 
     Parameters
     ----------
-    model, sigma : Model or float or sequence of float
+    model : Model
+        The decomposition.
+    sigma : float or sequence of float
         As in `expected_error`.
 
     Returns

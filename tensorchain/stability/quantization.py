@@ -95,7 +95,11 @@ def round_blocks(model: AnyModel, bits: int | Sequence[int], scale: Scale = "blo
 
     Parameters
     ----------
-    model, bits, scale : object
+    model : Model
+        The decomposition.
+    bits : int or sequence of int
+        Of all blocks, or of each, as in `quantization_error`.
+    scale : {"block", "slice"}, default "block"
         As in `quantization_error`.
 
     Returns

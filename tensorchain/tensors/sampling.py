@@ -4,7 +4,7 @@
 order: arrays in memory, memory-mapped files and dask arrays.  Another data source joins with
 
     @fibers.register
-    def _(data source: MyDoor, mode, positions): ...
+    def _(data: MyTensor, mode, positions): ...
 """
 
 from __future__ import annotations

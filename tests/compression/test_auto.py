@@ -44,12 +44,11 @@ def test_each_layer_gets_the_method_that_suits_it():
     assert report.macs[1] <= 0.16 * report.macs[0]
 
 
-@pytest.mark.parametrize("share", [0.3, 0.7])
-def test_no_method_alone_has_a_smaller_predicted_error(share):
+def test_no_method_alone_has_a_smaller_predicted_error():
     given = sites()
     errors = {}
     for method in ("auto", "cp3", "tucker2", "tc"):
-        request = Request(method, keep_params=share, stabilise=False, candidates=4)
+        request = Request(method, keep_params=0.4, stabilise=False, candidates=3)
         _, report = plan_network(given, request, parameters=total(given))
         errors[method] = report.allocation.error
     assert all(errors["auto"] <= error + 1e-3 for error in errors.values())
@@ -57,10 +56,10 @@ def test_no_method_alone_has_a_smaller_predicted_error(share):
 
 def test_layers_side_by_side_are_those_one_after_the_other(tmp_path):
     pytest.importorskip("joblib")
-    given = sites()
+    given = sites()[:3]
     runs = [
         plan_network(
-            given, Request("auto", keep_macs=0.5, candidates=3, stabilise=False, jobs=jobs), parameters=total(given)
+            given, Request("auto", keep_macs=0.5, candidates=2, stabilise=False, jobs=jobs), parameters=total(given)
         )
         for jobs in (1, 2)
     ]

@@ -149,7 +149,7 @@ def test_wide_groups_are_fitted_without_their_gram(method):
 
 def test_large_kernels_are_fitted_through_their_core():
     kernel = decaying((50, 48, 3, 3))
-    for method, rank in (("tc", (2, 5, 5)), ("cp3", 12), ("tucker-cp", (8, 8, 12))):
+    for method, rank in (("tc", (2, 4, 4)), ("cp3", 8)):
         plain = fit_kernel(kernel, method, rank, stabilise=False, rng=0)
         stable = fit_kernel(kernel, method, rank, rng=0)
         assert stable.error <= 1.03 * plain.error

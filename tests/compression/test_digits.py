@@ -16,7 +16,7 @@ from torch import nn
 from tensorchain.compression import compress, compress_in_steps, compress_onnx, quantize, recalibrate, restore
 
 OPTIONS = {"candidates": 3, "stabilise": False}
-METHODS = ("cp3", "tucker-cp", "tc")
+METHODS = ("cp3", "tc")
 
 
 class Digits(nn.Module):
@@ -66,7 +66,7 @@ def trained():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     net = Digits()
-    restore(net, loader, epochs=8, rate=0.1, sensitivity=0.0)
+    restore(net, loader, epochs=5, rate=0.1, sensitivity=0.0)
     yield net
     torch.set_num_threads(before)
 
@@ -96,7 +96,7 @@ def test_a_trained_network_goes_all_the_way(trained, method):
         "calibration": loader()[:4],
         "form": "auto",
         "candidates": 3,
-        "stabilise": method in ("cp3", "tc"),
+        "stabilise": method == "tc",
     }
     small = compress(trained, TEST[0][:1], method, keep_macs=0.4, **options)
     report = small.report
@@ -110,7 +110,7 @@ def test_a_trained_network_goes_all_the_way(trained, method):
     assert method in {layers["wide"].method, layers["dilated"].method}
     assert all(layer.output_error is not None for layer in report.layers if layer.method != "dense")
     raw = accuracy(small)
-    restore(small, loader, epochs=5, rate=0.02)
+    restore(small, loader, epochs=3, rate=0.02)
     restored = accuracy(small)
     assert restored > max(raw, dense - 0.1)
     eight = quantize(small, loader(), 8, 8)

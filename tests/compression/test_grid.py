@@ -44,7 +44,7 @@ def smooth(shape, seed):
     return kernel
 
 
-@pytest.mark.parametrize("bits", [2, 4, 6])
+@pytest.mark.parametrize("bits", [2, 6])
 @pytest.mark.parametrize("name", MODELS)
 def test_never_worse_than_rounding_and_better_over_seeds(name, bits):
     kind, rank = MODELS[name]
@@ -124,9 +124,9 @@ def test_roots_measure_the_error_and_lower_it():
 @pytest.mark.parametrize("name", MODELS)
 def test_the_quadratic_of_a_block_is_that_of_explicit_least_squares(name, rooted):
     kind, rank = MODELS[name]
-    rng = np.random.default_rng(2)
-    tensor, model = noisy(kind, rank, 2), kind.random(SHAPE, rank, rng)
-    roots = [rng.standard_normal((n, n)) if rooted and n != 10 else np.eye(n) for n in SHAPE]
+    rng, shape = np.random.default_rng(2), (4, 5, 6)
+    tensor, model = noisy(kind, rank, 2, shape), kind.random(shape, rank, rng)
+    roots = [rng.standard_normal((n, n)) if rooted and n != 6 else np.eye(n) for n in shape]
     problem = _Problem(tensor, model, roots if rooted else None)
 
     def residual(candidate):
@@ -158,8 +158,9 @@ RANKS = {
 @pytest.mark.parametrize("method", RANKS)
 def test_kernels_are_fitted_on_the_grid_by_every_method(method):
     kernel = smooth((10, 8, 1, 1) if method == "svd" else (10, 8, 3, 3), 0).astype(np.float32)
-    fit = fit_kernel(kernel, method, RANKS[method], weight_bits=4, rng=0)
-    free = fit_kernel(kernel, method, RANKS[method], rng=0)
+    # The correction that lowers the sensitivity first is the same for all: once with it is enough.
+    fit = fit_kernel(kernel, method, RANKS[method], weight_bits=4, rng=0, stabilise=method == "tc")
+    free = fit_kernel(kernel, method, RANKS[method], rng=0, stabilise=False)
     assert fit.error == pytest.approx(np.linalg.norm(fit.plan.kernel - kernel) / np.linalg.norm(kernel), rel=1e-4)
     assert fit.error < fit.rounded_error
     assert fit.bits == (4,) * len(fit.plan.convolutions)
@@ -173,13 +174,13 @@ def test_the_error_of_the_output_is_minimised_on_the_grid():
     kernel, rng = smooth((10, 8, 3, 3), 3), np.random.default_rng(4)
     mixing = np.kron(rng.standard_normal((8, 8)) * np.exp(-0.7 * np.arange(8)), np.eye(9))
     covariance = PatchCovariance.from_patches(rng.standard_normal((500, 72)) @ mixing.T, 8)
-    errors = {}
+    options = {"covariance": covariance, "rng": 0, "stabilise": False}
     for method in ("tc", "cp4", "tucker-cp"):
-        for bits in (3, None):
-            for fit_output in (True, False):
-                options = {"covariance": covariance, "fit_output": fit_output, "weight_bits": bits, "rng": 0}
-                errors[bits, fit_output] = fit_kernel(kernel, method, RANKS[method], **options).output_error
-        assert errors[None, True] < errors[3, True] < errors[3, False]
+        free, aware, blind = (
+            fit_kernel(kernel, method, RANKS[method], fit_output=fit_output, weight_bits=bits, **options).output_error
+            for fit_output, bits in ((True, None), (True, 3), (False, 3))
+        )
+        assert free < aware < blind
 
 
 def test_shared_bits_stay_within_their_mean():

@@ -1,5 +1,7 @@
 """All small convolutions of a layer fitted to its outputs, from moments of its patches."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -18,8 +20,9 @@ CASES = {
 }
 
 
+@cache
 def made(method, dtype=np.float64, seed=0):
-    """A kernel, a plan and moments of patches whose covariance is no product."""
+    """A kernel, a plan and moments of patches whose covariance is no product; tests only read them."""
     rng = np.random.default_rng(seed)
     window = (1, 1) if method == "svd" else (3, 2)
     kernel = rng.standard_normal((6, 5, *window)).astype(dtype)
@@ -64,7 +67,7 @@ def test_a_step_is_least_squares_in_its_convolution(method):
     for k, weight in enumerate(weights):
         block = _Block.of(plan, weights, k)
         jacobian = np.stack([block.forward(e.reshape(weight.shape)) for e in np.eye(weight.size)])
-        normal = np.einsum("atp,pq,btq->ab", jacobian, metric, jacobian)
+        normal = np.einsum("atp,pq,btq->ab", jacobian, metric, jacobian, optimize=True)
         best = np.linalg.lstsq(normal, np.einsum("atp,tp->a", jacobian, goal), rcond=None)[0]
 
         def value(w, normal=normal, jacobian=jacobian):

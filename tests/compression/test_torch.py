@@ -15,9 +15,9 @@ from torch import nn
 from tensorchain.compression import Geometry, compress, plan_of, quantize, recalibrate, restore
 from tensorchain.compression.quantize import quantizer
 from tensorchain.compression.sandwich import Sandwich
-from tensorchain.compression.torch_layers import geometry_of, module_of
+from tensorchain.compression.torch_layers import geometry_of, module_of, plan_of_module
 from tensorchain.compression.torch_modules import fake_quantize_class
-from tensorchain.compression.torch_sensitivity import sensitivities_of, sensitivity_of
+from tensorchain.compression.torch_sensitivity import Sensitivities, sensitivity_of
 from tensorchain.compression.torch_sites import sites_of
 from tensorchain.compression.training import decomposed
 from tensorchain.models import CP, TensorChain
@@ -107,10 +107,91 @@ def test_sensitivity_with_a_gradient_is_that_of_the_plan():
 def test_sensitivities_of_several_layers_are_those_of_each():
     rng = np.random.default_rng(1)
     parts = [module_of(plan) for _ in range(3) for plan in plans((3, 2), Geometry(), None, rng)]
-    together = sensitivities_of(parts).detach()
+    together = Sensitivities(parts)().detach()
     alone = torch.stack([sensitivity_of(part).detach() for part in parts])
     assert torch.allclose(together, alone, rtol=1e-5)
     assert len(set(alone.tolist())) == len(parts)
+
+
+def sequences():
+    """Depthwise, in groups, with shared kernels, groups that do not nest, transposed, one layer, linear."""
+    from tensorchain.compression.torch_modules import fold_class
+
+    def conv(inputs, outputs, window, groups=1):
+        return nn.Conv2d(inputs, outputs, window, groups=groups, bias=False)
+
+    fold = fold_class()
+    return [
+        *(nn.Sequential(conv(5, r, 1), conv(r, r, 3, r), conv(r, 4 + r, 1)) for r in (5, 7, 9)),
+        *(nn.Sequential(conv(5, 2 * a, 1), conv(2 * a, 2 * a + 2, 3, 2), conv(2 * a + 2, 9, 1)) for a in (3, 4)),
+        *(
+            nn.Sequential(conv(5, 3 * a, 1), fold(3, False), conv(a, 2, 3), fold(3, True), conv(6, 3 + a, 1))
+            for a in (2, 4)
+        ),
+        nn.Sequential(conv(5, 7, 1), conv(7, 7, (3, 1), 7), conv(7, 7, (1, 3), 7), conv(7, 4, 1)),
+        nn.Sequential(conv(6, 6, 3, 6), conv(6, 4, 1)),
+        nn.Sequential(conv(6, 3, 1), conv(3, 3, (3, 1), 3)),
+        nn.Sequential(conv(6, 12, 1, 3), conv(12, 4, 3, 2)),
+        nn.Sequential(conv(8, 12, 1, 4), conv(12, 9, 3, 3)),
+        nn.Sequential(conv(4, 6, 3)),
+        nn.Sequential(conv(6, 6, 3, 6)),
+        nn.Sequential(nn.ConvTranspose2d(6, 8, 1, groups=2, bias=False), nn.ConvTranspose2d(8, 4, 3, bias=False)),
+        nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 6)),
+    ]
+
+
+def test_sensitivities_of_all_structures_and_their_gradients():
+    """Padded and computed together, against the formula of plans, and against autograd of the composed kernel."""
+    torch.manual_seed(3)
+    parts = [part.double() for part in sequences()]
+    whole = Sensitivities(parts)
+    assert len(whole.batches) < len(parts)
+    values = whole()
+    shares = torch.rand(len(parts), dtype=torch.float64)
+    (values * shares).sum().backward()
+    for part, value, share in zip(parts, values.detach(), shares, strict=True):
+        weights = [module.weight for module in part if hasattr(module, "weight")]
+        assert float(value) == pytest.approx(plan_of_module(part, "", None).sensitivity(), rel=1e-9)
+        for weight in weights:
+            direction = torch.randn_like(weight)
+            ends = []
+            for step in (1e-5, -1e-5):
+                with torch.no_grad():
+                    weight.add_(step * direction)
+                    ends.append(plan_of_module(part, "", None).sensitivity())
+                    weight.sub_(step * direction)
+            slope = float((weight.grad * direction).sum())
+            assert (ends[0] - ends[1]) / 2e-5 * float(share) == pytest.approx(slope, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("change", ["channels_last", "bfloat16", "autocast", "frozen"])
+def test_the_sensitivity_does_not_depend_on_how_weights_are_stored(change):
+    torch.manual_seed(4)
+    parts = sequences()
+    expected = Sensitivities(parts)()
+    expected.sum().backward()
+    goals = [weight.grad.clone() for part in parts for weight in part.parameters() if weight.grad is not None]
+    moved = copy.deepcopy(parts)
+    for part in moved:
+        part.zero_grad()
+        if change == "bfloat16":
+            part.bfloat16()
+        elif change == "channels_last":
+            part.to(memory_format=torch.channels_last)
+    if change == "frozen":
+        for weight in moved[0].parameters():
+            weight.requires_grad_(False)
+    with torch.autocast("cpu", torch.bfloat16, enabled=change == "autocast"):
+        found = Sensitivities(moved)()
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, expected, rtol=0.05 if change == "bfloat16" else 1e-5)
+    found.sum().backward()
+    if change == "frozen":
+        assert all(weight.grad is None for weight in moved[0].parameters())
+        return
+    grads = [weight.grad for part in moved for weight in part.parameters() if weight.grad is not None]
+    for grad, goal in zip(grads, goals, strict=True):
+        assert torch.allclose(grad.float(), goal, rtol=0.1 if change == "bfloat16" else 1e-4, atol=0.05)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -23,12 +23,12 @@ def test_the_full_set_is_large_and_covers_all_verdicts_and_models() -> None:
 
 @pytest.fixture(scope="module")
 def judged() -> list[object]:
-    return list(verdicts(cases(EVALUATION[:2], quick=True)))
+    return list(verdicts(cases(EVALUATION[:1], quick=True)))
 
 
 def test_verdicts_are_right(judged: list[object]) -> None:
     counts = confusion(judged)  # type: ignore[arg-type]
-    assert sum(counts.values()) >= 40
+    assert sum(counts.values()) >= 25
     assert accuracy(counts) > 0.9, "\n" + table(counts)
     labels = Counter(label for label, _ in counts.elements())
     assert set(labels) >= set(Verdict) - {Verdict.STUCK}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import tensorchain as tc
 from tensorchain.stability import expected_error, first_order_error, worst_direction
-from tests.cases import Case, block_term_case, chain_case, cp_case, double, gaussian, jacobian, tucker_case
+from tests.cases import Case, block_term_case, chain_case, cp_case, crossed, double, gaussian, jacobian, tucker_case
 from tests.stability.examples import FIFTH, HUB, MODELS, ORDER_THREE, Hub, flat, in_matrix_form, name
 
 TINY = [
@@ -46,8 +46,7 @@ class TestExpectedError:
             total += float(np.sum(np.abs(moved(model, noise).full() - full) ** 2))
         assert expected_error(model, sigma) == pytest.approx(total / 2 ** sum(sizes), rel=1e-10)
 
-    @pytest.mark.parametrize("case", ORDER_THREE, ids=name)
-    @pytest.mark.parametrize("sigma", [0.05, 0.3, 1.0])
+    @crossed(case=ORDER_THREE, sigma=[0.05, 0.3, 1.0])
     def test_monte_carlo(self, case: Case, sigma: float) -> None:
         model = case.model(3)
         full, rng = model.full(), np.random.default_rng(4)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tensorchain.models import CP
-from tests.cases import SMALL, THREE, Case, gaussian, relative
+from tests.cases import SMALL, THREE, Case, combined, gaussian, relative
 from tests.tensors.sources import FULL, PARTIAL, Way, model_and_jacobian
 
 CASES = [case for case in SMALL if len(case.shape) > 2 or case.kind is CP]
@@ -18,7 +18,11 @@ WAYS = [*FULL, *PARTIAL]
 FEW = [*THREE, *(case.as_type("complex128") for case in THREE)]
 """For ways that take milliseconds for each question."""
 
-PAIRS = [pytest.param(way, case, id=f"{way}-{case}") for way in WAYS for case in (FEW if "dask" in way.name else CASES)]
+PAIRS = [
+    pytest.param(way, case, id=f"{way}-{case}")
+    for slow, cases in ((False, CASES), (True, FEW))
+    for way, case in combined([way for way in WAYS if ("dask" in way.name) is slow], cases, every=1 if slow else 3)
+]
 
 SCALE = 0.37
 
@@ -59,7 +63,7 @@ class Truth:
 
 
 @pytest.mark.parametrize(("way", "case"), PAIRS)
-class TestDoors:
+class TestDataClasses:
     """On models of orders 2 to 4, real and complex, double and single."""
 
     def test_what_it_says_of_itself(self, way: Way, case: Case) -> None:

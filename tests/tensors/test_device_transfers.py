@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 
 import tensorchain as tc
-from tests.cases import THREE, Case
+from tests.cases import THREE, Case, crossed
 from tests.tensors.counting import counted, there
 
 CASES = [case.as_type(dtype) for dtype in ("float64", "float32", "complex128") for case in THREE]
 PENALTIES = (0.0, 0.1)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("penalty", PENALTIES)
+@crossed(case=CASES, penalty=PENALTIES)
 def test_sweeps_bring_back_one_small_array(case: Case, penalty: float) -> None:
     with counted() as counts:
         tensor = tc.Device(there(case.tensor()))
@@ -36,8 +35,7 @@ def test_sweeps_bring_back_one_small_array(case: Case, penalty: float) -> None:
             counts.reset()
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("penalty", PENALTIES)
+@crossed(case=CASES, penalty=PENALTIES)
 def test_a_fit_costs_what_the_documentation_says(case: Case, penalty: float) -> None:
     sweeps, blocks = 14, len(case.model().matrices)
     constraint = tc.Penalty(penalty) if penalty else None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tensorchain as tc
-from tests.cases import SHAPE, Case, block_term_case, chain_case, cp_case, relative, tucker_case
+from tests.cases import SHAPE, Case, block_term_case, chain_case, combined, cp_case, relative, tucker_case
 from tests.tensors.sources import FULL, PARTIAL, Way
 
 SOLVERS = [tc.ALS(max_iter=5), tc.LM(max_iter=3), tc.Path(stage_iter=2, max_iter=2, cycles=1)]
@@ -30,9 +30,7 @@ CONSTRAINTS = {
 
 RUNS = [
     pytest.param(case, solver, name, id=f"{case.kind.name}-{type(solver).__name__}-{name}")
-    for case in MODELS
-    for solver in SOLVERS
-    for name in CONSTRAINTS
+    for case, solver, name in combined(MODELS, SOLVERS, list(CONSTRAINTS))
     # Root searches run a solver many times: two models are enough where the steps are joint.
     if name in ("free", "penalty") or isinstance(solver, tc.ALS) or case.kind in (tc.CP, tc.TensorChain)
 ]

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain.evaluation import Evaluator
+from tensorchain.models.listing import Listing, public_names
 from tensorchain.models.scale import Scale
 from tensorchain.solvers.constraints.domain import EVERYWHERE, Domain
 from tensorchain.solvers.constraints.quantities import Quantity, Sensitivity, SquaredError
@@ -65,7 +66,7 @@ Values = Mapping[Quantity, float]
 """The quantities of a constraint at one model."""
 
 
-class Constraint:
+class Constraint(Listing):
     """No constraint: the least error."""
 
     @property
@@ -104,7 +105,7 @@ class Constraint:
 
         Parameters
         ----------
-        scale : {"block", "slice"}
+        scale : Scale
             ||T||, and the blocks of the model.
 
         Returns
@@ -295,6 +296,9 @@ class Constraint:
     def free(self) -> bool:
         """Whether nothing is asked but a small error."""
         return self.error_alone and not self.bounds and self.domain.whole
+
+
+Constraint._hooks = public_names(Constraint)
 
 
 @dataclass(frozen=True)
