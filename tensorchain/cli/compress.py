@@ -13,6 +13,7 @@ from tensorchain.cli.feeds import read_feeds
 from tensorchain.cli.output import print_columns, print_json, print_report
 from tensorchain.cli.reading import check_file
 from tensorchain.cli.writing import check_target, replace_file
+from tensorchain.compression.onnx_budgets import compress_onnx_within
 from tensorchain.compression.onnx_calibration import checked_feeds
 from tensorchain.compression.onnx_graph import compress_onnx
 from tensorchain.compression.onnx_int8 import in_int8_opset, quantize_onnx
@@ -25,7 +26,8 @@ from tensorchain.compression.request import ALLOCATIONS, FORMS, METHOD_NAMES
 DESCRIPTION = """\
 Replace the convolutions and constant matrices of an ONNX file by decomposed ones; all else stays as it is.
 
-One of --keep-macs and --keep-params says how much of the dense network to keep.  What is left alone is listed and
+One of --keep-macs and --keep-params says how much of the dense network to keep, or one of --max-output-error and
+--min-agreement how near its outputs have to stay.  What is left alone is listed and
 counted, with the reason.  With --calibration the new layers are fitted to what the original gives on these inputs, and
 the error of every output is reported.  The file is opened and run before it is written.  Needs no PyTorch.
 """
@@ -35,6 +37,7 @@ examples:
   tensorchain compress model.onnx --method cp3 --keep-macs 0.5 --calibration images.npz --out small.onnx
   tensorchain compress model.onnx --keep-macs 0.5 --input-shape images=1,3,320,320 --out small.onnx
   tensorchain compress model.onnx --keep-macs 0.5 --calibration images.npz --out small.onnx --int8
+  tensorchain compress model.onnx --max-output-error 0.05 --calibration images.npz --out small.onnx
   tensorchain compress model.onnx --keep-macs 0.5 --restore images.npz --epochs 3 --out small.onnx
   tensorchain compress model.onnx --keep-macs 0.3 --form auto --checkpoint run.ckpt --out small.onnx
 
@@ -62,6 +65,14 @@ def add_parser(commands: Any) -> None:
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--keep-macs", type=positive_number, metavar="SHARE", help="share of the multiplications kept")
     budget.add_argument("--keep-params", type=positive_number, metavar="SHARE", help="share of the parameters kept")
+    budget.add_argument(
+        "--max-output-error", type=positive_number, metavar="E",
+        help="the fewest multiplications with which no output has a larger relative error on the calibration inputs",
+    )  # fmt: skip
+    budget.add_argument(
+        "--min-agreement", type=positive_number, metavar="SHARE",
+        help="the fewest with which the largest of the classes of the first output is the same for this share",
+    )  # fmt: skip
     how = parser.add_argument_group("how")
     how.add_argument(
         "--method", choices=METHOD_NAMES, default="auto",
@@ -121,6 +132,9 @@ def run(arguments: argparse.Namespace) -> Status:
         raise CommandError("--int8 and --fit-output need --calibration FILE")
     if arguments.restore is not None and arguments.weight_bits is not None:
         raise CommandError("--restore moves weights off the grid of --weight-bits; give one of them")
+    bounded = arguments.max_output_error is not None or arguments.min_agreement is not None
+    if bounded and calibration is None:
+        raise CommandError("--max-output-error and --min-agreement need --calibration FILE")
     restored: Restored | None = None
     try:
         original = load_model(source)
@@ -135,14 +149,22 @@ def run(arguments: argparse.Namespace) -> Status:
         if arguments.restore is not None and arguments.restore != calibration:
             lessons = read_feeds(arguments.restore, arguments.key, inputs_of(original))
         sizes = _sizes(arguments.input_shape, [one.name for one in inputs_of(original)])
-        model, report = compress_onnx(
-            original, arguments.method, keep_macs=arguments.keep_macs, keep_params=arguments.keep_params,
-            calibration=feeds, refit=False if arguments.no_refit else None, input_shapes=sizes,
-            stabilise=not arguments.plain,
-            fit_output=arguments.fit_output, keep=tuple(arguments.keep), form=arguments.form,
-            allocation=arguments.allocation, candidates=arguments.candidates, rng=arguments.seed, jobs=arguments.jobs,
-            weight_bits=arguments.weight_bits, checkpoint=arguments.checkpoint, time_int8=arguments.int8,
-        )  # fmt: skip
+        options: dict[str, Any] = {
+            "refit": False if arguments.no_refit else None, "input_shapes": sizes, "stabilise": not arguments.plain,
+            "fit_output": arguments.fit_output, "keep": tuple(arguments.keep), "form": arguments.form,
+            "allocation": arguments.allocation, "candidates": arguments.candidates, "rng": arguments.seed,
+            "jobs": arguments.jobs, "weight_bits": arguments.weight_bits, "checkpoint": arguments.checkpoint,
+        }  # fmt: skip
+        if bounded:
+            model, report = compress_onnx_within(
+                original, arguments.method, calibration=feeds or [], max_output_error=arguments.max_output_error,
+                min_agreement=arguments.min_agreement, **options,
+            )  # fmt: skip
+        else:
+            model, report = compress_onnx(
+                original, arguments.method, keep_macs=arguments.keep_macs, keep_params=arguments.keep_params,
+                calibration=feeds, time_int8=arguments.int8, **options,
+            )  # fmt: skip
         if arguments.restore is not None:
             model, restored = restore_onnx(original, model, lessons or [], epochs=arguments.epochs, rng=arguments.seed)
         if arguments.int8:
@@ -197,6 +219,7 @@ def _show(
             "file": str(source),
             "out": str(target),
         }
+        ends["trials"] = [{"share": s.share, "score": s.score, "holds": s.accepted} for s in report.steps]
         ends["restored"] = None if restored is None else dataclasses.asdict(restored)
         print_json({"layers": layers, **totals, **measured, **ends})
         return
@@ -233,6 +256,9 @@ def _show(
         first, last = restored.errors[0], restored.errors[restored.best]
         lines.append(("restored", f"error on inputs held out {first:.3g} -> {last:.3g}, epoch {restored.best}"))
         lines.extend(("not compared", one) for one in restored.missing)
-    if report.unused:
+    for step in report.steps:
+        told = f"share {step.share:.3f}: {abs(step.score or 0.0):.3g}, {'holds' if step.accepted else 'does not hold'}"
+        lines.append(("tried", told))
+    if report.unused and not report.steps:
         lines.append(("budget", report.unused))
     print_report([*lines, ("saved", str(target))], title=str(source))

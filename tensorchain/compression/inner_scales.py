@@ -28,6 +28,7 @@ ranges of weights; here those of activations count too, and the error is what is
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -110,7 +111,7 @@ class InnerChannels:
             logs = start
             for norm in _NORMS:
                 result = scipy.optimize.minimize(
-                    lambda u, p=norm: _logarithm(*self._error(np.where(used, u, 0.0), p), used), logs, jac=True,
+                    self._logarithm, logs, args=(norm, used), jac=True,
                     method="L-BFGS-B", bounds=[(-limit, limit)] * len(logs), options={"maxiter": 200},
                 )  # fmt: skip
                 logs = np.where(used, result.x - result.x[used].mean(), 0.0)
@@ -118,6 +119,12 @@ class InnerChannels:
         best = min(found, key=lambda u: self._error(u, np.inf)[0])
         scales = self.signs * np.exp(best)
         return np.asarray(scales if self.error(scales) < self.error(np.ones(len(spans))) else np.ones(len(spans)))
+
+    def _logarithm(self, logs: Array, norm: float, used: Array) -> tuple[float, Array]:
+        """log f and its gradient, so that steps do not depend on the size of the error."""
+        value, slope = self._error(np.where(used, logs, 0.0), norm)
+        value = max(value, 1e-300)
+        return float(np.log(value)), np.where(used, slope / value, 0.0)
 
     def _error(self, logs: Array, norm: float, signs: Array | None = None) -> tuple[float, Array]:
         """The error and its gradient by log s."""
@@ -128,7 +135,7 @@ class InnerChannels:
         passed = float(through.sum())
         total, slope = 0.0, np.zeros(len(logs))
 
-        def add(largest: tuple[float, Array], sum_: float, change: Array, factor: float) -> None:
+        def add(largest: tuple[Any, Array], sum_: float, change: Array, factor: float) -> None:
             nonlocal total, slope
             total += factor * largest[0] * sum_
             slope = slope + factor * (largest[1] * sum_ + largest[0] * change)
@@ -179,9 +186,3 @@ def _largest(values: Array, norm: float) -> tuple[Array, Array]:
     sums = part.sum(-1, keepdims=True)
     whole = top * np.maximum(sums, 1e-300) ** (1.0 / norm)
     return whole[..., 0], whole * part / np.maximum(sums, 1e-300)
-
-
-def _logarithm(value: float, slope: Array, used: Array) -> tuple[float, Array]:
-    """log f and its gradient, so that steps do not depend on the size of the error."""
-    value = max(value, 1e-300)
-    return float(np.log(value)), np.where(used, slope / value, 0.0)

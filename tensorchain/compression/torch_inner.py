@@ -151,4 +151,8 @@ def _moments(
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: with_room(*(part.cpu().numpy() for part in own[:4]), own[4]) for name, own in sums.items()}
+    found = {}
+    for name, (*sums_of, count) in sums.items():
+        low, high, first, second = (part.cpu().numpy() for part in sums_of)
+        found[name] = with_room(low, high, first, second, count)
+    return found
