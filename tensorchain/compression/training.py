@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ import numpy as np
 from tensorchain.compression.curvature import rate_for
 from tensorchain.compression.layer_bits import allocate_layer_bits
 from tensorchain.compression.quantize import check_bits, quantizer
+from tensorchain.compression.torch_inner import rescale_inner
 from tensorchain.compression.torch_inputs import call, inputs_of
 from tensorchain.compression.torch_layers import channel_axis, convolutions, copied
 from tensorchain.compression.torch_layers import decomposed as replaced
@@ -309,6 +311,7 @@ def quantize(
     activation_range: str = "mse",
     percentile: float = 99.9,
     batches: int = 8,
+    inner_scales: bool = True,
 ) -> Any:
     """A copy of a network whose weights and inputs of layers are rounded, with straight-through gradients.
 
@@ -332,6 +335,9 @@ def quantize(
         Share of the values inside the range, in percent.
     batches : int, default 8
         Most calibration batches.
+    inner_scales : bool, default True
+        Where activations are rounded too, choose the scales of the channels between the small convolutions of a layer
+        for least rounding of both (:mod:`tensorchain.compression.inner_scales`).  Weights on a grid keep theirs.
 
     Returns
     -------
@@ -373,6 +379,10 @@ def quantize(
         weight_bits = allocation.bits
     weights = _bits("weight_bits", weight_bits, modules)
     activations = {} if activation_bits is None else _bits("activation_bits", activation_bits, modules)
+    if inner_scales and activations and not any(layer.bits for layer in replaced(small).values()):
+        # A loader that can be passed over once only would leave nothing for the ranges.
+        loader = list(islice(loader, batches)) if iter(loader) is loader else loader
+        rescale_inner(small, loader, weights, activations, per_channel=per_channel, batches=batches)
     samples = _samples(small, {name: modules[name] for name in activations}, loader, batches) if activations else {}
     for name, module in modules.items():
         if name in weights:
