@@ -507,6 +507,10 @@ def test_bad_options_end_in_one_line(folder: Path, capsys: Any, arguments: Any) 
     ("arguments", "message"),
     [
         (["decompse"], "no such choice: 'decompse'; did you mean decompose?"),
+        (
+            ["decompose", "t.npy", "tt", "--model", "cp", "--rank", "2", "--out", "m.npz"],
+            "unrecognized arguments: tt; a kind of model is given as --model tt",
+        ),
         (["zzz"], "no such choice: 'zzz'; there are decompose, show, rank-study, diagnose, reconstruct, export, "),
         (["decompose", "data.npy", "--out", "f.npz", "--model", "tuker", "--rank", "2"], "did you mean tucker?"),
         (["completion", "tcsh"], "there are bash, zsh, fish"),
