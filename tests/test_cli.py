@@ -515,7 +515,7 @@ def test_bad_options_end_in_one_line(folder: Path, capsys: Any, arguments: Any) 
         (["decompose", "data.npy", "--out", "f.npz", "--model", "tuker", "--rank", "2"], "did you mean tucker?"),
         (["completion", "tcsh"], "there are bash, zsh, fish"),
     ],
-    ids=["near", "far", "model", "shell"],
+    ids=["near", "positional", "far", "model", "shell"],
 )
 def test_mistyped_choices_get_a_hint(capsys: Any, arguments: Any, message: str) -> None:
     assert main(arguments) == 2
