@@ -154,6 +154,7 @@ def draw(rows: list[Row]) -> Figure:
     axes.tick_params(labelsize=7)
     axes.set_ylim(len(found) - 0.4, -0.6)
     axes.set_xlim(0.0, 1.03)
+    axes.set_xticks([0.0, 0.25, 0.5, 0.75, 1.0], ["0", "0.25", "0.5", "0.75", "1"])
     axes.set_xlabel("match of halves", fontsize=7.5)
     axes.grid(True, axis="x", color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)

@@ -27,7 +27,7 @@ from tensorchain.compression import Trial, compress_onnx, quantize_onnx, try_mod
 from tensorchain.compression.onnx_calibration import checked_feeds
 from tensorchain.compression.onnx_layers import layers_of
 from tensorchain.compression.onnx_reading import inputs_of, load_model, stored_sizes
-from tensorchain.compression.request import SPATIAL
+from tensorchain.compression.request import METHOD_NAMES
 
 HEADER = ("file", "what", "MACs, M", "MACs", "parameters", "bytes", "time", "error", "refitted", "seconds")
 
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--files", nargs="+", type=Path, required=True, metavar="FILE.onnx")
     parser.add_argument("--inputs", nargs="+", default=[], metavar="FILE.npz", help="one for each file, or -")
     parser.add_argument("--shares", nargs="+", type=float, default=[0.8, 0.5], help="of the MACs (0.8 0.5)")
-    parser.add_argument("--methods", nargs="+", choices=("auto", *SPATIAL), default=["auto"], help="default auto")
+    parser.add_argument("--methods", nargs="+", choices=METHOD_NAMES, default=["auto"], help="default auto")
     parser.add_argument("--most-inputs", type=int, default=64, metavar="N", help="runs that are used of each file (64)")
     parser.add_argument("--stabilise", action="store_true", help="control the sensitivity; slower")
     parser.add_argument("--no-int8", action="store_true", help="leave the int8 copy out")

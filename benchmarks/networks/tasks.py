@@ -171,12 +171,13 @@ def rows_of(
     yield (task.name, "original", "1", task.judge(wanted, wanted), "0", "1", "1", "")
     makers: list[tuple[str, Maker]] = []
     if "int8" in only:
-        makers.append(("int8 of the original", lambda: (quantize_onnx(task.original, task.seen), (1, 1))))
+        makers.append(("int8 of the original", lambda: (quantize_onnx(task.original, task.seen, inner_scales=False), (1, 1))))
     for share in shares:
-        for method in [method for method in ("svd", "tucker2") if method in only]:
-            makers.append(
-                (f"{method} by hand, {share:g}", partial(by_hand, task.original, method, share, task.seen[0]))
-            )
+        makers += [
+            (f"{method} by hand, {share:g}", partial(by_hand, task.original, method, share, task.seen[0]))
+            for method in ("svd", "tucker2")
+            if method in only
+        ]
         for row in [row for row in ("plain", "auto", "restored") if row in only]:
             told = {"plain": "not refitted", "auto": "refitted"}.get(row, f"restored, {options['epochs']} epochs")
             makers.append((f"{options['method']}, {share:g}, {told}", partial(ours, task, share, row, options)))

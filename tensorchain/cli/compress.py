@@ -13,18 +13,21 @@ from tensorchain.cli.feeds import read_feeds
 from tensorchain.cli.output import print_columns, print_json, print_report
 from tensorchain.cli.reading import check_file
 from tensorchain.cli.writing import check_target, replace_file
+from tensorchain.compression.onnx_budgets import compress_onnx_within
 from tensorchain.compression.onnx_calibration import checked_feeds
 from tensorchain.compression.onnx_graph import compress_onnx
 from tensorchain.compression.onnx_int8 import in_int8_opset, quantize_onnx
 from tensorchain.compression.onnx_reading import inputs_of, load_model
+from tensorchain.compression.onnx_restore import Restored, restore_onnx
 from tensorchain.compression.onnx_trial import Trial, try_models
 from tensorchain.compression.report import Report
-from tensorchain.compression.request import ALLOCATIONS, FORMS, SPATIAL
+from tensorchain.compression.request import ALLOCATIONS, FORMS, METHOD_NAMES
 
 DESCRIPTION = """\
 Replace the convolutions and constant matrices of an ONNX file by decomposed ones; all else stays as it is.
 
-One of --keep-macs and --keep-params says how much of the dense network to keep.  What is left alone is listed and
+One of --keep-macs and --keep-params says how much of the dense network to keep, or one of --max-output-error and
+--min-agreement how near its outputs have to stay.  What is left alone is listed and
 counted, with the reason.  With --calibration the new layers are fitted to what the original gives on these inputs, and
 the error of every output is reported.  The file is opened and run before it is written.  Needs no PyTorch.
 """
@@ -34,6 +37,8 @@ examples:
   tensorchain compress model.onnx --method cp3 --keep-macs 0.5 --calibration images.npz --out small.onnx
   tensorchain compress model.onnx --keep-macs 0.5 --input-shape images=1,3,320,320 --out small.onnx
   tensorchain compress model.onnx --keep-macs 0.5 --calibration images.npz --out small.onnx --int8
+  tensorchain compress model.onnx --max-output-error 0.05 --calibration images.npz --out small.onnx
+  tensorchain compress model.onnx --keep-macs 0.5 --restore images.npz --epochs 3 --out small.onnx
   tensorchain compress model.onnx --keep-macs 0.3 --form auto --checkpoint run.ckpt --out small.onnx
 
 calibration inputs: a .npy or .npz file, the images along the first axis; for several inputs a .npz file with one array
@@ -60,9 +65,17 @@ def add_parser(commands: Any) -> None:
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--keep-macs", type=positive_number, metavar="SHARE", help="share of the multiplications kept")
     budget.add_argument("--keep-params", type=positive_number, metavar="SHARE", help="share of the parameters kept")
+    budget.add_argument(
+        "--max-output-error", type=positive_number, metavar="E",
+        help="the fewest multiplications with which no output has a larger relative error on the calibration inputs",
+    )  # fmt: skip
+    budget.add_argument(
+        "--min-agreement", type=positive_number, metavar="SHARE",
+        help="the fewest with which the largest of the classes of the first output is the same for this share",
+    )  # fmt: skip
     how = parser.add_argument_group("how")
     how.add_argument(
-        "--method", choices=("auto", *SPATIAL), default="auto",
+        "--method", choices=METHOD_NAMES, default="auto",
         help="of convolutions (default auto); auto takes for each layer the one that serves the budget best",
     )  # fmt: skip
     how.add_argument(
@@ -92,6 +105,18 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     data.add_argument("--no-refit", action="store_true", help="do not fit the new layers to the original's outputs")
     data.add_argument("--fit-output", action="store_true", help="choose the fits by errors of outputs, not of kernels")
+    data.add_argument(
+        "--restore", metavar="FILE",
+        help="train the new weights to give what the original gives on these inputs, without labels; needs PyTorch. "
+        "They calibrate too, unless --calibration is given",
+    )  # fmt: skip
+    data.add_argument(
+        "--epochs",
+        type=positive_integer,
+        default=3,
+        metavar="N",
+        help="passes over the inputs of --restore (default 3)",
+    )
     data.add_argument("--int8", action="store_true", help="round to int8 by ONNX Runtime's static quantizer")
     parser.add_argument("--json", action="store_true", help="print JSON, not a table")
 
@@ -102,33 +127,53 @@ def run(arguments: argparse.Namespace) -> Status:
     source = check_file(arguments.file)
     if target.exists() and target.samefile(source):
         raise CommandError(f"--out {target}: is the file that is read; choose another name")
-    if (arguments.int8 or arguments.fit_output) and arguments.calibration is None:
+    calibration = arguments.calibration or arguments.restore
+    if (arguments.int8 or arguments.fit_output) and calibration is None:
         raise CommandError("--int8 and --fit-output need --calibration FILE")
+    if arguments.restore is not None and arguments.weight_bits is not None:
+        raise CommandError("--restore moves weights off the grid of --weight-bits; give one of them")
+    bounded = arguments.max_output_error is not None or arguments.min_agreement is not None
+    if bounded and calibration is None:
+        raise CommandError("--max-output-error and --min-agreement need --calibration FILE")
+    restored: Restored | None = None
     try:
         original = load_model(source)
         if arguments.int8:
             # What cannot be written is said before the work.
             in_int8_opset(original)
         feeds = None
-        if arguments.calibration is not None:
-            held = read_feeds(arguments.calibration, arguments.key, inputs_of(original))
+        if calibration is not None:
+            held = read_feeds(calibration, arguments.key, inputs_of(original))
             feeds = checked_feeds(held, inputs_of(original))
+        lessons = feeds
+        if arguments.restore is not None and arguments.restore != calibration:
+            lessons = read_feeds(arguments.restore, arguments.key, inputs_of(original))
         sizes = _sizes(arguments.input_shape, [one.name for one in inputs_of(original)])
-        model, report = compress_onnx(
-            original, arguments.method, keep_macs=arguments.keep_macs, keep_params=arguments.keep_params,
-            calibration=feeds, refit=False if arguments.no_refit else None, input_shapes=sizes,
-            stabilise=not arguments.plain,
-            fit_output=arguments.fit_output, keep=tuple(arguments.keep), form=arguments.form,
-            allocation=arguments.allocation, candidates=arguments.candidates, rng=arguments.seed, jobs=arguments.jobs,
-            weight_bits=arguments.weight_bits, checkpoint=arguments.checkpoint, time_int8=arguments.int8,
-        )  # fmt: skip
+        options: dict[str, Any] = {
+            "refit": False if arguments.no_refit else None, "input_shapes": sizes, "stabilise": not arguments.plain,
+            "fit_output": arguments.fit_output, "keep": tuple(arguments.keep), "form": arguments.form,
+            "allocation": arguments.allocation, "candidates": arguments.candidates, "rng": arguments.seed,
+            "jobs": arguments.jobs, "weight_bits": arguments.weight_bits, "checkpoint": arguments.checkpoint,
+        }  # fmt: skip
+        if bounded:
+            model, report = compress_onnx_within(
+                original, arguments.method, calibration=feeds or [], max_output_error=arguments.max_output_error,
+                min_agreement=arguments.min_agreement, **options,
+            )  # fmt: skip
+        else:
+            model, report = compress_onnx(
+                original, arguments.method, keep_macs=arguments.keep_macs, keep_params=arguments.keep_params,
+                calibration=feeds, time_int8=arguments.int8, **options,
+            )  # fmt: skip
+        if arguments.restore is not None:
+            model, restored = restore_onnx(original, model, lessons or [], epochs=arguments.epochs, rng=arguments.seed)
         if arguments.int8:
             model = quantize_onnx(model, feeds or [])
         trial = try_models(original, model, feeds, sizes=sizes)
     except (ValueError, TypeError, ImportError) as error:
         raise CommandError(f"{arguments.file}: {error}") from error
     replace_file(target, lambda temporary: temporary.write_bytes(model.SerializeToString()))
-    _show(arguments, source, target, report, trial)
+    _show(arguments, source, target, (report, trial, restored))
     return Status.OK
 
 
@@ -158,14 +203,24 @@ def _short(name: str) -> str:
     return name if len(name) <= _NAME else f"{name[: _NAME // 2]}...{name[-_NAME // 2 :]}"
 
 
-def _show(arguments: argparse.Namespace, source: Path, target: Path, report: Report, trial: Trial) -> None:
+def _show(
+    arguments: argparse.Namespace, source: Path, target: Path, results: tuple[Report, Trial, Restored | None]
+) -> None:
+    report, trial, restored = results
     sizes = source.stat().st_size, target.stat().st_size
     if arguments.json:
         layers = [dataclasses.asdict(layer) for layer in report.layers]
         totals = {"parameters": report.parameters, "macs": report.macs, "bytes": sizes, "gap": report.allocation.gap}
         outputs = [dataclasses.asdict(output) for output in trial.outputs]
         measured = {"outputs": outputs, "run_seconds": trial.seconds, "calibrated": trial.calibrated}
-        ends = {"seconds": report.seconds, "unused": report.unused, "file": str(source), "out": str(target)}
+        ends: dict[str, Any] = {
+            "seconds": report.seconds,
+            "unused": report.unused,
+            "file": str(source),
+            "out": str(target),
+        }
+        ends["trials"] = [{"share": s.share, "score": s.score, "holds": s.accepted} for s in report.steps]
+        ends["restored"] = None if restored is None else dataclasses.asdict(restored)
         print_json({"layers": layers, **totals, **measured, **ends})
         return
     rows = []
@@ -197,6 +252,13 @@ def _show(arguments: argparse.Namespace, source: Path, target: Path, report: Rep
     for output in trial.outputs:
         told = output.note if output.error is None else f"relative error {output.error:.3g} {output.note}".rstrip()
         lines.append((f"output {output.name}", told))
-    if report.unused:
+    if restored is not None:
+        first, last = restored.errors[0], restored.errors[restored.best]
+        lines.append(("restored", f"error on inputs held out {first:.3g} -> {last:.3g}, epoch {restored.best}"))
+        lines.extend(("not compared", one) for one in restored.missing)
+    for step in report.steps:
+        told = f"share {step.share:.3f}: {abs(step.score or 0.0):.3g}, {'holds' if step.accepted else 'does not hold'}"
+        lines.append(("tried", told))
+    if report.unused and not report.steps:
         lines.append(("budget", report.unused))
     print_report([*lines, ("saved", str(target))], title=str(source))

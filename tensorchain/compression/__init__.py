@@ -11,6 +11,7 @@ from tensorchain.compression.fitting import METHODS, KernelFit, fit_kernel
 from tensorchain.compression.grid import GridFit, fit_on_grid
 from tensorchain.compression.layer_bits import LayerBits, allocate_layer_bits
 from tensorchain.compression.network import plan_network
+from tensorchain.compression.onnx_budgets import compress_onnx_within
 from tensorchain.compression.onnx_graph import compress_onnx
 from tensorchain.compression.onnx_int8 import quantize_onnx
 from tensorchain.compression.onnx_restore import Restored, restore_onnx
@@ -61,6 +62,7 @@ __all__ = [
     "compress",
     "compress_in_steps",
     "compress_onnx",
+    "compress_onnx_within",
     "compress_to_score",
     "compress_within",
     "energy_rank",

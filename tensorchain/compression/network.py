@@ -25,6 +25,7 @@ from tensorchain.compression.groups import joined_curve, joined_fit
 from tensorchain.compression.parallel import in_parallel
 from tensorchain.compression.patches import PatchCovariance
 from tensorchain.compression.progress import Progress, digest, plan_of_record, plan_record, rank_of_record
+from tensorchain.compression.projections import PROJECTIONS, projected_curve, projected_fit
 from tensorchain.compression.report import LayerReport, Report
 from tensorchain.compression.request import Request, Site
 from tensorchain.kernels import Array
@@ -202,17 +203,24 @@ def _measure(site: Site, request: Request, covariances: Covariances | None, seed
     new_bias = len(site.kernel) if request.refit else bias
     generator, methods = np.random.default_rng(seed), request.methods_of(site)
     below = (parameters - bias) // site.groups, macs // site.uses // site.groups
-    curves = [
-        curve(
-            part, methods, geometry=site.geometry, image=site.image, covariance=covariance, below=below,
-            refit=request.refit, candidates=request.candidates,
-            grouped=request.form != "fold" or site.groups > 1, rng=generator,
-        )
-        for part, covariance in zip(site.parts, covariances or [None] * site.groups, strict=True)
-    ]  # fmt: skip
+    fitted = [method for method in methods if not _projected(method, request, covariances)]
+    curves = []
+    for part, covariance in zip(site.parts, covariances or [None] * site.groups, strict=True):
+        common: dict[str, Any] = {
+            "geometry": site.geometry, "image": site.image, "covariance": covariance, "below": below,
+            "candidates": request.candidates,
+        }  # fmt: skip
+        grouped = request.form != "fold" or site.groups > 1
+        points = curve(part, fitted, refit=request.refit, grouped=grouped, rng=generator, **common) if fitted else []
+        curves.append(points + (projected_curve(part, **common) if len(fitted) < len(methods) else []))
     points = joined_curve(curves, _energies(site, covariances))
     points = [replace(p, parameters=p.parameters + new_bias, macs=p.macs * site.uses) for p in points]
     return [*points, Candidate(None, parameters, macs)]
+
+
+def _projected(method: str, request: Request, covariances: Covariances | None) -> bool:
+    """Whether a method is a projection: of a matrix too, where the inputs are known and weights are free."""
+    return method in PROJECTIONS or (method == "svd" and covariances is not None and request.weight_bits is None)
 
 
 def _energies(site: Site, covariances: Covariances | None) -> list[float]:
@@ -256,6 +264,14 @@ def _fit(site: Site, request: Request, choice: Candidate, covariances: Covarianc
     """The careful fit of a layer at its method and rank."""
     bias = np.zeros(len(site.kernel), site.kernel.dtype) if request.refit and site.bias is None else site.bias
     generator, parts = np.random.default_rng(seed), site.parts
+    biases: Sequence[Array | None] = [None] * site.groups if bias is None else np.split(bias, site.groups)
+    given = list(zip(parts, biases, covariances or [None] * site.groups, strict=True))
+    if _projected(choice.method, request, covariances):
+        projected = [
+            projected_fit(part, choice.method, choice.rank, geometry=site.geometry, bias=own, covariance=covariance)
+            for part, own, covariance in given
+        ]
+        return joined_fit(projected, parts, None if covariances is None else _energies(site, covariances))
     fits = [
         fit_kernel(
             part, choice.method, choice.rank, stabilise=request.stabilise, slack=request.slack,
@@ -263,10 +279,7 @@ def _fit(site: Site, request: Request, choice: Candidate, covariances: Covarianc
             weight_bits=request.weight_bits, share_bits=request.share_bits, rng=generator,
             max_seconds=request.max_seconds,
         )
-        for part, own, covariance in zip(
-            parts, [None] * site.groups if bias is None else np.split(bias, site.groups),
-            covariances or [None] * site.groups, strict=True,
-        )
+        for part, own, covariance in given
     ]  # fmt: skip
     return joined_fit(fits, parts, None if covariances is None else _energies(site, covariances))
 

@@ -19,6 +19,7 @@ from tensorchain.compression.onnx_layers import OnnxLayer, as_images
 from tensorchain.compression.onnx_reading import InputInfo
 from tensorchain.compression.onnx_session import OnnxSession
 from tensorchain.compression.patches import PatchCovariance
+from tensorchain.compression.refit import Moments
 from tensorchain.compression.request import Site
 from tensorchain.kernels import Array
 
@@ -88,24 +89,30 @@ def _cast(name: str, value: Array, dtype: Any) -> Array:
     return cast
 
 
-def covariances_of(proto: Any, layers: Sequence[OnnxLayer], feeds: Feeds) -> dict[str, Covariances]:
-    """Second moments of the patches that layers see, by name of the layer."""
+def covariances_of(
+    proto: Any, layers: Sequence[OnnxLayer], feeds: Feeds, *, centred: bool = False
+) -> dict[str, Covariances]:
+    """Second moments of the patches that layers see, by name of the layer; less their means where `centred`.
+
+    A layer whose bias is fitted afterwards answers for changes of its input only, and means are left to the bias.
+    """
     session = OnnxSession(proto, [layer.source for layer in layers])
     count = sum(1 for _ in feeds)
-    sums = {layer.site.name: np.zeros((layer.site.groups, *2 * (patch_size(layer.site),))) for layer in layers}
-    totals = dict.fromkeys(sums, 0)
+    sums = {layer.site.name: [Moments(patch_size(layer.site), 0) for _ in layer.site.parts] for layer in layers}
     rng = np.random.default_rng(0)
     for feed in feeds:
         values = session.run(feed, [layer.source for layer in layers])
         for layer in layers:
             patches = sampled(layer, rng, count, values[layer.source])[0]
-            by_group = in_groups(patches, layer.site.groups)
-            sums[layer.site.name] += by_group.swapaxes(1, 2) @ by_group
-            totals[layer.site.name] += len(patches)
+            for own, rows in zip(sums[layer.site.name], in_groups(patches, layer.site.groups), strict=True):
+                own.add(rows, rows[:, :0])
     return {
         layer.site.name: tuple(
-            PatchCovariance(matrix / max(totals[layer.site.name], 1), layer.site.kernel.shape[1])
-            for matrix in sums[layer.site.name]
+            PatchCovariance(
+                own.covariance if centred else own.covariance + np.outer(own.input_mean, own.input_mean),
+                layer.site.kernel.shape[1],
+            )
+            for own in sums[layer.site.name]
         )
         for layer in layers
     }

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ from tensorchain.compression.onnx_reading import (
 )
 from tensorchain.compression.onnx_refit import MOST_INPUTS, behind, dense_plan, refit_onnx
 from tensorchain.compression.onnx_session import OnnxSession, onnx_package
+from tensorchain.compression.progress import Progress
 from tensorchain.compression.report import Report
 from tensorchain.compression.request import Request
 
@@ -108,63 +109,114 @@ def compress_onnx(
 
     For files: `small, report = compress_onnx("model.onnx", keep_macs=0.3)`, then `onnx.save(small, "small.onnx")`.
     """
-    onnx = onnx_package()
     # Weights on a grid stay on it.
     refit = refit is not False and calibration is not None and options.get("weight_bits") is None
     request = Request(method, keep_macs, keep_params, refit=refit, **options)
-    if request.fit_output and calibration is None:
-        raise ValueError("fit_output needs calibration=, feeds for the model")
-    original = load_model(model)
-    check_numbers(original)
-    inputs = inputs_of(original)
-    sizes = _checked_sizes(input_shapes or {}, [one.name for one in inputs])
-    feeds = None if calibration is None else checked_feeds(calibration, inputs)
-    layers = layers_of(original, sizes, None if feeds is None else next(iter(feeds)))
-    wanted = [layer for layer in layers if not request.refusal(layer.site)]
-    if not wanted:
-        raise ValueError(_nothing(layers, request, inputs[0].name if inputs and not sizes else ""))
-    _check_runs(original)
-    measured = Measured(
-        [layer.site for layer in layers],
-        stored_sizes(original),
-        None if feeds is None else covariances_of(original, wanted, feeds),
-    )
-    batch = inputs[0].shape[0] if inputs and inputs[0].shape else 1
-    progress = measured.progress(checkpoint, request, rng)
-    least = measured.least_share(request, rng, progress)
-    if request.share < least:
-        whole = sum(site.macs if request.budget == "keep_macs" else site.parameters for site in measured.sites)
-        stay = sum(
-            (layer.site.macs if request.budget == "keep_macs" else layer.site.parameters)
-            for layer in layers
-            if request.refusal(layer.site)
+    prepared = Prepared.of(model, request, calibration, input_shapes or {}, checkpoint=checkpoint, rng=rng)
+    return prepared.compressed(request, time_int8=time_int8)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model whose layers are found and measured, to be compressed under one budget or several.
+
+    Attributes
+    ----------
+    original : onnx.ModelProto
+        The model, read and checked.
+    layers : list of OnnxLayer
+        All of them.
+    feeds : Feeds or None
+        Calibration inputs.
+    measured, progress : Measured and Progress
+        What was measured, and what is done: curves and fits are made once.
+    rng : int or numpy.random.Generator, optional
+    """
+
+    original: Any
+    layers: list[OnnxLayer]
+    feeds: Feeds | None
+    measured: Measured
+    progress: Progress
+    rng: Any
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        request: Request,
+        calibration: Feeds | None,
+        input_shapes: Mapping[str, Sequence[int]],
+        *,
+        checkpoint: str | os.PathLike[str] | None,
+        rng: Any,
+    ) -> Prepared:
+        """Read, check, find and measure; the errors are those of `compress_onnx`."""
+        if request.fit_output and calibration is None:
+            raise ValueError("fit_output needs calibration=, feeds for the model")
+        original = load_model(model)
+        check_numbers(original)
+        inputs = inputs_of(original)
+        sizes = _checked_sizes(input_shapes, [one.name for one in inputs])
+        feeds = None if calibration is None else checked_feeds(calibration, inputs)
+        layers = layers_of(original, sizes, None if feeds is None else next(iter(feeds)))
+        wanted = [layer for layer in layers if not request.refusal(layer.site)]
+        if not wanted:
+            raise ValueError(_nothing(layers, request, inputs[0].name if inputs and not sizes else ""))
+        _check_runs(original)
+        measured = Measured(
+            [layer.site for layer in layers],
+            stored_sizes(original),
+            None if feeds is None else covariances_of(original, wanted, feeds, centred=request.refit),
         )
-        raise ValueError(
-            f"{request.budget}={request.share:g} cannot be met: with the cheapest candidates of all layers {least:.4f} "
-            f"is left, {stay / max(whole, 1):.4f} in layers that stay; give a larger share"
+        return cls(original, layers, feeds, measured, measured.progress(checkpoint, request, rng), rng)
+
+    def least_share(self, request: Request) -> float:
+        """The smallest budget that can be met."""
+        return self.measured.least_share(request, self.rng, self.progress)
+
+    def compressed(self, request: Request, *, time_int8: bool = False) -> tuple[Any, Report]:
+        """The model under the budget of a request, which else is the one of `of`."""
+        onnx, original, layers = onnx_package(), self.original, self.layers
+        inputs = inputs_of(original)
+        batch = inputs[0].shape[0] if inputs and inputs[0].shape else 1
+        least = self.least_share(request)
+        if request.share < least:
+            whole = sum(site.macs if request.budget == "keep_macs" else site.parameters for site in self.measured.sites)
+            stay = sum(
+                (layer.site.macs if request.budget == "keep_macs" else layer.site.parameters)
+                for layer in layers
+                if request.refusal(layer.site)
+            )
+            raise ValueError(
+                f"{request.budget}={request.share:g} cannot be met: with the cheapest candidates of all layers "
+                f"{least:.4f} is left, {stay / max(whole, 1):.4f} in layers that stay; give a larger share"
+            )
+        plans, report = self.measured.planned(
+            request,
+            self.rng,
+            self.progress,
+            lambda forms, image: time_plans(forms, image, batch=batch or 1, int8=time_int8),
         )
-    plans, report = measured.planned(
-        request, rng, progress, lambda forms, image: time_plans(forms, image, batch=batch or 1, int8=time_int8)
-    )
-    changed = [layer for layer in layers if layer.site.name in plans]
-    small = onnx.ModelProto()
-    small.CopyFrom(original)
-    if not changed:
-        return small, report
-    if not refit or feeds is None:
-        _rewrite(small, changed, plans)
+        changed = [layer for layer in layers if layer.site.name in plans]
+        small = onnx.ModelProto()
+        small.CopyFrom(original)
+        if not changed:
+            return small, report
+        if not request.refit or self.feeds is None:
+            _rewrite(small, changed, plans)
+            _check_runs(small)
+            return small, report
+        movable = ("", "depthwise", "one channel")
+        stayed = [one for one in layers if one.site.name not in plans and request.refusal(one.site) in movable]
+        fitted = [*changed, *behind(original.graph, changed, stayed)]
+        fitted = [layer for layer in fitted if patch_size(layer.site) <= MOST_INPUTS or layer.site.name in plans]
+        everything = {layer.site.name: plans.get(layer.site.name) or dense_plan(layer) for layer in fitted}
+        weights = _rewrite(small, fitted, everything)
+        small_enough = [layer for layer in fitted if patch_size(layer.site) <= MOST_INPUTS]
+        better, errors = refit_onnx(original, small, small_enough, everything, weights, self.feeds)
         _check_runs(small)
-        return small, report
-    movable = ("", "depthwise", "one channel")
-    stayed = [one for one in layers if one.site.name not in plans and request.refusal(one.site) in movable]
-    fitted = [*changed, *behind(original.graph, changed, stayed)]
-    fitted = [layer for layer in fitted if patch_size(layer.site) <= MOST_INPUTS or layer.site.name in plans]
-    everything = {layer.site.name: plans.get(layer.site.name) or dense_plan(layer) for layer in fitted}
-    weights = _rewrite(small, fitted, everything)
-    small_enough = [layer for layer in fitted if patch_size(layer.site) <= MOST_INPUTS]
-    better, errors = refit_onnx(original, small, small_enough, everything, weights, feeds)
-    _check_runs(small)
-    return small, _told(report, layers, better, errors)
+        return small, _told(report, layers, better, errors)
 
 
 def _checked_sizes(given: Mapping[str, Sequence[int]], names: Sequence[str]) -> dict[str, tuple[int, ...]]:

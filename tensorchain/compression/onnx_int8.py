@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tensorchain.compression.onnx_inner import rescaled_inner
 from tensorchain.compression.onnx_reading import FREE_CONSTANTS, first_line, opset_of
 from tensorchain.compression.onnx_session import OnnxSession, onnx_package
 from tensorchain.kernels import Array
@@ -22,7 +23,9 @@ _OPSET = 13
 """The first in which QuantizeLinear and DequantizeLinear have an axis."""
 
 
-def quantize_onnx(model: Any, feeds: Iterable[Mapping[str, Array]], *, per_channel: bool = True) -> Any:
+def quantize_onnx(
+    model: Any, feeds: Iterable[Mapping[str, Array]], *, per_channel: bool = True, inner_scales: bool = True
+) -> Any:
     """An int8 copy of an ONNX model, which ONNX Runtime opens.
 
     Parameters
@@ -33,6 +36,9 @@ def quantize_onnx(model: Any, feeds: Iterable[Mapping[str, Array]], *, per_chann
         Calibration inputs, one dictionary by name for each batch.
     per_channel : bool, default True
         One scale for each output channel of a weight.
+    inner_scales : bool, default True
+        Choose the scales of the channels between convolutions in a row for least rounding first
+        (:mod:`tensorchain.compression.inner_scales`); `feeds` that can be passed over once only are stored.
 
     Returns
     -------
@@ -64,6 +70,8 @@ def quantize_onnx(model: Any, feeds: Iterable[Mapping[str, Array]], *, per_chann
     except ImportError as error:
         raise ImportError("int8 needs ONNX Runtime: pip install tensorchain[onnx]") from error
 
+    feeds = list(feeds) if iter(feeds) is feeds else feeds
+
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, unused-ignore]
         """Hands out the feeds one after the other."""
 
@@ -78,6 +86,8 @@ def quantize_onnx(model: Any, feeds: Iterable[Mapping[str, Array]], *, per_chann
 
     reader = Reader()
     model = _with_initializers(in_int8_opset(model) if per_channel else model)
+    if inner_scales and per_channel:
+        model = rescaled_inner(model, feeds)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "model.onnx"), Path(folder, "int8.onnx")
         onnx.save(model, source)

@@ -6,8 +6,8 @@ have changed; layers that were not replaced too, where one before them was.  Lay
 fitted in one pass over the inputs.
 
 Two sessions of ONNX Runtime serve all passes: the original's, and the compressed one's, whose weights are fed anew.
-The original runs once for so many levels as the samples of its outputs fit into `_SAMPLES` numbers; the compressed one
-once for each level, but only the part up to it.  Memory: these samples, and the second moments of the layers of a level.
+The original runs once for as many levels as the samples of its outputs fit into `_SAMPLES` numbers, the compressed one
+once for each level, but only the part up to it.  Memory: these samples, and the moments of the layers of a level.
 """
 
 from __future__ import annotations

@@ -55,6 +55,9 @@ class OnnxSession:
         options = runtime.SessionOptions()
         options.log_severity_level = _SILENT
         options.intra_op_num_threads = threads
+        if new or open_constants:
+            # Threads that wait in a loop cost those who compute beside them; what is timed has no probes.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.whole, self.partial = runtime.RunOptions(), runtime.RunOptions()
         self.partial.only_execute_path_to_fetches = True
         for one in (self.whole, self.partial):

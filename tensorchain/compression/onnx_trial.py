@@ -139,28 +139,31 @@ def try_models(
     else:
         made = _random_feed(original, sizes or {})
         feeds = [] if made is None else [made]
-    sums = {name: _Sum() for name in names}
-    first = None
-    for feed in feeds:
-        first = feed if first is None else first
-        before, after = (session.run(feed) for session in sessions)
-        for name in names:
-            sums[name].add(before[name], after[name])
+    first = next(iter(feeds), None)
     if first is None:
         nothing = tuple(OutputError(name, None, "the sizes of the inputs are not known") for name in names)
         return Trial(nothing, None, sizes_of_files, False)
-    broken = [name for name in names if sums[name].broken]
-    if broken:
-        raise ValueError(f"output {broken[0]!r} of the compressed model is not finite where that of the original is")
+    errors = output_errors(sessions[0], sessions[1], feeds)
     start = time.perf_counter()
     sessions[0].run(first)
     most = max(1, int(_SECONDS / (time.perf_counter() - start)))
     before_seconds, after_seconds = time_sessions(sessions, first, runs=min(runs, most), warm=min(2, most))
-    if calibrated:
-        outputs = tuple(sums[name].result(name) for name in names)
-    else:
-        outputs = tuple(OutputError(name, None, "no calibration inputs") for name in names)
-    return Trial(outputs, (before_seconds, after_seconds), sizes_of_files, calibrated)
+    if not calibrated:
+        errors = [OutputError(name, None, "no calibration inputs") for name in names]
+    return Trial(tuple(errors), (before_seconds, after_seconds), sizes_of_files, calibrated)
+
+
+def output_errors(original: OnnxSession, small: OnnxSession, feeds: Feeds) -> list[OutputError]:
+    """The error of every output over all feeds; ValueError where the copy gives no numbers."""
+    sums = {name: _Sum() for name in original.outputs}
+    for feed in feeds:
+        before, after = original.run(feed), small.run(feed)
+        for name, own in sums.items():
+            own.add(before[name], after[name])
+    broken = [name for name, own in sums.items() if own.broken]
+    if broken:
+        raise ValueError(f"output {broken[0]!r} of the compressed model is not finite where that of the original is")
+    return [own.result(name) for name, own in sums.items()]
 
 
 class _Sum:

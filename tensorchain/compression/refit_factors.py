@@ -312,7 +312,7 @@ class _Inverse:
         self.factor: Any = None
 
     def of(self, stack: Array) -> _Inverse:
-        """This one, for a stack that may be another."""
+        """The inverse for a stack, factored again where it is another."""
         if self.stack is None or not np.array_equal(self.stack, stack):
             size = stack.shape[-1]
             mean = np.trace(stack, axis1=1, axis2=2)[:, None, None] / size

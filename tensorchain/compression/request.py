@@ -9,12 +9,15 @@ import numpy as np
 
 from tensorchain.compression.conv import Geometry, LayerPlan, Pair, Sizes, macs_of
 from tensorchain.compression.fitting import METHODS
+from tensorchain.compression.projections import PROJECTIONS
 from tensorchain.compression.quantize import check_bits
 from tensorchain.kernels import Array
 from tensorchain.solvers import Constraint
 
 SPATIAL = tuple(method for method in METHODS if method != "svd")
 """Methods for kernels of several taps."""
+METHOD_NAMES = ("auto", *SPATIAL, "svd")
+"""What may be asked for; "svd" projects outputs or inputs, whichever serves the budget."""
 FORMS = ("grouped", "fold", "auto")
 ALLOCATIONS = ("global", "one-step")
 
@@ -115,8 +118,8 @@ class Request:
     Attributes
     ----------
     method : str
-        For kernels of several taps, one of `METHODS` but "svd", which serves matrices; "auto" takes for each layer the
-        one that serves the budget best.
+        For kernels of several taps, one of `METHODS`; "svd" projects the outputs or the inputs, and serves all
+        matrices; "auto" takes for each layer the one that serves the budget best.
     keep_macs, keep_params : float or None
         The budget, as a share of the dense network; one of them.
     stabilise, slack, fit_output, weight_bits, share_bits, max_seconds : bool or Constraint or float or int or None
@@ -162,8 +165,10 @@ class Request:
     jobs: int = 1
 
     def __post_init__(self) -> None:
-        if self.method not in (*SPATIAL, "auto"):
-            raise ValueError(f"method is {self.method!r}; one of auto, {', '.join(SPATIAL)} is needed")
+        if self.method not in METHOD_NAMES:
+            raise ValueError(f"method is {self.method!r}; one of {', '.join(METHOD_NAMES)} is needed")
+        if self.method == "svd" and self.weight_bits is not None:
+            raise ValueError("svd has no weights on a grid; give another method, or leave weight_bits out")
         if (self.keep_macs is None) == (self.keep_params is None):
             raise ValueError("give one of keep_macs and keep_params, a share of the dense network such as 0.3")
         share = self.share
@@ -222,10 +227,13 @@ class Request:
         """
         if site.pointwise:
             return ("svd",)
+        if self.method == "svd":
+            return PROJECTIONS
         # Where one axis holds all taps, there is nothing to separate.
         flat = site.kernel.shape[2] == 1 or math.prod(site.kernel.shape[3:]) == 1
         if self.method == "auto":
-            return tuple(method for method in SPATIAL if method != "cp4" or not flat)
+            fitted = tuple(method for method in SPATIAL if method != "cp4" or not flat)
+            return fitted if self.weight_bits is not None else (*fitted, *PROJECTIONS)
         return ("cp3",) if self.method == "cp4" and flat else (self.method,)
 
     def refusal(self, site: Site) -> str:

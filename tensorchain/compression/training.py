@@ -18,8 +18,9 @@ Reference: Kozyrskiy, Phan, "CNN acceleration by low-rank approximation with qua
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ import numpy as np
 from tensorchain.compression.curvature import rate_for
 from tensorchain.compression.layer_bits import allocate_layer_bits
 from tensorchain.compression.quantize import check_bits, quantizer
+from tensorchain.compression.torch_inner import rescale_inner
 from tensorchain.compression.torch_inputs import call, inputs_of
 from tensorchain.compression.torch_layers import channel_axis, convolutions, copied
 from tensorchain.compression.torch_layers import decomposed as replaced
@@ -188,7 +190,16 @@ def restore(
     pass_over = loader if callable(loader) else lambda: loader
     if epochs and not callable(loader) and iter(loader) is loader:
         raise TypeError("loader is an iterator that ends after one pass; give a DataLoader, a list or a function")
-    recalibrate(net, pass_over())
+    seen = [0]
+
+    def counted() -> Iterator[Any]:
+        for batch in pass_over():
+            seen[0] += 1
+            yield batch
+
+    recalibrate(net, counted())
+    # Of a function that returns batches the length is not known before; without it the rate would fall in steps.
+    steps = _length(loader) or seen[0]
     criterion = torch.nn.functional.cross_entropy if loss is None else loss
     # A copy, since a teacher in training mode would learn from the images, and `net` itself would move.
     guide = None if teacher is None else copied(teacher).eval()
@@ -225,7 +236,6 @@ def restore(
             module.eval()
         losses: list[Any] = []
         growth: list[Any] = []
-        steps = _length(loader)
         for count, (inputs, labels) in enumerate(pass_over()):
             within = count / steps if steps else 0.0
             for group in optimizer.param_groups:
@@ -246,6 +256,7 @@ def restore(
             optimizer.step()
         if not losses:
             raise ValueError("the loader holds no batch")
+        steps = len(losses)
         # Numbers are taken from the device once an epoch.
         history.append(Epoch(_mean(losses), _mean(growth) if growth else 1.0))
         if callback is not None and callback(epoch, history[-1]):
@@ -300,6 +311,7 @@ def quantize(
     activation_range: str = "mse",
     percentile: float = 99.9,
     batches: int = 8,
+    inner_scales: bool = True,
 ) -> Any:
     """A copy of a network whose weights and inputs of layers are rounded, with straight-through gradients.
 
@@ -323,6 +335,9 @@ def quantize(
         Share of the values inside the range, in percent.
     batches : int, default 8
         Most calibration batches.
+    inner_scales : bool, default True
+        Where activations are rounded too, choose the scales of the channels between the small convolutions of a layer
+        for least rounding of both (:mod:`tensorchain.compression.inner_scales`).  Weights on a grid keep theirs.
 
     Returns
     -------
@@ -364,6 +379,10 @@ def quantize(
         weight_bits = allocation.bits
     weights = _bits("weight_bits", weight_bits, modules)
     activations = {} if activation_bits is None else _bits("activation_bits", activation_bits, modules)
+    if inner_scales and activations and not any(layer.bits for layer in replaced(small).values()):
+        # A loader that can be passed over once only would leave nothing for the ranges.
+        loader = list(islice(loader, batches)) if iter(loader) is loader else loader
+        rescale_inner(small, loader, weights, activations, per_channel=per_channel, batches=batches)
     samples = _samples(small, {name: modules[name] for name in activations}, loader, batches) if activations else {}
     for name, module in modules.items():
         if name in weights:

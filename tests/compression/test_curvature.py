@@ -72,3 +72,24 @@ def test_restoration_with_the_default_rate_does_not_depend_on_the_scale_of_outpu
     assert history[-1].loss < 0.7 * history[0].loss
     assert np.isfinite(history[-1].loss)
     assert not torch.equal(net[1].running_mean, statistics)
+
+
+def test_the_rate_falls_within_an_epoch_whatever_the_loader_is(monkeypatch):
+    """A function that returns batches has no length; its rates are those of a list."""
+    torch.manual_seed(3)
+    data = [(torch.randn(4, 3, 5, 5), torch.randint(0, 2, (4,))) for _ in range(5)]
+    seen: dict[str, list[float]] = {}
+    step = torch.optim.SGD.step
+    for name, loader in (("list", data), ("function", lambda: iter(data))):
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(36, 2))
+        seen[name] = rates = []
+
+        def watched(self, *arguments, rates=rates, **options):
+            rates.append(self.param_groups[0]["lr"])
+            return step(self, *arguments, **options)
+
+        monkeypatch.setattr(torch.optim.SGD, "step", watched)
+        restore(net, loader, epochs=2, rate=0.1)
+    assert seen["list"] == seen["function"]
+    assert len(set(seen["list"])) == 10
+    assert seen["list"] == sorted(seen["list"], reverse=True)

@@ -83,6 +83,7 @@ def test_int8_is_near_and_smaller(files, capsys):
     [
         (["--out", "same"], "choose another name"),
         (["--out", "small.onnx", "--int8"], "need --calibration"),
+        (["--out", "small.onnx", "--restore", "images.npz", "--weight-bits", "4"], "give one of them"),
         (["--out", "small.txt"], "end in"),
         (["--out", "small.onnx", "--keep", "nothing"], "no layer"),
         (["--out", "small.onnx", "--calibration", "net.onnx"], "net.onnx"),
@@ -224,3 +225,32 @@ def test_arrays_are_split_as_the_inputs_ask():
     for wrong in ({"x": np.zeros(4), "state": entries["state"]}, {"x": np.zeros((1, 4)), "state": entries["state"]}):
         with pytest.raises(CommandError, match="needed"):
             split(wrong, [fixed, state])
+
+
+def test_a_bound_on_the_outputs_in_place_of_a_share(files, capsys):
+    words = [files / "net.onnx", "--method", "svd", "--candidates", 4, "--out", files / "small.onnx", "--plain"]
+    with pytest.raises(CommandError, match="need --calibration"):
+        execute(*words, "--max-output-error", 0.5)
+    assert execute(*words, "--max-output-error", 0.6, "--calibration", files / "images.npz", "--json") == Status.OK
+    record = json.loads(capsys.readouterr().out)
+    assert record["outputs"][0]["error"] <= 0.6
+    assert record["macs"][1] < record["macs"][0]
+    held = [trial for trial in record["trials"] if trial["holds"]]
+    assert held
+    assert all(-trial["score"] <= 0.6 for trial in held)
+    assert execute(*words, "--min-agreement", 0.5, "--calibration", files / "images.npz") == Status.OK
+    assert "holds" in capsys.readouterr().out
+
+
+def test_restoring_lowers_the_errors_that_are_reported(files, capsys):
+    pytest.importorskip("torch")
+    np.savez(files / "many.npz", images=np.random.default_rng(1).standard_normal((128, 8, 10, 10)).astype(np.float32))
+    words = [files / "net.onnx", "--method", "cp3", "--keep-macs", 0.4, "--candidates", 4, "--plain", "--no-refit"]
+    words += ["--out", files / "small.onnx", "--json", "--calibration", files / "images.npz"]
+    errors = []
+    for extra in ([], ["--restore", files / "many.npz", "--epochs", 3]):
+        assert execute(*words, *extra) == Status.OK
+        record = json.loads(capsys.readouterr().out)
+        errors.append(record["outputs"][0]["error"])
+    assert errors[1] < errors[0]
+    assert record["restored"]["errors"][record["restored"]["best"]] < record["restored"]["errors"][0]

@@ -362,7 +362,7 @@ def test_straight_through_gradients_are_one_inside_the_range_and_zero_outside():
     ("call", "message", "error"),
     [
         (lambda net, x: compress("net", x, keep_macs=0.5), "torch.nn.Module", TypeError),
-        (lambda net, x: compress(net, x, "svd", keep_macs=0.5), "method", ValueError),
+        (lambda net, x: compress(net, x, "qr", keep_macs=0.5), "method", ValueError),
         (lambda net, x: compress(net, x), "give one of", ValueError),
         (lambda net, x: compress(net, x, keep_macs=0.5, keep_params=0.5), "give one of", ValueError),
         (lambda net, x: compress(net, x, keep_macs=1.5), "share", ValueError),
