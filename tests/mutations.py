@@ -42,6 +42,7 @@ TESTS = {
         "tests/test_solvers.py", "tests/test_constraints.py", "tests/test_stop_reasons.py", "tests/test_sweeps.py",
         "tests/test_reduction.py", "tests/test_starts.py", "tests/test_path_rules.py", "tests/test_diverges.py",
         "tests/test_auto.py", "tests/test_rank_search.py", "tests/test_checkpoint.py", "tests/test_truth.py",
+        "tests/test_fixed.py", "tests/test_nonnegative.py",
     ),
 }  # fmt: skip
 """What runs for a mutation in each package."""

@@ -10,7 +10,7 @@ import scipy.optimize
 from numpy.testing import assert_allclose, assert_array_equal
 
 import tensorchain as tc
-from tensorchain.solvers.constraints.fixed import blocks_named
+from tensorchain.solvers.constraints.fixed import FixedBlocks, blocks_named
 from tests.cases import SOLVED, Case, crossed, jacobian_blocks, random_gauge
 from tests.tensors.sources import FULL, PARTIAL, Way
 
@@ -343,3 +343,18 @@ def test_the_precision_of_the_data_is_that_of_fixed_blocks() -> None:
     turned = tc.decompose(T, init=model.astype(np.complex128), fixed=0, rng=0)
     assert turned.model.dtype == np.complex128
     assert_array_equal(turned.model.factors[0], model.factors[0])
+
+
+@crossed(case=[case.as_type(dtype) for case in SOLVED for dtype in ("float64", "complex128")], held=[(), (0,), (1, 2)])
+def test_a_multiple_is_taken_by_the_free_blocks(case: Case, held: tuple[int, ...]) -> None:
+    model = case.model(3)
+    domain = FixedBlocks({k: model.matrices[k] for k in held})
+    for factor in (7.0, -1e-3, *([2.0 - 1j] if case.dtype == "complex128" else [])):
+        scaled = domain.scaled(model, factor)
+        assert_allclose(scaled.full(), factor * model.full(), rtol=1e-12, atol=1e-12 * abs(factor))
+        for k in held:
+            assert_array_equal(scaled.matrices[k], model.matrices[k])
+        # Spread evenly.
+        sizes = [np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(scaled.matrices, model.matrices, strict=True)]
+        free = [size for k, size in enumerate(sizes) if k not in held]
+        assert_allclose(free, abs(factor) ** (1.0 / len(free)))
