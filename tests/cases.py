@@ -17,7 +17,7 @@ import pytest
 from tensorchain.models import CP, BlockTerm, Model, TensorChain, Tucker
 
 LONG = bool(os.environ.get("TENSORCHAIN_LONG"))
-"""Whether tests run on all combinations of their parameters (`make test-long`), or on a part that covers all pairs."""
+"""Whether tests run on all combinations of their parameters (`make test-long`), or on every second or third of them."""
 PART = int(os.environ.get("TENSORCHAIN_PART", "0"))
 """Which part: 0, 1, 2, ... take turns; runs with other kernels take another one."""
 
