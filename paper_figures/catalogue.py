@@ -13,6 +13,7 @@ from paper_figures import (
     instability,
     kernels,
     latency,
+    other_models,
     perturbation,
     replicability,
     shared_core,
@@ -34,6 +35,7 @@ FIGURES: dict[str, ModuleType] = {
     "border": border,
     "replicability": replicability,
     "halves": halves,
+    "other_models": other_models,
 }
 
 

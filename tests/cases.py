@@ -49,7 +49,12 @@ def combined(*values: Sequence[Any], every: int = 3) -> list[tuple[Any, ...]]:
 def crossed(every: int = 3, **values: Sequence[Any]) -> pytest.MarkDecorator:
     """The parameters of a test, by name, in the combinations of `combined`."""
     chosen = combined(*values.values(), every=every)
-    return pytest.mark.parametrize(tuple(values), chosen, ids=["-".join(map(str, some)) for some in chosen])
+    return pytest.mark.parametrize(tuple(values), chosen, ids=[_named(some) for some in chosen])
+
+
+def _named(value: Any) -> str:
+    # Of a tuple of objects the repr may hold addresses, which are others in each process.
+    return "-".join(map(_named, value)) if isinstance(value, tuple) else getattr(value, "__name__", str(value))
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ TESTS = {
     "models": (
         "tests/test_models.py", "tests/test_arrays.py", "tests/test_rounding.py", "tests/test_normal_forms.py",
         "tests/test_core_terms.py", "tests/test_core_systems.py", "tests/test_cp_newton.py", "tests/test_tables.py",
-        "tests/test_model_files.py", "tests/test_row_counts.py", "tensorchain/models",
+        "tests/test_model_files.py", "tests/test_row_counts.py", "tests/test_growth.py", "tests/test_fit_files.py",
+        "tensorchain/models",
     ),
     "solvers": (
         "tests/test_solvers.py", "tests/test_constraints.py", "tests/test_stop_reasons.py", "tests/test_sweeps.py",

@@ -507,11 +507,15 @@ def test_bad_options_end_in_one_line(folder: Path, capsys: Any, arguments: Any) 
     ("arguments", "message"),
     [
         (["decompse"], "no such choice: 'decompse'; did you mean decompose?"),
+        (
+            ["decompose", "t.npy", "tt", "--model", "cp", "--rank", "2", "--out", "m.npz"],
+            "unrecognized arguments: tt; a kind of model is given as --model tt",
+        ),
         (["zzz"], "no such choice: 'zzz'; there are decompose, show, rank-study, diagnose, reconstruct, export, "),
         (["decompose", "data.npy", "--out", "f.npz", "--model", "tuker", "--rank", "2"], "did you mean tucker?"),
         (["completion", "tcsh"], "there are bash, zsh, fish"),
     ],
-    ids=["near", "far", "model", "shell"],
+    ids=["near", "positional", "far", "model", "shell"],
 )
 def test_mistyped_choices_get_a_hint(capsys: Any, arguments: Any, message: str) -> None:
     assert main(arguments) == 2

@@ -229,7 +229,7 @@ def test_every_figure_says_what_it_runs(name: str, full: bool) -> None:
     assert len(jobs) < len(list(module.jobs(Settings(full=True)))) or full
 
 
-OTHERS = ("halves", "replicability")
+OTHERS = ("halves", "replicability", "other_models")
 FITS = [name for name, module in FIGURES.items() if not hasattr(module, "NETWORK") and name not in OTHERS]
 """Figures of fits from random starts; those of networks, and of halves of the samples, have tests of their own."""
 

@@ -11,7 +11,7 @@ import pytest
 
 import tensorchain as tc
 from tensorchain.cli import main
-from tensorchain.models.growth import larger, smaller
+from tensorchain.models.growth import smaller
 from tensorchain.models.partial import with_identities
 from tensorchain.solvers.ranks import train_svd
 from tests.cases import combined
@@ -257,26 +257,6 @@ def test_an_index_less_keeps_signs(turned: bool) -> None:
         assert len(found) == len(rank)
         if not turned:
             assert all(matrix.min() >= 0.0 for each in found for matrix in each.matrices)
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        tc.CP.random((4, 5, 6), 2, rng=0),
-        tc.TensorChain.random((4, 5, 6), (1, 2, 3), rng=0),
-        tc.Tucker.random((4, 5, 6), (2, 2, 3), rng=0),
-        tc.BlockTerm.random((4, 5, 6), [(2, 2, 2), (1, 2, 2)], rng=0, dtype=complex),
-    ],
-    ids=lambda model: model.name,
-)
-def test_grown_models_are_close_and_larger(model: Any) -> None:
-    grown = list(larger(model, np.random.default_rng(0)))
-    assert grown
-    for other in grown:
-        assert other.n_parameters > model.n_parameters
-        assert other.shape == model.shape
-        assert 0 < np.linalg.norm(other.full() - model.full()) < np.linalg.norm(model.full())
-    assert all(other.n_parameters < model.n_parameters for other in smaller(model))
 
 
 class TestPartialTucker:

@@ -259,7 +259,10 @@ def rendered() -> set[str]:
             continue
         text = page.read_text(encoding="utf-8")
         for kind, path, options in re.findall(r"\.\. auto(\w+):: ([\w.]+)\n((?:   .*\n)*)", text):
-            found |= expanded(kind, path, options)
+            # What `dir` of a model leaves out is left out there, and stands on the page for implementers.
+            shown = expanded(kind, path, options)
+            hooks = tc.Model._hooks if page.stem in ("models", "cp", "tucker", "block_term", "tensor_chain") else set()
+            found |= {name for name in shown if name.rpartition(".")[2] not in hooks}
     return found
 
 

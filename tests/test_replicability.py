@@ -11,7 +11,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import tensorchain as tc
-from paper_figures import agreement, halves, replicability
+from paper_figures import agreement, halves, other_models, replicability
 from paper_figures.results import Settings, column, groups
 from paper_figures.run import Results
 from paper_figures.style import style
@@ -141,7 +141,7 @@ def test_components_are_matched_and_of_one_sign() -> None:
     assert_allclose(np.linalg.norm(factor, axis=0), 1.0)
 
 
-@pytest.mark.parametrize("module", [replicability, halves], ids=["replicability", "halves"])
+@pytest.mark.parametrize("module", [replicability, halves, other_models], ids=["replicability", "halves", "other"])
 def test_pictures_show_the_rows_and_stay_on_the_page(module: Any) -> None:
     name = module.__name__.rpartition(".")[2]
     rows = stored(name)
@@ -167,13 +167,28 @@ def test_the_page_tells_the_stored_numbers() -> None:
         assert replicability.table(rows, kind) in PAGE
     assert replicability.describe(rows) in PAGE
     assert halves.describe(stored("halves")) in PAGE
-    for module, name in ((replicability, "replicability"), (halves, "halves")):
+    others = stored("other_models")
+    assert other_models.table(others) in PAGE
+    assert other_models.describe(others) in PAGE
+    for module, name in ((replicability, "replicability"), (halves, "halves"), (other_models, "other_models")):
         assert (IMAGES / f"{name}.txt").read_text(encoding="utf-8").strip() == module.describe(stored(name))
     # All that the quick run asks for is there.
     pytest.importorskip("tensorly")
     asked = {tuple(map(str, job.key.values())) for job in replicability.jobs(Settings())}
     assert asked == set(groups(rows, "case", "rank", "start"))
+    asked = {tuple(map(str, job.key.values())) for job in other_models.jobs(Settings())}
+    assert asked == set(groups(others, "case", "model", "start"))
     assert Results(IMAGES, "replicability", None).rows == rows
+
+
+def test_other_models_of_halves() -> None:
+    """The match of each is that of the public function; the same half twice matches, shuffled rows do not."""
+    _, tensor = noisy(12, 0)
+    rows = groups(other_models.compare((tensor, tensor.copy()), "Tucker, ranks 2", 0), "method")
+    assert set(rows) == set(other_models.METHODS)
+    assert float(rows["least error"][0]["match"]) > 0.999
+    assert float(rows["permuted"][0]["match"]) < 0.95
+    assert_allclose(rows["1 %"][0]["error"], 1.01 * rows["least error"][0]["error"], rtol=1e-3)
 
 
 def test_what_the_page_concludes_holds_in_the_rows() -> None:

@@ -237,7 +237,41 @@ def _speeds(network: str) -> dict[str, str]:
     return {row["model"]: f"{float(row['speed_up']):.2f}" for row in rows}
 
 
+def known() -> str:
+    """Networks that others trained, restored on a GPU, as `study_gpu` measured them."""
+    with (RESULTS / "known.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    heads = ["network", "method", "fit", "fewer MACs", "compressed", "refitted", "restored", "8, 6, 4 bits", "SS"]
+    titles = {
+        "resnet20-cifar10": "ResNet-20",
+        "resnet56-cifar10": "ResNet-56",
+        "resnet18-w64-cifar10-jpeg": "ResNet-18",
+    }
+    lines = []
+    for network, title in titles.items():
+        mine = [row for row in rows if row["network"] == network]
+        for row in sorted(mine, key=lambda row: (float(row["times"]), *_place(row))):
+            figures = [
+                f"{float(row[name]):.1f}" if row[name] else "-" for name in ("compressed", "refitted", "restored")
+            ]
+            if row["method"] == "dense":
+                figures = ["", "", f"{float(row['dense']):.1f}"]
+            bits = ", ".join(f"{float(row[f'bits{n}']):.1f}" if row[f"bits{n}"] else "-" for n in (8, 6, 4))
+            size = f"{float(row['sensitivity']):.0f}" if row["sensitivity"] else ""
+            times = "" if row["method"] == "dense" else f"{float(row['times']):g}"
+            name, fit = NAMES.get(row["method"], row["method"]), "" if row["method"] == "dense" else row["fit"]
+            lines.append([title, name, fit, times, *figures, bits, size])
+    return markdown(heads, lines)
+
+
+def _place(row: dict[str, str]) -> tuple[int, str]:
+    """Methods in one order, stabilised before plain."""
+    order = ["dense", *NAMES, "auto"]
+    return order.index(row["method"]), "" if row["fit"] == "stabilised" else row["fit"]
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "known": known,
     "headline": headline,
     "methods": methods,
     "output": output,

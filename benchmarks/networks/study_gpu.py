@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--times", type=float, nargs="+", default=[3.0, 5.0], help="fewer multiplications (3 5)")
     parser.add_argument("--seeds", type=int, default=3, help="of the first two methods (3)")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=0.02)
+    parser.add_argument("--rate", type=float, default=0.02, help="of `restore`; 0 for its own (0.02)")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--calibration", type=int, default=512)
     parser.add_argument("--images", type=int, default=0, help="training images, 0 for all")
@@ -284,7 +284,7 @@ class Bench:
             small.to(memory_format=torch.channels_last)
         generator = torch.Generator().manual_seed(seed)
         restore(
-            small, lambda: self.batches(generator), self.options.epochs, rate=self.options.rate,
+            small, lambda: self.batches(generator), self.options.epochs, rate=self.options.rate or None,
             autocast=torch.bfloat16 if self.fast else None,
         )  # fmt: skip
 

@@ -14,10 +14,16 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from tensorchain.models import Model
+
 FIELDS = ("Parameters", "Attributes", "Returns", "Yields", "Raises", "Warns", "See Also")
 SECTIONS = (*FIELDS, "Examples", "References", "Notes")
 EMPHASIS = re.compile(r"(^\s*\* |(?<![\w*])\*\*?[^\s*](?:[^*]*[^\s*])?\*\*?(?![\w*]))")
 """What stars are for: the bullet of a list, and words between one or two of them."""
+
+
+OF_MODELS = {f"reference/{name}" for name in ("models", "cp", "tucker", "block_term", "tensor_chain")}
+"""Pages for those who call models."""
 
 
 def setup(app: Any) -> dict[str, bool]:
@@ -33,7 +39,9 @@ def process(app: Any, what: str, name: str, thing: Any, options: Any, lines: lis
 
 
 def skip(app: Any, what: str, name: str, thing: Any, skipped: bool, options: Any) -> bool | None:
-    """Fields of a named tuple are said in its docstring already."""
+    """Fields of a named tuple are said in its docstring already; hooks of models have a page for implementers."""
+    if app.env.docname in OF_MODELS and name in Model._hooks:
+        return True
     return True if (getattr(thing, "__doc__", None) or "").startswith("Alias for field number") else None
 
 

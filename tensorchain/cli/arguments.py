@@ -44,6 +44,10 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"no such choice: {value!r}{hint}")
 
     def error(self, message: str) -> NoReturn:
+        extra = message.removeprefix("unrecognized arguments: ").split()
+        named = next((word for word in extra if word in model_names()), None) if message.startswith("unrec") else None
+        if named is not None:
+            message += f"; a kind of model is given as --model {named}"
         self.exit(int(Status.BAD_INPUT), f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
 
 

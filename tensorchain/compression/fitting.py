@@ -145,7 +145,7 @@ def fit_kernel(
     rng : int or numpy.random.Generator, optional
         Seed or generator.
     max_seconds : float, optional
-        Time limit of each of the up to three runs.
+        Time limit of the search, and of what finishes it on a large kernel.
 
     Returns
     -------

@@ -98,9 +98,11 @@ def searched(
             block if trial < 2 else float(np.sqrt(np.mean(block**2))) * rng.standard_normal(block.shape)
             for block in start
         ]
-        if trial != 1:
+        if trial == 1:
+            error = fitted(problem, min(200, count), 1e-5, end)
+        else:
             path(problem, min(_PATH_SWEEPS, count), end)
-        error = fitted(problem, min(100, count), 1e-4, end)
+            error = fitted(problem, min(100, count), 1e-4, end)
         found.append((error, problem.sensitivity(), problem.state))
     least = min(error for error, _, _ in found)
     # At practically the same error the smaller sensitivity.
@@ -246,6 +248,9 @@ def started(
         factors = [taps] if tensor.ndim == 3 else _separated(taps, (tensor.shape[1], tensor.shape[2]))
         return CPSweeps(flat, [*factors, first, last], (*rows[1:-1], rows[0], rows[-1]))
     chain = kind is TensorChain
+    if chain and np.ndim(rank) == 0:
+        # One number for all bonds.
+        rank = (rank, rank, rank)
     groups, (a, b) = (rank[0], rank[1:]) if chain else (len(rank), rank[0])
     counts = len(flat), int(rows[0]), int(rows[-1])
     if groups * a <= inputs and groups * b <= outputs:

@@ -18,13 +18,14 @@ Reference: Kozyrskiy, Phan, "CNN acceleration by low-rank approximation with qua
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from tensorchain.compression.curvature import rate_for
 from tensorchain.compression.layer_bits import allocate_layer_bits
 from tensorchain.compression.quantize import check_bits, quantizer
 from tensorchain.compression.torch_inner import rescale_inner
@@ -120,7 +121,7 @@ def restore(
     loader: Any,
     epochs: int = 2,
     *,
-    rate: float = 0.01,
+    rate: float | None = None,
     momentum: float = 0.9,
     decay: float = 1e-4,
     sensitivity: float = 1e-2,
@@ -140,8 +141,11 @@ def restore(
         Iterable of (inputs, labels), gone through once an epoch; or a function that returns one.
     epochs : int, default 2
         Passes over the data; 0 only measures the normalisations again.
-    rate, momentum, decay : float, optional
-        Of stochastic gradients; the rate falls to zero along a cosine.
+    rate : float, optional
+        Of stochastic gradients; it falls to zero along a cosine.  By default from the largest curvature of the loss on
+        the first batch (:mod:`tensorchain.compression.curvature`).
+    momentum, decay : float, optional
+        Of stochastic gradients.
     sensitivity : float, default 0.01
         Weight of the relative sensitivity in the loss; 0 lets it grow.
     every : int, default 4
@@ -181,12 +185,21 @@ def restore(
         raise ValueError(f"autocast is {autocast!r}; torch.bfloat16, torch.float16 or None is needed")
     if epochs < 0:
         raise ValueError(f"epochs is {epochs!r}; an integer >= 0 is needed")
-    if not (rate > 0.0 and sensitivity >= 0.0):
+    if not ((rate is None or rate > 0.0) and sensitivity >= 0.0):
         raise ValueError(f"rate is {rate!r} and sensitivity {sensitivity!r}; rate > 0, sensitivity >= 0 are needed")
     pass_over = loader if callable(loader) else lambda: loader
     if epochs and not callable(loader) and iter(loader) is loader:
         raise TypeError("loader is an iterator that ends after one pass; give a DataLoader, a list or a function")
-    recalibrate(net, pass_over())
+    seen = [0]
+
+    def counted() -> Iterator[Any]:
+        for batch in pass_over():
+            seen[0] += 1
+            yield batch
+
+    recalibrate(net, counted())
+    # Of a function that returns batches the length is not known before; without it the rate would fall in steps.
+    steps = _length(loader) or seen[0]
     criterion = torch.nn.functional.cross_entropy if loss is None else loss
     # A copy, since a teacher in training mode would learn from the images, and `net` itself would move.
     guide = None if teacher is None else copied(teacher).eval()
@@ -195,9 +208,27 @@ def restore(
     start = None if measured is None else measured().detach()
     weights = [p for p in net.parameters() if p.requires_grad]
     device = next((p.device.type for p in weights), "cpu")
-    optimizer = torch.optim.SGD(weights, lr=rate, momentum=momentum, weight_decay=decay, nesterov=momentum > 0.0)
     norms = torch.nn.modules.batchnorm._BatchNorm
     still = [module for module in net.modules() if isinstance(module, norms) and frozen(module)]
+
+    def objective_of(module: Any, inputs: Any, labels: Any) -> Any:
+        outputs = call(module, inputs)
+        value = criterion(outputs, labels)
+        if guide is not None:
+            with torch.no_grad():
+                wanted = call(guide, inputs)
+            value = value + torch.nn.functional.mse_loss(outputs, wanted)
+        return value
+
+    if rate is None and epochs:
+        first = next(iter(pass_over()), None)
+        if first is None:
+            raise ValueError("the loader holds no batch")
+        inputs, labels = first
+        if loss is None:
+            _check_labels(labels)
+        rate = rate_for(_trained_copy(net), lambda module: objective_of(module, inputs, labels))
+    optimizer = torch.optim.SGD(weights, lr=rate or 1.0, momentum=momentum, weight_decay=decay, nesterov=momentum > 0.0)
     history: list[Epoch] = []
     for epoch in range(epochs):
         net.train()
@@ -205,21 +236,15 @@ def restore(
             module.eval()
         losses: list[Any] = []
         growth: list[Any] = []
-        steps = _length(loader)
         for count, (inputs, labels) in enumerate(pass_over()):
             within = count / steps if steps else 0.0
             for group in optimizer.param_groups:
-                group["lr"] = 0.5 * rate * (1.0 + math.cos(math.pi * min(epoch + within, epochs) / epochs))
+                group["lr"] = 0.5 * (rate or 0.0) * (1.0 + math.cos(math.pi * min(epoch + within, epochs) / epochs))
             if loss is None and not history and not losses:
                 # Looking at labels waits for the device.
                 _check_labels(labels)
             with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
-                outputs = call(net, inputs)
-                objective = criterion(outputs, labels)
-                if guide is not None:
-                    with torch.no_grad():
-                        wanted = call(guide, inputs)
-                    objective = objective + torch.nn.functional.mse_loss(outputs, wanted)
+                objective = objective_of(net, inputs, labels)
             losses.append(objective.detach())
             if measured is not None and count % every == 0:
                 relative = (measured() / start).mean()
@@ -231,12 +256,24 @@ def restore(
             optimizer.step()
         if not losses:
             raise ValueError("the loader holds no batch")
+        steps = len(losses)
         # Numbers are taken from the device once an epoch.
         history.append(Epoch(_mean(losses), _mean(growth) if growth else 1.0))
         if callback is not None and callback(epoch, history[-1]):
             break
     net.eval()
     return history
+
+
+def _trained_copy(net: Any) -> Any:
+    """A copy in training mode, so that statistics and gradients of the network stay as they are."""
+    import torch
+
+    probe = copied(net).train()
+    for module in probe.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and frozen(module):
+            module.eval()
+    return probe
 
 
 def _mean(values: list[Any]) -> float:

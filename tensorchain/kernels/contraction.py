@@ -9,10 +9,21 @@ with all permutations and shapes worked out in advance.  A replay therefore cost
 a step beside the arithmetic, which is what matters for the small contractions of a solver step.  Operands need
 no more than `transpose`, `reshape`, `sum`, `*` and `@`: they may be arrays of another library.
 
-A large operand is not transposed: that would be a copy, slower than the product.  It is read as it lies,
-as a stack of matrices made of its last two groups of indices, and multiplied matrix by matrix; indices
-that are summed among those that count the matrices are summed in the end.  So the order of the indices of
-large operands is for the caller to choose: indices that stay (bonds) in front of those that go.
+A pair is lowered in one of three ways, tried in this order.
+
+1. **In output order** (`_in_order`), for the last product where the result is large: it is written as the output
+   wants it, one matrix for each value of the first indices, and never permuted.  "arb,bsc->asrc": for each a and s
+   the (r, b) matrix of a times the (b, c) matrix of s.
+2. **In place** (`_in_place`), where an operand is large: it is not transposed, which would be a copy, slower than
+   the product.  It is read as it lies, as a stack of matrices made of its last two groups of indices, and multiplied
+   matrix by matrix; summed indices among those that count the matrices are summed in the end.  "ijk,jr->irk" with a
+   large T: for each i the (r, j) matrix times T[i], (j, k).
+3. **By copy** (`_lower`), for what is small: both operands are permuted to (batch, free, summed) and (batch, summed,
+   free), and one batched product follows; element by element where no index is summed.  "ir,jr->ijr": a column
+   times a row for each r.
+
+So the order of the indices of large operands is for the caller to choose: indices that stay (bonds) in front of those
+that go.
 """
 
 from __future__ import annotations

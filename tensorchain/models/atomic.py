@@ -52,15 +52,27 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     clean(target)
     ending = target.suffix if len(target.suffix) <= _LONGEST_ENDING else ""
     temporary = target.parent / f"{_prefix(target)}{os.getpid()}-{next(_COUNT)}{ending}"
-    # Made here and by nobody else, with the rights that `open` gives.
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    with _named(temporary, target):
+        # Made here and by nobody else, with the rights that `open` gives.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        try:
+            with suppress(FileNotFoundError):
+                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+            yield temporary
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _named(temporary: Path, target: Path) -> Iterator[None]:
+    """Errors of the system, such as a full disk, name the file that was asked for and not the temporary one."""
     try:
-        with suppress(FileNotFoundError):
-            os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
-        yield temporary
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno is not None and (error.filename is None or os.fspath(error.filename) == os.fspath(temporary)):
+            error.filename = os.fspath(target)
         raise
 
 

@@ -19,9 +19,13 @@ decomposition A^H B = U s V^H,
 after which both traced Grams are diag(s).  On a hyperedge (the r of CP) only scales move; with
 d_n[r] = I_n M_n[r, r] the best are alpha_n[r]^2 = d_n[r] / (geometric mean over n of d_n[r]).
 SS is geodesically convex on the gauge group, so cycling over the bonds converges to its global minimum; slowly where
-bonds lean on each other.  There each bond goes beyond its best, by the same way again times w - 1.  In the gauge of
-the best SS is tr(s Y) + tr(s Y^-1), the same for Y and Y^-1: with 0 < w < 2 it falls however far the way is.  What w
-to take follows from the speed of the cycles so far, as in successive over-relaxation of linear systems.
+the best of one bond depends much on its neighbours.
+
+**Relaxation.**  There a bond goes beyond its best.  Let the geodesic from its gauge now, t = 0, reach the best gauge at
+t = 1; relaxed, it goes to t = w.  Seen from the best gauge, where both traced Grams are diag(s), the bond holds
+f(Y) = tr(s Y) + tr(s Y^-1) with Y = S^{1 - t} for a positive S, and f(Y) = f(Y^-1).  So f at t is f at 2 - t, and f is
+convex in t with its least value at t = 1: for every 0 < w < 2 it is below f at t = 0, whatever S is.  The w that is
+taken follows from the ratio of two cycles' gains, as in successive over-relaxation of linear systems.
 
 Reference for the choice of w: Young, "Iterative Solution of Large Linear Systems" (1971).
 

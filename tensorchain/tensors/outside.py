@@ -128,7 +128,8 @@ def refuse(given: Any) -> None:
     if library in ("pandas", "polars"):
         raise TypeError(
             f"a {library}.{kind} was given, which may be a list of entries or a matrix; for entries, "
-            'tc.Observed.from_frame(frame, ["i", "j", "k"], "value"); for a matrix, frame.to_numpy()'
+            'tc.Observed.from_frame(frame, ["i", "j", "k"], "value"), or tc.Sparse.from_frame where the rest is zero; '
+            "for a matrix, frame.to_numpy()"
         )
     if library == "pyttb":
         advice = {"tensor": "T.data", "sptensor": "tc.Sparse(T.subs, T.vals.ravel(), T.shape)"}

@@ -18,7 +18,7 @@ References: Bader and Kolda, "Efficient MATLAB computations with sparse and fact
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +32,7 @@ from tensorchain.tensors.boxes import boxes, in_double, part
 from tensorchain.tensors.coordinates import Listed, checked_entries, sorted_entries
 from tensorchain.tensors.dtypes import double_of
 from tensorchain.tensors.projected import projected_cost, projected_error
+from tensorchain.tensors.tables import read_table
 
 _DIGITS = 1e6
 """How far ||T - X||^2 must be above its rounding error to be taken from the short formula."""
@@ -80,6 +81,50 @@ class Sparse(Listed):
         self.values = np.add.reduceat(given.values[order], starts)
         self.dtype = self.values.dtype
         self._norm = kernels.norm(self.values)
+
+    @classmethod
+    def from_frame(cls, frame: Any, columns: Sequence[str] | None = None, value: Any = None) -> Sparse:
+        """The entries in a table, such as one of counts: what it does not hold is zero, equal rows are summed.
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame or pandas.Series
+            Or any table whose columns are read by name, such as a dict of arrays.  A Series with a MultiIndex needs
+            nothing else.
+        columns : sequence of str, optional
+            Columns that hold the indices, one for each mode; by default the levels of the index.
+        value : str, optional
+            The column that holds the values; by default the Series itself.
+
+        Returns
+        -------
+        Sparse
+            With `dimension_names`, the names of the columns, and `labels`, for each mode what its indices stand for:
+            the values that occur, in rising order (categories in theirs).
+
+        Raises
+        ------
+        ValueError
+            For columns that are not there, or that hold nothing in some row.
+        TypeError
+            For what is no table.
+
+        See Also
+        --------
+        Observed.from_frame : The same where what the table does not hold is unknown.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> table = {"who": ["ann", "bob", "ann"], "word": ["tea", "rye", "tea"], "times": [3, 1, 2]}
+        >>> T = tc.Sparse.from_frame(table, ["who", "word"], "times")
+        >>> T.labels, T.to_dense().tolist()
+        ((('ann', 'bob'), ('rye', 'tea')), [[0.0, 5.0], [1.0, 0.0]])
+        """
+        table = read_table(frame, columns, value, None)
+        tensor = cls(table.indices, table.values, table.shape)
+        tensor.dimension_names, tensor.labels = table.names, table.labels
+        return tensor
 
     @classmethod
     def from_scipy(cls, matrix: Any) -> Sparse:

@@ -118,7 +118,9 @@ def test_as_good_as_the_general_solver(case):
 def test_the_correction_meets_its_bound_and_lowers_the_sensitivity(case):
     kind, rank, shape = case
     tensor = noise(shape, 8)
-    plain, stable = (searched(tensor, kind, rank, rng=np.random.default_rng(0), slack=slack) for slack in (None, 0.02))
+    plain, stable = (
+        searched(tensor, kind, rank, rng=np.random.default_rng(0), slack=slack, small=True) for slack in (None, 0.02)
+    )
     errors = [float(np.linalg.norm(tensor - model.full())) for model, _ in (plain, stable)]
     assert (plain[1], stable[1]) == (False, True)
     assert errors[1] <= 1.0201 * errors[0]
@@ -172,6 +174,15 @@ def test_rows_of_the_layer_count_in_the_sensitivity():
     whole = model_of(tall, TensorChain, 1.0, (20, 5, 6))
     assert chain.sensitivity() == pytest.approx(float(sensitivity(whole)))
     np.testing.assert_array_equal(blocks_of(whole)[2], groups[2])
+
+
+@pytest.mark.parametrize(
+    "rank", [2, (2, 2, 2), [2, 2, 2], np.array([2, 2, 2])], ids=["number", "tuple", "list", "array"]
+)
+def test_ranks_of_a_chain_in_every_form(rank):
+    tensor = noise((5, 4, 6), 11)
+    model, _ = searched(tensor, TensorChain, rank, rng=np.random.default_rng(0), slack=0.02)
+    assert model.bonds == (2, 2, 2)
 
 
 def test_time_limits_and_nothing_to_gain():

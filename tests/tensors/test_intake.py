@@ -239,6 +239,19 @@ class TestTables:
         fit = tc.decompose(tensor, "cp", 1, solver=tc.ALS(max_iter=2), rng=0)
         assert fit.dimension_names == ("who", "day", "what")
 
+    def test_a_table_of_counts(self) -> None:
+        frame = self.frame()
+        twice = pd.concat([frame, frame[:7]])
+        tensor = tc.Sparse.from_frame(twice, ["who", "day", "what"], "value")
+        whole = tc.Observed.from_frame(frame, ["who", "day", "what"], "value")
+        assert (tensor.dimension_names, tensor.labels) == (whole.dimension_names, whole.labels)
+        # Rows that come twice are summed.
+        assert np.allclose(tensor.to_dense()[tensor.to_dense() != T], 2 * T[tensor.to_dense() != T])
+        assert np.sum(tensor.to_dense() != T) == np.sum(frame["value"][:7] != 0)
+        fit = tc.decompose(tensor, "cp", 1, solver=tc.ALS(max_iter=2), rng=0)
+        assert fit.dimensions is not None
+        assert fit.dimensions["day"] == (3, 13, 23)
+
     def test_an_index_of_several_levels(self) -> None:
         frame = self.frame().set_index(["who", "day", "what"])
         expected = tc.Observed.from_frame(self.frame(), ["who", "day", "what"], "value").digest()
