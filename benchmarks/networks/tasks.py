@@ -171,7 +171,9 @@ def rows_of(
     yield (task.name, "original", "1", task.judge(wanted, wanted), "0", "1", "1", "")
     makers: list[tuple[str, Maker]] = []
     if "int8" in only:
-        makers.append(("int8 of the original", lambda: (quantize_onnx(task.original, task.seen, inner_scales=False), (1, 1))))
+        makers.append(
+            ("int8 of the original", lambda: (quantize_onnx(task.original, task.seen, inner_scales=False), (1, 1)))
+        )
     for share in shares:
         makers += [
             (f"{method} by hand, {share:g}", partial(by_hand, task.original, method, share, task.seen[0]))

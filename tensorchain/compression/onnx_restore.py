@@ -144,7 +144,7 @@ def restore_onnx(
     weights = {name: _parameter(array) for name, array in stored.items()}
     lesson.measure(seen)
     _check_agrees(graph, weights, seen[0], OnnxSession(small, graph.wanted))
-    errors, best, kept = [lesson.error(weights, held)], 0, {k: w.detach().clone() for k, w in weights.items()}
+    errors, best, taken = [lesson.error(weights, held)], 0, {k: w.detach().clone() for k, w in weights.items()}
     groups = [{"params": [w], "scale": max(float(w.detach().square().mean()) ** 0.5, 1e-4)} for w in weights.values()]
     optimizer = torch.optim.Adam(groups, lr=rate, betas=(0.9, 0.99))
     order, steps, step = np.random.default_rng(rng), epochs * len(seen), 0
@@ -162,8 +162,8 @@ def restore_onnx(
             optimizer.step()
         errors.append(lesson.error(weights, held))
         if errors[-1] < errors[best]:
-            best, kept = epoch, {name: w.detach().clone() for name, w in weights.items()}
-    result = _with(small, {name: w.numpy() for name, w in kept.items()}) if best else small
+            best, taken = epoch, {name: w.detach().clone() for name, w in weights.items()}
+    result = _with(small, {name: w.numpy() for name, w in taken.items()}) if best else small
     before, after = (_runtime_error(lesson, model, held, wanted) for model in (small, result))
     if best and not after < before:
         best, result = 0, small
@@ -186,9 +186,15 @@ class _Lesson:
         for feed in feeds:
             for name, values in self.teacher.run(feed, self.graph.wanted).items():
                 rows = _by_channel(values).astype(np.float64)
-                own = sums.setdefault(name, [0, 0.0, 0.0])
-                own[0] += rows.shape[1]
-                own[1], own[2] = own[1] + rows.sum(1), own[2] + (rows**2).sum(1)
+                found = [rows.shape[1], rows.sum(1), (rows**2).sum(1)]
+                own = sums.get(name)
+                if own is not None and len(own[1]) != len(found[1]):
+                    # Axis 1 has another size in each run: its entries are no channels, and all weigh alike.
+                    own, found = (
+                        [count * len(first), first.sum(keepdims=True), second.sum(keepdims=True)]
+                        for count, first, second in (own, found)
+                    )
+                sums[name] = found if own is None else [mine + more for mine, more in zip(own, found, strict=True)]
         for name, (count, first, second) in sums.items():
             spread = np.maximum(second / count - (first / count) ** 2, 0.0)
             positive = spread[spread > 0.0]

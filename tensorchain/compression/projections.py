@@ -14,7 +14,7 @@ keep the outputs of a trained network without training.
 
 Without a covariance C is the identity, and the errors are those of the kernel.
 
-Cost: T p^2 + T^3 and p^3 / 3 + S p^2 multiplications, p = S D.
+Cost: T p^2 + min(T, p)^3 and p^3 / 3 + S p^2 multiplications, p = S D.
 
 References: Zhang, Zou, He, Sun, "Accelerating very deep convolutional networks for classification and detection"
 (2016), for the subspace of the responses.
@@ -74,11 +74,11 @@ class Projections:
         return self.kernel.reshape(len(self.kernel), -1).astype(np.float64)
 
     @property
-    def matrix(self) -> Array:
-        """C with its floor."""
-        size = math.prod(self.kernel.shape[1:])
+    def matrix(self) -> Array | None:
+        """C with its floor; None for the identity."""
         if self.covariance is None:
-            return np.eye(size)
+            return None
+        size = math.prod(self.kernel.shape[1:])
         mean = float(np.trace(self.covariance.matrix)) / size
         return np.asarray(self.covariance.matrix + (_FLOOR * mean if mean > 0.0 else 1.0) * np.eye(size))
 
@@ -88,8 +88,8 @@ class Projections:
             values = self._outputs()[0]
             tails = np.concatenate([np.cumsum(values[::-1])[::-1][1:], [0.0]])
             return np.asarray(tails / max(float(values.sum()), np.finfo(float).tiny))
-        rows, matrix = self.rows, self.matrix
-        _, moved, _ = self._inputs(rows, matrix)
+        rows = self.rows
+        _, moved, _ = self._inputs(rows)
         taps = rows.shape[1] // self.kernel.shape[1]
         gained = np.sum(moved.reshape(-1, taps, len(rows)) ** 2, axis=(1, 2))
         # Summed from the far end, so that small errors are not lost in the whole.
@@ -116,9 +116,11 @@ class Projections:
             last = basis.reshape(outputs, rank, *one), trivial
         else:
             rows = self.rows
-            lower, moved, directions = self._inputs(rows, self.matrix)
+            lower, moved, directions = self._inputs(rows)
             size = rank * math.prod(window)
-            solved = scipy.linalg.solve_triangular(lower[:size, :size], moved[:size], lower=True, trans=1)
+            solved = moved[:size]
+            if lower is not None:
+                solved = scipy.linalg.solve_triangular(lower[:size, :size], solved, lower=True, trans=1)
             first = directions[:rank].reshape(rank, inputs, *one), trivial
             last = solved.T.reshape(outputs, rank, *window), geometry
         weights = _least_sensitive(first[0], last[0])
@@ -129,14 +131,28 @@ class Projections:
         return LayerPlan(method, rank, steps)
 
     def _outputs(self) -> tuple[Array, Array]:
-        """Eigenvalues and eigenvectors of W C W', the largest first."""
-        values, vectors = np.linalg.eigh(self.rows @ self.matrix @ self.rows.T)
+        """Eigenvalues and eigenvectors of W C W', the largest first; no more than a patch has entries."""
+        rows, matrix = self.rows, self.matrix
+        if len(rows) > rows.shape[1]:
+            # Those of (W K)'(W K), C = K K', are the same, and fewer.
+            moved = rows if matrix is None else rows @ np.linalg.cholesky(matrix)
+            values, vectors = np.linalg.eigh(moved.T @ moved)
+            basis = np.linalg.qr(moved @ vectors[:, ::-1])[0]
+            return values[::-1].clip(0.0), basis
+        values, vectors = np.linalg.eigh(rows @ rows.T if matrix is None else rows @ matrix @ rows.T)
         return values[::-1].clip(0.0), vectors[:, ::-1]
 
-    def _inputs(self, rows: Array, matrix: Array) -> tuple[Array, Array, Array]:
-        """Cholesky factor K of L C L' for all directions, K^{-1} L C W', and the directions (S, S) as rows of A."""
-        inputs = self.kernel.shape[1]
+    def _inputs(self, rows: Array) -> tuple[Array | None, Array, Array]:
+        """Cholesky factor K of L C L' for all directions, K^{-1} L C W', and the directions (S, S) as rows of A.
+
+        K is None for the identity.
+        """
+        inputs, matrix = self.kernel.shape[1], self.matrix
         taps = rows.shape[1] // inputs
+        if matrix is None:
+            unfolded = rows.reshape(len(rows), inputs, taps).transpose(1, 2, 0).reshape(inputs, -1)
+            directions = np.linalg.eigh(unfolded @ unfolded.T)[1][:, ::-1].T
+            return None, (directions @ unfolded).reshape(inputs * taps, -1), directions
         channels = np.einsum("sdtd->st", matrix.reshape(inputs, taps, inputs, taps))
         values, vectors = np.linalg.eigh(channels)
         scales = np.sqrt(np.maximum(values, 1e-12 * values[-1]))
@@ -183,7 +199,7 @@ def projected_curve(
     found, projections = [], Projections(kernel, covariance)
     pointwise = math.prod(kernel.shape[2:]) == 1
     for method in ("svd",) if pointwise else PROJECTIONS:
-        largest = kernel.shape[1 if method == "svd-in" else 0]
+        largest = kernel.shape[1] if method == "svd-in" else min(len(kernel), kernel[0].size)
         blank = _blank(kernel.shape, method, geometry)
         each = sum(step.weight.size for step in blank.convolutions)
         ranks = np.geomspace(_LEAST, _MOST, max(candidates, 2) * _DENSER) * kernel.size / each

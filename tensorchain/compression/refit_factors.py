@@ -121,8 +121,10 @@ def refit_factors(
     for _ in range(sweeps):
         before = value
         for k in range(len(weights) - 1, -1, -1):
-            block = _Block.of(plan, weights, k)
-            weights[k] = block.best(weights[k], metric, goal, inverses[k])
+            better = _at_the_end(plan, weights, k, metric, goal, inverses[k])
+            if better is None:
+                better = _Block.of(plan, weights, k).best(weights[k], metric, goal, inverses[k])
+            weights[k] = better
         value = _value(_with(plan, weights).kernel.reshape(rows.shape), metric, goal)
         if before - value <= tol * max(energy + value, 0.0):
             break
@@ -132,6 +134,28 @@ def refit_factors(
     steps = [replace(step, bias=bias) if step is last else step for step in fitted.steps]
     cast = [_cast(step, old) for step, old in zip(steps, plan.steps, strict=True)]
     return replace(plan, steps=tuple(cast))
+
+
+def _at_the_end(
+    plan: LayerPlan, weights: Sequence[Array], k: int, metric: Array, goal: Array, inverse: _Inverse
+) -> Array | None:
+    """The best weights of a last layer without groups that is pointwise, or alone; None for others.
+
+    Nothing stands behind it: with L of the layers before, w = Q L' (L M L')^{-1}, however many outputs there are.
+    """
+    layers = [layer for layer, _ in _with(plan, weights).flat_layers]
+    pointwise = math.prod(layers[-1].window) == 1
+    if k + 1 < len(layers) or layers[k].groups > 1 or not (pointwise or len(layers) == 1):
+        return None
+    weight = weights[k].reshape(len(weights[k]), -1)
+    inner, wanted = metric, goal
+    if k > 0:
+        before = composed(layers[:k])
+        rows = before.reshape(len(before), -1)
+        half = rows @ metric
+        inner, wanted = half @ rows.T, goal @ rows.T
+    step = inverse.of(inner[None]).times((wanted - weight @ inner).T[None])[0].T
+    return np.asarray((weight + step).reshape(weights[k].shape))
 
 
 def _value(rows: Array, metric: Array, goal: Array) -> float:

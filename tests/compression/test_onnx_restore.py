@@ -207,3 +207,14 @@ def test_arguments():
         restore_onnx(original, original, inputs(2), epochs=0)
     with pytest.raises(ValueError, match="rate is 2"):
         restore_onnx(original, original, inputs(2), rate=2.0)
+
+
+def test_runs_of_several_sizes():
+    original = two_layers([node("Transpose", ["c"], perm=[0, 2, 3, 1])])
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.standard_normal((2, 8, size, 9)).astype(np.float32).cumsum(2)} for size in (7, 12, 9, 15)]
+    original.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "h"
+    original.graph.input[0].type.tensor_type.shape.dim[3].dim_param = "w"
+    small, _ = compress_onnx(original, "tucker2", keep_macs=0.4, candidates=3, calibration=feeds[:1], refit=False)
+    _, report = restore_onnx(original, small, feeds, epochs=3, rate=0.02)
+    assert report.errors[report.best] < report.errors[0]

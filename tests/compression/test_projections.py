@@ -10,7 +10,7 @@ import pytest
 from tensorchain.compression import Geometry, PatchCovariance, Request, Site, plan_network
 from tensorchain.compression.projections import PROJECTIONS, Projections, projected_curve
 
-SHAPES = [(6, 4, 3, 3), (5, 7, 1, 1), (4, 3, 2, 1, 3), (3, 8, 3, 2)]
+SHAPES = [(6, 4, 3, 3), (5, 7, 1, 1), (4, 3, 2, 1, 3), (3, 8, 3, 2), (30, 4, 1, 1), (19, 3, 2, 2)]
 
 
 def measured(kernel, seed=0):
@@ -26,8 +26,9 @@ def measured(kernel, seed=0):
 def test_errors_of_all_ranks_are_those_of_the_plans(shape, method, known):
     kernel = np.random.default_rng(1).standard_normal(shape)
     projections = Projections(kernel, measured(kernel) if known else None)
-    matrix, rows, errors = projections.matrix, projections.rows, projections.errors(method)
-    assert len(errors) == shape[0 if method == "svd-out" else 1]
+    rows, errors = projections.rows, projections.errors(method)
+    matrix = projections.matrix if known else np.eye(rows.shape[1])
+    assert len(errors) == (shape[1] if method == "svd-in" else min(shape[0], kernel[0].size))
     for rank in (1, 2, len(errors)):
         plan = projections.plan(method, rank, Geometry.trivial(len(shape) - 2), None)
         change = plan.kernel.reshape(rows.shape) - rows
@@ -104,3 +105,10 @@ def test_a_layer_without_signal_keeps_its_kernel():
 def test_weights_on_a_grid_are_refused():
     with pytest.raises(ValueError, match="svd has no weights on a grid"):
         Request("svd", keep_macs=0.5, weight_bits=4)
+
+
+def test_the_identity_is_the_covariance_that_is_assumed():
+    kernel = np.random.default_rng(9).standard_normal((5, 6, 3, 2))
+    for method in PROJECTIONS:
+        one, other = (Projections(kernel, c) for c in (None, PatchCovariance(np.eye(36), 6)))
+        np.testing.assert_allclose(one.errors(method), other.errors(method), atol=1e-9)

@@ -7,7 +7,7 @@ import pytest
 
 from tensorchain.compression import Convolution, LayerPlan, fit_kernel
 from tensorchain.compression.refit import Moments
-from tensorchain.compression.refit_factors import _Block, refit_factors
+from tensorchain.compression.refit_factors import _at_the_end, _Block, _Inverse, refit_factors
 
 CASES = {
     "tc": (2, 3, 2),
@@ -144,3 +144,20 @@ def test_moments_of_another_layer_are_refused():
         refit_factors(plan, kernel[:, :4], moments)
     with pytest.raises(ValueError, match="of 0 rows"):
         refit_factors(plan, kernel, Moments(kernel[0].size, 6))
+
+
+@pytest.mark.parametrize("window", [(1, 1), (3, 2)])
+def test_a_layer_of_many_outputs_is_fitted_as_by_its_block(window):
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal((30, 4, *window))
+    size = kernel[0].size
+    root = rng.standard_normal((size, size))
+    metric, goal = root @ root.T + np.eye(size), rng.standard_normal((30, size))
+    first, last = rng.standard_normal((3, 4, *window)), rng.standard_normal((30, 3, 1, 1))
+    two = LayerPlan("svd", 3, (Convolution(first), Convolution(last)))
+    for plan in (two, LayerPlan("dense", None, (Convolution(kernel),))):
+        weights = [step.weight for step in plan.convolutions]
+        k = len(weights) - 1
+        found = _at_the_end(plan, weights, k, metric, goal, _Inverse())
+        np.testing.assert_allclose(found, _Block.of(plan, weights, k).best(weights[k], metric, goal), atol=1e-6)
+    assert _at_the_end(two, [first, last], 0, metric, goal, _Inverse()) is None
