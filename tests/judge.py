@@ -153,7 +153,8 @@ class Asked:
 
     def merit(self, error: float, ss: float) -> tuple[float, float]:
         gap = max(error / self.most_error - 1.0, ss / self.most_sensitivity - 1.0)
-        return (gap if gap > 1e-6 else 0.0), self.error * error**2 + self.sensitivity * ss
+        # Written so that what is not a number stays one.
+        return (0.0 if gap <= 1e-6 else gap), self.error * error**2 + self.sensitivity * ss
 
 
 def asked(constraint: Any, norm: Any, blocks: int) -> Asked:
@@ -196,7 +197,7 @@ def wide(array: Any) -> Any:
 def measured(model: Any, tensor: Any, constraint: Any, weights: Any = None) -> Truth:
     """Error and SS in extended precision; `weights` says how much each entry counts, a mask which ones do."""
     root = _root(tensor, weights)
-    T = wide(tensor) * root
+    T = _weighted(tensor, root)
     norm = _norm(T)
     blocks = len(model.matrices)
     # Of norm one, so that nothing overflows: a block is as large as its share of X.
@@ -215,7 +216,7 @@ def block_decrease(model: Any, tensor: Any, constraint: Any, weights: Any = None
     gradient of the objective; entries of a block that may not be negative, and are zero, move one way only.
     """
     root = _root(tensor, weights)
-    T = wide(tensor) * root
+    T = _weighted(tensor, root)
     norm = _norm(T)
     count = len(model.matrices)
     want = asked(constraint, norm, count)
@@ -294,13 +295,18 @@ def _norm(array: Any) -> Any:
     return top * np.sqrt(np.sum(np.abs(array / top) ** 2)) if top > 0 else top
 
 
+def _weighted(tensor: Any, root: Any) -> Any:
+    """sqrt(w) T; what is not seen may hold NaN or infinity."""
+    return np.where(root > 0, wide(tensor), 0) * root
+
+
 def complaints(fit: Any, tensor: Any, constraint: Any = None, start: Any = None, weights: Any = None) -> list[str]:
     """What is not true of a Fit; empty where all is."""
     found = []
     constraint = tc.solvers.Free() if constraint is None else constraint
     single = fit.model.dtype == np.float32
     truth = measured(fit.model, tensor, constraint, weights)
-    norm = _norm(wide(tensor) * _root(tensor, weights))
+    norm = _norm(_weighted(tensor, _root(tensor, weights)))
     blocks = len(fit.model.matrices)
     if abs(fit.error - truth.error) > 1e-6 * truth.error + 2e-15 * max(1.0, _size(fit.model) / norm):
         found.append(f"error {fit.error:.9g}, truly {truth.error:.9g}")
