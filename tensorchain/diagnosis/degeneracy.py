@@ -32,6 +32,7 @@ from tensorchain.fit import Fit, StopReason
 from tensorchain.labels import block_names
 from tensorchain.models import Model
 from tensorchain.solvers.constraints import Constraint, Domain
+from tensorchain.solvers.loop import children
 from tensorchain.solvers.problem import Clock
 from tensorchain.stability.scales import model_of
 from tensorchain.tensors import Tensor, as_tensor
@@ -327,7 +328,7 @@ def _paths(
     double = np.complex128 if model.dtype.kind == "c" or source.dtype.kind == "c" else np.float64
     # From a random start the penalty begins where it leads, not where it only shrinks blocks.
     decades = DECADES + math.log10(_START_SHARE / FIRST_SHARE)
-    for child in rng.spawn(starts):
+    for child in children(rng, starts):
         start = domain.drawn(model.astype(double), child)
         start = domain.scaled(start, source.norm() / tensor_norm(start))
         yield trace_path(start, source, share=_START_SHARE, decades=decades, max_seconds=max_seconds, domain=domain)

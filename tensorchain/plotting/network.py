@@ -114,8 +114,8 @@ def _draw_nodes(axes: Axes, drawn: Diagram, size: float) -> None:
 
 def _font_size(axes: Axes, drawn: Diagram) -> float:
     """Points, such that a number fits into a block at the size of these axes."""
-    figure = axes.figure.get_figure(root=True)
-    assert figure is not None
+    # The whole figure, also where the axes are on a part of one.
+    figure = axes.figure.canvas.figure
     place = axes.get_position()
     left, right, bottom, top = drawn.box
     inches = min(

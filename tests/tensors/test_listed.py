@@ -162,7 +162,7 @@ class TestSparse:
 
 class TestInterop:
     def test_scipy(self) -> None:
-        matrix = scipy.sparse.random_array((9, 7), density=0.3, rng=0)
+        matrix = scipy.sparse.random(9, 7, density=0.3, random_state=0)
         for form in ("csr", "csc", "coo", "lil", "dok", "bsr"):
             source = Sparse.from_scipy(matrix.asformat(form))
             assert np.array_equal(source.to_dense(), matrix.toarray())
