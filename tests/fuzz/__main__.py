@@ -167,7 +167,7 @@ def main() -> int:
         if options.kind in ("checkpoints", "all"):
             found += checkpoints(seeds[: max(1, len(seeds) // (10 if options.kind == "all" else 1))], folder)
         if options.kind in ("kills", "all"):
-            found += kills(seeds[: max(1, len(seeds) // (100 if options.kind == "all" else 1))], folder)
+            found += kills(seeds[: max(1, len(seeds) // (50 if options.kind == "all" else 1))], folder)
     sys.stdout.write("".join(line + "\n" for line in found) + f"{len(found)} things are wrong\n")
     return 1 if found else 0
 
