@@ -96,18 +96,18 @@ def held_out(model: tc.CP, tensor: np.ndarray) -> float:
     return float(np.sqrt(lost / size))
 
 
-def match(one: tc.CP, other: tc.CP) -> float:
-    """Factor match score over all modes but the samples."""
+def match(one: tc.Model, other: tc.Model) -> float:
+    """Match over all modes but the samples."""
     return tc.factor_match(one, other, range(1, one.order)).score
 
 
-def permuted_match(one: tc.CP, other: tc.CP, seed: int) -> float:
-    """The same with the rows of the other's factors shuffled, mean: what signs and sizes alone give."""
+def permuted_match(one: tc.Model, other: tc.Model, seed: int) -> float:
+    """The same with the rows of the other's modes shuffled, mean: what signs, sizes and dimensions alone give."""
     rng = np.random.default_rng(seed)
     scores = []
     for _ in range(NULLS):
-        shuffled = [other.blocks[0], *(rng.permutation(block) for block in other.blocks[1:])]
-        scores.append(match(one, tc.CP(shuffled)))
+        rows = [None, *(rng.permutation(size) for size in other.shape[1:])]
+        scores.append(match(one, other.restrict(rows)))
     return float(np.mean(scores))
 
 

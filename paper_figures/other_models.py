@@ -22,7 +22,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import tensorchain as tc
-from paper_figures.agreement import NULLS, halves
+from paper_figures.agreement import halves, match, permuted_match
 from paper_figures.fits import decompose
 from paper_figures.replicability import interval, load, wins
 from paper_figures.results import Job, Row, Settings, column, groups
@@ -87,21 +87,6 @@ def row_of(method: str, score: float, fits: tuple[tc.Fit, ...]) -> Row:
         "sensitivity": max(fit.sensitivity for fit in fits),
         "error": float(np.mean([fit.error for fit in fits])),
     }
-
-
-def match(one: tc.Model, other: tc.Model) -> float:
-    """Of all modes but the samples."""
-    return tc.factor_match(one, other, range(1, one.order)).score
-
-
-def permuted_match(one: tc.Model, other: tc.Model, seed: int) -> float:
-    """The same with the rows of the other's modes shuffled, mean: what sizes and dimensions alone give."""
-    rng = np.random.default_rng(seed)
-    scores = []
-    for _ in range(NULLS):
-        rows = [None, *(rng.permutation(size) for size in other.shape[1:])]
-        scores.append(match(one, other.restrict(rows)))
-    return float(np.mean(scores))
 
 
 # -- what is told ---------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from tensorchain.solvers.path import Path
 from tensorchain.solvers.problem import Ended, Iterate, Memory, Problem, Stage, Steps, iterate_at
 from tensorchain.solvers.reduced import Reduced, order_of, shifted
 from tensorchain.solvers.reduction import reduce, reduced_shape, worthwhile
-from tensorchain.solvers.stabilise import stabilised
+from tensorchain.solvers.stabilise import growth, stabilised
 from tensorchain.solvers.starts import is_tree, random_start, start_by
 from tensorchain.solvers.within import closed, swept
 from tensorchain.stability.gauge import optimal_gauge
@@ -233,8 +233,8 @@ class _Search:
         """Whether the error is so small that a path would not question it, and SS about that of drawn blocks."""
         if not _error(point) <= self.path.restart_above:
             return False
-        drawn = optimal_gauge(random_start(like, self.reduced.problem.tensor, self.problem.rng), tol=1e-2)
-        return point.best.model.sensitivity(relative=True) <= _DRAWN * drawn.sensitivity(relative=True)
+        drawn = random_start(like, self.reduced.problem.tensor, self.problem.rng)
+        return growth(point.best.model, drawn) <= _DRAWN
 
     def _paths(self, like: Model, found: list[_Point]) -> Stage[_Point]:
         """The path, until it comes to what was found before; one that runs off is followed to its end only once.

@@ -105,10 +105,13 @@ def stabilised(
     return replace(answer, merit=(0.0, answer.error**2), answer=True, least_error=best.error)
 
 
+def growth(model: Model, drawn: Model) -> float:
+    """The relative SS over that of random blocks of the same sizes in their best gauge."""
+    return model.sensitivity(relative=True) / optimal_gauge(drawn, tol=1e-2).sensitivity(relative=True)
+
+
 def _grown(model: Model) -> bool:
-    """Whether the relative SS is beyond that of random blocks of the same sizes."""
-    drawn = optimal_gauge(model.random_like(np.random.default_rng(0)), tol=1e-2)
-    return model.sensitivity(relative=True) > drawn.sensitivity(relative=True)
+    return growth(model, model.random_like(np.random.default_rng(0))) > 1.0
 
 
 def _order(square: float, sensitivity: float, allowed: float) -> tuple[bool, float]:
