@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
-from torch import nn
 
-from benchmarks.networks.known import images, load, predicted
-from benchmarks.networks.without_training import digits
+from benchmarks.networks.known import predicted
+from benchmarks.networks.without_training import add_case, case_of
 from tensorchain.compression import compress, quantize
 
 BITS = ((8, 8), (8, 6), (8, 4), (6, 8), (4, 8))
@@ -28,25 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.networks.activations", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("weights", type=Path, nargs="?", help=".safetensors of a ResNet for CIFAR; that for digits")
-    parser.add_argument("--path", type=Path, help="folder or tar of train/<class>/* and test/<class>/*")
+    add_case(parser)
     parser.add_argument("--methods", nargs="+", default=["cp3", "tc", "tucker2"])
     parser.add_argument("--share", type=float, default=0.33, help="of the multiplications (0.33)")
-    parser.add_argument("--calibration", type=int, default=512, help="training images that are looked at")
-    parser.add_argument("--test", type=int, default=0, help="test images, drawn at random; 0 for all")
-    parser.add_argument("--plain", action="store_true", help="fits without control of the sensitivity")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    if (options.weights is None) != (options.path is None):
-        parser.error("weights and --path belong together; give both, or none for the digits")
-    rng = np.random.default_rng(options.seed)
-    net: nn.Module
-    if options.weights is None:
-        net, calibration, pixels, labels = digits(options.calibration, options.test)
-    else:
-        net = load(options.weights)
-        calibration, _ = images(options.path, "train", options.calibration, rng)
-        pixels, labels = images(options.path, "test", options.test, rng)
+    net, calibration, pixels, labels = case_of(parser, options)
     print(f"dense: {100 * np.mean(predicted(net, pixels) == labels):.2f} % of {len(labels)} test images")
     print(f"{'method':<11}{'rounded to':<12}{'as fitted':>11}{'scales chosen':>15}")
     for method in options.methods:

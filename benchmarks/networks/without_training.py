@@ -32,27 +32,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.networks.without_training", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("weights", type=Path, nargs="?", help=".safetensors of a ResNet for CIFAR; that for digits")
-    parser.add_argument("--path", type=Path, help="folder or tar of train/<class>/* and test/<class>/*")
+    add_case(parser)
     parser.add_argument("--methods", nargs="+", default=["auto", "cp3", "btd", "tc", "tucker2"])
     parser.add_argument("--shares", nargs="+", type=float, default=[0.5, 0.33], help="of the multiplications")
-    parser.add_argument("--calibration", type=int, default=512, help="training images that are looked at")
-    parser.add_argument("--test", type=int, default=0, help="test images, drawn at random; 0 for all")
     parser.add_argument("--before", action="store_true", help="the first two columns too, of fits without a refit")
-    parser.add_argument("--plain", action="store_true", help="fits without control of the sensitivity")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    if (options.weights is None) != (options.path is None):
-        parser.error("weights and --path belong together; give both, or none for the digits")
-    rng = np.random.default_rng(options.seed)
-    net: nn.Module
-    if options.weights is None:
-        net, calibration, pixels, labels = digits(options.calibration, options.test)
-    else:
-        net = load(options.weights)
-        calibration, _ = images(options.path, "train", options.calibration, rng)
-        pixels, labels = images(options.path, "test", options.test, rng)
+    net, calibration, pixels, labels = case_of(parser, options)
     dense = predicted(net, pixels)
     print(f"dense: {100 * np.mean(dense == labels):.2f} % of {len(labels)} test images")
     print(
@@ -78,6 +64,29 @@ def main(arguments: list[str] | None = None) -> int:
             row += f"{100 * np.mean(found == dense):>8.2f}{refitted.report.macs[1] / refitted.report.macs[0]:>7.3f}"
             print(f"{row}{seconds:>9.0f}", flush=True)
     return 0
+
+
+def add_case(parser: argparse.ArgumentParser) -> None:
+    """The options that say which network, which images, and how it is fitted."""
+    parser.add_argument("weights", type=Path, nargs="?", help=".safetensors of a ResNet for CIFAR; that for digits")
+    parser.add_argument("--path", type=Path, help="folder or tar of train/<class>/* and test/<class>/*")
+    parser.add_argument("--calibration", type=int, default=512, help="training images that are looked at")
+    parser.add_argument("--test", type=int, default=0, help="test images, drawn at random; 0 for all")
+    parser.add_argument("--plain", action="store_true", help="fits without control of the sensitivity")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def case_of(
+    parser: argparse.ArgumentParser, options: argparse.Namespace
+) -> tuple[nn.Module, Tensor, Tensor, np.ndarray]:
+    """The network, images to look at, and test images with their labels."""
+    if (options.weights is None) != (options.path is None):
+        parser.error("weights and --path belong together; give both, or none for the digits")
+    if options.weights is None:
+        return digits(options.calibration, options.test)
+    rng = np.random.default_rng(options.seed)
+    calibration, _ = images(options.path, "train", options.calibration, rng)
+    return load(options.weights), calibration, *images(options.path, "test", options.test, rng)
 
 
 def digits(calibration: int, test: int) -> tuple[nn.Module, Tensor, Tensor, np.ndarray]:
