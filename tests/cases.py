@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,10 +46,19 @@ def combined(*values: Sequence[Any], every: int = 3) -> list[tuple[Any, ...]]:
     ]
 
 
-def crossed(every: int = 3, **values: Sequence[Any]) -> pytest.MarkDecorator:
-    """The parameters of a test, by name, in the combinations of `combined`."""
+def crossed(every: int = 3, fast: int | None = None, **values: Sequence[Any]) -> pytest.MarkDecorator:
+    """The parameters of a test, by name, in the combinations of `combined`; those after the first `fast` are slow."""
     chosen = combined(*values.values(), every=every)
-    return pytest.mark.parametrize(tuple(values), chosen, ids=[_named(some) for some in chosen])
+    names = [_named(some) for some in chosen]
+    return pytest.mark.parametrize(tuple(values), mostly_slow(chosen, len(chosen) if fast is None else fast), ids=names)
+
+
+def mostly_slow(values: Iterable[Any], fast: int = 1) -> list[Any]:
+    """Parameters of which `make test` takes the first `fast`, and `make test-slow` the others."""
+    chosen = list(values)
+    return chosen[:fast] + [
+        pytest.param(*(some if isinstance(some, tuple) else (some,)), marks=pytest.mark.slow) for some in chosen[fast:]
+    ]
 
 
 def _named(value: Any) -> str:

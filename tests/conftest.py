@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+from collections.abc import Generator
 from importlib.util import find_spec
 
+import pytest
 from hypothesis import settings
 
 # A first call may compile, so no example is timed.  In CI the examples are the same on every run; elsewhere they are
@@ -16,6 +19,18 @@ settings.load_profile("tensorchain")
 
 # A shell starts background jobs with interrupts ignored, and Python then installs no handler; tests press Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Eleven thousand tests are made of a million objects that stay: the garbage collector need not look at them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
 
 NEEDS = {
     "test_docs.py": ("sphinx", "torch", "tensorly", "pyttb"),

@@ -166,6 +166,7 @@ def test_solvers_reach_the_library(folder: Path, capsys: Any, name: str, solver:
 
 
 @pytest.mark.filterwarnings("ignore:.*loky:UserWarning")
+@pytest.mark.slow
 def test_jobs_share_the_starts_and_change_nothing(folder: Path, capsys: Any) -> None:
     pytest.importorskip("joblib")
     arguments = ["decompose", "data.npy", *PLAIN, "--solver", "als", "--max-iter", "5", "--starts", "3", "--json"]
@@ -256,6 +257,7 @@ def test_help_fits_a_terminal_of_120_columns(capsys: Any, monkeypatch: pytest.Mo
         assert max(map(len, capsys.readouterr().out.splitlines())) <= 120
 
 
+@pytest.mark.slow
 def test_subprocess_end_to_end(folder: Path) -> None:
     base = [sys.executable, "-m", "tensorchain.cli"]
     made = subprocess.run(

@@ -15,6 +15,7 @@ import pytest
 
 import tensorchain as tc
 from tensorchain.cli import main
+from tests.cases import mostly_slow
 
 PLAIN = ["--model", "cp", "--rank", "3"]
 ENDLESS = ["--solver", "als", "--max-iter", "100000000"]
@@ -43,7 +44,7 @@ def wait_for(what: Any, seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", mostly_slow([signal.SIGINT, signal.SIGTERM]))
 def test_a_signal_saves_the_best_so_far(folder: Path, number: int) -> None:
     process = begun(*PLAIN, *ENDLESS, "--starts", "100000", "--checkpoint", "run.ckpt", "--out", "fit.npz")
     wait_for(lambda: Path("run.ckpt").exists() or process.poll() is not None)
@@ -71,6 +72,7 @@ def children_of(process: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="children are found through /proc")
+@pytest.mark.slow
 def test_no_worker_outlives_a_signal(folder: Path) -> None:
     pytest.importorskip("joblib")
     process = begun(*PLAIN, "--solver", "lm", "--starts", "500000", "--jobs", "2", "--out", "fit.npz")
@@ -88,7 +90,7 @@ def test_no_worker_outlives_a_signal(folder: Path) -> None:
     wait_for(gone, 10.0)
 
 
-@pytest.mark.parametrize("redirected", [">&-", ">&- 2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("redirected", mostly_slow(["2>/dev/full", ">&-", ">&- 2>&-"]))
 def test_closed_streams_cost_nothing(folder: Path, redirected: str) -> None:
     options = "--model cp --rank 2 --solver als --max-iter 3 --out fit.npz"
     code = f"{sys.executable} -m tensorchain.cli decompose data.npy {options} "
@@ -103,7 +105,7 @@ def test_closed_streams_cost_nothing(folder: Path, redirected: str) -> None:
         assert bad.returncode == 2
 
 
-@pytest.mark.parametrize("json", ["", "--json"])
+@pytest.mark.parametrize("json", mostly_slow(["--json", ""]))
 def test_a_reader_that_has_gone(folder: Path, json: str) -> None:
     options = f"{json} --model cp --rank 2 --solver als --max-iter 3 --out"
     program = f"{sys.executable} -m tensorchain.cli"

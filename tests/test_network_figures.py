@@ -156,6 +156,7 @@ def test_latencies_are_drawn() -> None:
     assert bottom > top
 
 
+@pytest.mark.slow
 def test_figures_need_no_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; import paper_figures.kernels, paper_figures.latency, " + (
         "paper_figures.fine_tuning, paper_figures.accuracy, paper_figures.bits, benchmarks.networks.latency"

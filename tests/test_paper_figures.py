@@ -26,6 +26,7 @@ from paper_figures.results import Job, Results, Settings, column, fingerprint, g
 from paper_figures.run import NothingToDrawError, draw_figures, outcomes
 from paper_figures.style import WIDTH, few_ticks, rank_text, style
 from paper_figures.trace import Trace, spread
+from tests.cases import mostly_slow
 
 SETTINGS = {"figure": "a", "seed": 0}
 
@@ -265,7 +266,9 @@ def rows_of(module: Any, starts: int = 1) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("name", FITS)
+@pytest.mark.parametrize(
+    "name", mostly_slow(sorted(FITS, key=["border", "perturbation"].__contains__, reverse=True), 2)
+)
 def test_every_figure_draws_what_it_measures(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("sklearn", "PIL", "tensorly", "safetensors"):
         pytest.importorskip(package)

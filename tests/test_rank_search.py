@@ -220,6 +220,7 @@ def test_a_price_on_the_sensitivity_costs_components() -> None:
     assert again.error <= 0.0901
 
 
+@pytest.mark.slow
 def test_sweeps_that_creep_under_two_constraints_are_no_proof() -> None:
     rng = np.random.default_rng(1)
     T = np.abs(tc.CP.random((7, 6, 5), 3, rng=1).full())

@@ -22,6 +22,7 @@ from tensorchain.selection.fits import determined
 from tensorchain.selection.progress import StudyProgress
 from tensorchain.selection.quick import Quick
 from tensorchain.selection.rule import judge
+from tests.cases import mostly_slow
 
 SHAPE = (9, 8, 7)
 QUICK: dict[str, Any] = {"starts": 1, "folds": 3, "splits": 1, "rng": 0}
@@ -104,7 +105,7 @@ def test_components_of_a_match() -> None:
 # -- the recommendation -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rank", [1, 2, 4])
+@pytest.mark.parametrize("rank", mostly_slow([2, 1, 4], 2))
 def test_planted_ranks(rank: int) -> None:
     shape = (12, 11, 10)
     study = tc.rank_study(planted(rank, 0.1, rank, shape), "cp", range(max(1, rank - 1), rank + 2), **QUICK)
@@ -117,12 +118,15 @@ def test_planted_ranks(rank: int) -> None:
 
 @pytest.mark.parametrize(
     ("model", "truth", "ranks", "right"),
-    [
-        ("tucker", tc.Tucker.random(SHAPE, (2, 3, 2), rng=1), [(2, 2, 2), (3, 3, 3), (2, 3, 2), 1], (2, 3, 2)),
-        ("tt", tc.TensorChain.random(SHAPE, (1, 3, 2), rng=1), [1, (2, 2), (3, 2), (3, 3)], (3, 2)),
-        ("tc", tc.TensorChain.random((6, 7, 6), 2, rng=1), [2, 1], 2),
-        ("btd", tc.BlockTerm.random((6, 5, 6), [(2, 1, 2)] * 2, rng=2), [[(2, 1, 2)], [(2, 1, 2)] * 2], None),
-    ],
+    mostly_slow(
+        [
+            ("tucker", tc.Tucker.random(SHAPE, (2, 3, 2), rng=1), [(2, 2, 2), (3, 3, 3), (2, 3, 2), 1], (2, 3, 2)),
+            ("tt", tc.TensorChain.random(SHAPE, (1, 3, 2), rng=1), [1, (2, 2), (3, 2), (3, 3)], (3, 2)),
+            ("tc", tc.TensorChain.random((6, 7, 6), 2, rng=1), [2, 1], 2),
+            ("btd", tc.BlockTerm.random((6, 5, 6), [(2, 1, 2)] * 2, rng=2), [[(2, 1, 2)], [(2, 1, 2)] * 2], None),
+        ],
+        3,
+    ),
 )
 def test_other_models_by_held_out_error(model: str, truth: Any, ranks: list[Any], right: Any) -> None:
     clean = truth.full()
@@ -478,6 +482,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -
         assert fragment in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_command_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)

@@ -254,6 +254,7 @@ def test_sensitivity_profiles_are_relative_to_the_best_success() -> None:
 # -- all of it --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_quick_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     began = time.perf_counter()
     rows = main(["--quick", "--limit", "0.4", "--jobs", "1", "--only", "cp", "--out", str(tmp_path)])

@@ -15,6 +15,8 @@ from torch import nn
 
 from tensorchain.compression import compress, compress_in_steps, compress_onnx, quantize, recalibrate, restore
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {"candidates": 3, "stabilise": False}
 METHODS = ("cp3", "tc")
 

@@ -106,6 +106,7 @@ def test_the_blocks_are_those_of_the_networks():
         assert tuple(len(getattr(net, f"layer{k + 1}")) for k in range(net.stages)) == blocks
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_did(bench):
     pytest.importorskip("onnxruntime")
     told = Run("tiny", "tucker2", times=1.5, epochs=1, images=128, bits=(4,), quantized=((4, 4),), int8=True)

@@ -192,6 +192,7 @@ def test_another_cycle_begins_with_given_weights(tmp_path, monkeypatch):
         assert torch.equal(value, second.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_wide_kernels_and_the_digits_are_measured(capsys):
     from benchmarks.networks import wide, without_training
 

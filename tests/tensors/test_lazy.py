@@ -179,6 +179,7 @@ class TestDask:
         with pytest.raises(ValueError, match="compute_chunk_sizes"):
             Lazy(array[array[:, 0] > 2])
 
+    @pytest.mark.slow
     def test_a_cluster_of_two_processes(self, cluster: Any) -> None:
         """The client that is active is used: the chunks are contracted on its workers."""
         tensor = np.random.default_rng(0).standard_normal(SHAPE)
