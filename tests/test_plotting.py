@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -419,8 +417,3 @@ def test_colours_are_visible_on_white() -> None:
     contrast = [1.05 / (luminance(colour) + 0.05) for colour in PALETTE]
     assert min(contrast) > 2.0
     assert plotting.YELLOW not in PALETTE
-
-
-def test_importing_the_package_leaves_matplotlib_alone() -> None:
-    code = "import sys, tensorchain, tensorchain.cli, tensorchain.plotting; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -25,12 +25,12 @@ def test_fits(part: int) -> None:
 
 def test_model_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert models(range(200), tmp_path) == []
+    assert models(range(100), tmp_path) == []
 
 
 def test_checkpoint_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert checkpoints(range(90), tmp_path) == []
+    assert checkpoints(range(45), tmp_path) == []
 
 
 @pytest.mark.slow

@@ -123,7 +123,8 @@ def angle_errors(fit: Any, truth: Any) -> Any:
 class TestFits:
     """A least-squares fit meets the bound while the noise is small; 200 fits know its mean to a few per cent."""
 
-    @pytest.mark.parametrize("dtype", mostly_slow(["float64", "complex128"]))
+    @pytest.mark.slow
+    @pytest.mark.parametrize("dtype", ["float64", "complex128"])
     def test_angles_of_cp_fits(self, dtype: str) -> None:
         truth = cp_case((5, 4, 6), 2).as_type(dtype).model(1)
         full, rng = truth.full(), np.random.default_rng(2)

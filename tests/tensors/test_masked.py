@@ -90,7 +90,9 @@ class TestWeights:
         rng = np.random.default_rng(1)
         tensor, weights = rng.standard_normal((4, 3, 5)), rng.exponential(size=(4, 3, 5))
         fits = [
-            tc.decompose(Masked(tensor, weights=factor * weights), "tc", 2, constraint=tc.Penalty(0.01), rng=0)
+            tc.decompose(
+                Masked(tensor, weights=factor * weights), "tc", 2, solver=tc.LM(), constraint=tc.Penalty(0.01), rng=0
+            )
             for factor in (1.0, 2.0**40)
         ]
         assert relative(fits[1].model.full(), fits[0].model.full()) < 1e-6

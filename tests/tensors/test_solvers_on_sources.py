@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tensorchain as tc
-from tests.cases import SHAPE, Case, block_term_case, chain_case, combined, cp_case, relative, tucker_case
+from tests.cases import SHAPE, Case, block_term_case, chain_case, combined, cp_case, crossed, relative, tucker_case
 from tests.tensors.sources import FULL, PARTIAL, Way
 
 SOLVERS = [tc.ALS(max_iter=5), tc.LM(max_iter=3), tc.Path(stage_iter=2, max_iter=2, cycles=1)]
@@ -57,8 +57,7 @@ def test_all_sources_give_the_same_fit(case: Case, solver: Any, name: str) -> No
         assert relative(fit.model.full(), expected.model.full()) < 1e-3, way
 
 
-@pytest.mark.parametrize("name", CONSTRAINTS)
-@pytest.mark.parametrize("case", MODELS, ids=str)
+@crossed(every=2, case=MODELS, name=list(CONSTRAINTS))
 def test_dask_gives_the_same_fit(case: Case, name: str) -> None:
     """One solver: each pass over the data takes milliseconds."""
     solver = tc.ALS(max_iter=3)
@@ -78,8 +77,7 @@ def test_dense_and_listed_holes_give_the_same_fit(case: Case, solver: Any, name:
         assert relative(fit.model.full(), expected.model.full()) < 1e-3
 
 
-@pytest.mark.parametrize("case", [case.as_type("complex128") for case in MODELS], ids=str)
-@pytest.mark.parametrize("way", [*QUICK, *PARTIAL], ids=str)
+@crossed(every=2, way=[*QUICK, *PARTIAL], case=[case.as_type("complex128") for case in MODELS])
 def test_complex_data(way: Way, case: Case) -> None:
     """The error that is reported is that of the model that is returned, over the observed entries."""
     fit = fitted(way, case, tc.LM(max_iter=10), None)
