@@ -44,13 +44,13 @@ figures: $(STAMP)  ## draw the figures again (a few minutes)
 	@find paper_figures docs -name '*.png' -newer $(STAMP) 2>/dev/null | sort
 
 test: $(TEST_STAMP)  ## run the tests and doctests, but for the slow ones (under three minutes on two cores)
-	@$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
 test-slow: $(TEST_STAMP)  ## run the slow tests: whole notebooks, benchmarks, kills, long fits
-	@$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(ARGS)
 
 test-long: $(TEST_STAMP)  ## run all tests, on all combinations of their parameters and not on a part of them
-	@TENSORCHAIN_LONG=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+	@TENSORCHAIN_LONG=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-kernels: $(TEST_STAMP)  ## run the numerical tests on the BLAS and NumPy kernels of older processors
 	@$(BIN)/python -m tests.processors -n 2 $(ARGS)

@@ -125,7 +125,7 @@ class TestSlack:
 
 
 class TestGaps:
-    @pytest.mark.parametrize("observed", [False, True])
+    @pytest.mark.parametrize("observed", mostly_slow([False, True]))
     def test_an_estimate_of_the_core_leads_to_the_model(self, observed: bool) -> None:
         truth = tc.CP.random((40, 30, 35), 4, 1)
         T = truth.full()

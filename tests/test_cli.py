@@ -33,7 +33,7 @@ from tensorchain.cli.errors import CommandError, Status, one_line
 from tensorchain.cli.progress import FitProgress
 from tensorchain.cli.reading import read_array
 from tensorchain.cli.writing import replace_file
-from tests.cases import relative
+from tests.cases import mostly_slow, relative
 
 TENSOR = tc.datasets.inverse_radius(order=3, size=6)
 PLAIN = ["--model", "cp", "--rank", "2"]
@@ -216,7 +216,7 @@ def test_block_terms_take_one_rank_a_term(folder: Path, capsys: Any) -> None:
     capsys.readouterr()
 
 
-@pytest.mark.parametrize("name", ["fit.png", "fit.pdf", "fit.svg"])
+@pytest.mark.parametrize("name", mostly_slow(["fit.svg", "fit.png", "fit.pdf"]))
 def test_plot_is_written_whole(folder: Path, name: str, capsys: Any) -> None:
     assert main(["decompose", "data.npy", *PLAIN, "--out", "fit.npz", "--plot", name]) == 0
     start = {"fit.png": b"\x89PNG", "fit.pdf": b"%PDF", "fit.svg": b"<?xml"}[name]

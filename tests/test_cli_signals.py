@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,25 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def begun(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """`tensorchain decompose` in a process of its own."""
+@pytest.fixture
+def begun() -> Iterator[Any]:
+    """`tensorchain decompose` in a process of its own, which does not outlive the test."""
+    processes = []
+
+    def begin(*arguments: str) -> subprocess.Popen[str]:
+        processes.append(begin_process(*arguments))
+        return processes[-1]
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def begin_process(*arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tensorchain.cli", "decompose", "data.npy", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(Path(tc.__file__).parents[1])}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
-    )
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def wait_for(what: Any, seconds: float = 60.0) -> None:
@@ -45,7 +58,7 @@ def wait_for(what: Any, seconds: float = 60.0) -> None:
 
 
 @pytest.mark.parametrize("number", mostly_slow([signal.SIGINT, signal.SIGTERM]))
-def test_a_signal_saves_the_best_so_far(folder: Path, number: int) -> None:
+def test_a_signal_saves_the_best_so_far(folder: Path, begun: Any, number: int) -> None:
     process = begun(*PLAIN, *ENDLESS, "--starts", "100000", "--checkpoint", "run.ckpt", "--out", "fit.npz")
     wait_for(lambda: Path("run.ckpt").exists() or process.poll() is not None)
     process.send_signal(number)
@@ -73,7 +86,7 @@ def children_of(process: int) -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="children are found through /proc")
 @pytest.mark.slow
-def test_no_worker_outlives_a_signal(folder: Path) -> None:
+def test_no_worker_outlives_a_signal(folder: Path, begun: Any) -> None:
     pytest.importorskip("joblib")
     process = begun(*PLAIN, "--solver", "lm", "--starts", "500000", "--jobs", "2", "--out", "fit.npz")
     # The tracker of resources and two workers.

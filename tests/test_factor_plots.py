@@ -25,7 +25,7 @@ from tensorchain.plotting import (
     plot_residual,
     plot_starts,
 )
-from tests.cases import Case, four_models
+from tests.cases import Case, four_models, mostly_slow
 
 mpl.use("Agg")
 
@@ -48,7 +48,7 @@ def drawn(axes: Any) -> None:
     axes.figure.canvas.draw()
 
 
-@pytest.mark.parametrize("case", EVERY, ids=str)
+@pytest.mark.parametrize("case", mostly_slow(EVERY[::2] + EVERY[1::2], 5), ids=str)
 def test_every_model_is_drawn_where_it_is_asked(case: Case) -> None:
     model = case.model()
     for mode in (0, -1):

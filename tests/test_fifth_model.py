@@ -22,7 +22,7 @@ import pytest
 
 import tensorchain as tc
 from tensorchain.models import Model, Network
-from tests.cases import Case, combined, relative
+from tests.cases import Case, combined, mostly_slow, relative
 from tests.model_contract import ModelContract
 from tests.solver_contract import CONSTRAINTS, SOLVERS, SolverContract, few
 from tests.test_gauge import GaugeContract
@@ -125,7 +125,8 @@ class TestEverythingElse:
         assert relative(fit.model.full(), truth.full()) == pytest.approx(fit.error, abs=1e-9)
 
     @pytest.mark.parametrize(
-        ("case", "constraint", "solver"), combined(CASES[:3], list(CONSTRAINTS.values()), list(SOLVERS.values()))
+        ("case", "constraint", "solver"),
+        mostly_slow(combined(CASES[:3], list(CONSTRAINTS.values()), list(SOLVERS.values())), 6),
     )
     def test_every_constraint_with_every_solver(self, solver: Any, constraint: Any, case: Case) -> None:
         T = case.tensor()

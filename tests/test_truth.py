@@ -83,7 +83,7 @@ class TestExactStarts:
         assert fit.sensitivity <= start.sensitivity() * (1 - 0.99 * limit) ** (2 * (blocks - 1) / blocks)
         assert fit.error == pytest.approx(limit, rel=1e-2)
 
-    @pytest.mark.parametrize(("case", "solver"), combined(CASES, list(SOLVERS.values()), every=2))
+    @pytest.mark.parametrize(("case", "solver"), mostly_slow(combined(CASES, list(SOLVERS.values()), every=2)[::-1], 6))
     def test_sensitivity_bound(self, solver: Any, case: Case) -> None:
         T, start = solution(case)
         for share in (0.8,) if solver is SOLVERS["als"] else (0.8, 0.1):
@@ -140,14 +140,17 @@ class TestBounds:
 
     @pytest.mark.parametrize(
         ("case", "solver", "bound"),
-        combined(
-            [
-                block_term_case((4, 3, 3), [(1, 1, 1), (1, 2, 2)]),
-                cp_case((5, 4, 3), 3),
-                chain_case((4, 3, 4), (2, 2, 2)).as_type("float32"),
-            ],
-            list(SOLVERS.values()),
-            [tc.ErrorBound(1 - 1e-7), tc.SensitivityBound(1e-8), tc.Penalty(1e3)],
+        mostly_slow(
+            combined(
+                [
+                    block_term_case((4, 3, 3), [(1, 1, 1), (1, 2, 2)]),
+                    cp_case((5, 4, 3), 3),
+                    chain_case((4, 3, 4), (2, 2, 2)).as_type("float32"),
+                ],
+                list(SOLVERS.values()),
+                [tc.ErrorBound(1 - 1e-7), tc.SensitivityBound(1e-8), tc.Penalty(1e3)],
+            )[::-1],
+            7,
         ),
     )
     def test_models_that_are_nearly_zero(self, case: Case, solver: Any, bound: Any) -> None:

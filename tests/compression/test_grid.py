@@ -45,7 +45,7 @@ def smooth(shape, seed):
     return kernel
 
 
-@crossed(every=2, name=list(MODELS), bits=[2, 6])
+@crossed(every=2, fast=3, name=list(MODELS), bits=[2, 6])
 def test_never_worse_than_rounding_and_better_over_seeds(name, bits):
     kind, rank = MODELS[name]
     gains = []
@@ -145,17 +145,17 @@ def test_the_quadratic_of_a_block_is_that_of_explicit_least_squares(name, rooted
 
 
 RANKS = {
+    "tc": (2, 3, 3),
     "cp3": 6,
+    "tucker-cp": (3, 4, 5),
+    "svd": 3,
     "cp4": 6,
     "tucker2": (3, 4),
-    "tucker-cp": (3, 4, 5),
     "btd": [(2, 2), (2, 1)],
-    "tc": (2, 3, 3),
-    "svd": 3,
 }
 
 
-@pytest.mark.parametrize("method", RANKS)
+@pytest.mark.parametrize("method", mostly_slow(RANKS, 4))
 def test_kernels_are_fitted_on_the_grid_by_every_method(method):
     kernel = smooth((10, 8, 1, 1) if method == "svd" else (10, 8, 3, 3), 0).astype(np.float32)
     # The correction that lowers the sensitivity first is the same for all: once with it is enough.

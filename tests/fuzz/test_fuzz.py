@@ -13,7 +13,7 @@ from tests import judge
 from tests.cases import crossed, mostly_slow
 from tests.fuzz.__main__ import checkpoints, fits, kills, models
 
-WORKERS = 3
+WORKERS = 6
 
 
 @pytest.mark.parametrize("part", mostly_slow(range(WORKERS)))

@@ -20,7 +20,7 @@ from tensorchain.tensors.coordinates import sorted_entries
 from tensorchain.tensors.dense import Dense
 from tensorchain.tensors.observed import Observed
 from tensorchain.tensors.sparse import Sparse
-from tests.cases import THREE, Case, relative
+from tests.cases import THREE, Case, mostly_slow, relative
 
 
 def random_entries(shape: tuple[int, ...], count: int, seed: int = 0) -> tuple[Any, Any]:
@@ -189,7 +189,9 @@ class TestInterop:
 
 
 class TestObserved:
-    @pytest.mark.parametrize("solver", [tc.ALS(max_iter=100), tc.LM(), tc.LM(dense_limit=1)], ids=["als", "lm", "cg"])
+    @pytest.mark.parametrize(
+        "solver", mostly_slow([tc.ALS(max_iter=100), tc.LM(), tc.LM(dense_limit=1)]), ids=["als", "lm", "cg"]
+    )
     def test_completion_from_one_entry_in_two_hundred(self, solver: Any) -> None:
         """From singular vectors; random starts end at an error of 0.77."""
         rng = np.random.default_rng(0)
