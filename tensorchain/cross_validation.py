@@ -144,7 +144,7 @@ def cross_validate(
     >>> import numpy as np, tensorchain as tc
     >>> rng = np.random.default_rng(0)
     >>> T = tc.CP.random((6, 7, 8), 2, rng).full() + 0.1 * rng.standard_normal((6, 7, 8))
-    >>> one, two, three = (tc.cross_validate(T, "cp", rank, folds=2, solver="als", rng=0).mean for rank in (1, 2, 3))
+    >>> one, two, three = (tc.cross_validate(T, "cp", rank, folds=2, rng=0).mean for rank in (1, 2, 3))
     >>> two < one, two < three
     (True, True)
     """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -59,6 +60,16 @@ def mostly_slow(values: Iterable[Any], fast: int = 1) -> list[Any]:
     return chosen[:fast] + [
         pytest.param(*(some if isinstance(some, tuple) else (some,)), marks=pytest.mark.slow) for some in chosen[fast:]
     ]
+
+
+def halved(values: Iterable[Any]) -> list[Any]:
+    """Parameters of which `make test` takes half, drawn once for all, and `make test-slow` the others.
+
+    Every second one of a list of combinations may always have the same part.
+    """
+    chosen = list(values)
+    random.Random(2).shuffle(chosen)
+    return mostly_slow(chosen, (len(chosen) + 1) // 2)
 
 
 def _named(value: Any) -> str:

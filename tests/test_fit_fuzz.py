@@ -64,7 +64,7 @@ def problem(seed: int) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
     return T, constraint, start, SOLVERS[rng.integers(len(SOLVERS))], arguments
 
 
-@pytest.mark.parametrize("seed", mostly_slow(seeds(), 12))
+@pytest.mark.parametrize("seed", mostly_slow(seeds(), 8))
 def test_the_fit_is_true(seed: int) -> None:
     T, constraint, start, solver, arguments = problem(seed)
     with warnings.catch_warnings():

@@ -22,6 +22,7 @@ from tests.cases import (
     cp_case,
     crossed,
     gaussian,
+    halved,
     mostly_slow,
     relative,
     tucker_case,
@@ -72,7 +73,7 @@ class TestExactStarts:
         assert 1e-5 < fit.error < 0.03
         assert fit.sensitivity < 0.9999 * start.sensitivity()
 
-    @pytest.mark.parametrize(("case", "solver", "limit"), combined(CASES, list(SOLVERS.values()), [0.05, 1e-3]))
+    @pytest.mark.parametrize(("case", "solver", "limit"), halved(combined(CASES, list(SOLVERS.values()), [0.05, 1e-3])))
     def test_error_bound(self, solver: Any, case: Case, limit: float) -> None:
         T, start = solution(case)
         fit = true(fitted(T, case, solver, init=start, constraint=tc.ErrorBound(limit)), T, tc.ErrorBound(limit), start)
@@ -83,7 +84,7 @@ class TestExactStarts:
         assert fit.sensitivity <= start.sensitivity() * (1 - 0.99 * limit) ** (2 * (blocks - 1) / blocks)
         assert fit.error == pytest.approx(limit, rel=1e-2)
 
-    @pytest.mark.parametrize(("case", "solver"), mostly_slow(combined(CASES, list(SOLVERS.values()), every=2)[::-1], 6))
+    @pytest.mark.parametrize(("case", "solver"), halved(combined(CASES, list(SOLVERS.values()), every=2)))
     def test_sensitivity_bound(self, solver: Any, case: Case) -> None:
         T, start = solution(case)
         for share in (0.8,) if solver is SOLVERS["als"] else (0.8, 0.1):
@@ -243,11 +244,13 @@ class TestStarts:
 
     @pytest.mark.parametrize(
         ("solver", "asked", "weights"),
-        combined(
-            list(SOLVERS.values()),
-            [("tucker", (3, 3, 3)), ("cp", 3), ("btd", [(2, 2, 2), (1, 1, 1)]), ("tc", (1, 3, 3))],
-            [(100.0, 10.0, 1.0), (1.0, 1e-3, 1e-6)],
-            every=2,
+        halved(
+            combined(
+                list(SOLVERS.values()),
+                [("tucker", (3, 3, 3)), ("cp", 3), ("btd", [(2, 2, 2), (1, 1, 1)]), ("tc", (1, 3, 3))],
+                [(100.0, 10.0, 1.0), (1.0, 1e-3, 1e-6)],
+                every=2,
+            )
         ),
     )
     def test_singular_vectors_of_a_diagonal(self, solver: Any, asked: tuple[str, Any], weights: Any) -> None:

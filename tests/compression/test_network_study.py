@@ -176,6 +176,7 @@ def test_runs_have_names_of_their_own():
         assert replace(one, bits=(), int8=False) == replace(other, bits=(), int8=False)
 
 
+@pytest.mark.slow
 def test_the_study_resumes(weights, tmp_path, monkeypatch, capsys):
     arguments = ["selection", "--quick", "--weights", str(weights), "--results", str(tmp_path), "--seeds", "0"]
     wanted = [Run("", "tucker2", times=2), Run("", "tucker2", selection="evbmf")]

@@ -35,6 +35,8 @@ RUNS = [
     if name in ("free", "penalty") or isinstance(solver, tc.ALS) or case.kind in (tc.CP, tc.TensorChain)
 ]
 
+SLOW = [pytest.param(*run.values, marks=pytest.mark.slow, id=run.id) for run in RUNS[1::2]]
+
 QUICK = [way for way in FULL if way.name not in ("dense", "lazy-dask")]
 BOUNDED = [way for way in QUICK if way.name in ("masked", "sparse", "device-strict")]
 """For root searches: the data sources that are not alike."""
@@ -46,7 +48,7 @@ def fitted(way: Way, case: Case, solver: Any, constraint: Any) -> Any:
     return tc.decompose(source, case.kind, case.rank, solver=solver, constraint=constraint, rng=1)
 
 
-@pytest.mark.parametrize(("case", "solver", "name"), RUNS)
+@pytest.mark.parametrize(("case", "solver", "name"), [*RUNS[::2], *SLOW])
 def test_all_sources_give_the_same_fit(case: Case, solver: Any, name: str) -> None:
     constraint = CONSTRAINTS[name]
     expected = fitted(FULL[0], case, solver, constraint)
@@ -66,7 +68,7 @@ def test_dask_gives_the_same_fit(case: Case, name: str) -> None:
     assert relative(fit.model.full(), expected.model.full()) < 1e-6
 
 
-@pytest.mark.parametrize(("case", "solver", "name"), RUNS)
+@pytest.mark.parametrize(("case", "solver", "name"), [*RUNS[::2], *SLOW])
 def test_dense_and_listed_holes_give_the_same_fit(case: Case, solver: Any, name: str) -> None:
     """`Masked` and `Observed` share no code for Grams and J^H W J."""
     by_name = {way.name: way for way in PARTIAL}
