@@ -378,6 +378,11 @@ class Model(Tabular):
         """
         return None
 
+    @property
+    def least_sensitivity(self) -> float:
+        """A lower bound of the relative sensitivity of all models of these sizes, whatever their entries; 0 for none."""
+        return 0.0
+
     # -- gauge --------------------------------------------------------------------------
 
     @cached_property
