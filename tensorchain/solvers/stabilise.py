@@ -73,9 +73,12 @@ def stabilised(
         Whether several starts came to that minimiser.
     """
     allowed = ((1.0 + slack) * best.error) ** 2
+    least = 0.0 if reduced.whole.tensor.weights is not None else _least(best.model, math.sqrt(allowed))
+    if best.sensitivity < _FALL * least:
+        return None
     model = optimal_gauge(best.model)
     sensitivity = model.sensitivity()
-    if reduced.whole.tensor.weights is None and sensitivity < _FALL * _least(model, math.sqrt(allowed)):
+    if sensitivity < _FALL * least:
         return None
     passed = min(stages, key=lambda it: _order(reduced.error(it.error) ** 2, it.sensitivity, allowed), default=None)
     first = None if passed is None else reduced.lift(passed.model)
