@@ -14,8 +14,8 @@ slack, then at
 
 the objective e^2 + nu SS is less at that model than where the run ended, so that a few sweeps from there lower SS;
 where they do not, the fit is healthy.  No question is asked where SS is less than ten times what any model of these
-sizes must have (:mod:`tensorchain.models.least_sensitivity`).  Sweeps lead nowhere in a deep swamp: where blocks have grown beyond what random
-ones are, and starts did not agree, joint steps ask.
+sizes must have (:mod:`tensorchain.models.least_sensitivity`).  Sweeps lead nowhere in a deep swamp: where blocks have
+grown beyond what random ones are, and starts did not agree, joint steps ask.
 
 **The start** of the constrained run is the best minimiser of a sensitivity path that was passed on the way, or else
 where these steps led.
