@@ -13,8 +13,9 @@ slack, then at
     nu = 2.5 slack e^2 / SS
 
 the objective e^2 + nu SS is less at that model than where the run ended, so that a few sweeps from there lower SS;
-where they do not, the fit is healthy.  Sweeps lead nowhere in a deep swamp: where blocks have grown beyond what random
-ones are, and starts did not agree, joint steps ask.
+where they do not, the fit is healthy.  No question is asked where SS is less than ten times what any model of these
+sizes must have (:mod:`tensorchain.models.least_sensitivity`).  Sweeps lead nowhere in a deep swamp: where blocks have
+grown beyond what random ones are, and starts did not agree, joint steps ask.
 
 **The start** of the constrained run is the best minimiser of a sensitivity path that was passed on the way, or else
 where these steps led.
@@ -72,8 +73,13 @@ def stabilised(
         Whether several starts came to that minimiser.
     """
     allowed = ((1.0 + slack) * best.error) ** 2
+    least = 0.0 if reduced.whole.tensor.weights is not None else _least(best.model, math.sqrt(allowed))
+    if best.sensitivity < _FALL * least:
+        return None
     model = optimal_gauge(best.model)
     sensitivity = model.sensitivity()
+    if sensitivity < _FALL * least:
+        return None
     passed = min(stages, key=lambda it: _order(reduced.error(it.error) ** 2, it.sensitivity, allowed), default=None)
     first = None if passed is None else reduced.lift(passed.model)
     wide = reduced.widened(model)
@@ -103,6 +109,13 @@ def stabilised(
         if moved.merit is not None and moved.merit[0] <= _MET and moved.sensitivity < answer.sensitivity:
             answer = moved
     return replace(answer, merit=(0.0, answer.error**2), answer=True, least_error=best.error)
+
+
+def _least(model: Model, error: float) -> float:
+    """A lower bound of SS for models of these sizes within an error of data of norm 1."""
+    count = len(model.matrices)
+    norm = max(1.0 - error, 0.0)
+    return model.least_sensitivity * float(norm ** (2.0 * (count - 1) / count))
 
 
 def growth(model: Model, drawn: Model) -> float:
