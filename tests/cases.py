@@ -57,9 +57,13 @@ def crossed(every: int = 3, fast: int | None = None, **values: Sequence[Any]) ->
 def mostly_slow(values: Iterable[Any], fast: int = 1) -> list[Any]:
     """Parameters of which `make test` takes the first `fast`, and `make test-slow` the others."""
     chosen = list(values)
-    return chosen[:fast] + [
-        pytest.param(*(some if isinstance(some, tuple) else (some,)), marks=pytest.mark.slow) for some in chosen[fast:]
-    ]
+    return [*chosen[:fast], *map(_marked, chosen[fast:])]
+
+
+def _marked(some: Any) -> Any:
+    if hasattr(some, "marks"):
+        return pytest.param(*some.values, marks=(*some.marks, pytest.mark.slow), id=some.id)
+    return pytest.param(*(some if isinstance(some, tuple) else (some,)), marks=pytest.mark.slow)
 
 
 def halved(values: Iterable[Any]) -> list[Any]:

@@ -103,7 +103,8 @@ def test_no_worker_outlives_a_signal(folder: Path, begun: Any) -> None:
     wait_for(gone, 10.0)
 
 
-@pytest.mark.parametrize("redirected", mostly_slow(["2>/dev/full", ">&-", ">&- 2>&-"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("redirected", ["2>/dev/full", ">&-", ">&- 2>&-"])
 def test_closed_streams_cost_nothing(folder: Path, redirected: str) -> None:
     options = "--model cp --rank 2 --solver als --max-iter 3 --out fit.npz"
     code = f"{sys.executable} -m tensorchain.cli decompose data.npy {options} "

@@ -267,6 +267,7 @@ def test_constraints_hold_for_every_fit() -> None:
     assert all(matrix.min() >= 0.0 for r in study for matrix in r.fit.model.matrices)
 
 
+@pytest.mark.slow
 def test_halves_where_they_say_something() -> None:
     assert determined(tc.CP, (4, 4, 4), 5)
     assert not determined(tc.CP, (3, 4, 4), 5)
@@ -327,6 +328,7 @@ def figures(study: tc.RankStudy) -> list[Any]:
     return [[str(getattr(r, f.name)) for f in dataclasses.fields(r) if f.name != "fit"] for r in rows]
 
 
+@pytest.mark.slow
 def test_resumed_studies_are_the_same(tmp_path: Path) -> None:
     T, file = planted(), tmp_path / "study"
     whole = tc.rank_study(T, "cp", range(1, 4), **QUICK)

@@ -137,7 +137,7 @@ def test_over_ranked(planted: Any, kind: str, rank: Any, lower: Any) -> None:
             (tc.datasets.border_cp((4, 4, 4), rng(), dtype=complex), "cp", 2),
             (tc.datasets.border_cp((3, 3, 3), rng()), "btd", [(1, 1, 1), (1, 1, 1)]),
         ],
-        2,
+        1,
     ),
     ids=["cp", "tc", "complex cp", "btd"],
 )
@@ -172,6 +172,7 @@ def test_stuck_too_early() -> None:
     assert diagnose(fit, planted.tensor).healthy
 
 
+@pytest.mark.slow
 def test_stuck_on_a_divergent_branch_is_seen_by_another_start() -> None:
     """The border path itself diverges, but this tensor is also an exact model with other blocks."""
     exact = tc.datasets.exact_chain((6, 7, 8), (2, 3, 2), rng(1))
