@@ -153,7 +153,7 @@ DOCSTRING = """Summary with ||X|| and x_.
 
 Formula:
 
-    a = b*c
+    a = b*c         by :mod:`tensorchain.kernels`
 
 Parameters
 ----------
@@ -185,7 +185,7 @@ Formula:
 
 ::
 
-    a = b*c
+    a = b*c         by tensorchain.kernels
 
 .. rubric:: Parameters
 
