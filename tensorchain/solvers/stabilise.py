@@ -46,6 +46,8 @@ _LARGE = 4000
 """Unknowns up to which steps are made on the tensor itself."""
 _HEALTHY = 1.5
 """Fall of SS over these steps up to which a fit is healthy."""
+_GROWN = 2.0
+"""SS over that of random blocks, beyond which blocks have grown: what is left after noise is well below."""
 _MET = 1e-3
 """Relative violation of the slack that is let pass."""
 _SMALL = 1 << 18
@@ -124,7 +126,7 @@ def growth(model: Model, drawn: Model) -> float:
 
 
 def _grown(model: Model) -> bool:
-    return growth(model, model.random_like(np.random.default_rng(0))) > 1.0
+    return growth(model, model.random_like(np.random.default_rng(0))) > _GROWN
 
 
 def _order(square: float, sensitivity: float, allowed: float) -> tuple[bool, float]:
