@@ -140,7 +140,8 @@ def refit_network(
         for module, was in zip(net.modules(), training, strict=False):
             module.training = was
     if hasattr(net, "report"):
-        net.report = replace(net.report, layers=tuple(done.get(layer.name, layer) for layer in net.report.layers))
+        layers = tuple(done.get(layer.name, layer) for layer in net.report.layers)
+        net.report = replace(net.report, layers=layers, refitted=True)
 
 
 def _can_move(site: Site, net: Any) -> bool:

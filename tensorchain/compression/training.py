@@ -1,10 +1,9 @@
 """Restore the quality of a compressed PyTorch network, and train it with rounded weights and activations.
 
 **Restoration.**  First the means and variances of the normalisations are measured again, since the small errors of the
-layers have moved them; that alone brings back much.  Where it raises the loss instead, as in a network whose layers
-were fitted to the outputs of the original, the old ones come back and are held through the training: least squares
-shrink what they cannot predict, and normalisation by new statistics would blow that up again.  Then a few epochs of
-stochastic gradients on
+layers have moved them; that alone brings back much.  Where the layers were fitted to the outputs of the original and it
+raises the loss instead, the old ones come back and are held through the training: least squares shrink what they cannot
+predict, and normalisation by new statistics would blow that up again.  Then a few epochs of stochastic gradients on
 
     loss + weight * mean over replaced layers of SS(layer) / SS(layer at the start),
 
@@ -156,8 +155,8 @@ def restore(
         Passes over the data; 0 only measures the normalisations again.
     rate : float, optional
         Of stochastic gradients; it falls to zero along a cosine.  By default from the largest curvature of the loss on
-        the first batch (:mod:`tensorchain.compression.curvature`).  Normalisations that measuring again would make
-        worse are held, unless the rate is above that one.
+        the first batch (:mod:`tensorchain.compression.curvature`).  Normalisations of a refitted network that measuring
+        again would make worse are held, unless the rate is above that one.
     momentum, decay : float, optional
         Of stochastic gradients.
     sensitivity : float, default 0.01
@@ -231,16 +230,16 @@ def restore(
     if judged and loss is None:
         _check_labels(judged[0][1])
     still = [m for m in net.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and frozen(m)]
-    if epochs:
+    if epochs and getattr(getattr(net, "report", None), "refitted", False):
         held = _recalibrated_or_held(net, counted, lambda: _mean_objective(net, judged, objective_of))
-        if held or rate is None:
-            probe = _trained_copy(net, [*still, *held])
-            highest = rate_for(probe, lambda module: objective_of(module, *judged[0]))
-            # A higher rate needs the statistics of each batch, which keep activations in bounds.
-            still += held if rate is None or rate <= highest else []
-            rate = highest if rate is None else rate
     else:
+        held = []
         recalibrate(net, counted())
+    if epochs and (held or rate is None):
+        highest = rate_for(_trained_copy(net, [*still, *held]), lambda module: objective_of(module, *judged[0]))
+        # A higher rate needs the statistics of each batch, which keep activations in bounds.
+        still += held if rate is None or rate <= highest else []
+        rate = highest if rate is None else rate
     # Of a function that returns batches the length is not known before; without it the rate would fall in steps.
     steps = _length(loader) or seen[0]
     parts = decomposed(net)

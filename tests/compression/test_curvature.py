@@ -66,10 +66,12 @@ def test_restoration_with_the_default_rate_does_not_depend_on_the_scale_of_outpu
     net = copy.deepcopy(teacher)
     with torch.no_grad():
         net[0].weight.add_(0.1 * torch.randn_like(net[0].weight))
+    statistics = net[1].running_mean.clone()
     loader = [(images[n : n + 16], goals[n : n + 16]) for n in range(0, 64, 16)]
     history = restore(net, loader, epochs=8, loss=nn.functional.mse_loss)
     assert history[-1].loss < 0.7 * history[0].loss
     assert np.isfinite(history[-1].loss)
+    assert not torch.equal(net[1].running_mean, statistics)
 
 
 def test_the_rate_falls_within_an_epoch_whatever_the_loader_is(monkeypatch):
