@@ -1,9 +1,10 @@
 """Restore the quality of a compressed PyTorch network, and train it with rounded weights and activations.
 
 **Restoration.**  First the means and variances of the normalisations are measured again, since the small errors of the
-layers have moved them; that alone brings back much.  Where the layers were fitted to the outputs of the original and it
-raises the loss instead, the old ones come back and are held through the training: least squares shrink what they cannot
-predict, and normalisation by new statistics would blow that up again.  Then a few epochs of stochastic gradients on
+layers have moved them; that alone brings back much.  Where the layers were fitted to the outputs of the original, it
+raises the loss instead, and the training is short, the old ones come back and are held through the training: least
+squares shrink what they cannot predict, and normalisation by new statistics would blow that up again.  Then a few
+epochs of stochastic gradients on
 
     loss + weight * mean over replaced layers of SS(layer) / SS(layer at the start),
 
@@ -39,6 +40,11 @@ from tensorchain.compression.torch_sensitivity import Sensitivities
 
 _JUDGED = 4
 """Batches on which the loss says whether normalisations that were measured again are better."""
+
+
+_SHORT = 50
+"""Most steps for which normalisations are held; a longer training finds its way back, with a higher rate
+(`python -m benchmarks.networks.held`)."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,7 @@ def restore(
     rate : float, optional
         Of stochastic gradients; it falls to zero along a cosine.  By default from the largest curvature of the loss on
         the first batch (:mod:`tensorchain.compression.curvature`).  Normalisations of a refitted network that measuring
-        again would make worse are held, unless the rate is above that one.
+        again would make worse are held in up to 50 steps, unless the rate is above that one.
     momentum, decay : float, optional
         Of stochastic gradients.
     sensitivity : float, default 0.01
@@ -230,10 +236,11 @@ def restore(
     if judged and loss is None:
         _check_labels(judged[0][1])
     still = [m for m in net.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and frozen(m)]
-    if epochs and getattr(getattr(net, "report", None), "refitted", False):
+    refitted = getattr(getattr(net, "report", None), "refitted", False)
+    held: list[Any] = []
+    if epochs and refitted and epochs * (_length(loader) or sum(1 for _ in pass_over())) <= _SHORT:
         held = _recalibrated_or_held(net, counted, lambda: _mean_objective(net, judged, objective_of))
     else:
-        held = []
         recalibrate(net, counted())
     if epochs and (held or rate is None):
         highest = rate_for(_trained_copy(net, [*still, *held]), lambda module: objective_of(module, *judged[0]))

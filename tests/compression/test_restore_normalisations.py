@@ -93,3 +93,15 @@ def test_networks_that_were_not_refitted_are_measured_whatever_the_loss_is():
     # The step of training moves a tenth of the way to the statistics of the batch, which are those of all.
     for a, b in zip(statistics(net), statistics(twin), strict=True):
         assert torch.allclose(a, b, rtol=0.02, atol=1e-3)
+
+
+def test_a_long_training_has_the_statistics_of_its_batches():
+    net, data = made(1)
+    small = shrunk(net, data)
+    before = statistics(small)
+    loader = [(part, part) for part in data.split(4)]
+    restore(small, loader, epochs=4, loss=nothing, teacher=net, callback=lambda *_: True)  # 64 steps, of which 16
+    assert not any(torch.equal(a, b) for a, b in zip(before, statistics(small), strict=True))
+    small = shrunk(net, data)
+    restore(small, lambda: iter(loader), epochs=3, loss=nothing, teacher=net, callback=lambda *_: True)
+    assert all(torch.equal(a, b) for a, b in zip(before, statistics(small), strict=True))
