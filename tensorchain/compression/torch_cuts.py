@@ -24,12 +24,13 @@ from __future__ import annotations
 
 import inspect
 import math
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tensorchain.compression.torch_inputs import call
+from tensorchain.compression.torch_inputs import batch_of, call
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,16 @@ class Followed:
     ----------
     name : str
         Of the layer.
-    output : tensor
-        y, (B, T, ...) or (..., T), before anything was added to it.
+    shape : tuple of int
+        Of its output y, (B, T, ...) or (..., T).
+    output : tensor or None
+        y, before anything was added to it, where that was asked for.
     slope : tensor or float
         s, with one entry for each channel.
     """
 
     name: str
+    shape: tuple[int, ...]
     output: Any
     slope: Any
 
@@ -69,7 +73,7 @@ def cuts_of(net: Any, names: Sequence[str], example: Any) -> dict[str, Cut]:
     names : sequence of str
         Of layers; those that are called more than once are left out.
     example : object
-        Inputs.
+        Inputs; the first of a batch is looked at.
 
     Examples
     --------
@@ -82,17 +86,33 @@ def cuts_of(net: Any, names: Sequence[str], example: Any) -> dict[str, Cut]:
 
     found: dict[str, list[Cut]] = {name: [] for name in names}
     others: set[str] = set()
-    with torch.no_grad(), watched(net, names, lambda at, _, cut: found[at.name].append(cut), others) as mode:
-        outputs = call(net, example)
+    with torch.no_grad(), watched(net, names, lambda at, _, cut: found[at.name].append(cut), others=others) as mode:
+        outputs = call(net, _first(example, batch_of(example)))
     calls = mode.calls
     for tensor in _tensors(outputs):
         others.update(mode.names_of(tensor))
     return {n: cuts[0] for n, cuts in found.items() if len(cuts) == 1 and calls[n] == 1 and n not in others}
 
 
+def _first(inputs: Any, count: int) -> Any:
+    """The first sample of a batch of inputs: of every tensor whose length is that of the batch."""
+    if isinstance(inputs, Mapping):
+        return {name: _first(value, count) for name, value in inputs.items()}
+    if type(inputs) in (tuple, list):
+        return type(inputs)(_first(value, count) for value in inputs)
+    if getattr(inputs, "ndim", 0) > 1 and len(inputs) == count:
+        return inputs[:1]
+    return inputs
+
+
 @contextmanager
 def watched(
-    net: Any, names: Sequence[str], see: Callable[[Followed, Any, Cut], object], others: set[str] | None = None
+    net: Any,
+    names: Sequence[str],
+    see: Callable[[Followed, Any, Cut], object],
+    *,
+    outputs: bool = False,
+    others: set[str] | None = None,
 ) -> Iterator[Any]:
     """Call `see` with the layer, u and the cut, whenever the output of a layer comes to a function that cuts.
 
@@ -102,10 +122,12 @@ def watched(
     names : sequence of str
     see : callable
         It may raise, to end the pass.
+    outputs : bool, default False
+        Whether the outputs of the layers are held for it.
     others : set of str, optional
         Takes the names of layers whose outputs are used by anything else too.
     """
-    mode = _mode(see, others)
+    mode = _mode(see, outputs, others)
     hooks = [
         net.get_submodule(name).register_forward_hook(lambda _, __, result, name=name: mode.begin(name, result))
         for name in names
@@ -118,34 +140,48 @@ def watched(
             hook.remove()
 
 
-def _mode(see: Callable[[Followed, Any, Cut], object], others: set[str] | None) -> Any:
+def _mode(see: Callable[[Followed, Any, Cut], object], copies: bool, others: set[str] | None) -> Any:
     from torch.overrides import TorchFunctionMode
 
     class Watch(TorchFunctionMode):  # type: ignore[misc, unused-ignore]
-        """Follows tensors by their identity; those that were followed are held, so that none is given out twice."""
+        """Follows tensors by their identity, without holding them: one that ended is used by nothing any more."""
 
         def __init__(self) -> None:
             super().__init__()
             self.ways: dict[int, list[Followed]] = {}
             self.spent: dict[int, set[str]] = {}
-            self.held: list[Any] = []
+            self.alive: dict[int, Any] = {}
             self.calls: dict[str, int] = {}
+
+        def follow(self, tensor: Any, ways: list[Followed]) -> None:
+            self.forget_another(tensor)
+            self.ways[id(tensor)] = [*self.ways.get(id(tensor), []), *ways]
+            self.alive[id(tensor)] = weakref.ref(tensor)
+
+        def forget_another(self, tensor: Any) -> None:
+            """A new tensor may have the identity of one that ended."""
+            reference = self.alive.get(id(tensor))
+            if reference is not None and reference() is not tensor:
+                for known in (self.ways, self.spent, self.alive):
+                    known.pop(id(tensor), None)
 
         def begin(self, name: str, result: Any) -> None:
             self.calls[name] = self.calls.get(name, 0) + 1
             if hasattr(result, "is_floating_point"):
                 # A copy, since what follows may work in place; made before it is followed itself.
-                way = Followed(name, result.detach().clone(), 1.0)
-                self.ways.setdefault(id(result), []).append(way)
-                self.held.append(result)
+                copy = result.detach().clone() if copies else None
+                self.follow(result, [Followed(name, tuple(result.shape), copy, 1.0)])
 
         def names_of(self, tensor: Any) -> set[str]:
+            self.forget_another(tensor)
             return {way.name for way in self.ways.get(id(tensor), [])} | self.spent.get(id(tensor), set())
 
         def __torch_function__(
             self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
         ) -> Any:
             given = dict(kwargs or {})
+            for tensor in _tensors([args, given]):
+                self.forget_another(tensor)
             used = [t for t in _tensors([args, given]) if id(t) in self.ways or id(t) in self.spent]
             if not used:
                 return func(*args, **given)
@@ -163,10 +199,9 @@ def _mode(see: Callable[[Followed, Any, Cut], object], others: set[str] | None) 
                     others.update(self.spent.get(id(tensor), set()))
                 if self.ways.pop(id(tensor), None) and tensor is not result:
                     self.spent.setdefault(id(tensor), set()).update(way.name for way in ways)
-            follows = slope is not None and all(getattr(result, "shape", None) == way.output.shape for way in ways)
+            follows = slope is not None and all(getattr(result, "shape", None) == way.shape for way in ways)
             if follows and ways:
-                self.ways[id(result)] = [Followed(way.name, way.output, way.slope * slope) for way in ways]
-                self.held.append(result)
+                self.follow(result, [Followed(way.name, way.shape, way.output, way.slope * slope) for way in ways])
             elif cut is None and others is not None:
                 others.update(way.name for way in ways)
             return result

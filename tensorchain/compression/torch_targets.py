@@ -264,7 +264,7 @@ class Rows:
         )
         names = [] if self.cut is None else [self.site.name]
         try:
-            with torch.no_grad(), contextlib.suppress(_Seen), watched(self.net, names, cut_off):
+            with torch.no_grad(), contextlib.suppress(_Seen), watched(self.net, names, cut_off, outputs=True):
                 call(self.net, batch)
         finally:
             hook.remove()

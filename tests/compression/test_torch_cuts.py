@@ -87,12 +87,16 @@ def test_slopes_say_what_a_change_of_the_outputs_does_before_the_cut():
     data = images(3)
     for name in ("normal", "added"):
         seen = []
-        for net_ in (net, moved := copy.deepcopy(net)):
-            if net_ is moved:
-                with torch.no_grad():
-                    moved.get_submodule(name).bias.add_(torch.arange(4.0))
-            with torch.no_grad(), watched(net_, [name], lambda way, u, _, seen=seen: seen.append((way, u.clone()))):
-                net_(data)
+        moved = copy.deepcopy(net)
+        with torch.no_grad():
+            moved.get_submodule(name).bias.add_(torch.arange(4.0))
+
+        def see(way, u, _, seen=seen):
+            seen.append((way, u.clone()))
+
+        for one in (net, moved):
+            with torch.no_grad(), watched(one, [name], see, outputs=True):
+                one(data)
         (one, u), (other, v) = seen
         assert torch.allclose(v - u, one.slope * (other.output - one.output), atol=1e-5)
 
