@@ -79,6 +79,8 @@ class Report:
         Why less than the budget is used, in words; empty where it is used.
     steps : tuple of StepReport
         What was tried on the way, where ranks were chosen in several steps or by accuracy.
+    refitted : bool
+        Whether the layers were fitted to the outputs of the original network.
 
     Examples
     --------
@@ -99,6 +101,7 @@ class Report:
     seconds: float
     unused: str = ""
     steps: tuple[StepReport, ...] = ()
+    refitted: bool = False
 
     def __str__(self) -> str:
         rounded = any(layer.bits for layer in self.layers)
@@ -174,4 +177,5 @@ def report_of_record(row: Mapping[str, Any]) -> Report:
     )
     allocation = Allocation(**{**row["allocation"], "choices": tuple(row["allocation"]["choices"])})
     parameters, macs = (tuple(row[key]) for key in ("parameters", "macs"))
-    return Report(tuple(layers), parameters, macs, allocation, curves, row["seconds"], row["unused"])
+    figures = parameters, macs, allocation, curves, row["seconds"], row["unused"]
+    return Report(tuple(layers), *figures, refitted=row.get("refitted", False))
