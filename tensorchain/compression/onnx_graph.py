@@ -24,23 +24,16 @@ import numpy as np
 
 from tensorchain.compression.conv import LayerPlan
 from tensorchain.compression.groups import kernel_of
+from tensorchain.compression.latency import Clock, Times, within_latency
 from tensorchain.compression.network import Measured
 from tensorchain.compression.onnx_calibration import Feeds, checked_feeds, covariances_of, patch_size
+from tensorchain.compression.onnx_clock import OnnxClock, single
 from tensorchain.compression.onnx_layers import NO_SIZE, OnnxLayer, layers_of
-from tensorchain.compression.onnx_nodes import plan_nodes, time_plans
-from tensorchain.compression.onnx_reading import (
-    FREE_CONSTANTS,
-    Constants,
-    check_numbers,
-    graph_reads,
-    graphs_of,
-    inputs_of,
-    load_model,
-    opset_of,
-    stored_sizes,
-)
+from tensorchain.compression.onnx_reading import check_numbers, inputs_of, load_model, stored_sizes
 from tensorchain.compression.onnx_refit import MOST_INPUTS, behind, dense_plan, refit_onnx
+from tensorchain.compression.onnx_rewriting import rewrite
 from tensorchain.compression.onnx_session import OnnxSession, onnx_package
+from tensorchain.compression.onnx_trial import random_feed
 from tensorchain.compression.progress import Progress
 from tensorchain.compression.report import Report
 from tensorchain.compression.request import Request
@@ -52,11 +45,14 @@ def compress_onnx(
     *,
     keep_macs: float | None = None,
     keep_params: float | None = None,
+    keep_latency: float | None = None,
     calibration: Feeds | None = None,
     refit: bool | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     time_int8: bool = False,
+    threads: int = 1,
+    clock: Clock | None = None,
     rng: int | np.random.Generator | None = 0,
     **options: Any,
 ) -> tuple[Any, Report]:
@@ -68,6 +64,9 @@ def compress_onnx(
         Path of a file, or an `onnx.ModelProto`; neither is changed.
     method, keep_macs, keep_params, checkpoint, rng, options : object
         As in `compress`; with `form="auto"` both forms of a chain are timed in ONNX Runtime on the layer's input.
+    keep_latency : float, optional
+        The budget as a share of the time of a run, in place of `keep_macs` or `keep_params`: candidates of the layers
+        are timed, and so is the model that comes out, beside the original, until it is within the share.
     calibration : Feeds, optional
         Feeds for ONNX Runtime, one dictionary of inputs by name for each batch.  Errors are then those of the layers'
         outputs.
@@ -80,6 +79,10 @@ def compress_onnx(
         count and to choose; the file that comes out takes the sizes that the original took.
     time_int8 : bool, default False
         Time the forms after ONNX Runtime's quantizer, for a model that goes through it.
+    threads : int, default 1
+        Of ONNX Runtime, where times are measured.
+    clock : Clock, optional
+        What measures times, in place of ONNX Runtime on this machine: another device, or a table.
 
     Returns
     -------
@@ -109,11 +112,14 @@ def compress_onnx(
 
     For files: `small, report = compress_onnx("model.onnx", keep_macs=0.3)`, then `onnx.save(small, "small.onnx")`.
     """
+    if time_int8 and keep_latency is not None:
+        raise ValueError("keep_latency times models of the file's own numbers; for int8 give keep_macs or keep_params")
     # Weights on a grid stay on it.
     refit = refit is not False and calibration is not None and options.get("weight_bits") is None
-    request = Request(method, keep_macs, keep_params, refit=refit, **options)
+    request = Request(method, keep_macs, keep_params, refit=refit, keep_latency=keep_latency, **options)
     prepared = Prepared.of(model, request, calibration, input_shapes or {}, checkpoint=checkpoint, rng=rng)
-    return prepared.compressed(request, time_int8=time_int8)
+    times = Times(clock or prepared.clock(threads=threads, int8=time_int8), prepared.original)
+    return prepared.compressed(request, times)
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,8 @@ class Prepared:
         Calibration inputs.
     measured, progress : Measured and Progress
         What was measured, and what is done: curves and fits are made once.
+    sizes : dict of str to tuple of int
+        Shapes of inputs that the file leaves open.
     rng : int or numpy.random.Generator, optional
     """
 
@@ -138,6 +146,7 @@ class Prepared:
     feeds: Feeds | None
     measured: Measured
     progress: Progress
+    sizes: dict[str, tuple[int, ...]]
     rng: Any
 
     @classmethod
@@ -169,54 +178,75 @@ class Prepared:
             stored_sizes(original),
             None if feeds is None else covariances_of(original, wanted, feeds, centred=request.refit),
         )
-        return cls(original, layers, feeds, measured, measured.progress(checkpoint, request, rng), rng)
+        return cls(original, layers, feeds, measured, measured.progress(checkpoint, request, rng), sizes, rng)
 
-    def least_share(self, request: Request) -> float:
-        """The smallest budget that can be met."""
-        return self.measured.least_share(request, self.rng, self.progress)
-
-    def compressed(self, request: Request, *, time_int8: bool = False) -> tuple[Any, Report]:
-        """The model under the budget of a request, which else is the one of `of`."""
-        onnx, original, layers = onnx_package(), self.original, self.layers
-        inputs = inputs_of(original)
+    def clock(self, *, threads: int = 1, int8: bool = False) -> Clock:
+        """ONNX Runtime on this machine, with one image of the calibration inputs, or with random numbers."""
+        inputs = inputs_of(self.original)
         batch = inputs[0].shape[0] if inputs and inputs[0].shape else 1
-        least = self.least_share(request)
-        if request.share < least:
-            whole = sum(site.macs if request.budget == "keep_macs" else site.parameters for site in self.measured.sites)
-            stay = sum(
-                (layer.site.macs if request.budget == "keep_macs" else layer.site.parameters)
-                for layer in layers
-                if request.refusal(layer.site)
-            )
-            raise ValueError(
-                f"{request.budget}={request.share:g} cannot be met: with the cheapest candidates of all layers "
-                f"{least:.4f} is left, {stay / max(whole, 1):.4f} in layers that stay; give a larger share"
-            )
-        plans, report = self.measured.planned(
-            request,
-            self.rng,
-            self.progress,
-            lambda forms, image: time_plans(forms, image, batch=batch or 1, int8=time_int8),
+        feed = random_feed(self.original, self.sizes) if self.feeds is None else single(next(iter(self.feeds)), inputs)
+        return OnnxClock(self.layers, feed, batch=batch or 1, threads=threads, int8=int8)
+
+    def least_share(self, request: Request, times: Times | None = None) -> float:
+        """The smallest budget that can be met."""
+        return self.measured.least_share(request, self.rng, self.progress, times)
+
+    def compressed(self, request: Request, times: Times | None = None) -> tuple[Any, Report]:
+        """The model under the budget of a request, which else is the one of `of`."""
+        times = times or Times(self.clock(), self.original)
+        least = self.least_share(request, times)
+        if request.keep_latency is None:
+            self._check_budget(request, least)
+            plans, report = self.measured.planned(request, self.rng, self.progress, times)
+            return self._fitted(request, plans, report)
+
+        def attempt(asked: float) -> tuple[tuple[float, tuple[float, float]], float]:
+            # Times do not depend on the values of the weights.
+            plans, _ = self.measured.planned(request.at(asked), self.rng, self.progress, times, blank=True)
+            seconds = times.ratio(self._written(request, plans)[0])
+            return (asked, seconds), seconds[1] / seconds[0]
+
+        asked, seconds = within_latency(request.share, attempt, least=least)
+        plans, report = self.measured.planned(request.at(asked), self.rng, self.progress, times)
+        small, report = self._fitted(request, plans, report)
+        return small, replace(report, run_seconds=seconds)
+
+    def _check_budget(self, request: Request, least: float) -> None:
+        """ValueError where a budget of multiplications or parameters cannot be met."""
+        if request.share >= least:
+            return
+        counts = [(s.macs if request.budget == "keep_macs" else s.parameters, s) for s in self.measured.sites]
+        stay = sum(count for count, site in counts if request.refusal(site))
+        raise ValueError(
+            f"{request.budget}={request.share:g} cannot be met: with the cheapest candidates of all layers {least:.4f} "
+            f"is left, {stay / max(sum(count for count, _ in counts), 1):.4f} in layers that stay; give a larger share"
         )
-        changed = [layer for layer in layers if layer.site.name in plans]
-        small = onnx.ModelProto()
-        small.CopyFrom(original)
-        if not changed:
-            return small, report
-        if not request.refit or self.feeds is None:
-            _rewrite(small, changed, plans)
+
+    def _written(self, request: Request, plans: Mapping[str, LayerPlan]) -> tuple[Any, list[OnnxLayer], Any, Any]:
+        """The model with the plans, the layers that are fitted, and the plans and the names of the weights of these."""
+        small = onnx_package().ModelProto()
+        small.CopyFrom(self.original)
+        fitted = [layer for layer in self.layers if layer.site.name in plans]
+        everything = dict(plans)
+        if request.refit and self.feeds is not None and fitted:
+            movable = ("", "depthwise", "one channel")
+            stayed = [one for one in self.layers if one.site.name not in plans]
+            stayed = [one for one in stayed if request.refusal(one.site) in movable]
+            stayed = [one for one in stayed if patch_size(one.site) <= MOST_INPUTS]
+            fitted += behind(self.original.graph, fitted, stayed)
+            everything = {one.site.name: plans.get(one.site.name) or dense_plan(one) for one in fitted}
+        return small, fitted, everything, rewrite(small, fitted, everything)
+
+    def _fitted(self, request: Request, plans: Mapping[str, LayerPlan], report: Report) -> tuple[Any, Report]:
+        """The model with the plans, fitted to the original's outputs where that is asked for."""
+        small, fitted, everything, weights = self._written(request, plans)
+        if fitted and request.refit and self.feeds is not None:
+            small_enough = [layer for layer in fitted if patch_size(layer.site) <= MOST_INPUTS]
+            better, errors = refit_onnx(self.original, small, small_enough, everything, weights, self.feeds)
+            report = _told(report, self.layers, better, errors)
+        if fitted:
             _check_runs(small)
-            return small, report
-        movable = ("", "depthwise", "one channel")
-        stayed = [one for one in layers if one.site.name not in plans and request.refusal(one.site) in movable]
-        fitted = [*changed, *behind(original.graph, changed, stayed)]
-        fitted = [layer for layer in fitted if patch_size(layer.site) <= MOST_INPUTS or layer.site.name in plans]
-        everything = {layer.site.name: plans.get(layer.site.name) or dense_plan(layer) for layer in fitted}
-        weights = _rewrite(small, fitted, everything)
-        small_enough = [layer for layer in fitted if patch_size(layer.site) <= MOST_INPUTS]
-        better, errors = refit_onnx(original, small, small_enough, everything, weights, self.feeds)
-        _check_runs(small)
-        return small, _told(report, layers, better, errors)
+        return small, report
 
 
 def _checked_sizes(given: Mapping[str, Sequence[int]], names: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -274,73 +304,3 @@ def _told(
             entry = replace(entry, error=figures[0], output_error=figures[1], sensitivity=figures[2])
         told.append(entry)
     return replace(report, layers=tuple(told))
-
-
-def rewritten(model: Any, layers: Sequence[OnnxLayer], plans: Mapping[str, LayerPlan]) -> Any:
-    """A copy of a model with the plans, by name, in place of the layers."""
-    small = onnx_package().ModelProto()
-    small.CopyFrom(model)
-    _rewrite(small, layers, plans)
-    return small
-
-
-def _rewrite(
-    proto: Any, layers: Sequence[OnnxLayer], plans: Mapping[str, LayerPlan]
-) -> dict[str, tuple[tuple[str, str], ...]]:
-    """Put the nodes of the plans in place of the old ones, in place; the names of their weights by layer."""
-    graph, onnx = proto.graph, onnx_package()
-    by_node = {layer.node: layer for layer in layers}
-    taken = {name for node in graph.node for name in (*node.output, node.name)} | set(graph_reads(graph))
-    taken |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
-    taken |= {name for part in graphs_of(graph) for node in part.node for name in node.output}
-    constants = Constants(proto)
-    nodes: list[Any] = []
-    tensors: list[Any] = []
-    old: set[str] = set()
-    weights: dict[str, tuple[tuple[str, str], ...]] = {}
-    for index, node in enumerate(graph.node):
-        layer = by_node.get(index)
-        if layer is None:
-            nodes.append(node)
-            continue
-        old.update(name for one in node.input[1:] if one for name in constants.ancestors(one))
-        new = plan_nodes(node, plans[layer.site.name], taken, kind=layer.kind, dtype=layer.dtype, opset=opset_of(proto))
-        nodes.extend(new.nodes)
-        tensors.extend(new.constants)
-        weights[layer.site.name] = new.weights
-    copies = [_copy(node) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
-    _drop_unread(graph, old)
-    graph.initializer.extend(tensors)
-    if proto.ir_version < FREE_CONSTANTS:
-        info = onnx.helper.make_tensor_value_info
-        graph.input.extend(info(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in tensors)
-    return weights
-
-
-def _drop_unread(graph: Any, old: set[str]) -> None:
-    """Take out constants of replaced layers, and the nodes that made them, where nothing else reads them."""
-    gone: set[str] = set()
-    while True:
-        read = set(graph_reads(graph)) | {value.name for value in graph.output}
-        dead = [
-            k for k, node in enumerate(graph.node)
-            if node.output and all(name in old and name not in read for name in node.output)
-        ]  # fmt: skip
-        if not dead:
-            break
-        for k in reversed(dead):
-            gone.update(graph.node[k].output)
-            del graph.node[k]
-    gone |= {name for name in old if name not in read}
-    # Old files list their constants among the inputs too.
-    for field in (graph.initializer, graph.input, graph.value_info):
-        for k in reversed([k for k, entry in enumerate(field) if entry.name in gone]):
-            del field[k]
-
-
-def _copy(node: Any) -> Any:
-    twin = type(node)()
-    twin.CopyFrom(node)
-    return twin

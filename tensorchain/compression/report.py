@@ -79,6 +79,8 @@ class Report:
         Why less than the budget is used, in words; empty where it is used.
     steps : tuple of StepReport
         What was tried on the way, where ranks were chosen in several steps or by accuracy.
+    run_seconds : tuple of (float, float) or None
+        Median times of a run before and after, in turn, where the budget was a time.
 
     Examples
     --------
@@ -99,6 +101,7 @@ class Report:
     seconds: float
     unused: str = ""
     steps: tuple[StepReport, ...] = ()
+    run_seconds: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         rounded = any(layer.bits for layer in self.layers)
@@ -115,6 +118,9 @@ class Report:
             rows.append(row.rstrip())
         for name, (before, after) in (("parameters", self.parameters), ("MACs", self.macs)):
             rows.append(f"{name}: {before} -> {after}, {before / max(after, 1):.2f} x fewer")
+        if self.run_seconds is not None:
+            first, last = self.run_seconds
+            rows.append(f"time of a run: {1e3 * first:.3g} -> {1e3 * last:.3g} ms, {last / first:.3f} of it")
         if self.unused:
             rows.append(self.unused)
         for n, step in enumerate(self.steps, start=1):
