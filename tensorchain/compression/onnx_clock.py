@@ -86,7 +86,7 @@ def single(feed: Mapping[str, Array], inputs: Sequence[InputInfo]) -> dict[str, 
 
     Examples
     --------
-    >>> one = InputInfo("x", (0, 3), np.dtype("float32"))
+    >>> one = InputInfo("x", np.dtype("float32"), (0, 3))
     >>> single({"x": np.zeros((8, 3))}, [one])["x"].shape
     (1, 3)
     """

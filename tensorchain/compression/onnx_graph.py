@@ -25,13 +25,14 @@ import numpy as np
 from tensorchain.compression.conv import LayerPlan
 from tensorchain.compression.groups import kernel_of
 from tensorchain.compression.latency import Clock, Times, within_latency
-from tensorchain.compression.network import Measured
+from tensorchain.compression.network import Measured, untouched
 from tensorchain.compression.onnx_calibration import Feeds, checked_feeds, covariances_of, patch_size
 from tensorchain.compression.onnx_clock import OnnxClock, single
 from tensorchain.compression.onnx_layers import NO_SIZE, OnnxLayer, layers_of
+from tensorchain.compression.onnx_narrow import Narrow, narrowed_layers
 from tensorchain.compression.onnx_reading import check_numbers, inputs_of, load_model, stored_sizes
 from tensorchain.compression.onnx_refit import MOST_INPUTS, behind, dense_plan, refit_onnx
-from tensorchain.compression.onnx_rewriting import rewrite
+from tensorchain.compression.onnx_rewriting import drop_unread, rewrite
 from tensorchain.compression.onnx_session import OnnxSession, onnx_package
 from tensorchain.compression.onnx_trial import random_feed
 from tensorchain.compression.progress import Progress
@@ -139,6 +140,8 @@ class Prepared:
     sizes : dict of str to tuple of int
         Shapes of inputs that the file leaves open.
     rng : int or numpy.random.Generator, optional
+    narrow : Narrow or None
+        Of a model some of whose channels are gone; the layers and what was measured are then those of the narrow one.
     """
 
     original: Any
@@ -148,6 +151,7 @@ class Prepared:
     progress: Progress
     sizes: dict[str, tuple[int, ...]]
     rng: Any
+    narrow: Narrow | None = None
 
     @classmethod
     def of(
@@ -172,6 +176,12 @@ class Prepared:
         wanted = [layer for layer in layers if not request.refusal(layer.site)]
         if not wanted:
             raise ValueError(_nothing(layers, request, inputs[0].name if inputs and not sizes else ""))
+        if request.method == "channels":
+            if feeds is None:
+                raise ValueError("channels are chosen by what layers see; give calibration inputs")
+            wanted = [
+                one for one in layers if one.site.groups == 1 and one.site.counts is None and one.node is not None
+            ]
         _check_runs(original)
         measured = Measured(
             [layer.site for layer in layers],
@@ -187,12 +197,30 @@ class Prepared:
         feed = random_feed(self.original, self.sizes) if self.feeds is None else single(next(iter(self.feeds)), inputs)
         return OnnxClock(self.layers, feed, batch=batch or 1, threads=threads, int8=int8)
 
+    def narrowed(self, request: Request) -> Prepared:
+        """The same model with fewer channels, within the budget of a request for multiplications."""
+        whole = float(sum(site.macs for site in self.measured.sites))
+        feed = None if self.feeds is None else next(iter(self.feeds))
+        narrow = narrowed_layers(
+            self.original, self.layers, self.measured.covariances or {}, request.share * whole,
+            feed=feed, sizes=self.sizes, stay=request.keep,
+        )  # fmt: skip
+        sites = [layer.site for layer in narrow.layers]
+        lost = sum(a.parameters - b.parameters for a, b in zip(self.measured.sites, sites, strict=True))
+        measured = Measured(sites, self.measured.parameters - lost, narrow.covariances)
+        return replace(self, layers=narrow.layers, measured=measured, narrow=narrow)
+
     def least_share(self, request: Request, times: Times | None = None) -> float:
         """The smallest budget that can be met."""
         return self.measured.least_share(request, self.rng, self.progress, times)
 
     def compressed(self, request: Request, times: Times | None = None) -> tuple[Any, Report]:
         """The model under the budget of a request, which else is the one of `of`."""
+        if request.method == "channels":
+            slim = self.narrowed(request)
+            report = untouched(slim.measured.sites, slim.measured.parameters, "no channel could go")
+            small, report = slim._fitted(request, {}, report)
+            return small, _beside(self.measured, slim, report)
         times = times or Times(self.clock(), self.original)
         least = self.least_share(request, times)
         if request.keep_latency is None:
@@ -226,16 +254,21 @@ class Prepared:
         """The model with the plans, the layers that are fitted, and the plans and the names of the weights of these."""
         small = onnx_package().ModelProto()
         small.CopyFrom(self.original)
-        fitted = [layer for layer in self.layers if layer.site.name in plans]
-        everything = dict(plans)
+        fitted, old = [layer for layer in self.layers if layer.site.name in plans], set[str]()
+        if self.narrow is not None:
+            old = self.narrow.cut(small)
+            fitted = [one for one in self.layers if one.site.name in plans or one.site.name in self.narrow.changed]
+        everything = {one.site.name: plans.get(one.site.name) or dense_plan(one) for one in fitted}
         if request.refit and self.feeds is not None and fitted:
             movable = ("", "depthwise", "one channel")
-            stayed = [one for one in self.layers if one.site.name not in plans]
+            stayed = [one for one in self.layers if one.site.name not in everything]
             stayed = [one for one in stayed if request.refusal(one.site) in movable]
             stayed = [one for one in stayed if patch_size(one.site) <= MOST_INPUTS]
             fitted += behind(self.original.graph, fitted, stayed)
             everything = {one.site.name: plans.get(one.site.name) or dense_plan(one) for one in fitted}
-        return small, fitted, everything, rewrite(small, fitted, everything)
+        weights = rewrite(small, fitted, everything)
+        drop_unread(small.graph, old)
+        return small, fitted, everything, weights
 
     def _fitted(self, request: Request, plans: Mapping[str, LayerPlan], report: Report) -> tuple[Any, Report]:
         """The model with the plans, fitted to the original's outputs where that is asked for."""
@@ -247,6 +280,19 @@ class Prepared:
         if fitted:
             _check_runs(small)
         return small, report
+
+
+def _beside(before: Measured, slim: Prepared, report: Report) -> Report:
+    """The report of a narrow model, with the counts of the original."""
+    layers = []
+    for site, layer, entry in zip(before.sites, slim.layers, report.layers, strict=True):
+        entry = replace(entry, parameters=(site.parameters, entry.parameters[1]), macs=(site.macs, entry.macs[1]))
+        if layer.site.kernel.shape != site.kernel.shape and entry.method == "dense":
+            channels = layer.site.kernel.shape[1] * layer.site.groups, len(layer.site.kernel)
+            entry = replace(entry, method="channels", rank=channels)
+        layers.append(entry)
+    macs = sum(site.macs for site in before.sites), sum(layer.macs[1] for layer in layers)
+    return replace(report, layers=tuple(layers), parameters=(before.parameters, report.parameters[1]), macs=macs)
 
 
 def _checked_sizes(given: Mapping[str, Sequence[int]], names: Sequence[str]) -> dict[str, tuple[int, ...]]:

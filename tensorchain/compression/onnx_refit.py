@@ -19,6 +19,7 @@ import numpy as np
 
 from tensorchain.compression.conv import Convolution, LayerPlan
 from tensorchain.compression.groups import error_of_groups, joined, split
+from tensorchain.compression.held_out import Halves, refit_held_out
 from tensorchain.compression.onnx_calibration import (
     Feeds,
     in_groups,
@@ -31,8 +32,6 @@ from tensorchain.compression.onnx_layers import OnnxLayer
 from tensorchain.compression.onnx_nodes import stored_arrays
 from tensorchain.compression.onnx_reading import node_reads
 from tensorchain.compression.onnx_session import OnnxSession, onnx_package
-from tensorchain.compression.refit import Moments
-from tensorchain.compression.refit_factors import refit_factors
 from tensorchain.kernels import Array
 
 MOST_INPUTS = 6000
@@ -88,7 +87,7 @@ def refit_onnx(
     original, small : torch.nn.Module or object
         The models before and after; `small` gets the new weights.
     layers : sequence of OnnxLayer
-        Those that are fitted.
+        Those that are fitted; narrow ones to the rows of the original's output that they still write.
     plans : mapping of str to LayerPlan
         By name of the layer; a bias stays where there is one, and only there.
     weights : mapping of str to sequence of tuple of (str, str)
@@ -109,8 +108,7 @@ def refit_onnx(
         if (level[0].site.name, 0) not in goals:
             goals = _goals(before, levels[at:], number, feeds, count)
         moments = {
-            layer.site.name: [Moments(patch_size(layer.site), len(part)) for part in layer.site.parts]
-            for layer in level
+            layer.site.name: [Halves(patch_size(layer.site), len(part)) for part in layer.site.parts] for layer in level
         }
         for turn, feed in enumerate(feeds):
             given = after.run({**feed, **fed}, [layer.source for layer in level])
@@ -119,13 +117,13 @@ def refit_onnx(
                 patches = sampled(layer, np.random.default_rng((number[name], turn)), count, given[layer.source])[0]
                 groups = [in_groups(part, layer.site.groups) for part in (patches, goals.pop((name, turn)))]
                 for own, inputs, targets in zip(moments[name], *groups, strict=True):
-                    own.add(inputs, targets)
+                    own.add(inputs, targets, turn=turn, turns=count)
         for layer in level:
             name, sums = layer.site.name, moments[layer.site.name]
             old = plans[name].convolutions[-1].bias
             parts = zip(split(plans[name], layer.site.groups), layer.site.parts, sums, strict=True)
-            fitted = [refit_factors(*part, with_bias=old is not None) for part in parts]
-            new[name], errors[name] = joined(fitted), error_of_groups(fitted, sums)
+            fitted = [refit_held_out(*part, with_bias=old is not None) for part in parts]
+            new[name], errors[name] = joined(fitted), error_of_groups(fitted, [one.whole for one in sums])
             fed.update(_arrays(layer, new[name], weights[name]))
     _store(small, fed)
     return new, errors
@@ -152,7 +150,8 @@ def _goals(
         values = session.run(feed, outputs)
         for layer in chosen:
             rng = np.random.default_rng((number[layer.site.name], turn))
-            found[layer.site.name, turn] = sampled_outputs(layer, rng, count, values[layer.output])
+            rows = sampled_outputs(layer, rng, count, values[layer.output])
+            found[layer.site.name, turn] = rows if layer.rows is None else rows[:, layer.rows]
     return found
 
 

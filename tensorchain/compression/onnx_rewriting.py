@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from tensorchain.compression.conv import LayerPlan
@@ -47,7 +47,7 @@ def rewrite(
     copies = [_copy(node) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
-    _drop_unread(graph, old)
+    drop_unread(graph, old)
     graph.initializer.extend(tensors)
     if proto.ir_version < FREE_CONSTANTS:
         info = onnx.helper.make_tensor_value_info
@@ -55,7 +55,7 @@ def rewrite(
     return weights
 
 
-def _drop_unread(graph: Any, old: set[str]) -> None:
+def drop_unread(graph: Any, old: Collection[str]) -> None:
     """Take out constants of replaced layers, and the nodes that made them, where nothing else reads them."""
     gone: set[str] = set()
     while True:

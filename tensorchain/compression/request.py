@@ -17,8 +17,8 @@ from tensorchain.solvers import Constraint
 
 SPATIAL = tuple(method for method in METHODS if method != "svd")
 """Methods for kernels of several taps."""
-METHOD_NAMES = ("auto", *SPATIAL, "svd")
-"""What may be asked for; "svd" projects outputs or inputs, whichever serves the budget."""
+METHOD_NAMES = ("auto", *SPATIAL, "svd", "channels")
+"""What may be asked for; "svd" projects outputs or inputs, whichever serves the budget; "channels" takes some out."""
 FORMS = ("grouped", "fold", "auto")
 ALLOCATIONS = ("global", "one-step")
 BUDGETS = ("keep_macs", "keep_params", "keep_latency")
