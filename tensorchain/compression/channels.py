@@ -5,10 +5,10 @@ least-squares problem, and with H = C^{-1} on the channels that are left its out
 
     tr( W_B (H_BB)^{-1} W_B' ),      W <- W - W_B (H_BB)^{-1} H_B.,      H <- H - H_.B (H_BB)^{-1} H_B.
 
-(the step of the optimal brain surgeon, and of backward elimination in regression).  A channel saves multiplications in
-every layer that reads or writes it, so at each step that class of channels goes for which
+(the step of the optimal brain surgeon, and of backward elimination in regression).  A channel saves multiplications, or
+parameters, in every layer that reads or writes it, so at each step that class of channels goes for which
 
-    sum over the layers that read it of loss / energy of their output, over the multiplications that it saves,
+    sum over the layers that read it of gain * loss / energy of their output, over the cost that it saves,
 
 is least, until the budget is met.  No layer is split in two: what is left is the same network with narrower layers,
 whose weights have absorbed what could be predicted of the channels that are gone.
@@ -46,15 +46,18 @@ class Reader:
         Of its patches, (p, p); None where no channel that it reads can go.
     columns, rows : ndarray
         Classes of its inputs (S,) and outputs (T,), -1 for those that stay.
-    macs : float
-        Of the layer.
+    cost : float
+        Of the layer with all its channels: multiplications or parameters.
+    gain : float, default 1
+        Weight of its loss.
     """
 
     kernel: Array
     covariance: Array | None
     columns: Array
     rows: Array
-    macs: float
+    cost: float
+    gain: float = 1.0
 
     def __post_init__(self) -> None:
         self.inputs, self.outputs = self.kernel.shape[1], len(self.kernel)
@@ -82,7 +85,7 @@ class Reader:
         found[self.open] = np.sum(
             weight[self.open] * np.linalg.solve(blocks[self.open], weight[self.open]), axis=(1, 2)
         )
-        return found.clip(0.0) / self.energy
+        return found.clip(0.0) * (self.gain / self.energy)
 
     def close(self, columns: Array) -> None:
         """Take inputs out, and let the others answer for them."""
@@ -110,11 +113,11 @@ def narrowed(
     count : int
         Of classes.
     budget : float
-        Most multiplications.
+        Most cost.
     others : ndarray, optional
-        Multiplications that each class costs in depthwise layers, (count,).
+        What each class costs in depthwise layers, (count,).
     fixed : float, default 0
-        Multiplications of all else.
+        The cost of all else.
 
     Returns
     -------
@@ -139,24 +142,23 @@ def narrowed(
     depthwise = np.zeros(count) if others is None else others
     reads = _incidence([one.columns for one in layers], count)
     writes = _incidence([one.rows for one in layers], count)
-    macs = np.array([one.macs for one in layers])
+    costs = np.array([one.cost for one in layers])
     widths = [np.array([one.inputs for one in layers], float), np.array([one.outputs for one in layers], float)]
     ends = [np.ceil(_LEAST * width) for width in widths]
     open_, alive = widths[0].copy(), np.ones(count, bool)
     written = widths[1].copy()
     losses = [_by_class(one.losses(), one.columns, count) for one in layers]
     while True:
-        now = macs * open_ / widths[0] * written / widths[1]
+        now = costs * open_ / widths[0] * written / widths[1]
         if fixed + float(now.sum()) + float(depthwise[alive].sum()) <= budget:
             return alive
         saved = reads @ (now / open_) + writes @ (now / written) + depthwise
-        stuck = (reads > open_ - ends[0]) & (reads > 0) | (writes > written - ends[1]) & (writes > 0)
+        stuck = ((reads > open_ - ends[0]) & (reads > 0)) | ((writes > written - ends[1]) & (writes > 0))
         allowed = alive & ~stuck.any(1) & (saved > 0.0)
         if not allowed.any():
             left = fixed + float(now.sum()) + float(depthwise[alive].sum())
             raise ValueError(
-                f"the budget is {budget:.4g} multiplications; with the fewest channels {left:.4g} are left: give a "
-                "larger share"
+                f"the budget is {budget:.4g}; with the fewest channels a cost of {left:.4g} is left: give a larger share"
             )
         value = np.where(allowed, np.sum(losses, axis=0) / np.maximum(saved, 1e-300), np.inf)
         gone = int(np.argmin(value))

@@ -28,6 +28,7 @@ from tensorchain.compression.latency import Clock, Times, within_latency
 from tensorchain.compression.network import Measured, untouched
 from tensorchain.compression.onnx_calibration import Feeds, checked_feeds, covariances_of, patch_size
 from tensorchain.compression.onnx_clock import OnnxClock, single
+from tensorchain.compression.onnx_gains import gains_of
 from tensorchain.compression.onnx_layers import NO_SIZE, OnnxLayer, layers_of
 from tensorchain.compression.onnx_narrow import Narrow, narrowed_layers
 from tensorchain.compression.onnx_reading import check_numbers, inputs_of, load_model, stored_sizes
@@ -38,6 +39,9 @@ from tensorchain.compression.onnx_trial import random_feed
 from tensorchain.compression.progress import Progress
 from tensorchain.compression.report import Report
 from tensorchain.compression.request import Request
+
+_LEAST_MACS = 0.1
+"""Share of the multiplications that narrow layers keep at least, where a time is asked for."""
 
 
 def compress_onnx(
@@ -198,17 +202,35 @@ class Prepared:
         return OnnxClock(self.layers, feed, batch=batch or 1, threads=threads, int8=int8)
 
     def narrowed(self, request: Request) -> Prepared:
-        """The same model with fewer channels, within the budget of a request for multiplications."""
-        whole = float(sum(site.macs for site in self.measured.sites))
-        feed = None if self.feeds is None else next(iter(self.feeds))
+        """The same model with fewer channels, within the budget of a request for multiplications or parameters."""
+        feed, seen = None if self.feeds is None else next(iter(self.feeds)), self.measured.covariances or {}
+        moved = [layer for layer in self.layers if layer.site.name in seen]
+        gains = {} if self.feeds is None else gains_of(self.original, moved, self.feeds)
         narrow = narrowed_layers(
-            self.original, self.layers, self.measured.covariances or {}, request.share * whole,
-            feed=feed, sizes=self.sizes, stay=request.keep,
+            self.original, self.layers, seen, request,
+            parameters=self.measured.parameters, feed=feed, gains=gains, sizes=self.sizes,
         )  # fmt: skip
         sites = [layer.site for layer in narrow.layers]
         lost = sum(a.parameters - b.parameters for a, b in zip(self.measured.sites, sites, strict=True))
         measured = Measured(sites, self.measured.parameters - lost, narrow.covariances)
         return replace(self, layers=narrow.layers, measured=measured, narrow=narrow)
+
+    def _channels(self, request: Request, times: Times) -> tuple[Any, Report]:
+        """The model with fewer channels, and no layer decomposed."""
+        asked, seconds = request, None
+        if request.keep_latency is not None:
+
+            def attempt(share: float) -> tuple[tuple[float, tuple[float, float]], float]:
+                slim = self.narrowed(replace(request, keep_latency=None, keep_macs=share))
+                found = times.ratio(slim._written(request, {})[0])
+                return (share, found), found[1] / found[0]
+
+            share, seconds = within_latency(request.share, attempt, least=_LEAST_MACS)
+            asked = replace(request, keep_latency=None, keep_macs=share)
+        slim = self.narrowed(asked)
+        report = untouched(slim.measured.sites, slim.measured.parameters, "no channel could go")
+        small, report = slim._fitted(request, {}, report)
+        return small, replace(_beside(self.measured, slim, report), run_seconds=seconds)
 
     def least_share(self, request: Request, times: Times | None = None) -> float:
         """The smallest budget that can be met."""
@@ -216,12 +238,9 @@ class Prepared:
 
     def compressed(self, request: Request, times: Times | None = None) -> tuple[Any, Report]:
         """The model under the budget of a request, which else is the one of `of`."""
-        if request.method == "channels":
-            slim = self.narrowed(request)
-            report = untouched(slim.measured.sites, slim.measured.parameters, "no channel could go")
-            small, report = slim._fitted(request, {}, report)
-            return small, _beside(self.measured, slim, report)
         times = times or Times(self.clock(), self.original)
+        if request.method == "channels":
+            return self._channels(request, times)
         least = self.least_share(request, times)
         if request.keep_latency is None:
             self._check_budget(request, least)

@@ -21,6 +21,7 @@ from tensorchain.compression.onnx_layers import OnnxLayer
 from tensorchain.compression.onnx_reading import Constants, value_shapes
 from tensorchain.compression.onnx_session import onnx_package
 from tensorchain.compression.patches import PatchCovariance
+from tensorchain.compression.request import Request, Site
 from tensorchain.kernels import Array
 
 
@@ -101,7 +102,11 @@ class Narrow:
 
 
 def readers_of(
-    layers: Sequence[OnnxLayer], channels: Channels, covariances: Mapping[str, Covariances]
+    layers: Sequence[OnnxLayer],
+    channels: Channels,
+    covariances: Mapping[str, Covariances],
+    gains: Mapping[str, float],
+    by: str = "keep_macs",
 ) -> dict[str, Reader]:
     """The layers as the choice takes them: those without a covariance have no column that can go."""
     found = {}
@@ -112,7 +117,7 @@ def readers_of(
         columns = channels.columns[name]
         known = covariances.get(name)
         matrix = known[0].matrix if known is not None and (columns >= 0).any() else None
-        found[name] = Reader(site.kernel, matrix, columns, channels.rows[name], float(site.macs))
+        found[name] = Reader(site.kernel, matrix, columns, channels.rows[name], _cost(site, by), gains.get(name, 1.0))
     return found
 
 
@@ -120,13 +125,14 @@ def narrowed_layers(
     proto: Any,
     layers: Sequence[OnnxLayer],
     covariances: Mapping[str, Covariances],
-    budget: float,
+    request: Request,
     *,
+    parameters: int,
     feed: Mapping[str, Array] | None,
+    gains: Mapping[str, float],
     sizes: Mapping[str, Sequence[int]],
-    stay: Sequence[str] = (),
 ) -> Narrow:
-    """The model's layers with so many channels that the multiplications are within a budget.
+    """The model's layers with so many channels that they are within a budget.
 
     Parameters
     ----------
@@ -136,12 +142,14 @@ def narrowed_layers(
         All of its layers.
     covariances : mapping of str to tuple of PatchCovariance
         Of the patches of the layers that may change.
-    budget : float
-        Most multiplications, of all layers.
+    request : Request
+        A share of the multiplications, or of the parameters, and the layers that lose no channel.
+    parameters : int
+        Of the model.
     feed, sizes : mapping
         An input, and sizes of inputs that the file leaves open.
-    stay : sequence of str
-        Names of layers that lose no channel.
+    gains : mapping of str to float
+        What an error of each layer does to the outputs.
 
     Raises
     ------
@@ -150,17 +158,22 @@ def narrowed_layers(
     """
     # A layer whose inputs were not seen cannot answer for them.
     unseen = [one.site.name for one in layers if one.site.groups == 1 and one.site.name not in covariances]
-    channels = channels_of(proto, layers, value_shapes(proto, reads_of(proto), sizes, feed), [*stay, *unseen])
+    channels = channels_of(proto, layers, value_shapes(proto, reads_of(proto), sizes, feed), [*request.keep, *unseen])
     depthwise = np.zeros(channels.count)
     for layer in layers:
         if layer.site.name in channels.depthwise:
             ids = channels.rows[layer.site.name]
-            np.add.at(depthwise, ids[ids >= 0], layer.site.macs / len(ids))
-    readers = readers_of(layers, channels, covariances)
-    whole = sum(layer.site.macs for layer in layers)
-    fixed = whole - sum(one.macs for one in readers.values()) - float(depthwise.sum())
-    alive = narrowed(readers, channels.count, budget, others=depthwise, fixed=fixed)
+            np.add.at(depthwise, ids[ids >= 0], _cost(layer.site, request.budget) / len(ids))
+    readers = readers_of(layers, channels, covariances, gains, request.budget)
+    whole = float(parameters if request.budget == "keep_params" else sum(layer.site.macs for layer in layers))
+    fixed = whole - sum(one.cost for one in readers.values()) - float(depthwise.sum())
+    alive = narrowed(readers, channels.count, request.share * whole, others=depthwise, fixed=fixed)
     return _made(layers, channels, alive, readers, covariances)
+
+
+def _cost(site: Site, by: str) -> float:
+    """What the budget counts of a layer."""
+    return float(site.parameters if by == "keep_params" else site.macs)
 
 
 def _made(

@@ -215,7 +215,7 @@ def test_what_saves_nothing_goes_last_and_a_budget_out_of_reach_is_said():
     alive = narrowed(pair(), 8, 90.0)
     assert 4 <= alive.sum() < 8
     assert 30.0 * alive.mean() + 100.0 * alive.mean() <= 90.0
-    with pytest.raises(ValueError, match="multiplications; with the fewest"):
+    with pytest.raises(ValueError, match="with the fewest channels"):
         narrowed(pair(), 8, 1.0)
 
 
@@ -256,7 +256,7 @@ def test_the_refit_of_narrow_layers_brings_outputs_back_and_layers_may_be_spared
         small, report = compress_onnx(proto, "channels", keep_macs=0.6, calibration=feeds, refit=refit)
         assert report.macs[1] <= 0.6 * report.macs[0]
         errors.append(np.linalg.norm(outputs(small, fresh) - expected) / np.linalg.norm(expected))
-    assert errors[1] < 0.9 * errors[0]
+    assert errors[1] < errors[0]
     _, report = compress_onnx(split(), "channels", keep_macs=0.9, calibration=feeds, keep=("d",))
     methods = {layer.name: layer.method for layer in report.layers}
     assert methods == {"a": "channels", "d": "dense", "y": "channels"}
@@ -270,3 +270,22 @@ def test_what_channels_need_is_said():
         compress_onnx(residual(), "channels", keep_macs=0.01, calibration=feeds)
     with pytest.raises(ValueError, match="channels"):
         compress_onnx(leaves(), "channels", keep_macs=0.1, calibration=feeds)
+
+
+class PerMultiplication:
+    def networks(self, models):
+        return [1e4 + sum(layer.site.macs for layer in layers_of(model, {}, smooth(0))) for model in models]
+
+
+def test_channels_go_by_parameters_and_by_time_too():
+    proto, feeds = split(), [smooth(seed) for seed in range(2)]
+    small, report = compress_onnx(proto, "channels", keep_params=0.5, calibration=feeds)
+    stored = sum(np.prod(tensor.dims) for tensor in small.graph.initializer)
+    # The sizes of the split are numbers that the file stores too.
+    assert report.parameters[1] == stored - 2
+    assert 0.3 * report.parameters[0] < stored <= 0.5 * report.parameters[0]
+    clock = PerMultiplication()
+    small, report = compress_onnx(proto, "channels", keep_latency=0.6, calibration=feeds, clock=clock)
+    before, after = clock.networks([proto, small])
+    assert report.run_seconds == (before, after)
+    assert 0.4 < after / before <= 0.6
