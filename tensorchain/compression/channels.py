@@ -158,7 +158,8 @@ def narrowed(
         if not allowed.any():
             left = fixed + float(now.sum()) + float(depthwise[alive].sum())
             raise ValueError(
-                f"the budget is {budget:.4g}; with the fewest channels a cost of {left:.4g} is left: give a larger share"
+                f"the budget is {budget:.4g}; with the fewest channels a cost of {left:.4g} is left: give a larger "
+                "share"
             )
         value = np.where(allowed, np.sum(losses, axis=0) / np.maximum(saved, 1e-300), np.inf)
         gone = int(np.argmin(value))

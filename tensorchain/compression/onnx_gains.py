@@ -4,8 +4,8 @@ Every channel t of a layer's output is moved by +-e of its deviation from its me
 
     y_t + e s_t (y_t - mean y_t),        which is W_t (1 + e s_t) and b_t (1 + e s_t) - e s_t mean y_t,
 
-an error of relative size e; the gain is the relative error of the model's outputs over e.  Layers of one network have
-gains of 0.4 to 1.3; that of a gate which hardly moves can be a hundredth, that of a last layer whose outputs share a
+an error of relative size e; the gain is the relative error of the model's outputs over e.  Most layers of a network
+have gains of about 1; that of a gate which hardly moves can be a hundredth, that of a last layer whose outputs share a
 shift, which a softmax does not see, above 2.
 
 Cost: a run of the model on a few inputs for each layer.

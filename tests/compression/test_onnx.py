@@ -163,7 +163,8 @@ def test_calibration_gives_the_error_of_the_outputs():
     old, new = run(proto, x), run(small, x)
     site = layers_of(proto)[0].site
     plain = old - site.bias[:, None, None]
-    assert report.layers[0].output_error == pytest.approx(np.linalg.norm(new - old) / np.linalg.norm(plain), rel=1e-4)
+    # The covariance that it is taken from is drawn a little towards the identity.
+    assert report.layers[0].output_error == pytest.approx(np.linalg.norm(new - old) / np.linalg.norm(plain), rel=1e-2)
 
 
 def test_files_are_read_and_damaged_ones_refused(tmp_path):
