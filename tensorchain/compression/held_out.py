@@ -9,6 +9,7 @@ error on the second half falls, and then to both with the ridge that was best.  
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -92,6 +93,8 @@ def refit_held_out(plan: LayerPlan, kernel: Array, halves: Halves, *, with_bias:
     whole = halves.whole
     if not halves.second.count:
         return refit_factors(plan, kernel, whole, with_bias=with_bias)
+    if with_bias and len(plan.steps) == 1:
+        return _one(plan, kernel, halves)
     best, least = RIDGES[0], math.inf
     for ridge in RIDGES:
         trial = refit_factors(plan, kernel, halves.first, sweeps=_SWEEPS, ridge=ridge, with_bias=with_bias)
@@ -100,6 +103,21 @@ def refit_held_out(plan: LayerPlan, kernel: Array, halves: Halves, *, with_bias:
             break
         best, least = ridge, error
     return refit_factors(plan, kernel, whole, ridge=best, with_bias=with_bias)
+
+
+def _one(plan: LayerPlan, kernel: Array, halves: Halves) -> LayerPlan:
+    """The same for one convolution, whose weights are a linear problem; there may be one for each channel."""
+    rows, step = kernel.reshape(len(kernel), -1), plan.convolutions[0]
+    best, least = RIDGES[0], math.inf
+    for ridge in RIDGES:
+        error = halves.second.relative_error(*halves.first.least_squares(rows, ridge=ridge))
+        if not error < least:
+            break
+        best, least = ridge, error
+    weight, bias = halves.whole.least_squares(rows, ridge=best)
+    dtype = step.weight.dtype
+    new = replace(step, weight=weight.reshape(step.weight.shape).astype(dtype), bias=bias.astype(dtype))
+    return replace(plan, steps=(new,))
 
 
 def _error(plan: LayerPlan, moments: Moments) -> float:
