@@ -57,7 +57,9 @@ class Halves:
         return found
 
 
-def refit_held_out(plan: LayerPlan, kernel: Array, halves: Halves, *, with_bias: bool = True) -> LayerPlan:
+def refit_held_out(
+    plan: LayerPlan, kernel: Array, halves: Halves, *, with_bias: bool = True
+) -> tuple[LayerPlan, LayerPlan]:
     """The plan fitted as by `refit_factors`, with the ridge that serves inputs best that were not fitted.
 
     Parameters
@@ -73,7 +75,8 @@ def refit_held_out(plan: LayerPlan, kernel: Array, halves: Halves, *, with_bias:
 
     Returns
     -------
-    LayerPlan
+    tuple of (LayerPlan, LayerPlan)
+        From both halves, and from the first alone, to be judged by the inputs of the second.
 
     Examples
     --------
@@ -86,38 +89,41 @@ def refit_held_out(plan: LayerPlan, kernel: Array, halves: Halves, *, with_bias:
     >>> for turn in range(2):
     ...     x = rng.standard_normal((30, 40))
     ...     halves.add(x, rows(x), turn=turn, turns=2)
-    >>> fitted, eager = refit_held_out(plan, kernel, halves), refit_factors(plan, kernel, halves.whole)
+    >>> fitted, eager = refit_held_out(plan, kernel, halves)[0], refit_factors(plan, kernel, halves.whole)
     >>> bool(np.linalg.norm(fitted.kernel - kernel) < 0.5 * np.linalg.norm(eager.kernel - kernel))
     True
     """
     whole = halves.whole
     if not halves.second.count:
-        return refit_factors(plan, kernel, whole, with_bias=with_bias)
+        return (refit_factors(plan, kernel, whole, with_bias=with_bias),) * 2
     if with_bias and len(plan.steps) == 1:
         return _one(plan, kernel, halves)
-    best, least = RIDGES[0], math.inf
+    best, least, half = RIDGES[0], math.inf, plan
     for ridge in RIDGES:
         trial = refit_factors(plan, kernel, halves.first, sweeps=_SWEEPS, ridge=ridge, with_bias=with_bias)
         error = _error(trial, halves.second)
         if not error < least:
             break
-        best, least = ridge, error
-    return refit_factors(plan, kernel, whole, ridge=best, with_bias=with_bias)
+        best, least, half = ridge, error, trial
+    return refit_factors(plan, kernel, whole, ridge=best, with_bias=with_bias), half
 
 
-def _one(plan: LayerPlan, kernel: Array, halves: Halves) -> LayerPlan:
+def _one(plan: LayerPlan, kernel: Array, halves: Halves) -> tuple[LayerPlan, LayerPlan]:
     """The same for one convolution, whose weights are a linear problem; there may be one for each channel."""
     rows, step = kernel.reshape(len(kernel), -1), plan.convolutions[0]
-    best, least = RIDGES[0], math.inf
+    best, least, half = RIDGES[0], math.inf, (rows, np.zeros(len(rows)))
     for ridge in RIDGES:
-        error = halves.second.relative_error(*halves.first.least_squares(rows, ridge=ridge))
+        trial = halves.first.least_squares(rows, ridge=ridge)
+        error = halves.second.relative_error(*trial)
         if not error < least:
             break
-        best, least = ridge, error
-    weight, bias = halves.whole.least_squares(rows, ridge=best)
-    dtype = step.weight.dtype
-    new = replace(step, weight=weight.reshape(step.weight.shape).astype(dtype), bias=bias.astype(dtype))
-    return replace(plan, steps=(new,))
+        best, least, half = ridge, error, trial
+    plans = []
+    for weight, bias in (halves.whole.least_squares(rows, ridge=best), half):
+        dtype = step.weight.dtype
+        new = replace(step, weight=weight.reshape(step.weight.shape).astype(dtype), bias=bias.astype(dtype))
+        plans.append(replace(plan, steps=(new,)))
+    return plans[0], plans[1]
 
 
 def _error(plan: LayerPlan, moments: Moments) -> float:

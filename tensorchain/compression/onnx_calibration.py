@@ -25,11 +25,11 @@ from tensorchain.kernels import Array
 
 Feeds = Iterable[Mapping[str, Array]]
 
-_POSITIONS = 1 << 16
+_POSITIONS = 1 << 15
 """Most positions from which the second moments of a layer are taken."""
 _FOR_EACH = 32
 """Positions for each number of a patch; fewer than 1 leave directions open, and these are neighbours and alike."""
-_LEAST = 1 << 14
+_LEAST = 1 << 13
 
 
 def checked_feeds(calibration: Feeds, inputs: Sequence[InputInfo]) -> Feeds:

@@ -14,7 +14,6 @@ Cost: a run of the model on a few inputs for each layer.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,6 +27,7 @@ from tensorchain.compression.onnx_nodes import stored_arrays
 from tensorchain.compression.onnx_refit import dense_plan
 from tensorchain.compression.onnx_rewriting import rewrite
 from tensorchain.compression.onnx_session import OnnxSession, onnx_package
+from tensorchain.compression.onnx_trial import error_of_outputs
 from tensorchain.kernels import Array
 
 _STEP, _FEEDS = 0.2, 2
@@ -65,7 +65,7 @@ def gains_of(proto: Any, layers: Sequence[OnnxLayer], feeds: Feeds) -> dict[str,
         bias = 0.0 if step.bias is None else step.bias * (1.0 + signs)
         moved = replace(step, weight=step.weight * scale, bias=np.asarray(bias - signs * means[name]))
         fed = dict(zip(names[name], stored_arrays(moved, layer.kind, layer.dtype), strict=True))
-        found[name] = _error(wanted, [after.run({**feed, **fed}) for feed in few]) / _STEP
+        found[name] = error_of_outputs(wanted, [after.run({**feed, **fed}) for feed in few]) / _STEP
     return found
 
 
@@ -85,20 +85,3 @@ def _means(session: OnnxSession, layers: Sequence[OnnxLayer], feeds: Sequence[Ma
             images = as_images(layer.kind, values[layer.output])
             sums[layer.site.name].append(images.swapaxes(0, 1).reshape(images.shape[1], -1).mean(1, dtype=np.float64))
     return {name: np.mean(rows, axis=0) for name, rows in sums.items()}
-
-
-def _error(wanted: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> float:
-    """Root of the mean over the outputs of their squared errors, relative to their deviation from their mean."""
-    parts = []
-    for name, first in wanted[0].items():
-        if not isinstance(first, np.ndarray) or first.dtype.kind != "f":
-            continue
-        pairs = [(y[name].astype(np.float64), z[name].astype(np.float64)) for y, z in zip(wanted, found, strict=True)]
-        # Each entry of an output may have a mean of its own, where all runs have one shape.
-        same = len({y.shape[1:] for y, _ in pairs}) == 1
-        mean = np.concatenate([y for y, _ in pairs]).mean(0) if same and first.ndim > 1 else 0.0
-        spread = sum(float(np.sum((y - mean) ** 2)) for y, _ in pairs)
-        gap = sum(float(np.sum((z - y) ** 2)) for y, z in pairs)
-        if spread > 0.0 and math.isfinite(gap):
-            parts.append(gap / spread)
-    return math.sqrt(sum(parts) / len(parts)) if parts else 0.0

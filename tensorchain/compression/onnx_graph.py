@@ -289,12 +289,22 @@ class Prepared:
         drop_unread(small.graph, old)
         return small, fitted, everything, weights
 
+    @property
+    def _answering(self) -> set[str]:
+        """Names of narrow layers that have lost columns."""
+        if self.narrow is None:
+            return set()
+        columns = self.narrow.channels.columns
+        return {name for name in self.narrow.changed if name in columns and not self.narrow.stay(columns[name]).all()}
+
     def _fitted(self, request: Request, plans: Mapping[str, LayerPlan], report: Report) -> tuple[Any, Report]:
         """The model with the plans, fitted to the original's outputs where that is asked for."""
         small, fitted, everything, weights = self._written(request, plans)
         if fitted and request.refit and self.feeds is not None:
             small_enough = [layer for layer in fitted if patch_size(layer.site) <= MOST_INPUTS]
-            better, errors = refit_onnx(self.original, small, small_enough, everything, weights, self.feeds)
+            better, errors = refit_onnx(
+                self.original, small, small_enough, everything, weights, self.feeds, must={*plans, *self._answering}
+            )
             report = _told(report, self.layers, better, errors)
         if fitted:
             _check_runs(small)

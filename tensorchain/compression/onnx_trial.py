@@ -169,6 +169,23 @@ def output_errors(original: OnnxSession, small: OnnxSession, feeds: Feeds) -> li
     return [own.result(name) for name, own in sums.items()]
 
 
+def error_of_outputs(wanted: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> float:
+    """Root of the mean over the outputs of their squared errors, relative to their deviation from their mean."""
+    parts = []
+    for name, first in wanted[0].items():
+        if not isinstance(first, np.ndarray) or first.dtype.kind != "f":
+            continue
+        pairs = [(y[name].astype(np.float64), z[name].astype(np.float64)) for y, z in zip(wanted, found, strict=True)]
+        # Each entry of an output may have a mean of its own, where all runs have one shape.
+        same = len({y.shape[1:] for y, _ in pairs}) == 1
+        mean = np.concatenate([y for y, _ in pairs]).mean(0) if same and first.ndim > 1 else 0.0
+        spread = sum(float(np.sum((y - mean) ** 2)) for y, _ in pairs)
+        gap = sum(float(np.sum((z - y) ** 2)) for y, z in pairs)
+        if spread > 0.0 and math.isfinite(gap):
+            parts.append(gap / spread)
+    return math.sqrt(sum(parts) / len(parts)) if parts else 0.0
+
+
 class _Sum:
     """The error of one output, summed over feeds."""
 
