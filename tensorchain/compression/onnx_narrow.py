@@ -24,6 +24,9 @@ from tensorchain.compression.patches import PatchCovariance
 from tensorchain.compression.request import Request, Site
 from tensorchain.kernels import Array
 
+_MOST_INPUTS = 2400
+"""Longest patch of a layer that may lose inputs: each that goes changes a matrix of this size."""
+
 
 @dataclass(frozen=True)
 class Narrow:
@@ -156,8 +159,11 @@ def narrowed_layers(
     ValueError
         When the budget is not met.
     """
-    # A layer whose inputs were not seen cannot answer for them.
-    unseen = [one.site.name for one in layers if one.site.groups == 1 and one.site.name not in covariances]
+    # A layer whose inputs were not seen, or are too many, cannot answer for them.
+    unseen = [
+        one.site.name for one in layers
+        if one.site.groups == 1 and (one.site.name not in covariances or one.site.kernel[0].size > _MOST_INPUTS)
+    ]  # fmt: skip
     channels = channels_of(proto, layers, value_shapes(proto, reads_of(proto), sizes, feed), [*request.keep, *unseen])
     depthwise = np.zeros(channels.count)
     for layer in layers:

@@ -171,14 +171,15 @@ class Judge:
     def better(self, session: OnnxSession, fed: Mapping[str, Array], new: Mapping[str, Array]) -> bool:
         """Whether the outputs come nearer with new weights beside those that are fed."""
         if self.error is None:
-            self.error = self._measured(session, fed)
-        error = self._measured(session, {**fed, **new})
+            self.error = self.measured(session, fed)
+        error = self.measured(session, {**fed, **new})
         if not error < self.error:
             return False
         self.error = error
         return True
 
-    def _measured(self, session: OnnxSession, fed: Mapping[str, Array]) -> float:
+    def measured(self, session: OnnxSession, fed: Mapping[str, Array]) -> float:
+        """The error of the outputs with weights that are fed."""
         found = [session.run({**feed, **fed}, session.outputs) for feed in self.feeds]
         return error_of_outputs(self.wanted, found)
 

@@ -153,6 +153,8 @@ def measured_of(net: Any, example: Any, request: Request, batches: Callable[[], 
     """The layers of a network, and their covariances where there are calibration batches."""
     if request.fit_output and batches is None:
         raise ValueError("fit_output needs calibration=, inputs of the network")
+    if request.method == "channels":
+        raise ValueError("channels are taken out of ONNX graphs; export the network and call compress_onnx")
     probe = copied(net).eval()
     sites = sites_of(probe, example, whole=True)
     wanted = [site for site in sites if not request.refusal(site)]

@@ -113,6 +113,8 @@ def test_a_budget_of_time_holds_for_the_network_itself(share):
     assert f"{after / before:.3f} of it" in str(small.report)
     with pytest.raises(ValueError, match="cannot be reached"):
         compress(net, images(1, 0), "tucker2", keep_latency=0.01, clock=clock, stabilise=False, candidates=3)
+    with pytest.raises(ValueError, match="export the network"):
+        compress(net, images(1, 0), "channels", keep_macs=0.5)
     with pytest.raises(ValueError, match="budget of `compress` alone"):
         compress_within(net, images(1, 0), calibration=images(2, 0), max_output_error=0.5, keep_latency=share)
 

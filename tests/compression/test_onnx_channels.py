@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tensorchain.compression import compress_onnx
+from tensorchain.compression import compress_onnx, compress_onnx_within
 from tensorchain.compression.channels import Reader, narrowed
 from tensorchain.compression.onnx_channels import channels_of, reads_of
 from tensorchain.compression.onnx_layers import layers_of
@@ -260,6 +260,27 @@ def test_the_refit_of_narrow_layers_brings_outputs_back_and_layers_may_be_spared
     _, report = compress_onnx(split(), "channels", keep_macs=0.9, calibration=feeds, keep=("d",))
     methods = {layer.name: layer.method for layer in report.layers}
     assert methods == {"a": "channels", "d": "dense", "y": "channels"}
+
+
+def test_the_default_takes_channels_where_they_bring_the_outputs_nearer():
+    feeds = [{"x": np.random.default_rng(seed).standard_normal(SIZE).astype(np.float32)} for seed in range(4)]
+    # Twins lose nothing by channels; where a product of rank 4 is one layer, a decomposition loses nothing.
+    small, report = compress_onnx(twins(), keep_macs=0.5, calibration=feeds, candidates=3, stabilise=False)
+    assert {layer.method for layer in report.layers} == {"channels"}
+    proto = built(conv("x", "a", 24, 6), op("Relu", "a", "b"), conv("b", "y", 24, 24))
+    low = np.random.default_rng(0).standard_normal((2, 24, 3)).astype(np.float32)
+    proto.graph.initializer[2].CopyFrom(numpy_helper.from_array((low[0] @ low[1].T)[:, :, None, None], "y.w"))
+    _, report = compress_onnx(proto, keep_macs=0.5, calibration=feeds, candidates=12)
+    assert report.layers[1].method == "svd"
+    assert report.macs[1] <= 0.5 * report.macs[0]
+
+
+def test_the_smallest_model_within_a_bound_by_channels():
+    feeds = [smooth(seed) for seed in range(4)]
+    small, report = compress_onnx_within(twins(), "channels", calibration=feeds, max_output_error=0.05, trials=4)
+    assert report.macs[1] < 0.7 * report.macs[0]
+    expected, found = outputs(twins(), feeds[0]), outputs(small, feeds[0])
+    assert np.linalg.norm(found - expected) < 0.06 * np.linalg.norm(expected)
 
 
 def test_what_channels_need_is_said():
