@@ -265,7 +265,7 @@ def test_the_refit_of_narrow_layers_brings_outputs_back_and_layers_may_be_spared
 def test_the_default_takes_channels_where_they_bring_the_outputs_nearer():
     feeds = [{"x": np.random.default_rng(seed).standard_normal(SIZE).astype(np.float32)} for seed in range(4)]
     # Twins lose nothing by channels; where a product of rank 4 is one layer, a decomposition loses nothing.
-    small, report = compress_onnx(twins(), keep_macs=0.5, calibration=feeds, candidates=3, stabilise=False)
+    _, report = compress_onnx(twins(), keep_macs=0.5, calibration=feeds, candidates=3, stabilise=False)
     assert {layer.method for layer in report.layers} == {"channels"}
     proto = built(conv("x", "a", 24, 6), op("Relu", "a", "b"), conv("b", "y", 24, 24))
     low = np.random.default_rng(0).standard_normal((2, 24, 3)).astype(np.float32)
