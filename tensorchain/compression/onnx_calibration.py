@@ -108,19 +108,21 @@ def covariances_of(
                 own.add(rows, rows[:, :0], turn=turn, turns=count)
     return {
         layer.site.name: tuple(
-            PatchCovariance(_covariance(own, centred), layer.site.kernel.shape[1]) for own in sums.pop(layer.site.name)
+            _covariance(own, layer.site.kernel.shape[1], centred) for own in sums.pop(layer.site.name)
         )
         for layer in layers
     }
 
 
-def _covariance(halves: Halves, centred: bool) -> Array:
+def _covariance(halves: Halves, channels: int, centred: bool) -> PatchCovariance:
     """Of the patches, with as much of the identity as the other half of the inputs asks for."""
     whole = halves.whole
     found = whole.covariance
     if halves.second.count:
         found = shrunk(found, halves.first.covariance, halves.second.covariance)
-    return found if centred else found + np.outer(whole.input_mean, whole.input_mean)
+    if centred:
+        return PatchCovariance(found, channels, whole.input_mean)
+    return PatchCovariance(found + np.outer(whole.input_mean, whole.input_mean), channels)
 
 
 def patch_size(site: Site) -> int:

@@ -173,6 +173,9 @@ def narrowed_layers(
     readers = readers_of(layers, channels, covariances, gains, request.budget)
     whole = float(parameters if request.budget == "keep_params" else sum(layer.site.macs for layer in layers))
     fixed = whole - sum(one.cost for one in readers.values()) - float(depthwise.sum())
+    if request.budget == "keep_params" and request.refit:
+        # A layer without a bias may get one.
+        fixed += sum(len(one.site.kernel) for one in layers if one.site.name in readers and one.site.bias is None)
     alive = narrowed(readers, channels.count, request.share * whole, others=depthwise, fixed=fixed)
     return _made(layers, channels, alive, readers, covariances)
 
@@ -207,14 +210,20 @@ def _made(
                 weight.reshape(len(rows), len(columns), *site.kernel.shape[2:]).astype(site.kernel.dtype),
                 1,
             )
-            if name in matrices:
-                at = (columns[:, None] * readers[name].taps + np.arange(readers[name].taps)).ravel()
-                matrices[name] = (PatchCovariance(matrices[name][0].matrix[np.ix_(at, at)], len(columns)),)
         if kernel.shape == site.kernel.shape:
             found.append(layer)
             continue
         changed.add(name)
         bias = None if site.bias is None else site.bias[rows]
+        if name in matrices and name not in channels.depthwise:
+            at = (columns[:, None] * readers[name].taps + np.arange(readers[name].taps)).ravel()
+            old = matrices[name][0]
+            mean = None if old.mean is None else old.mean[at]
+            matrices[name] = (PatchCovariance(old.matrix[np.ix_(at, at)], len(columns), mean),)
+            if old.mean is not None and mean is not None and len(columns) < readers[name].inputs:
+                # Channels that are gone had a mean; a layer without a bias gets one.
+                lost = site.kernel[rows].reshape(len(rows), -1) @ old.mean - kernel.reshape(len(rows), -1) @ mean
+                bias = np.asarray(lost if bias is None else bias + lost, site.kernel.dtype)
         narrow = replace(site, kernel=kernel, bias=bias, groups=groups, stored=None)
         found.append(replace(layer, site=narrow, rows=rows))
     return Narrow(channels, alive, found, changed, matrices)

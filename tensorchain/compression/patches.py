@@ -89,6 +89,8 @@ class PatchCovariance:
         (S D, S D), positive semidefinite; channels first, then taps.
     channels : int
         S.
+    mean : ndarray or None
+        (S D,), of the patches, where the moments are centred.
 
     Examples
     --------
@@ -103,6 +105,7 @@ class PatchCovariance:
 
     matrix: Array
     channels: int
+    mean: Array | None = None
 
     def __post_init__(self) -> None:
         size = len(self.matrix)
