@@ -81,7 +81,8 @@ def add_parser(commands: Any) -> None:
     how = parser.add_argument_group("how")
     how.add_argument(
         "--method", choices=METHOD_NAMES, default="auto",
-        help="of convolutions (default auto); auto takes for each layer the one that serves the budget best",
+        help="of convolutions (default auto); auto takes for each layer the one that serves the budget best, and with "
+        "--calibration tries channels, narrower layers, too",
     )  # fmt: skip
     how.add_argument(
         "--form", choices=FORMS, default="grouped",

@@ -50,7 +50,10 @@ def compress_onnx(
     ----------
     model : str, os.PathLike[str] or object
         Path of a file, or an `onnx.ModelProto`; neither is changed.
-    method, keep_macs, keep_params, checkpoint, rng, options : object
+    method : str, default "auto"
+        As in `compress`, or "channels": whole channels are taken out of the graph, chosen by what the layers behind
+        them lose.  With calibration inputs "auto" tries this too, and takes what brings the outputs nearer.
+    keep_macs, keep_params, checkpoint, rng, options : object
         As in `compress`; with `form="auto"` both forms of a chain are timed in ONNX Runtime on the layer's input.
     keep_latency : float, optional
         The budget as a share of the time of a run, in place of `keep_macs` or `keep_params`: candidates of the layers
