@@ -225,7 +225,7 @@ def _show(
         totals = {"parameters": report.parameters, "macs": report.macs, "bytes": sizes, "gap": report.allocation.gap}
         outputs = [dataclasses.asdict(output) for output in trial.outputs]
         measured = {"outputs": outputs, "run_seconds": trial.seconds, "calibrated": trial.calibrated}
-        measured["single_seconds"] = report.run_seconds
+        measured["seconds_of_one_image"] = report.run_seconds
         ends: dict[str, Any] = {
             "seconds": report.seconds,
             "unused": report.unused,
