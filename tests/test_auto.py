@@ -168,3 +168,14 @@ def test_the_finish_on_the_tensor_comes_to_an_end(shape: Any, bound: float | Non
     assert fit.reason is not tc.StopReason.ITERATION_LIMIT
     further = tc.decompose(T, init=fit.model, constraint=constraint, solver=tc.LM(), rng=0)
     assert fit.error <= 1.002 * further.error
+
+
+@pytest.mark.parametrize(("seed", "noise"), [(0, 0.0), (1, 0.0), (0, 0.05), (2, 0.05)])
+def test_starts_that_meet_in_a_local_minimum_do_not_end_the_search(seed: int, noise: float) -> None:
+    """What the core holds beside noise tells that there is a better one."""
+    shape, rank = (12, 11, 10), [(3, 2, 2), (2, 3, 3)]
+    X = tc.BlockTerm.random(shape, rank, rng=100 + seed).full()
+    drawn = np.random.default_rng(seed).standard_normal(shape)
+    T = X / np.linalg.norm(X) + noise * drawn / np.linalg.norm(drawn)
+    fit = tc.decompose(T, "btd", rank, rng=seed, solver=tc.Auto(slack=0))
+    assert fit.error <= max(1.01 * noise, 1e-12)

@@ -45,6 +45,8 @@ _LIMITS = (
     StopReason.NON_FINITE,
 )
 """Reasons of a fit that was stopped."""
+_OWN = 0.5
+"""Share of the time limit for the path from the model."""
 _START_SHARE = 0.3
 """nu SS / ||T||^2 at the first stage of a path from a random start."""
 
@@ -198,7 +200,8 @@ def diagnose(
     rng : int or numpy.random.Generator, default 0
         Seed or generator for these starts.
     max_seconds : float, optional
-        Time limit of each path.
+        Time limit for all: half of it, at most, for the path from the model, and what is left for those from other
+        starts.  Paths that were cut short say so in the evidence.
     limits : Thresholds, optional
         Thresholds of the verdicts, by default `Thresholds()`.
     constraint : Constraint, optional
@@ -250,11 +253,12 @@ def diagnose(
         cure = cure_for(verdict, model, figures, None, None, size, subject, asked)
         return Diagnosis(verdict, evidence, cure, figures, known)
     clock = Clock(max_seconds)
-    path = trace_path(model, source, max_seconds=max_seconds, domain=asked.domain)
+    own = None if max_seconds is None else _OWN * max_seconds
+    path = trace_path(model, source, max_seconds=own, domain=asked.domain)
     size = source.norm()
     error = source.residual_norm(model) / size
     support = support_of(source, model, error, limit=SPECTRUM_LIMIT, clock=clock, domain=asked.domain)
-    paths = partial(_paths, source, model, rng=np.random.default_rng(rng), max_seconds=max_seconds, domain=asked.domain)
+    paths = partial(_paths, source, model, rng=np.random.default_rng(rng), clock=clock, domain=asked.domain)
     # Where nothing can diverge the growth of SS along a path has an end.
     other = None if closed else _best_other(path, paths(starts), limits)
     # Under a bound the objective is no error alone, or more error is the price.
@@ -321,17 +325,19 @@ def _paths(
     starts: int,
     *,
     rng: np.random.Generator,
-    max_seconds: float | None,
+    clock: Clock,
     domain: Domain,
 ) -> Iterator[SensitivityPath]:
-    """Paths from random starts."""
+    """Paths from random starts, while there is time."""
     double = np.complex128 if model.dtype.kind == "c" or source.dtype.kind == "c" else np.float64
     # From a random start the penalty begins where it leads, not where it only shrinks blocks.
     decades = DECADES + math.log10(_START_SHARE / FIRST_SHARE)
     for child in children(rng, starts):
+        if clock.expired:
+            return
         start = domain.drawn(model.astype(double), child)
         start = domain.scaled(start, source.norm() / tensor_norm(start))
-        yield trace_path(start, source, share=_START_SHARE, decades=decades, max_seconds=max_seconds, domain=domain)
+        yield trace_path(start, source, share=_START_SHARE, decades=decades, max_seconds=clock.left, domain=domain)
 
 
 def _best_other(path: SensitivityPath, paths: Iterator[SensitivityPath], limits: Thresholds) -> SensitivityPath | None:
@@ -340,7 +346,8 @@ def _best_other(path: SensitivityPath, paths: Iterator[SensitivityPath], limits:
         return None
     best: SensitivityPath | None = None
     for found in paths:
-        if not grows(found, limits) and (best is None or found.error[-1] < best.error[-1]):
+        # A path that was cut short has not shown what it does in the end.
+        if found.complete and not grows(found, limits) and (best is None or found.error[-1] < best.error[-1]):
             best = found
         if best is not None and is_better(float(best.error[-1]), float(path.error[-1]), limits):
             break

@@ -37,7 +37,7 @@ _FOR_USERS = frozenset(
     [
         *("astype", "block_names", "block_sensitivities", "blocks", "dtype", "full", "gauge_dimension", "inner"),
         *("n_parameters", "name", "network", "norm", "order", "random", "rank", "restrict", "rounded", "save"),
-        *("sensitivity", "shape"),
+        *("least_sensitivity", "sensitivity", "shape"),
     ]
 )
 """Of the names of `Blocks`, `Form` and `Model`, those that `dir` and `help` show."""
@@ -377,6 +377,29 @@ class Model(Tabular):
             None where the kind of model has no such form, or is too large for it to pay.
         """
         return None
+
+    @property
+    def least_sensitivity(self) -> float:
+        """What the relative sensitivity of no model of these sizes, whatever its entries, is below; 0 where unknown.
+
+        See Also
+        --------
+        sensitivity : With `relative=True`, that of this model.
+
+        Notes
+        -----
+        With sizes I_1, ..., I_N and M the product of all sizes, CP of rank R and a loop of the smallest bond R:
+        N M^(1/N) R^(2/N - 1), and P terms of a core and factors each: (N + 1) M^(1/(N+1)) P^(2/(N+1) - 1).
+        Equal components, or terms, reach it.
+
+        Examples
+        --------
+        >>> import tensorchain as tc
+        >>> model = tc.optimal_gauge(tc.CP.random((10, 10, 10), rank=8, rng=0))
+        >>> round(model.sensitivity(relative=True), 1), round(model.least_sensitivity, 1)
+        (57.8, 15.0)
+        """
+        return 0.0
 
     # -- gauge --------------------------------------------------------------------------
 

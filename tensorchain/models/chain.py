@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain.kernels import Array
+from tensorchain.models import least_sensitivity
 from tensorchain.models.arithmetic import Arithmetic, direct_sum
 from tensorchain.models.base import Model, pad_columns
 from tensorchain.models.hooi import leading_vectors
@@ -338,6 +339,11 @@ class TensorChain(Model):
         if shared is not None:
             bonds[shared] = 1
         return chain_network(tuple(bonds)), matrices
+
+    @property
+    def least_sensitivity(self) -> float:
+        """That of cores a_n x I, with I of the size R of the smallest bond: N (I_1 ... I_N)^(1/N) R^(2/N - 1)."""
+        return least_sensitivity.of_loop(self.shape, min(self.bonds))
 
     @cached_property
     def gauge_dimension(self) -> int:

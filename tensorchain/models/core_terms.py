@@ -27,6 +27,7 @@ import numpy as np
 
 from tensorchain.kernels import Array, KroneckerSystem, System, contract, memory
 from tensorchain.kernels.systems import mode_product
+from tensorchain.models import least_sensitivity
 from tensorchain.models.base import Model
 from tensorchain.models.core_system import CoreSystem, conjugate_gradients, one_term_metric, one_term_solver
 from tensorchain.models.hooi import inverse_root, leading_vectors
@@ -224,6 +225,11 @@ class CoreTerms(Model):
         out[...] = value if columns is None else value[..., columns]
 
     # -- a single term ------------------------------------------------------------------
+
+    @property
+    def least_sensitivity(self) -> float:
+        """That of P equal terms: (N + 1) (I_1 ... I_N)^(1/(N+1)) P^(2/(N+1) - 1)."""
+        return least_sensitivity.of_terms(self.shape, len(self.network.terms))
 
     def absorbed(self, k: int) -> Model | None:
         if k == 0 or self._padding.count > 1:

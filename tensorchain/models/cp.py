@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain.kernels import Array
+from tensorchain.models import least_sensitivity
 from tensorchain.models.arrays import ArrayLike
 from tensorchain.models.base import Model
 from tensorchain.models.cp_newton import DampedInverse
@@ -127,6 +128,11 @@ class CP(Model):
         if penalty:
             metrics = [metric + penalty * self.sensitivity_metric(k) for k, metric in enumerate(metrics)]
         return PackedNewton(self.matrices, self.moments, metrics, weight)
+
+    @property
+    def least_sensitivity(self) -> float:
+        """That of R equal components: N (I_1 ... I_N)^(1/N) R^(2/N - 1)."""
+        return least_sensitivity.of_loop(self.shape, self.rank)
 
     @cached_property
     def gauge_dimension(self) -> int:

@@ -13,8 +13,9 @@ slack, then at
     nu = 2.5 slack e^2 / SS
 
 the objective e^2 + nu SS is less at that model than where the run ended, so that a few sweeps from there lower SS;
-where they do not, the fit is healthy.  Sweeps lead nowhere in a deep swamp: where blocks have grown beyond what random
-ones are, and starts did not agree, joint steps ask.
+where they do not, the fit is healthy.  No question is asked where SS is less than ten times what any model of these
+sizes must have (:mod:`tensorchain.models.least_sensitivity`).  Sweeps lead nowhere in a deep swamp: where blocks have
+grown beyond what random ones are, and starts did not agree, joint steps ask.
 
 **The start** of the constrained run is the best minimiser of a sensitivity path that was passed on the way, or else
 where these steps led.
@@ -45,6 +46,8 @@ _LARGE = 4000
 """Unknowns up to which steps are made on the tensor itself."""
 _HEALTHY = 1.5
 """Fall of SS over these steps up to which a fit is healthy."""
+_GROWN = 2.0
+"""SS over that of random blocks, beyond which blocks have grown: what is left after noise is well below."""
 _MET = 1e-3
 """Relative violation of the slack that is let pass."""
 _SMALL = 1 << 18
@@ -72,8 +75,13 @@ def stabilised(
         Whether several starts came to that minimiser.
     """
     allowed = ((1.0 + slack) * best.error) ** 2
+    least = 0.0 if reduced.whole.tensor.weights is not None else _least(best.model, math.sqrt(allowed))
+    if best.sensitivity < _FALL * least:
+        return None
     model = optimal_gauge(best.model)
     sensitivity = model.sensitivity()
+    if sensitivity < _FALL * least:
+        return None
     passed = min(stages, key=lambda it: _order(reduced.error(it.error) ** 2, it.sensitivity, allowed), default=None)
     first = None if passed is None else reduced.lift(passed.model)
     wide = reduced.widened(model)
@@ -105,13 +113,20 @@ def stabilised(
     return replace(answer, merit=(0.0, answer.error**2), answer=True, least_error=best.error)
 
 
+def _least(model: Model, error: float) -> float:
+    """A lower bound of SS for models of these sizes within an error of data of norm 1."""
+    count = len(model.matrices)
+    norm = max(1.0 - error, 0.0)
+    return model.least_sensitivity * float(norm ** (2.0 * (count - 1) / count))
+
+
 def growth(model: Model, drawn: Model) -> float:
     """The relative SS over that of random blocks of the same sizes in their best gauge."""
     return model.sensitivity(relative=True) / optimal_gauge(drawn, tol=1e-2).sensitivity(relative=True)
 
 
 def _grown(model: Model) -> bool:
-    return growth(model, model.random_like(np.random.default_rng(0))) > 1.0
+    return growth(model, model.random_like(np.random.default_rng(0))) > _GROWN
 
 
 def _order(square: float, sensitivity: float, allowed: float) -> tuple[bool, float]:

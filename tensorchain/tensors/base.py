@@ -379,6 +379,11 @@ class Tensor(ABC):
         return type(self).gram is Tensor.gram
 
     @property
+    def weights(self) -> Array | None:
+        """Those of the observed entries; None where all weigh the same."""
+        return None
+
+    @property
     def mean_weight(self) -> float:
         """Mean of W over all entries: the share that is observed, where all observed ones weigh 1."""
         return 1.0

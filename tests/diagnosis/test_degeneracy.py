@@ -353,3 +353,39 @@ def test_bad_input() -> None:
         diagnose(planted.model, planted.tensor, starts=-1)
     with pytest.raises(ValueError, match="max_seconds is 0"):
         diagnose(planted.model, planted.tensor, max_seconds=0)
+
+
+def test_the_time_limit_is_that_of_the_whole_diagnosis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of it for the path from the model; other starts share what is left, and none begins after the end."""
+    from tensorchain.diagnosis import degeneracy
+
+    given: list[float] = []
+    whole = degeneracy.trace_path
+
+    def timed(*arguments: Any, max_seconds: float, **options: Any) -> Any:
+        given.append(max_seconds)
+        path = whole(*arguments, **options)
+        clock.now += 3.0
+        return path
+
+    class Ticking(degeneracy.Clock):
+        now = 0.0
+
+        def __init__(self, limit: float | None = None) -> None:
+            super().__init__(limit)
+            self.limit = limit
+
+        @property
+        def left(self) -> float | None:
+            return None if self.limit is None else max(self.limit - Ticking.now, 0.0)
+
+        @property
+        def expired(self) -> bool:
+            return self.left == 0.0
+
+    clock = Ticking
+    monkeypatch.setattr(degeneracy, "trace_path", timed)
+    monkeypatch.setattr(degeneracy, "Clock", Ticking)
+    border = tc.datasets.border_cp((4, 4, 4), np.random.default_rng(0))
+    diagnose(border.approximant(1e-2), border.tensor, starts=5, max_seconds=8.0)
+    assert given == [4.0, 5.0, 2.0]
