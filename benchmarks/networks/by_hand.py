@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensorchain.compression import Convolution, Geometry, LayerPlan, fit_kernel
-from tensorchain.compression.onnx_graph import rewritten
 from tensorchain.compression.onnx_layers import OnnxLayer, layers_of
+from tensorchain.compression.onnx_rewriting import rewritten
 from tensorchain.compression.request import Request
 
 Array = NDArray[Any]

@@ -1,7 +1,7 @@
 r"""Four networks that people ship, judged by their tasks: what is found again after a compression without labels.
 
     python -m benchmarks.networks.tasks --boxes 320n.onnx --mask PP-OCRv4_det.onnx --text PP-OCRv4_rec.onnx \
-        --notes nmp.onnx [--shares 0.8 0.5] [--only svd tucker2 auto int8] [--epochs 10]
+        --notes nmp.onnx [--shares 0.8 0.5] [--only svd tucker2 auto int8] [--method channels] [--epochs 10]
 
 The files are the caller's: a YOLOv8 detector (package nudenet), a detector and a reader of text (rapidocr), a network
 that transcribes notes (basic-pitch).  The inputs are made here (:mod:`benchmarks.networks.task_inputs`); one half of

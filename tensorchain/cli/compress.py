@@ -26,8 +26,8 @@ from tensorchain.compression.request import ALLOCATIONS, FORMS, METHOD_NAMES
 DESCRIPTION = """\
 Replace the convolutions and constant matrices of an ONNX file by decomposed ones; all else stays as it is.
 
-One of --keep-macs and --keep-params says how much of the dense network to keep, or one of --max-output-error and
---min-agreement how near its outputs have to stay.  What is left alone is listed and
+One of --keep-macs, --keep-params and --keep-latency says how much of the dense network to keep, or one of
+--max-output-error and --min-agreement how near its outputs have to stay.  What is left alone is listed and
 counted, with the reason.  With --calibration the new layers are fitted to what the original gives on these inputs, and
 the error of every output is reported.  The file is opened and run before it is written.  Needs no PyTorch.
 """
@@ -37,6 +37,7 @@ examples:
   tensorchain compress model.onnx --method cp3 --keep-macs 0.5 --calibration images.npz --out small.onnx
   tensorchain compress model.onnx --keep-macs 0.5 --input-shape images=1,3,320,320 --out small.onnx
   tensorchain compress model.onnx --keep-macs 0.5 --calibration images.npz --out small.onnx --int8
+  tensorchain compress model.onnx --keep-latency 0.7 --calibration images.npz --out small.onnx
   tensorchain compress model.onnx --max-output-error 0.05 --calibration images.npz --out small.onnx
   tensorchain compress model.onnx --keep-macs 0.5 --restore images.npz --epochs 3 --out small.onnx
   tensorchain compress model.onnx --keep-macs 0.3 --form auto --checkpoint run.ckpt --out small.onnx
@@ -66,6 +67,10 @@ def add_parser(commands: Any) -> None:
     budget.add_argument("--keep-macs", type=positive_number, metavar="SHARE", help="share of the multiplications kept")
     budget.add_argument("--keep-params", type=positive_number, metavar="SHARE", help="share of the parameters kept")
     budget.add_argument(
+        "--keep-latency", type=positive_number, metavar="SHARE",
+        help="share of the time of a run, measured in ONNX Runtime on this machine: of the layers, and of the file",
+    )  # fmt: skip
+    budget.add_argument(
         "--max-output-error", type=positive_number, metavar="E",
         help="the fewest multiplications with which no output has a larger relative error on the calibration inputs",
     )  # fmt: skip
@@ -76,7 +81,8 @@ def add_parser(commands: Any) -> None:
     how = parser.add_argument_group("how")
     how.add_argument(
         "--method", choices=METHOD_NAMES, default="auto",
-        help="of convolutions (default auto); auto takes for each layer the one that serves the budget best",
+        help="of convolutions (default auto); auto takes for each layer the one that serves the budget best, and with "
+        "--calibration tries channels, narrower layers, too",
     )  # fmt: skip
     how.add_argument(
         "--form", choices=FORMS, default="grouped",
@@ -94,6 +100,9 @@ def add_parser(commands: Any) -> None:
     )
     how.add_argument(
         "--jobs", type=workers, default=1, metavar="N", help="processes that fit layers side by side; -1 for all cores"
+    )
+    how.add_argument(
+        "--threads", type=positive_integer, default=1, metavar="N", help="of ONNX Runtime where it is timed (default 1)"
     )
     how.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the fits (default 0)")
     data = parser.add_argument_group("inputs")
@@ -132,6 +141,8 @@ def run(arguments: argparse.Namespace) -> Status:
         raise CommandError("--int8 and --fit-output need --calibration FILE")
     if arguments.restore is not None and arguments.weight_bits is not None:
         raise CommandError("--restore moves weights off the grid of --weight-bits; give one of them")
+    if arguments.int8 and arguments.keep_latency is not None:
+        raise CommandError("--keep-latency times files of the original's numbers; with --int8 give --keep-macs")
     bounded = arguments.max_output_error is not None or arguments.min_agreement is not None
     if bounded and calibration is None:
         raise CommandError("--max-output-error and --min-agreement need --calibration FILE")
@@ -163,13 +174,14 @@ def run(arguments: argparse.Namespace) -> Status:
         else:
             model, report = compress_onnx(
                 original, arguments.method, keep_macs=arguments.keep_macs, keep_params=arguments.keep_params,
-                calibration=feeds, time_int8=arguments.int8, **options,
+                keep_latency=arguments.keep_latency, calibration=feeds, time_int8=arguments.int8,
+                threads=arguments.threads, **options,
             )  # fmt: skip
         if arguments.restore is not None:
             model, restored = restore_onnx(original, model, lessons or [], epochs=arguments.epochs, rng=arguments.seed)
         if arguments.int8:
             model = quantize_onnx(model, feeds or [])
-        trial = try_models(original, model, feeds, sizes=sizes)
+        trial = try_models(original, model, feeds, sizes=sizes, threads=arguments.threads)
     except (ValueError, TypeError, ImportError) as error:
         raise CommandError(f"{arguments.file}: {error}") from error
     replace_file(target, lambda temporary: temporary.write_bytes(model.SerializeToString()))
@@ -213,6 +225,7 @@ def _show(
         totals = {"parameters": report.parameters, "macs": report.macs, "bytes": sizes, "gap": report.allocation.gap}
         outputs = [dataclasses.asdict(output) for output in trial.outputs]
         measured = {"outputs": outputs, "run_seconds": trial.seconds, "calibrated": trial.calibrated}
+        measured["seconds_of_one_image"] = report.run_seconds
         ends: dict[str, Any] = {
             "seconds": report.seconds,
             "unused": report.unused,
@@ -246,6 +259,9 @@ def _show(
     print_columns(header, rows)
     pairs = (("parameters", report.parameters), ("MACs", report.macs), ("bytes", sizes))
     lines = [(name, f"{a} -> {b}, {a / max(b, 1):.2f} x fewer") for name, (a, b) in pairs]
+    if report.run_seconds is not None:
+        first, last = report.run_seconds
+        lines.append(("time of one image", f"{1e3 * first:.2f} -> {1e3 * last:.2f} ms, {last / first:.3f} of it"))
     if trial.seconds is not None:
         before, after = trial.seconds
         lines.append(("time of a run", f"{1e3 * before:.2f} -> {1e3 * after:.2f} ms, {before / after:.2f} x as fast"))

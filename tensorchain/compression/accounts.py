@@ -24,8 +24,10 @@ def unused_budget(report: Report, share: float, budget: str = "keep_macs") -> st
     share : float
         The budget.
     budget : str, default "keep_macs"
-        "keep_macs" or "keep_params".
+        "keep_macs", "keep_params" or "keep_latency".  Of a time nothing is said: it is searched for.
     """
+    if budget == "keep_latency":
+        return ""
     pair = report.macs if budget == "keep_macs" else report.parameters
     if not pair[0] or not report.allocation.choices:
         return ""
@@ -35,9 +37,9 @@ def unused_budget(report: Report, share: float, budget: str = "keep_macs") -> st
     steps: list[tuple[float, str, Any, Any]] = []
     for layer, points, choice in zip(report.layers, report.curves, report.allocation.choices, strict=True):
         now = points[choice]
-        cost = now.macs if budget == "keep_macs" else now.parameters
+        cost = now.cost(budget)
         for point in points:
-            more = (point.macs if budget == "keep_macs" else point.parameters) - cost
+            more = point.cost(budget) - cost
             if more > 0 and point.error < now.error:
                 steps.append((more / pair[0], layer.name, now.rank, point.rank))
     told = f"{budget} {share:g} was asked for, {used:.3f} is used"

@@ -58,6 +58,8 @@ class Candidate:
         Squared relative error, of the kernel or of the output; 0 when not measured.
     method : str
         One of `METHODS`; "dense" for the layer as it is.
+    seconds : float
+        Of a pass, where the budget is a time; else 0.
     """
 
     rank: Any
@@ -65,6 +67,11 @@ class Candidate:
     macs: int
     error: float = 0.0
     method: str = "dense"
+    seconds: float = 0.0
+
+    def cost(self, budget: str) -> float:
+        """What a budget, one of `BUDGETS`, counts of it."""
+        return float({"keep_macs": self.macs, "keep_params": self.parameters, "keep_latency": self.seconds}[budget])
 
 
 def ladder(method: str, shape: Sizes, candidates: int = 6) -> list[Any]:
@@ -114,7 +121,7 @@ def _root(square: float, linear: float, value: float) -> float:
 
 def cost_of(method: str, rank: Any, shape: Sizes, geometry: Geometry, image: Sizes, grouped: bool = True) -> Candidate:
     """Parameters and multiplications at a rank, without fitting anything."""
-    plan = _blank(method, rank, shape, geometry)
+    plan = blank_plan(method, rank, shape, geometry)
     plan = plan.grouped() if grouped else plan
     return Candidate(rank, plan.parameters, plan.macs(image), method=method)
 
@@ -265,7 +272,7 @@ def _kind(method: str, rank: Any) -> tuple[type[Model], Any]:
     return kinds.get(method, CP), [rank] if method == "tucker2" else rank
 
 
-def _blank(method: str, rank: Any, shape: Sizes, geometry: Geometry) -> LayerPlan:
+def blank_plan(method: str, rank: Any, shape: Sizes, geometry: Geometry) -> LayerPlan:
     """A plan with the shapes of a rank and no values."""
     outputs, inputs, *window = shape
     taps = math.prod(window)

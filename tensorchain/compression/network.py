@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -19,9 +19,10 @@ import numpy as np
 from tensorchain.compression.accounts import unused_budget
 from tensorchain.compression.allocation import Allocation, allocate, one_step
 from tensorchain.compression.candidates import Candidate, curve
-from tensorchain.compression.conv import Fold, LayerPlan, Sizes
+from tensorchain.compression.conv import LayerPlan
 from tensorchain.compression.fitting import KernelFit, fit_kernel
 from tensorchain.compression.groups import joined_curve, joined_fit
+from tensorchain.compression.latency import Times, blank_of, forms_of
 from tensorchain.compression.parallel import in_parallel
 from tensorchain.compression.patches import PatchCovariance
 from tensorchain.compression.progress import Progress, digest, plan_of_record, plan_record, rank_of_record
@@ -30,8 +31,6 @@ from tensorchain.compression.report import LayerReport, Report
 from tensorchain.compression.request import Request, Site
 from tensorchain.kernels import Array
 
-Timer = Callable[[Sequence[LayerPlan], Sizes], list[float]]
-"""From plans and the sizes of an image to the seconds that each takes."""
 Covariances = tuple[PatchCovariance, ...]
 """Of the patches that a layer sees, one for each of its groups."""
 
@@ -44,7 +43,8 @@ def plan_network(
     covariances: Mapping[str, Covariances] | None = None,
     rng: int | np.random.Generator | None = 0,
     progress: Progress | None = None,
-    timer: Timer | None = None,
+    times: Times | None = None,
+    blank: bool = False,
     gains: Mapping[str, float] | None = None,
 ) -> tuple[dict[str, LayerPlan], Report]:
     """The plans of all layers that change, and the report.
@@ -63,8 +63,10 @@ def plan_network(
         Seed or generator.
     progress : Progress, optional
         Where finished curves and fits are kept, and taken from.
-    timer : Timer, optional
-        Seconds that plans take on an image, for the form "auto".
+    times : Times, optional
+        Seconds that plans take, for the form "auto" and for a budget of time.
+    blank : bool, default False
+        Choose, but fit nothing: plans have the right shapes and no values.
     gains : mapping of str to float, optional
         Weights of the squared errors of layers in the choice, by name; 1 for those that are not named.
 
@@ -89,9 +91,9 @@ def plan_network(
     ('tucker2', True)
     """
     start = time.perf_counter()
-    curves, seeds = measured_curves(sites, request, covariances=covariances, rng=rng, progress=progress)
+    curves, seeds = measured_curves(sites, request, covariances=covariances, rng=rng, progress=progress, times=times)
     patches, done = covariances or {}, progress or Progress(None, "")
-    costs, whole, rest = costs_of(sites, request, curves, parameters)
+    costs, whole, rest = costs_of(sites, request, curves, parameters, times)
     weights = [(gains or {}).get(site.name, 1.0) for site in sites]
     errors = [w * np.array([p.error for p in points]) for w, points in zip(weights, curves, strict=True)]
     chosen = (allocate if request.allocation == "global" else one_step)(costs, errors, request.share * whole - rest)
@@ -99,19 +101,29 @@ def plan_network(
     changed = [
         (s, choice, seed) for s, choice, seed in zip(sites, picked, seeds, strict=True) if choice.rank is not None
     ]
-    fits = iter(_fits(changed, request, patches, done))
+    fits = iter(_blank_fits(changed) if blank else _fits(changed, request, patches, done))
     plans, layers = {}, []
     for site, choice in zip(sites, picked, strict=True):
         if choice.rank is None:
             layers.append(stays(site, request.refusal(site) or "dense is best"))
             continue
         fit = next(fits)
-        plan, form, times = _formed(fit.plan, request, site, timer)
+        plan, form, seconds_of_forms = _formed(fit.plan, request, site, times)
         plans[site.name] = plan
         counts = (site.parameters, plan.parameters), (site.macs, plan.macs(site.image) * site.uses)
-        figures = fit.error, fit.output_error, plan.sensitivity(relative=True), fit.stabilised
+        figures = fit.error, fit.output_error, 1.0 if blank else plan.sensitivity(relative=True), fit.stabilised
         layers.append(
-            LayerReport(site.name, plan.method, plan.rank, *figures, *counts, fit.bits, fit.rounded_error, form, times)
+            LayerReport(
+                site.name,
+                plan.method,
+                plan.rank,
+                *figures,
+                *counts,
+                fit.bits,
+                fit.rounded_error,
+                form,
+                seconds_of_forms,
+            )
         )
     saved = sum(layer.parameters[0] - layer.parameters[1] for layer in layers)
     macs = sum(site.macs for site in sites), sum(layer.macs[1] for layer in layers)
@@ -122,17 +134,18 @@ def plan_network(
 
 
 def _formed(
-    plan: LayerPlan, request: Request, site: Site, timer: Timer | None
+    plan: LayerPlan, request: Request, site: Site, times: Times | None
 ) -> tuple[LayerPlan, str | None, tuple[float, float] | None]:
     """A plan in the form that was asked for, the name of the form, and the times of both."""
-    if not any(isinstance(step, Fold) for step in plan.steps):
+    forms = forms_of(plan)
+    if len(forms) == 1:
         return plan, None, None
-    if request.form != "auto":
-        return plan.grouped() if request.form == "grouped" else plan, request.form, None
-    if timer is None:
+    if not request.both_forms:
+        return forms[request.form == "fold"], request.form, None
+    if times is None:
         raise ValueError("form='auto' needs something to run the layers with; give 'grouped' or 'fold'")
-    grouped, fold = timer([plan.grouped(), plan], site.image)
-    return (plan, "fold", (grouped, fold)) if fold < grouped else (plan.grouped(), "grouped", (grouped, fold))
+    grouped, fold = times.of(forms, site)
+    return (plan, "fold", (grouped, fold)) if fold < grouped else (forms[0], "grouped", (grouped, fold))
 
 
 def measured_curves(
@@ -142,8 +155,11 @@ def measured_curves(
     covariances: Mapping[str, Covariances] | None = None,
     rng: int | np.random.Generator | None = 0,
     progress: Progress | None = None,
+    times: Times | None = None,
 ) -> tuple[list[list[Candidate]], list[int]]:
     """The candidates of all layers, each layer itself last, and a seed for the fit of each; see `plan_network`."""
+    if request.keep_latency is not None and times is None:
+        raise ValueError("keep_latency needs something to run the layers with; give keep_macs or keep_params")
     known = [site.name for site in sites]
     unknown = [name for name in request.keep if name not in known]
     if unknown:
@@ -157,17 +173,25 @@ def measured_curves(
     for k, points in zip(missing, in_parallel(work, request.jobs), strict=True):
         done.put(f"curve/{sites[k].name}", [asdict(point) for point in points])
         found[k] = points
-    return [points or [] for points in found], [seed for _, seed in seeds]
+    curves = [points or [] for points in found]
+    if request.keep_latency is not None and times is not None:
+        curves = [times.timed(site, points) for site, points in zip(sites, curves, strict=True)]
+    return curves, [seed for _, seed in seeds]
 
 
 def costs_of(
-    sites: Sequence[Site], request: Request, curves: Sequence[Sequence[Candidate]], parameters: int
+    sites: Sequence[Site],
+    request: Request,
+    curves: Sequence[Sequence[Candidate]],
+    parameters: int,
+    times: Times | None = None,
 ) -> tuple[list[Array], float, float]:
     """What the budget counts: of each candidate, of the dense network, and of what is no layer's choice."""
-    by_macs = request.budget == "keep_macs"
-    costs = [np.array([float(p.macs if by_macs else p.parameters) for p in points]) for points in curves]
-    if by_macs:
+    costs = [np.array([point.cost(request.budget) for point in points]) for points in curves]
+    if request.budget == "keep_macs":
         return costs, float(sum(site.macs for site in sites)), 0.0
+    if request.keep_latency is not None and times is not None:
+        return costs, times.whole, times.whole - float(sum(cost[-1] for cost in costs))
     # Normalisations are no layer's choice, but their parameters count.
     return costs, float(parameters), float(parameters - sum(site.parameters for site in sites))
 
@@ -231,6 +255,16 @@ def _energies(site: Site, covariances: Covariances | None) -> list[float]:
     if covariances is None:
         return [float(np.sum(part.astype(np.float64) ** 2)) for part in site.parts]
     return [covariance.energy(part) for part, covariance in zip(site.parts, covariances, strict=True)]
+
+
+def _blank_fits(work: Sequence[tuple[Site, Candidate, int]]) -> list[KernelFit]:
+    """Plans of layers at their methods and ranks, without values."""
+    return [
+        KernelFit(
+            plan=blank_of(site, choice), error=1.0, sensitivity=1.0, output_error=None, stabilised=False, seconds=0.0
+        )
+        for site, choice, _ in work
+    ]
 
 
 def _fit_key(site: Site, choice: Candidate) -> str:
@@ -310,7 +344,7 @@ class Measured:
 
     def problem(self, request: Request, rng: Any) -> str:
         """A digest of the layers and of what curves and fits depend on: all of the request but its budget."""
-        options = replace(request, keep_macs=1.0, keep_params=None, allocation="global", jobs=1)
+        options = replace(request, keep_macs=1.0, keep_params=None, keep_latency=None, allocation="global", jobs=1)
         parts: list[Any] = [options, int(rng) if isinstance(rng, (int, np.integer)) else "no seed"]
         for site in self.sites:
             parts += [site.name, site.kernel, site.bias if site.bias is not None else "", site.geometry, site.image]
@@ -324,17 +358,19 @@ class Measured:
             raise TypeError(f"rng is {rng!r}; with a checkpoint an integer is needed, so that the run can be continued")
         return Progress(checkpoint, self.problem(request, rng))
 
-    def least_share(self, request: Request, rng: Any, progress: Progress) -> float:
+    def least_share(self, request: Request, rng: Any, progress: Progress, times: Times | None = None) -> float:
         """The smallest budget that can be met, as a share of the dense network."""
-        curves, _ = measured_curves(self.sites, request, covariances=self.covariances, rng=rng, progress=progress)
-        costs, whole, rest = costs_of(self.sites, request, curves, self.parameters)
+        curves, _ = measured_curves(
+            self.sites, request, covariances=self.covariances, rng=rng, progress=progress, times=times
+        )
+        costs, whole, rest = costs_of(self.sites, request, curves, self.parameters, times)
         return (sum(float(cost.min()) for cost in costs) + rest) / whole
 
     def planned(
-        self, request: Request, rng: Any, progress: Progress, timer: Timer | None = None
+        self, request: Request, rng: Any, progress: Progress, times: Times | None = None, *, blank: bool = False
     ) -> tuple[dict[str, LayerPlan], Report]:
         """The plans of the layers that change, and the report."""
         return plan_network(
             self.sites, request, parameters=self.parameters, covariances=self.covariances, rng=rng, progress=progress,
-            timer=timer, gains=self.gains if request.allocation == "global" else None,
+            times=times, blank=blank, gains=self.gains if request.allocation == "global" else None,
         )  # fmt: skip

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain.compression.onnx_calibration import Feeds, checked_feeds
-from tensorchain.compression.onnx_graph import Prepared
+from tensorchain.compression.onnx_prepared import Prepared
 from tensorchain.compression.onnx_reading import inputs_of
 from tensorchain.compression.onnx_session import OnnxSession
 from tensorchain.compression.onnx_trial import output_errors

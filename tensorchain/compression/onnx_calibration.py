@@ -14,22 +14,22 @@ from typing import Any
 import numpy as np
 
 from tensorchain.compression.conv import Geometry, Sizes
+from tensorchain.compression.held_out import Halves
 from tensorchain.compression.network import Covariances
 from tensorchain.compression.onnx_layers import OnnxLayer, as_images
 from tensorchain.compression.onnx_reading import InputInfo
 from tensorchain.compression.onnx_session import OnnxSession
-from tensorchain.compression.patches import PatchCovariance
-from tensorchain.compression.refit import Moments
+from tensorchain.compression.patches import PatchCovariance, shrunk
 from tensorchain.compression.request import Site
 from tensorchain.kernels import Array
 
 Feeds = Iterable[Mapping[str, Array]]
 
-_POSITIONS = 1 << 16
+_POSITIONS = 1 << 15
 """Most positions from which the second moments of a layer are taken."""
 _FOR_EACH = 32
 """Positions for each number of a patch; fewer than 1 leave directions open, and these are neighbours and alike."""
-_LEAST = 1 << 14
+_LEAST = 1 << 13
 
 
 def checked_feeds(calibration: Feeds, inputs: Sequence[InputInfo]) -> Feeds:
@@ -98,24 +98,31 @@ def covariances_of(
     """
     session = OnnxSession(proto, [layer.source for layer in layers])
     count = sum(1 for _ in feeds)
-    sums = {layer.site.name: [Moments(patch_size(layer.site), 0) for _ in layer.site.parts] for layer in layers}
+    sums = {layer.site.name: [Halves(patch_size(layer.site), 0) for _ in layer.site.parts] for layer in layers}
     rng = np.random.default_rng(0)
-    for feed in feeds:
+    for turn, feed in enumerate(feeds):
         values = session.run(feed, [layer.source for layer in layers])
         for layer in layers:
             patches = sampled(layer, rng, count, values[layer.source])[0]
             for own, rows in zip(sums[layer.site.name], in_groups(patches, layer.site.groups), strict=True):
-                own.add(rows, rows[:, :0])
+                own.add(rows, rows[:, :0], turn=turn, turns=count)
     return {
         layer.site.name: tuple(
-            PatchCovariance(
-                own.covariance if centred else own.covariance + np.outer(own.input_mean, own.input_mean),
-                layer.site.kernel.shape[1],
-            )
-            for own in sums[layer.site.name]
+            _covariance(own, layer.site.kernel.shape[1], centred) for own in sums.pop(layer.site.name)
         )
         for layer in layers
     }
+
+
+def _covariance(halves: Halves, channels: int, centred: bool) -> PatchCovariance:
+    """Of the patches, with as much of the identity as the other half of the inputs asks for."""
+    whole = halves.whole
+    found = whole.covariance
+    if halves.second.count:
+        found = shrunk(found, halves.first.covariance, halves.second.covariance)
+    if centred:
+        return PatchCovariance(found, channels, whole.input_mean)
+    return PatchCovariance(found + np.outer(whole.input_mean, whole.input_mean), channels)
 
 
 def patch_size(site: Site) -> int:

@@ -15,33 +15,14 @@ What is left alone is listed and counted in the report, with the reason.  Needs 
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from tensorchain.compression.conv import LayerPlan
-from tensorchain.compression.groups import kernel_of
-from tensorchain.compression.network import Measured
-from tensorchain.compression.onnx_calibration import Feeds, checked_feeds, covariances_of, patch_size
-from tensorchain.compression.onnx_layers import NO_SIZE, OnnxLayer, layers_of
-from tensorchain.compression.onnx_nodes import plan_nodes, time_plans
-from tensorchain.compression.onnx_reading import (
-    FREE_CONSTANTS,
-    Constants,
-    check_numbers,
-    graph_reads,
-    graphs_of,
-    inputs_of,
-    load_model,
-    opset_of,
-    stored_sizes,
-)
-from tensorchain.compression.onnx_refit import MOST_INPUTS, behind, dense_plan, refit_onnx
-from tensorchain.compression.onnx_session import OnnxSession, onnx_package
-from tensorchain.compression.progress import Progress
+from tensorchain.compression.latency import Clock, Times
+from tensorchain.compression.onnx_calibration import Feeds
+from tensorchain.compression.onnx_prepared import Prepared
 from tensorchain.compression.report import Report
 from tensorchain.compression.request import Request
 
@@ -52,11 +33,14 @@ def compress_onnx(
     *,
     keep_macs: float | None = None,
     keep_params: float | None = None,
+    keep_latency: float | None = None,
     calibration: Feeds | None = None,
     refit: bool | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     time_int8: bool = False,
+    threads: int = 1,
+    clock: Clock | None = None,
     rng: int | np.random.Generator | None = 0,
     **options: Any,
 ) -> tuple[Any, Report]:
@@ -66,8 +50,14 @@ def compress_onnx(
     ----------
     model : str, os.PathLike[str] or object
         Path of a file, or an `onnx.ModelProto`; neither is changed.
-    method, keep_macs, keep_params, checkpoint, rng, options : object
+    method : str, default "auto"
+        As in `compress`, or "channels": whole channels are taken out of the graph, chosen by what the layers behind
+        them lose.  With calibration inputs "auto" tries this too, and takes what brings the outputs nearer.
+    keep_macs, keep_params, checkpoint, rng, options : object
         As in `compress`; with `form="auto"` both forms of a chain are timed in ONNX Runtime on the layer's input.
+    keep_latency : float, optional
+        The budget as a share of the time of a run, in place of `keep_macs` or `keep_params`: candidates of the layers
+        are timed, and so is the model that comes out, beside the original, until it is within the share.
     calibration : Feeds, optional
         Feeds for ONNX Runtime, one dictionary of inputs by name for each batch.  Errors are then those of the layers'
         outputs.
@@ -80,6 +70,10 @@ def compress_onnx(
         count and to choose; the file that comes out takes the sizes that the original took.
     time_int8 : bool, default False
         Time the forms after ONNX Runtime's quantizer, for a model that goes through it.
+    threads : int, default 1
+        Of ONNX Runtime, where times are measured.
+    clock : Clock, optional
+        What measures times, in place of ONNX Runtime on this machine: another device, or a table.
 
     Returns
     -------
@@ -109,238 +103,11 @@ def compress_onnx(
 
     For files: `small, report = compress_onnx("model.onnx", keep_macs=0.3)`, then `onnx.save(small, "small.onnx")`.
     """
+    if time_int8 and keep_latency is not None:
+        raise ValueError("keep_latency times models of the file's own numbers; for int8 give keep_macs or keep_params")
     # Weights on a grid stay on it.
     refit = refit is not False and calibration is not None and options.get("weight_bits") is None
-    request = Request(method, keep_macs, keep_params, refit=refit, **options)
+    request = Request(method, keep_macs, keep_params, refit=refit, keep_latency=keep_latency, **options)
     prepared = Prepared.of(model, request, calibration, input_shapes or {}, checkpoint=checkpoint, rng=rng)
-    return prepared.compressed(request, time_int8=time_int8)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A model whose layers are found and measured, to be compressed under one budget or several.
-
-    Attributes
-    ----------
-    original : onnx.ModelProto
-        The model, read and checked.
-    layers : list of OnnxLayer
-        All of them.
-    feeds : Feeds or None
-        Calibration inputs.
-    measured, progress : Measured and Progress
-        What was measured, and what is done: curves and fits are made once.
-    rng : int or numpy.random.Generator, optional
-    """
-
-    original: Any
-    layers: list[OnnxLayer]
-    feeds: Feeds | None
-    measured: Measured
-    progress: Progress
-    rng: Any
-
-    @classmethod
-    def of(
-        cls,
-        model: Any,
-        request: Request,
-        calibration: Feeds | None,
-        input_shapes: Mapping[str, Sequence[int]],
-        *,
-        checkpoint: str | os.PathLike[str] | None,
-        rng: Any,
-    ) -> Prepared:
-        """Read, check, find and measure; the errors are those of `compress_onnx`."""
-        if request.fit_output and calibration is None:
-            raise ValueError("fit_output needs calibration=, feeds for the model")
-        original = load_model(model)
-        check_numbers(original)
-        inputs = inputs_of(original)
-        sizes = _checked_sizes(input_shapes, [one.name for one in inputs])
-        feeds = None if calibration is None else checked_feeds(calibration, inputs)
-        layers = layers_of(original, sizes, None if feeds is None else next(iter(feeds)))
-        wanted = [layer for layer in layers if not request.refusal(layer.site)]
-        if not wanted:
-            raise ValueError(_nothing(layers, request, inputs[0].name if inputs and not sizes else ""))
-        _check_runs(original)
-        measured = Measured(
-            [layer.site for layer in layers],
-            stored_sizes(original),
-            None if feeds is None else covariances_of(original, wanted, feeds, centred=request.refit),
-        )
-        return cls(original, layers, feeds, measured, measured.progress(checkpoint, request, rng), rng)
-
-    def least_share(self, request: Request) -> float:
-        """The smallest budget that can be met."""
-        return self.measured.least_share(request, self.rng, self.progress)
-
-    def compressed(self, request: Request, *, time_int8: bool = False) -> tuple[Any, Report]:
-        """The model under the budget of a request, which else is the one of `of`."""
-        onnx, original, layers = onnx_package(), self.original, self.layers
-        inputs = inputs_of(original)
-        batch = inputs[0].shape[0] if inputs and inputs[0].shape else 1
-        least = self.least_share(request)
-        if request.share < least:
-            whole = sum(site.macs if request.budget == "keep_macs" else site.parameters for site in self.measured.sites)
-            stay = sum(
-                (layer.site.macs if request.budget == "keep_macs" else layer.site.parameters)
-                for layer in layers
-                if request.refusal(layer.site)
-            )
-            raise ValueError(
-                f"{request.budget}={request.share:g} cannot be met: with the cheapest candidates of all layers "
-                f"{least:.4f} is left, {stay / max(whole, 1):.4f} in layers that stay; give a larger share"
-            )
-        plans, report = self.measured.planned(
-            request,
-            self.rng,
-            self.progress,
-            lambda forms, image: time_plans(forms, image, batch=batch or 1, int8=time_int8),
-        )
-        changed = [layer for layer in layers if layer.site.name in plans]
-        small = onnx.ModelProto()
-        small.CopyFrom(original)
-        if not changed:
-            return small, report
-        if not request.refit or self.feeds is None:
-            _rewrite(small, changed, plans)
-            _check_runs(small)
-            return small, report
-        movable = ("", "depthwise", "one channel")
-        stayed = [one for one in layers if one.site.name not in plans and request.refusal(one.site) in movable]
-        fitted = [*changed, *behind(original.graph, changed, stayed)]
-        fitted = [layer for layer in fitted if patch_size(layer.site) <= MOST_INPUTS or layer.site.name in plans]
-        everything = {layer.site.name: plans.get(layer.site.name) or dense_plan(layer) for layer in fitted}
-        weights = _rewrite(small, fitted, everything)
-        small_enough = [layer for layer in fitted if patch_size(layer.site) <= MOST_INPUTS]
-        better, errors = refit_onnx(original, small, small_enough, everything, weights, self.feeds)
-        _check_runs(small)
-        return small, _told(report, layers, better, errors)
-
-
-def _checked_sizes(given: Mapping[str, Sequence[int]], names: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Shapes by name; a single input need not be named."""
-    sizes = {}
-    for name, shape in given.items():
-        if not name and len(names) == 1:
-            name = names[0]
-        if name not in names:
-            raise ValueError(f"input_shapes names {name!r}; the inputs are {', '.join(map(repr, names))}")
-        if any(int(n) < 1 for n in shape):
-            raise ValueError(f"input_shapes gives {tuple(shape)} for {name!r}; sizes of at least 1 are needed")
-        sizes[name] = tuple(int(n) for n in shape)
-    return sizes
-
-
-def _nothing(layers: Sequence[OnnxLayer], request: Request, name: str) -> str:
-    """Why no layer can be replaced, each reason once, and what to do; `name` of an input whose sizes would help."""
-    reasons = Counter(request.refusal(layer.site).split(";")[0] for layer in layers)
-    if not reasons:
-        return "no convolution and no product with a constant matrix is in the model; there is nothing to compress"
-    why = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
-    cure = "see `tensorchain compress --help` for what is replaced"
-    if NO_SIZE in reasons:
-        cure = "give calibration inputs"
-        cure += (
-            f", or the shape of the input (--input-shape {name}=1,3,224,224)" if name else ": sizes depend on values"
-        )
-    elif any(reason.startswith("inside") for reason in reasons):
-        cure = "export the model without control flow, or take a version of it with one branch"
-    elif "its weight is stored in few bits" in reasons:
-        cure = "compress the model before it is quantized"
-    return f"no convolution or matrix can be replaced ({why}); {cure}"
-
-
-def _check_runs(proto: Any) -> None:
-    """ValueError where ONNX Runtime does not open the model; nothing where it is not installed."""
-    try:
-        OnnxSession(proto)
-    except ImportError:
-        return
-
-
-def _told(
-    report: Report, layers: Sequence[OnnxLayer], plans: Mapping[str, LayerPlan], errors: Mapping[str, float]
-) -> Report:
-    """The report with the figures of the refitted plans."""
-    told = []
-    for layer, entry in zip(layers, report.layers, strict=True):
-        if entry.method != "dense" and entry.name in errors:
-            plan, kernel = plans[entry.name], layer.site.kernel
-            change = kernel_of(plan, layer.site.groups) - kernel
-            error = float(np.linalg.norm(change) / np.linalg.norm(kernel))
-            figures = error, errors[entry.name], plan.sensitivity(relative=True)
-            entry = replace(entry, error=figures[0], output_error=figures[1], sensitivity=figures[2])
-        told.append(entry)
-    return replace(report, layers=tuple(told))
-
-
-def rewritten(model: Any, layers: Sequence[OnnxLayer], plans: Mapping[str, LayerPlan]) -> Any:
-    """A copy of a model with the plans, by name, in place of the layers."""
-    small = onnx_package().ModelProto()
-    small.CopyFrom(model)
-    _rewrite(small, layers, plans)
-    return small
-
-
-def _rewrite(
-    proto: Any, layers: Sequence[OnnxLayer], plans: Mapping[str, LayerPlan]
-) -> dict[str, tuple[tuple[str, str], ...]]:
-    """Put the nodes of the plans in place of the old ones, in place; the names of their weights by layer."""
-    graph, onnx = proto.graph, onnx_package()
-    by_node = {layer.node: layer for layer in layers}
-    taken = {name for node in graph.node for name in (*node.output, node.name)} | set(graph_reads(graph))
-    taken |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
-    taken |= {name for part in graphs_of(graph) for node in part.node for name in node.output}
-    constants = Constants(proto)
-    nodes: list[Any] = []
-    tensors: list[Any] = []
-    old: set[str] = set()
-    weights: dict[str, tuple[tuple[str, str], ...]] = {}
-    for index, node in enumerate(graph.node):
-        layer = by_node.get(index)
-        if layer is None:
-            nodes.append(node)
-            continue
-        old.update(name for one in node.input[1:] if one for name in constants.ancestors(one))
-        new = plan_nodes(node, plans[layer.site.name], taken, kind=layer.kind, dtype=layer.dtype, opset=opset_of(proto))
-        nodes.extend(new.nodes)
-        tensors.extend(new.constants)
-        weights[layer.site.name] = new.weights
-    copies = [_copy(node) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
-    _drop_unread(graph, old)
-    graph.initializer.extend(tensors)
-    if proto.ir_version < FREE_CONSTANTS:
-        info = onnx.helper.make_tensor_value_info
-        graph.input.extend(info(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in tensors)
-    return weights
-
-
-def _drop_unread(graph: Any, old: set[str]) -> None:
-    """Take out constants of replaced layers, and the nodes that made them, where nothing else reads them."""
-    gone: set[str] = set()
-    while True:
-        read = set(graph_reads(graph)) | {value.name for value in graph.output}
-        dead = [
-            k for k, node in enumerate(graph.node)
-            if node.output and all(name in old and name not in read for name in node.output)
-        ]  # fmt: skip
-        if not dead:
-            break
-        for k in reversed(dead):
-            gone.update(graph.node[k].output)
-            del graph.node[k]
-    gone |= {name for name in old if name not in read}
-    # Old files list their constants among the inputs too.
-    for field in (graph.initializer, graph.input, graph.value_info):
-        for k in reversed([k for k, entry in enumerate(field) if entry.name in gone]):
-            del field[k]
-
-
-def _copy(node: Any) -> Any:
-    twin = type(node)()
-    twin.CopyFrom(node)
-    return twin
+    times = Times(clock or prepared.clock(threads=threads, int8=time_int8), prepared.original)
+    return prepared.compressed(request, times)

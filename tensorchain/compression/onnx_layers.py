@@ -63,6 +63,8 @@ class OnnxLayer:
         Names of its weight and bias.
     dtype : dtype
         Of its weight.
+    rows : ndarray or None
+        Which of the outputs of the model's layer it still writes; None for all.
     """
 
     site: Site
@@ -72,6 +74,7 @@ class OnnxLayer:
     output: str = ""
     constants: tuple[str, ...] = ()
     dtype: Any = np.float32
+    rows: Any = None
 
 
 def as_images(kind: str, values: Array) -> Array:

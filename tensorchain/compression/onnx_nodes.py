@@ -1,7 +1,7 @@
 """The nodes of a plan in an ONNX graph, and how long they take.
 
 A chain has two forms (:mod:`tensorchain.compression.torch_layers`).  Which is faster depends on channels, ranks, image,
-batch, processor and precision, so `time_plans` measures: models of a single layer, run in turn, and the median of each.
+batch, processor and precision, so it is measured (:mod:`tensorchain.compression.onnx_clock`).
 
 Needs `pip install tensorchain[onnx]`.
 """
@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from tensorchain.compression.conv import Convolution, Fold, LayerPlan, Pair, Sizes, Unfold
-from tensorchain.compression.onnx_int8 import quantize_onnx
 from tensorchain.compression.onnx_session import OnnxSession, onnx_package
 from tensorchain.kernels import Array
 
@@ -172,7 +171,7 @@ def _reshape(
     ]
 
 
-def layer_model(plan: LayerPlan, image: Sizes, batch: int | str = "batch") -> Any:
+def layer_model(plan: LayerPlan, image: Sizes, batch: int | str = "batch", kind: str = "") -> Any:
     """An ONNX model of one layer, from `x` to `y`, in the dtype of its weights.
 
     Parameters
@@ -181,56 +180,21 @@ def layer_model(plan: LayerPlan, image: Sizes, batch: int | str = "batch") -> An
         Height and width of the input.
     batch : int or str, default "batch"
         A size, or a name for one that is free.
+    kind : str, optional
+        As in `stored_arrays`; "image" or "volume" by default.  The input of "rows" is a matrix.
     """
     onnx = onnx_package()
     dtype = onnx.helper.np_dtype_to_tensor_dtype(plan.convolutions[0].weight.dtype)
     channels = plan.convolutions[0].inputs, plan.convolutions[-1].outputs
-    ends = [
-        onnx.helper.make_tensor_value_info(name, dtype, [batch, count, *size])
-        for name, count, size in zip("xy", channels, (image, plan.output_size(image)), strict=True)
-    ]
-    old, kind = onnx.helper.make_node("Conv", ["x", "w"], ["y"], name="layer"), "volume" if len(image) > 2 else "image"
+    kind = kind or ("volume" if len(image) > 2 else "image")
+    ends = []
+    for name, count, size in zip("xy", channels, (image, plan.output_size(image)), strict=True):
+        shape = [batch, count] if kind == "rows" else [batch, count, *size[kind == "line" :]]
+        ends.append(onnx.helper.make_tensor_value_info(name, dtype, shape))
+    old = onnx.helper.make_node("Conv", ["x", "w"], ["y"], name="layer")
     new = plan_nodes(old, plan, {"x", "y"}, kind=kind)
     graph = onnx.helper.make_graph(new.nodes, "layer", ends[:1], ends[1:], new.constants)
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-
-
-def time_plans(
-    plans: Sequence[LayerPlan], image: Sizes, *, batch: int = 1, int8: bool = False, threads: int = 1, runs: int = _RUNS
-) -> list[float]:
-    """Median seconds that each plan takes in ONNX Runtime, run in turn.
-
-    Parameters
-    ----------
-    image : Sizes
-        Height and width of the input.
-    batch : int, default 1
-        Images at once.
-    int8 : bool, default False
-        After ONNX Runtime's static quantizer.
-    threads : int, default 1
-        Of ONNX Runtime within one operator.
-    runs : int, optional
-        Of each plan.
-
-    Examples
-    --------
-    >>> import tensorchain as tc
-    >>> from tensorchain.compression import plan_of
-    >>> plan = plan_of(tc.TensorChain.random((8, 9, 8), (2, 3, 3), rng=0).astype("float32"), (3, 3))
-    >>> folded, grouped = time_plans([plan, plan.grouped()], (8, 8), runs=3)
-    >>> 0.0 < folded < 1.0 and 0.0 < grouped < 1.0
-    True
-    """
-    dtype = plans[0].convolutions[0].weight.dtype
-    values = np.random.default_rng(0).standard_normal((batch, plans[0].convolutions[0].inputs, *image)).astype(dtype)
-    sessions = []
-    for plan in plans:
-        model = layer_model(plan, image)
-        if int8:
-            model = quantize_onnx(model, [{"x": values}])
-        sessions.append(OnnxSession(model, threads=threads))
-    return time_sessions(sessions, {"x": values}, runs=runs)
 
 
 def time_sessions(

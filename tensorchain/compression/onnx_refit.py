@@ -12,13 +12,14 @@ once for each level, but only the part up to it.  Memory: these samples, and the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tensorchain.compression.conv import Convolution, LayerPlan
 from tensorchain.compression.groups import error_of_groups, joined, split
+from tensorchain.compression.held_out import Halves, refit_held_out
 from tensorchain.compression.onnx_calibration import (
     Feeds,
     in_groups,
@@ -31,14 +32,15 @@ from tensorchain.compression.onnx_layers import OnnxLayer
 from tensorchain.compression.onnx_nodes import stored_arrays
 from tensorchain.compression.onnx_reading import node_reads
 from tensorchain.compression.onnx_session import OnnxSession, onnx_package
-from tensorchain.compression.refit import Moments
-from tensorchain.compression.refit_factors import refit_factors
+from tensorchain.compression.onnx_trial import error_of_outputs
 from tensorchain.kernels import Array
 
 MOST_INPUTS = 6000
 """Longest patch whose layer is refitted: its moments take 8 p^2 bytes, 290 MB."""
 
 
+_JUDGES = 3
+"""Feeds by whose outputs layers are judged that need not be fitted."""
 _SAMPLES = 1 << 26
 """Most numbers of the original's outputs, sampled or of one feed, that are held at once: 256 MB."""
 
@@ -80,6 +82,8 @@ def refit_onnx(
     plans: Mapping[str, LayerPlan],
     weights: Mapping[str, Sequence[tuple[str, str]]],
     feeds: Feeds,
+    *,
+    must: Collection[str] | None = None,
 ) -> tuple[dict[str, LayerPlan], dict[str, float]]:
     """Plans with weights that bring the layers' outputs back, and the relative errors of these outputs.
 
@@ -88,13 +92,16 @@ def refit_onnx(
     original, small : torch.nn.Module or object
         The models before and after; `small` gets the new weights.
     layers : sequence of OnnxLayer
-        Those that are fitted.
+        Those that are fitted; narrow ones to the rows of the original's output that they still write.
     plans : mapping of str to LayerPlan
         By name of the layer; a bias stays where there is one, and only there.
     weights : mapping of str to sequence of tuple of (str, str)
         By name, for each convolution of the plan the names of its weight and bias in `small`.
     feeds : Feeds
         Calibration inputs.
+    must : collection of str, optional
+        Names of the layers that are changed; all by default.  Others are fitted only where that brings the outputs of
+        the model nearer to the original's, on inputs that the fit has not seen.
     """
     opened = [name for rows in weights.values() for pair in rows for name in pair if name]
     before = OnnxSession(original, [layer.output for layer in layers])
@@ -105,12 +112,12 @@ def refit_onnx(
     number = {layer.site.name: k for k, layer in enumerate(layers)}
     levels = levels_of(original.graph, layers)
     goals: dict[tuple[str, int], Array] = {}
+    judge = Judge.of(before, feeds, count)
     for at, level in enumerate(levels):
         if (level[0].site.name, 0) not in goals:
             goals = _goals(before, levels[at:], number, feeds, count)
         moments = {
-            layer.site.name: [Moments(patch_size(layer.site), len(part)) for part in layer.site.parts]
-            for layer in level
+            layer.site.name: [Halves(patch_size(layer.site), len(part)) for part in layer.site.parts] for layer in level
         }
         for turn, feed in enumerate(feeds):
             given = after.run({**feed, **fed}, [layer.source for layer in level])
@@ -119,16 +126,62 @@ def refit_onnx(
                 patches = sampled(layer, np.random.default_rng((number[name], turn)), count, given[layer.source])[0]
                 groups = [in_groups(part, layer.site.groups) for part in (patches, goals.pop((name, turn)))]
                 for own, inputs, targets in zip(moments[name], *groups, strict=True):
-                    own.add(inputs, targets)
+                    own.add(inputs, targets, turn=turn, turns=count)
         for layer in level:
             name, sums = layer.site.name, moments[layer.site.name]
             old = plans[name].convolutions[-1].bias
-            parts = zip(split(plans[name], layer.site.groups), layer.site.parts, sums, strict=True)
-            fitted = [refit_factors(*part, with_bias=old is not None) for part in parts]
-            new[name], errors[name] = joined(fitted), error_of_groups(fitted, sums)
+            parts = list(zip(split(plans[name], layer.site.groups), layer.site.parts, sums, strict=True))
+            both = [refit_held_out(*part, with_bias=old is not None) for part in parts]
+            fitted = [whole for whole, _ in both]
+            if must is None or name in must:
+                judge.passed()
+            elif not judge.better(after, fed, _arrays(layer, joined([half for _, half in both]), weights[name])):
+                fitted = [plan for plan, *_ in parts]
+            new[name], errors[name] = joined(fitted), error_of_groups(fitted, [one.whole for one in sums])
             fed.update(_arrays(layer, new[name], weights[name]))
     _store(small, fed)
     return new, errors
+
+
+class Judge:
+    """The error of the outputs of a model that is being fitted, on inputs that the fits do not see.
+
+    Parameters
+    ----------
+    feeds : list of dict
+        Of the second half of the inputs.
+    wanted : list of dict
+        The outputs of the original.
+    """
+
+    def __init__(self, feeds: list[dict[str, Array]], wanted: list[dict[str, Any]]) -> None:
+        self.feeds, self.wanted = feeds, wanted
+        self.error: float | None = None
+
+    @classmethod
+    def of(cls, original: OnnxSession, feeds: Feeds, count: int) -> Judge:
+        """With the first feeds of the second half, or the only one."""
+        few = [dict(feed) for turn, feed in enumerate(feeds) if turn % 2 or count == 1][:_JUDGES]
+        return cls(few, [original.run(feed, original.outputs) for feed in few])
+
+    def passed(self) -> None:
+        """A layer was fitted whatever the outputs say: the error is to be measured again."""
+        self.error = None
+
+    def better(self, session: OnnxSession, fed: Mapping[str, Array], new: Mapping[str, Array]) -> bool:
+        """Whether the outputs come nearer with new weights beside those that are fed."""
+        if self.error is None:
+            self.error = self.measured(session, fed)
+        error = self.measured(session, {**fed, **new})
+        if not error < self.error:
+            return False
+        self.error = error
+        return True
+
+    def measured(self, session: OnnxSession, fed: Mapping[str, Array]) -> float:
+        """The error of the outputs with weights that are fed."""
+        found = [session.run({**feed, **fed}, session.outputs) for feed in self.feeds]
+        return error_of_outputs(self.wanted, found)
 
 
 def _goals(
@@ -152,7 +205,8 @@ def _goals(
         values = session.run(feed, outputs)
         for layer in chosen:
             rng = np.random.default_rng((number[layer.site.name], turn))
-            found[layer.site.name, turn] = sampled_outputs(layer, rng, count, values[layer.output])
+            rows = sampled_outputs(layer, rng, count, values[layer.output])
+            found[layer.site.name, turn] = rows if layer.rows is None else rows[:, layer.rows]
     return found
 
 

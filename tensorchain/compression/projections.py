@@ -200,7 +200,7 @@ def projected_curve(
     pointwise = math.prod(kernel.shape[2:]) == 1
     for method in ("svd",) if pointwise else PROJECTIONS:
         largest = kernel.shape[1] if method == "svd-in" else min(len(kernel), kernel[0].size)
-        blank = _blank(kernel.shape, method, geometry)
+        blank = blank_projection(kernel.shape, method, geometry)
         each = sum(step.weight.size for step in blank.convolutions)
         ranks = np.geomspace(_LEAST, _MOST, max(candidates, 2) * _DENSER) * kernel.size / each
         ranks = np.unique(np.rint(ranks).astype(int).clip(1, max(largest - 1, 1)))
@@ -231,15 +231,15 @@ def projected_fit(
     )
 
 
-def _blank(shape: Sizes, method: str, geometry: Geometry) -> LayerPlan:
-    """A plan of rank 1 without values."""
+def blank_projection(shape: Sizes, method: str, geometry: Geometry, rank: int = 1) -> LayerPlan:
+    """A plan of a rank without values."""
     outputs, inputs, *window = shape
     one, trivial = [1] * len(window), Geometry.trivial(len(window))
-    first, last = (1, inputs, *window), (outputs, 1, *one)
+    first, last = (rank, inputs, *window), (outputs, rank, *one)
     at = (geometry, trivial)
     if method == "svd-in":
-        first, last, at = (1, inputs, *one), (outputs, 1, *window), (trivial, geometry)
-    return LayerPlan(method, 1, (Convolution(np.zeros(first), at[0]), Convolution(np.zeros(last), at[1])))
+        first, last, at = (rank, inputs, *one), (outputs, rank, *window), (trivial, geometry)
+    return LayerPlan(method, rank, (Convolution(np.zeros(first), at[0]), Convolution(np.zeros(last), at[1])))
 
 
 def _least_sensitive(first: Array, last: Array) -> tuple[Array, Array]:

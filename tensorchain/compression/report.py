@@ -81,6 +81,8 @@ class Report:
         What was tried on the way, where ranks were chosen in several steps or by accuracy.
     refitted : bool
         Whether the layers were fitted to the outputs of the original network.
+    run_seconds : tuple of (float, float) or None
+        Median times of a run before and after, in turn, where the budget was a time.
 
     Examples
     --------
@@ -102,6 +104,7 @@ class Report:
     unused: str = ""
     steps: tuple[StepReport, ...] = ()
     refitted: bool = False
+    run_seconds: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         rounded = any(layer.bits for layer in self.layers)
@@ -118,6 +121,9 @@ class Report:
             rows.append(row.rstrip())
         for name, (before, after) in (("parameters", self.parameters), ("MACs", self.macs)):
             rows.append(f"{name}: {before} -> {after}, {before / max(after, 1):.2f} x fewer")
+        if self.run_seconds is not None:
+            first, last = self.run_seconds
+            rows.append(f"time of a run: {1e3 * first:.3g} -> {1e3 * last:.3g} ms, {last / first:.3f} of it")
         if self.unused:
             rows.append(self.unused)
         for n, step in enumerate(self.steps, start=1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +17,11 @@ from tensorchain.solvers import Constraint
 
 SPATIAL = tuple(method for method in METHODS if method != "svd")
 """Methods for kernels of several taps."""
-METHOD_NAMES = ("auto", *SPATIAL, "svd")
-"""What may be asked for; "svd" projects outputs or inputs, whichever serves the budget."""
+METHOD_NAMES = ("auto", *SPATIAL, "svd", "channels")
+"""What may be asked for; "svd" projects outputs or inputs, whichever serves the budget; "channels" takes some out."""
 FORMS = ("grouped", "fold", "auto")
 ALLOCATIONS = ("global", "one-step")
+BUDGETS = ("keep_macs", "keep_params", "keep_latency")
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,9 @@ class Request:
     method : str
         For kernels of several taps, one of `METHODS`; "svd" projects the outputs or the inputs, and serves all
         matrices; "auto" takes for each layer the one that serves the budget best.
-    keep_macs, keep_params : float or None
-        The budget, as a share of the dense network; one of them.
+    keep_macs, keep_params, keep_latency : float or None
+        The budget, as a share of the dense network; one of them.  `keep_latency` is a share of the time of a run, and
+        both forms of a chain are timed.
     stabilise, slack, fit_output, weight_bits, share_bits, max_seconds : bool or Constraint or float or int or None
         As in `fit_kernel`.
     pointwise : bool
@@ -163,14 +166,15 @@ class Request:
     share_bits: bool = False
     refit: bool = False
     jobs: int = 1
+    keep_latency: float | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHOD_NAMES:
             raise ValueError(f"method is {self.method!r}; one of {', '.join(METHOD_NAMES)} is needed")
         if self.method == "svd" and self.weight_bits is not None:
             raise ValueError("svd has no weights on a grid; give another method, or leave weight_bits out")
-        if (self.keep_macs is None) == (self.keep_params is None):
-            raise ValueError("give one of keep_macs and keep_params, a share of the dense network such as 0.3")
+        if sum(getattr(self, name) is not None for name in BUDGETS) != 1:
+            raise ValueError(f"give one of {', '.join(BUDGETS)}, a share of the dense network such as 0.3")
         share = self.share
         if not 0.0 < share <= 1.0:
             raise ValueError(f"the share to keep is {share!r}; a number above 0, up to 1, is needed")
@@ -184,12 +188,17 @@ class Request:
     @property
     def share(self) -> float:
         """The share of the dense network to keep."""
-        return self.keep_params if self.keep_macs is None else self.keep_macs  # type: ignore[return-value]
+        return float(getattr(self, self.budget))
 
     @property
     def budget(self) -> str:
         """The name of the budget's field."""
-        return "keep_params" if self.keep_macs is None else "keep_macs"
+        return next(name for name in BUDGETS if getattr(self, name) is not None)
+
+    @property
+    def both_forms(self) -> bool:
+        """Whether both forms of a chain are timed."""
+        return self.form == "auto" or self.keep_latency is not None
 
     def at(self, share: float) -> Request:
         """The same with another share to keep.
@@ -197,7 +206,7 @@ class Request:
         Parameters
         ----------
         share : float
-            Of multiplications or parameters, between 0 and 1.
+            Of what the budget counts, between 0 and 1.
 
         Returns
         -------
@@ -210,7 +219,8 @@ class Request:
         >>> Request("tc", keep_macs=0.5).at(0.3).keep_macs
         0.3
         """
-        return replace(self, keep_macs=share) if self.keep_params is None else replace(self, keep_params=share)
+        budget: dict[str, Any] = {self.budget: share}
+        return replace(self, **budget)
 
     def methods_of(self, site: Site) -> tuple[str, ...]:
         """The methods from which one is chosen for a layer.

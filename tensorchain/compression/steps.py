@@ -22,19 +22,21 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
+from tensorchain.compression.latency import Times
 from tensorchain.compression.network import untouched
 from tensorchain.compression.progress import Progress, digest, plan_of_record, plan_record
 from tensorchain.compression.report import StepReport, report_of_record
 from tensorchain.compression.request import Request
+from tensorchain.compression.torch_clock import TorchClock
 from tensorchain.compression.torch_inputs import batches_of
 from tensorchain.compression.torch_layers import decomposed, plan_of_module, with_plans
-from tensorchain.compression.torch_network import measured_of, timer_of
+from tensorchain.compression.torch_network import measured_of
 from tensorchain.compression.torch_sites import sites_of
 from tensorchain.kernels import Array
 
@@ -109,7 +111,7 @@ def compress_in_steps(
 
     With data: `restoring=lambda net: restore(net, loader, epochs=1)`, `evaluate=accuracy`, `max_drop=0.01`.
     """
-    _check(steps, evaluate, max_drop, rng)
+    _check(steps, evaluate, max_drop, rng, options)
     if keep_macs is None and keep_params is None and max_drop is not None:
         first = Request(method, _SHRINK, **options)
         shares = [_SHRINK**t for t in range(1, steps + 1)]
@@ -191,7 +193,7 @@ def compress_to_score(
     >>> float(score(small).detach()) >= -0.9, len(small.report.steps)
     (True, 4)
     """
-    _check(trials, evaluate, max_drop, rng)
+    _check(trials, evaluate, max_drop, rng, options)
     if by not in ("macs", "params"):
         raise ValueError(f"by is {by!r}; 'macs' or 'params' is needed")
     request = Request(method, *((1.0, None) if by == "macs" else (None, 1.0)), **options)
@@ -205,7 +207,7 @@ def compress_to_score(
         asked, own = request.at(share), progress.within(f"trial{n}")
 
         def planned(asked: Request = asked) -> Any:
-            return with_plans(net, *measured.planned(asked, rng, progress, timer_of(net, example)))
+            return with_plans(net, *measured.planned(asked, rng, progress, Times(TorchClock(net, example), net)))
 
         trial = _restored(net, planned, rng, restoring, own)
         score = _score(trial, evaluate, own)
@@ -233,7 +235,7 @@ def _restored_step(
 
     def planned() -> Any:
         plans, report = measured_of(net, example, request, batches).planned(
-            request, seed, progress, timer_of(net, example)
+            request, seed, progress, Times(TorchClock(net, example), net)
         )
         before = {layer.name: layer for layer in getattr(net, "report", report).layers}
         # A layer that stays as an earlier step left it keeps what that step reported.
@@ -299,7 +301,9 @@ def _network(before: Any, record: dict[str, Any], arrays: dict[str, Array]) -> A
     return small
 
 
-def _check(count: int, evaluate: Any, max_drop: float | None, rng: Any) -> None:
+def _check(count: int, evaluate: Any, max_drop: float | None, rng: Any, options: Mapping[str, Any]) -> None:
+    if "keep_latency" in options:
+        raise ValueError("keep_latency is a budget of `compress` alone; give keep_macs or keep_params here")
     if count < 1:
         raise ValueError(f"{count!r} steps were asked for; 1 or more are needed")
     if max_drop is not None and (evaluate is None or not max_drop >= 0.0):

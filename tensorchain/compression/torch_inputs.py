@@ -62,6 +62,22 @@ def batch_of(inputs: Any) -> int:
     return len(inputs) if getattr(inputs, "ndim", 0) else 1
 
 
+def first_tensor(values: Any) -> Any:
+    """The first tensor in inputs or outputs, or None.
+
+    Examples
+    --------
+    >>> import torch
+    >>> first_tensor({"y": [None, torch.ones(2)]}), first_tensor("text")
+    (tensor([1., 1.]), None)
+    """
+    if isinstance(values, Mapping):
+        values = list(values.values())
+    if isinstance(values, (tuple, list)):
+        return next((found for one in values if (found := first_tensor(one)) is not None), None)
+    return values if hasattr(values, "flatten") and hasattr(values, "numel") else None
+
+
 def sample_of(inputs: Any) -> list[Any]:
     """Shapes and some numbers of all tensors in inputs: equal for equal inputs, and hardly for others.
 

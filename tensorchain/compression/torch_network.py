@@ -11,18 +11,19 @@ The torch-free mathematics is elsewhere.  Needs `pip install tensorchain[torch]`
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from tensorchain.compression.conv import LayerPlan, Sizes
-from tensorchain.compression.network import Measured, Timer
+from tensorchain.compression.latency import Clock, Times, within_latency
+from tensorchain.compression.network import Measured
 from tensorchain.compression.request import Request
+from tensorchain.compression.torch_clock import TorchClock
 from tensorchain.compression.torch_gains import gains_of
-from tensorchain.compression.torch_inputs import batch_of, batches_of, call
-from tensorchain.compression.torch_layers import copied, module_of, torch_package, with_plans
+from tensorchain.compression.torch_inputs import batches_of, call
+from tensorchain.compression.torch_layers import copied, torch_package, with_plans
 from tensorchain.compression.torch_patches import patch_covariances
 from tensorchain.compression.torch_refit import refit_network
 from tensorchain.compression.torch_sites import sites_of
@@ -35,9 +36,11 @@ def compress(
     *,
     keep_macs: float | None = None,
     keep_params: float | None = None,
+    keep_latency: float | None = None,
     calibration: Any = None,
     refit: bool | None = None,
     rounds: int = 1,
+    clock: Clock | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     rng: int | np.random.Generator | None = 0,
     **options: Any,
@@ -56,6 +59,9 @@ def compress(
         the one that serves the budget best.  Kernels of one tap and linear layers get an SVD.
     keep_macs, keep_params : float, optional
         The budget as a share of the dense network's multiplications, or parameters; give one.
+    keep_latency : float, optional
+        In their place, a share of the time of a pass over `example`: candidates of the layers are timed, and so is the
+        network that comes out, beside the original, until it is within the share.
     calibration : torch.Tensor or iterable, optional
         Inputs without labels, some hundred: a tensor, a loader, a list of batches (inputs, or pairs with the inputs
         first), or a function that returns one; errors are then those of the layers' outputs.
@@ -64,6 +70,8 @@ def compress(
         there is `calibration`, unless `weight_bits` puts the weights on a grid.
     rounds : int, default 1
         Passes of `refit_network` over all layers.
+    clock : Clock, optional
+        What measures times, in place of PyTorch on this machine.
     checkpoint : str or os.PathLike[str], optional
         File in which measured curves and finished fits are kept; with an integer `rng` an interrupted run that is given
         it again goes on to the same result, and another budget starts from the same curves.
@@ -106,12 +114,23 @@ def compress(
     if refit is None:
         # Weights on a grid would leave it.
         refit = batches is not None and options.get("weight_bits") is None
-    request = Request(method, keep_macs, keep_params, refit=refit, **options)
+    request = Request(method, keep_macs, keep_params, refit=refit, keep_latency=keep_latency, **options)
     if request.refit and batches is None:
         raise ValueError("refit needs calibration=, inputs of the network")
     measured = measured_of(net, example, request, batches)
     progress = measured.progress(checkpoint, request, rng)
-    plans, report = measured.planned(request, rng, progress, timer_of(net, example))
+    times, seconds = Times(clock or TorchClock(net, example), copied(net).eval()), None
+    if keep_latency is not None:
+        least = measured.least_share(request, rng, progress, times)
+
+        def attempt(asked: float) -> tuple[tuple[float, tuple[float, float]], float]:
+            found = times.ratio(with_plans(net, *measured.planned(request.at(asked), rng, progress, times, blank=True)))
+            return (asked, found), found[1] / found[0]
+
+        asked, seconds = within_latency(keep_latency, attempt, least=least)
+        request = request.at(asked)
+    plans, report = measured.planned(request, rng, progress, times)
+    report = replace(report, run_seconds=seconds)
     small = with_plans(net, plans, report)
     _try(small, example)
     if request.refit and batches is not None:
@@ -135,6 +154,8 @@ def measured_of(net: Any, example: Any, request: Request, batches: Callable[[], 
     """The layers of a network, and their covariances where there are calibration batches."""
     if request.fit_output and batches is None:
         raise ValueError("fit_output needs calibration=, inputs of the network")
+    if request.method == "channels":
+        raise ValueError("channels are taken out of ONNX graphs; export the network and call compress_onnx")
     probe = copied(net).eval()
     sites = sites_of(probe, example, whole=True)
     wanted = [site for site in sites if not request.refusal(site)]
@@ -143,26 +164,3 @@ def measured_of(net: Any, example: Any, request: Request, batches: Callable[[], 
     gains = gains_of(net, wanted, batches) if request.refit and batches is not None else None
     now = sum(parameter.numel() for parameter in net.parameters())
     return Measured(sites, now + sum(site.parameters - site.costs[0] for site in sites), covariances, gains)
-
-
-def timer_of(net: Any, example: Any, runs: int = 15) -> Timer:
-    """Median seconds of plans as modules, run in turn, with the batch of the example and the dtype of the network."""
-    torch = torch_package()
-    reference = next(net.parameters())
-
-    def timer(plans: Sequence[LayerPlan], image: Sizes) -> list[float]:
-        shape = batch_of(example), plans[0].convolutions[0].inputs, *image
-        values = torch.zeros(shape, dtype=reference.dtype, device=reference.device)
-        modules = [module_of(plan).to(values) for plan in plans]
-        seconds = np.empty((runs, len(plans)))
-        with torch.inference_mode():
-            for run in range(-3, runs):
-                for n, module in enumerate(modules):
-                    start = time.perf_counter()
-                    # The copy of one number waits for the device.
-                    module(values).flatten()[0].item()
-                    if run >= 0:
-                        seconds[run, n] = time.perf_counter() - start
-        return [float(value) for value in np.median(seconds, axis=0)]
-
-    return timer

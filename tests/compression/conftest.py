@@ -8,6 +8,9 @@ import pytest
 NEEDS = {
     "test_budgets.py": ("torch",),
     "test_digits.py": ("torch", "onnx", "onnxruntime", "sklearn"),
+    "test_onnx_channels.py": ("onnx", "onnxruntime"),
+    "test_held_out.py": ("onnx", "onnxruntime"),
+    "test_latency.py": ("onnx", "onnxruntime"),
     "test_layer_bits.py": ("torch",),
     "test_network_study.py": ("torch", "safetensors", "sklearn", "onnxruntime"),
     "test_networks.py": ("torch", "safetensors", "PIL", "sklearn"),

@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from tensorchain.compression import agreement, compress_within, output_error
+from tensorchain.compression import LayerPlan, agreement, compress, compress_within, output_error
+from tensorchain.compression.conv import Convolution
+from tensorchain.compression.torch_clock import TorchClock
+from tensorchain.compression.torch_sites import sites_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -84,3 +87,45 @@ def test_errors_are_those_of_all_outputs_at_once():
 def test_one_bound_within_its_range_is_needed(options):
     with pytest.raises(ValueError, match=r"max_output_error|min_agreement"):
         compress_within(network(), images(1, 0), calibration=images(4, 0), **options)
+
+
+class Multiplications:
+    """A clock by multiplications, and a constant for all else."""
+
+    def layers(self, plans, site):
+        return [0.7 * plan.macs(site.image) * site.uses for plan in plans]
+
+    def networks(self, networks):
+        return [1e4 + whole_macs(net) for net in networks]
+
+
+def whole_macs(net):
+    sites = sites_of(net.eval(), images(1, 0), whole=True)
+    return sum(site.costs[1] for site in sites)
+
+
+@pytest.mark.parametrize("share", [0.4, 0.7])
+def test_a_budget_of_time_holds_for_the_network_itself(share):
+    net, clock = network(), Multiplications()
+    small = compress(net, images(1, 0), "tucker2", keep_latency=share, clock=clock, stabilise=False, candidates=6)
+    before, after = clock.networks([net, small])
+    assert small.report.run_seconds == (before, after)
+    assert 0.6 * share < after / before <= share
+    assert f"{after / before:.3f} of it" in str(small.report)
+    with pytest.raises(ValueError, match="cannot be reached"):
+        compress(net, images(1, 0), "tucker2", keep_latency=0.01, clock=clock, stabilise=False, candidates=3)
+    with pytest.raises(ValueError, match="export the network"):
+        compress(net, images(1, 0), "channels", keep_macs=0.5)
+    with pytest.raises(ValueError, match="budget of `compress` alone"):
+        compress_within(net, images(1, 0), calibration=images(2, 0), max_output_error=0.5, keep_latency=share)
+
+
+def test_pytorch_times_layers_and_networks():
+    net, data = network(), images(2, 0)
+    clock = TorchClock(net, data)
+    for site in sites_of(net, data, whole=True):
+        plan = LayerPlan("dense", None, (Convolution(site.kernel, site.geometry),))
+        assert 0.0 < clock.layers([plan], site)[0] < 10.0
+    assert min(clock.networks([net, net])) > 0.0
+    small = compress(net, data, "tucker2", keep_latency=1.0, stabilise=False, candidates=3)
+    assert small(data).shape == net(data).shape

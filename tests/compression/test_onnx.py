@@ -10,10 +10,11 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
 import tensorchain as tc
-from tensorchain.compression import Geometry, compress_onnx, onnx_graph, plan_of
+from tensorchain.compression import Geometry, compress_onnx, plan_of
 from tensorchain.compression.conv import Convolution, convolve
+from tensorchain.compression.onnx_clock import OnnxClock
 from tensorchain.compression.onnx_layers import layers_of
-from tensorchain.compression.onnx_nodes import layer_model, time_plans
+from tensorchain.compression.onnx_nodes import layer_model
 
 
 def constant(name, shape, seed=0):
@@ -162,7 +163,8 @@ def test_calibration_gives_the_error_of_the_outputs():
     old, new = run(proto, x), run(small, x)
     site = layers_of(proto)[0].site
     plain = old - site.bias[:, None, None]
-    assert report.layers[0].output_error == pytest.approx(np.linalg.norm(new - old) / np.linalg.norm(plain), rel=1e-4)
+    # The covariance that it is taken from is drawn a little towards the identity.
+    assert report.layers[0].output_error == pytest.approx(np.linalg.norm(new - old) / np.linalg.norm(plain), rel=1e-2)
 
 
 def test_files_are_read_and_damaged_ones_refused(tmp_path):
@@ -257,15 +259,15 @@ def test_options_are_checked():
 @pytest.mark.parametrize("int8", [False, True])
 def test_the_faster_form_is_taken_and_reported(monkeypatch, int8):
     proto, x = single(pads=[1, 1, 1, 1]), images()
-    seen = []
+    seen, measured = [], OnnxClock.layers
 
-    def timer(plans, image, *, batch, int8):
-        seconds = time_plans(plans, image, batch=batch, int8=int8, runs=5)
+    def layers(clock, plans, site):
+        seconds = measured(clock, plans, site)
         assert min(seconds) > 0.0
-        seen.append((image, batch, int8))
+        seen.append((site.image, clock.batch, clock.int8))
         return [2.0, 1.0] if seen[1:] else [1.0, 2.0]
 
-    monkeypatch.setattr(onnx_graph, "time_plans", timer)
+    monkeypatch.setattr(OnnxClock, "layers", layers)
     options = {"keep_macs": 0.6, "stabilise": False, "candidates": 3, "time_int8": int8}
     grouped, fold = (compress_onnx(proto, "tc", form="auto", **options) for _ in range(2))
     assert seen == [((13, 14), 1, int8)] * 2

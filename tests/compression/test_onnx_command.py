@@ -15,6 +15,7 @@ from tensorchain.cli import compress as command
 from tensorchain.cli.arguments import Parser
 from tensorchain.cli.errors import CommandError, Status
 from tensorchain.cli.feeds import split
+from tensorchain.compression.onnx_clock import OnnxClock
 from tensorchain.compression.onnx_reading import InputInfo
 
 
@@ -240,6 +241,29 @@ def test_a_bound_on_the_outputs_in_place_of_a_share(files, capsys):
     assert all(-trial["score"] <= 0.6 for trial in held)
     assert execute(*words, "--min-agreement", 0.5, "--calibration", files / "images.npz") == Status.OK
     assert "holds" in capsys.readouterr().out
+
+
+def test_a_share_of_the_time_in_place_of_multiplications(files, capsys, monkeypatch):
+    words = [files / "net.onnx", "--method", "svd", "--candidates", 6, "--out", files / "small.onnx", "--plain"]
+
+    def networks(clock, models):
+        assert clock.threads == 2
+        assert clock.feed["x"].shape == (1, 8, 10, 10)
+        return [sum(np.prod(tensor.dims) for tensor in model.graph.initializer) for model in models]
+
+    monkeypatch.setattr(OnnxClock, "layers", lambda clock, plans, site: [plan.parameters for plan in plans])
+    monkeypatch.setattr(OnnxClock, "networks", networks)
+    timed = ["--keep-latency", 0.6, "--threads", 2]
+    for extra in ([], ["--calibration", files / "images.npz"]):
+        assert execute(*words, *timed, *extra, "--json") == Status.OK
+        before, after = json.loads(capsys.readouterr().out)["seconds_of_one_image"]
+        assert 0.4 < after / before <= 0.6
+    assert execute(*words, *timed) == Status.OK
+    assert "time of one image" in capsys.readouterr().out
+    with pytest.raises(CommandError, match=r"keep_latency=0\.001 cannot be reached: the fastest"):
+        execute(*words, "--keep-latency", 0.001, "--threads", 2)
+    with pytest.raises(CommandError, match="with --int8 give --keep-macs"):
+        execute(*words, *timed, "--int8", "--calibration", files / "images.npz")
 
 
 def test_restoring_lowers_the_errors_that_are_reported(files, capsys):
