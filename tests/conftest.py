@@ -62,7 +62,8 @@ def parameters(item: Any) -> dict[str, tuple[int, ...]]:
         return {}
     left = {name: (id(value),) for name, value in item.callspec.params.items()}
     for mark in item.iter_markers("parametrize"):
-        first, *others = mark.args[0].replace(",", " ").split() if isinstance(mark.args[0], str) else mark.args[0]
+        names = mark.args[0] if mark.args else mark.kwargs["argnames"]
+        first, *others = names.replace(",", " ").split() if isinstance(names, str) else names
         for name in others:
             left[first] += left.pop(name)
     return left

@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose
 import tensorchain as tc
 from tensorchain.kernels.nonnegative import descend, polish
 from tensorchain.solvers.compressed import Compressed
+from tensorchain.solvers.normal_equations import Floors
 from tensorchain.solvers.reduction import reduce
 from tests.cases import SOLVED, THREE, Case, crossed, jacobian_blocks
 from tests.tensors.sources import FULL, PARTIAL, Way
@@ -322,3 +323,18 @@ def test_rows_at_their_best(width: int, each: bool) -> None:
         assert_allclose(block[i] + exact[i], best, atol=1e-10)
         assert_allclose(block[i] + slow[i], best, atol=1e-6)
         assert np.all((block[i] + exact[i] == 0.0) == (best == 0.0))
+
+
+def test_a_step_that_gains_nothing_is_shortened() -> None:
+    # Along b the curvature is small, and with one entry cut off at its floor it is large: a step of full length rises.
+    b, across = np.array([1.0, -3.0]), np.array([3.0, 1.0])
+    A = np.outer(across, across) + 0.01 * np.eye(2)
+    floors = Floors([np.array([-10.0]), np.array([-0.1])])
+    found = floors.step(b, lambda step, free: np.zeros(np.count_nonzero(free)), lambda step: A @ step)
+    assert found is not None
+    step, predicted = found
+    assert np.all(step >= floors.floor)
+    assert predicted == pytest.approx(step @ (2.0 * b - A @ step))
+    # The best along the way that is cut off, over all lengths; halving comes within a factor of it.
+    ways = [np.maximum(length * b, floors.floor) for length in np.geomspace(1e-4, 1e3, 500)]
+    assert predicted > 0.2 * max(float(way @ (2.0 * b - A @ way)) for way in ways) > 0.0

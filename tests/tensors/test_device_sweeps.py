@@ -157,3 +157,13 @@ def test_an_interrupted_fit_goes_on(tmp_path: Any) -> None:
     rest = tc.decompose(tensor, "cp", 3, **options)
     assert rest.iterations == whole.iterations
     assert rest.error == pytest.approx(whole.error, rel=1e-10)
+
+
+def test_optimality_is_what_the_last_sweep_took_off() -> None:
+    rng = np.random.default_rng(0)
+    T = tc.CP.random((6, 7, 8), 2, rng).full() + 0.1 * rng.standard_normal((6, 7, 8))
+    device = tc.Device(array_api_strict.asarray(T))
+    fit = tc.decompose(device, "cp", 2, solver=tc.ALS(max_iter=500), init="svd", rng=0)
+    assert fit.reason is tc.StopReason.CONVERGED
+    squares = np.asarray(fit.history.error)[-2:] ** 2
+    assert fit.optimality == pytest.approx((squares[0] - squares[1]) / squares[0], rel=1e-4)
