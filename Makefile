@@ -22,7 +22,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help env figures test test-long test-kernels test-oldest test-newest fuzz coverage mutation lint format types docs \
+.PHONY: help env figures test test-slow test-long test-kernels test-oldest test-newest fuzz coverage mutation lint format types docs \
 	notebooks wheel wheel-test bench bench-degeneracy bench-networks clean
 
 help:  ## list the targets
@@ -43,11 +43,14 @@ figures: $(STAMP)  ## draw the figures again (a few minutes)
 	$(BIN)/python -m paper_figures --quick $(ARGS)
 	@find paper_figures docs -name '*.png' -newer $(STAMP) 2>/dev/null | sort
 
-test: $(TEST_STAMP)  ## run every test and doctest
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+test: $(TEST_STAMP)  ## run the tests and doctests, but for the slow ones (under three minutes on two cores)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
-test-long: $(TEST_STAMP)  ## run the tests on all combinations of their parameters, not on a part of them
-	@TENSORCHAIN_LONG=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+test-slow: $(TEST_STAMP)  ## run the slow tests: whole notebooks, benchmarks, kills, long fits
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(ARGS)
+
+test-long: $(TEST_STAMP)  ## run all tests, on all combinations of their parameters and not on a part of them
+	@TENSORCHAIN_LONG=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-kernels: $(TEST_STAMP)  ## run the numerical tests on the BLAS and NumPy kernels of older processors
 	@$(BIN)/python -m tests.processors -n 2 $(ARGS)

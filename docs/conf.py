@@ -39,6 +39,7 @@ autodoc_member_order = "bysource"
 autodoc_class_signature = "mixed"
 python_maximum_signature_line_length = 100
 
+highlight_language = "text"
 html_theme = "furo"
 html_title = f"tensorchain {release}"
 html_show_sourcelink = False

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,10 +47,33 @@ def combined(*values: Sequence[Any], every: int = 3) -> list[tuple[Any, ...]]:
     ]
 
 
-def crossed(every: int = 3, **values: Sequence[Any]) -> pytest.MarkDecorator:
-    """The parameters of a test, by name, in the combinations of `combined`."""
+def crossed(every: int = 3, fast: int | None = None, **values: Sequence[Any]) -> pytest.MarkDecorator:
+    """The parameters of a test, by name, in the combinations of `combined`; those after the first `fast` are slow."""
     chosen = combined(*values.values(), every=every)
-    return pytest.mark.parametrize(tuple(values), chosen, ids=[_named(some) for some in chosen])
+    names = [_named(some) for some in chosen]
+    return pytest.mark.parametrize(tuple(values), mostly_slow(chosen, len(chosen) if fast is None else fast), ids=names)
+
+
+def mostly_slow(values: Iterable[Any], fast: int = 1) -> list[Any]:
+    """Parameters of which `make test` takes the first `fast`, and `make test-slow` the others."""
+    chosen = list(values)
+    return [*chosen[:fast], *map(_marked, chosen[fast:])]
+
+
+def _marked(some: Any) -> Any:
+    if hasattr(some, "marks"):
+        return pytest.param(*some.values, marks=(*some.marks, pytest.mark.slow), id=some.id)
+    return pytest.param(*(some if isinstance(some, tuple) else (some,)), marks=pytest.mark.slow)
+
+
+def halved(values: Iterable[Any]) -> list[Any]:
+    """Parameters of which `make test` takes half, drawn once for all, and `make test-slow` the others.
+
+    Every second one of a list of combinations may always have the same part.
+    """
+    chosen = list(values)
+    random.Random(2).shuffle(chosen)
+    return mostly_slow(chosen, (len(chosen) + 1) // 2)
 
 
 def _named(value: Any) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tensorchain as tc
-from tests.cases import SOLVED, Case, crossed, gaussian, relative
+from tests.cases import SOLVED, Case, crossed, gaussian, mostly_slow, relative
 from tests.solver_contract import SolverContract, few, fit_of, same_model
 from tests.tensors.test_lazy import Disk
 
@@ -86,7 +86,7 @@ class TestOrdinaryData:
 
 
 class TestConstraints:
-    @pytest.mark.parametrize(("kind", "shape", "rank"), ORDINARY[:1] + ORDINARY[2:5])
+    @pytest.mark.parametrize(("kind", "shape", "rank"), mostly_slow([ORDINARY[0], ORDINARY[4], *ORDINARY[2:4]], 2))
     def test_bounds_hold_through_a_reduction(self, kind: Any, shape: Any, rank: Any) -> None:
         T = noisy(kind, shape, rank)
         free = tc.decompose(T, kind, rank, rng=0)
@@ -125,7 +125,7 @@ class TestSlack:
 
 
 class TestGaps:
-    @pytest.mark.parametrize("observed", [False, True])
+    @pytest.mark.parametrize("observed", mostly_slow([False, True]))
     def test_an_estimate_of_the_core_leads_to_the_model(self, observed: bool) -> None:
         truth = tc.CP.random((40, 30, 35), 4, 1)
         T = truth.full()
@@ -149,7 +149,7 @@ def test_sparse_tensors_that_cannot_be_held_in_memory(model: str, rank: Any) -> 
     assert fit.converged
 
 
-@pytest.mark.parametrize(("shape", "seed"), [((6, 7, 8), 0), ((6, 7, 8), 3), ((10, 10, 10), 0)])
+@pytest.mark.parametrize(("shape", "seed"), mostly_slow([((6, 7, 8), 0), ((6, 7, 8), 3), ((10, 10, 10), 0)]))
 def test_border_tensors_without_noise_have_no_best_approximation(shape: tuple[int, ...], seed: int) -> None:
     """Whether the algebraic start has blown up at once, or the path has run off and sweeps then creep."""
     T = tc.datasets.border_cp(shape, np.random.default_rng(seed)).tensor
@@ -170,7 +170,7 @@ def test_the_finish_on_the_tensor_comes_to_an_end(shape: Any, bound: float | Non
     assert fit.error <= 1.002 * further.error
 
 
-@pytest.mark.parametrize(("seed", "noise"), [(0, 0.0), (1, 0.0), (0, 0.05), (2, 0.05)])
+@pytest.mark.parametrize(("seed", "noise"), mostly_slow([(0, 0.0), (0, 0.05), (1, 0.0), (2, 0.05)], 2))
 def test_starts_that_meet_in_a_local_minimum_do_not_end_the_search(seed: int, noise: float) -> None:
     """What the core holds beside noise tells that there is a better one."""
     shape, rank = (12, 11, 10), [(3, 2, 2), (2, 3, 3)]

@@ -11,7 +11,7 @@ import tensorchain as tc
 from tensorchain.models.archives import read_archive, write_archive
 from tensorchain.solvers import checkpoint as module
 from tensorchain.solvers import sealed
-from tests.cases import combined
+from tests.cases import combined, mostly_slow
 
 
 @pytest.fixture(autouse=True)
@@ -53,8 +53,12 @@ SOLVERS = [
     (tc.Auto(), tc.Penalty(1e-3)),
 ]
 
+PAIRS = combined(SOLVERS, [1, 2], every=2)
+SHORT = [PAIRS[n] for n in (0, 3, 4, 7, *(n for n in range(len(PAIRS)) if n not in (0, 3, 4, 7)))]
+"""One way of each solver first."""
 
-@pytest.mark.parametrize(("way", "starts"), combined(SOLVERS, [1, 3], every=2))
+
+@pytest.mark.parametrize(("way", "starts"), mostly_slow(SHORT, 4))
 def test_the_same_result(tmp_path, tensor, way, starts):
     solver, constraint = way
     arguments = {"tensor": tensor, "model": "cp", "rank": 7, "rng": 5, "starts": starts, "jobs": 1}
@@ -71,7 +75,7 @@ def test_the_same_result(tmp_path, tensor, way, starts):
     assert [s.error for s in pieced.starts] == [s.error for s in whole.starts]
 
 
-@pytest.mark.parametrize("length", [60, 110])
+@pytest.mark.parametrize("length", mostly_slow([60, 110]))
 def test_the_default_goes_on_on_its_core(tmp_path, length):
     rng = np.random.default_rng(0)
     T = tc.TensorChain.random((14, 15, 16), 2, rng).full()
@@ -228,6 +232,7 @@ def test_parallel_starts_equal_serial_ones(tensor):
     assert not parallel.model.matrices[0].flags.writeable
 
 
+@pytest.mark.slow
 def test_max_seconds_over_parallel_starts():
     tensor = np.random.default_rng(0).standard_normal((30, 30, 30))
     fit = tc.decompose(

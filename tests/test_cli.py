@@ -33,7 +33,7 @@ from tensorchain.cli.errors import CommandError, Status, one_line
 from tensorchain.cli.progress import FitProgress
 from tensorchain.cli.reading import read_array
 from tensorchain.cli.writing import replace_file
-from tests.cases import relative
+from tests.cases import mostly_slow, relative
 
 TENSOR = tc.datasets.inverse_radius(order=3, size=6)
 PLAIN = ["--model", "cp", "--rank", "2"]
@@ -166,6 +166,7 @@ def test_solvers_reach_the_library(folder: Path, capsys: Any, name: str, solver:
 
 
 @pytest.mark.filterwarnings("ignore:.*loky:UserWarning")
+@pytest.mark.slow
 def test_jobs_share_the_starts_and_change_nothing(folder: Path, capsys: Any) -> None:
     pytest.importorskip("joblib")
     arguments = ["decompose", "data.npy", *PLAIN, "--solver", "als", "--max-iter", "5", "--starts", "3", "--json"]
@@ -215,7 +216,7 @@ def test_block_terms_take_one_rank_a_term(folder: Path, capsys: Any) -> None:
     capsys.readouterr()
 
 
-@pytest.mark.parametrize("name", ["fit.png", "fit.pdf", "fit.svg"])
+@pytest.mark.parametrize("name", mostly_slow(["fit.svg", "fit.png", "fit.pdf"]))
 def test_plot_is_written_whole(folder: Path, name: str, capsys: Any) -> None:
     assert main(["decompose", "data.npy", *PLAIN, "--out", "fit.npz", "--plot", name]) == 0
     start = {"fit.png": b"\x89PNG", "fit.pdf": b"%PDF", "fit.svg": b"<?xml"}[name]
@@ -256,6 +257,7 @@ def test_help_fits_a_terminal_of_120_columns(capsys: Any, monkeypatch: pytest.Mo
         assert max(map(len, capsys.readouterr().out.splitlines())) <= 120
 
 
+@pytest.mark.slow
 def test_subprocess_end_to_end(folder: Path) -> None:
     base = [sys.executable, "-m", "tensorchain.cli"]
     made = subprocess.run(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 import tensorchain as tc
 from tensorchain.cli import main
+from tests.cases import mostly_slow
 
 PLAIN = ["--model", "cp", "--rank", "3"]
 ENDLESS = ["--solver", "als", "--max-iter", "100000000"]
@@ -27,13 +29,25 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def begun(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """`tensorchain decompose` in a process of its own."""
+@pytest.fixture
+def begun() -> Iterator[Any]:
+    """`tensorchain decompose` in a process of its own, which does not outlive the test."""
+    processes = []
+
+    def begin(*arguments: str) -> subprocess.Popen[str]:
+        processes.append(begin_process(*arguments))
+        return processes[-1]
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def begin_process(*arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tensorchain.cli", "decompose", "data.npy", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(Path(tc.__file__).parents[1])}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
-    )
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def wait_for(what: Any, seconds: float = 60.0) -> None:
@@ -43,8 +57,8 @@ def wait_for(what: Any, seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_best_so_far(folder: Path, number: int) -> None:
+@pytest.mark.parametrize("number", mostly_slow([signal.SIGINT, signal.SIGTERM]))
+def test_a_signal_saves_the_best_so_far(folder: Path, begun: Any, number: int) -> None:
     process = begun(*PLAIN, *ENDLESS, "--starts", "100000", "--checkpoint", "run.ckpt", "--out", "fit.npz")
     wait_for(lambda: Path("run.ckpt").exists() or process.poll() is not None)
     process.send_signal(number)
@@ -71,7 +85,8 @@ def children_of(process: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="children are found through /proc")
-def test_no_worker_outlives_a_signal(folder: Path) -> None:
+@pytest.mark.slow
+def test_no_worker_outlives_a_signal(folder: Path, begun: Any) -> None:
     pytest.importorskip("joblib")
     process = begun(*PLAIN, "--solver", "lm", "--starts", "500000", "--jobs", "2", "--out", "fit.npz")
     # The tracker of resources and two workers.
@@ -88,7 +103,8 @@ def test_no_worker_outlives_a_signal(folder: Path) -> None:
     wait_for(gone, 10.0)
 
 
-@pytest.mark.parametrize("redirected", [">&-", ">&- 2>&-", "2>/dev/full"])
+@pytest.mark.slow
+@pytest.mark.parametrize("redirected", ["2>/dev/full", ">&-", ">&- 2>&-"])
 def test_closed_streams_cost_nothing(folder: Path, redirected: str) -> None:
     options = "--model cp --rank 2 --solver als --max-iter 3 --out fit.npz"
     code = f"{sys.executable} -m tensorchain.cli decompose data.npy {options} "
@@ -103,7 +119,7 @@ def test_closed_streams_cost_nothing(folder: Path, redirected: str) -> None:
         assert bad.returncode == 2
 
 
-@pytest.mark.parametrize("json", ["", "--json"])
+@pytest.mark.parametrize("json", mostly_slow(["--json", ""]))
 def test_a_reader_that_has_gone(folder: Path, json: str) -> None:
     options = f"{json} --model cp --rank 2 --solver als --max-iter 3 --out"
     program = f"{sys.executable} -m tensorchain.cli"

@@ -35,6 +35,7 @@ from tests.cases import (
     cp_case,
     four_models,
     gaussian,
+    mostly_slow,
     relative,
     tucker_case,
 )
@@ -523,7 +524,9 @@ SWEEPS = [(case, tc.ALS(max_iter=2000)) for case in TOY[:1]]
 
 
 class TestAConstraintFromOutside:
-    @pytest.mark.parametrize(("way", "beside"), combined(JOINT + SWEEPS, ["penalty", "sensitivity"], every=2))
+    @pytest.mark.parametrize(
+        ("way", "beside"), mostly_slow(combined(JOINT + SWEEPS, ["penalty", "sensitivity"], every=2), 5)
+    )
     def test_it_holds_is_active_and_optimal(self, way: tuple[Case, Any], beside: str) -> None:
         case, solver = way
         T, truth, start = noisy(case)

@@ -71,6 +71,7 @@ def test_a_fit_takes_the_same_steps() -> None:
     assert structured.error == pytest.approx(dense.error, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_parameters() -> None:
     """Levenberg-Marquardt where a dense matrix would take 80 GB."""
     rng = np.random.default_rng(2)

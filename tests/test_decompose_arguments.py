@@ -219,7 +219,7 @@ class TestWhatIsAccepted:
         assert tc.decompose(T.tolist(), "cp", 1, solver=tc.ALS(max_iter=2), rng=0).model.shape == T.shape
 
     def test_orders_two_to_ten(self) -> None:
-        for order in range(2, 11):
+        for order in (2, 3, 5, 10):
             tensor = np.random.default_rng(order).standard_normal((2,) * order)
             for model, rank in (("cp", 2), ("tucker", 1), ("tc", 1), ("btd", [(1,) * order])):
                 fit = tc.decompose(tensor, model, rank, solver=tc.ALS(max_iter=2), rng=0)

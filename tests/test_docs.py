@@ -17,6 +17,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pytest
+from docutils import nodes
 
 import tensorchain as tc
 from benchmarks.__main__ import NAMES as BENCHMARKS
@@ -152,7 +153,7 @@ DOCSTRING = """Summary with ||X|| and x_.
 
 Formula:
 
-    a = b*c
+    a = b*c         by :mod:`tensorchain.kernels`
 
 Parameters
 ----------
@@ -184,7 +185,7 @@ Formula:
 
 ::
 
-    a = b*c
+    a = b*c         by tensorchain.kernels
 
 .. rubric:: Parameters
 
@@ -277,6 +278,7 @@ def build(folder: Path, page: str, *options: str) -> subprocess.CompletedProcess
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_extensions_show_results_tables_and_formulas(tmp_path: Path) -> None:
     (tmp_path / "_build").mkdir()
     done = build(tmp_path, PAGE)
@@ -293,15 +295,22 @@ def test_extensions_show_results_tables_and_formulas(tmp_path: Path) -> None:
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=\"https?:", html)
 
 
-def test_an_example_that_fails_stops_the_build(tmp_path: Path) -> None:
-    done = build(tmp_path, "# Page\n\n```python\nraise ValueError('broken example')\n```\n")
-    assert done.returncode != 0
-    assert "broken example" in done.stderr
+def test_what_fails_is_said(extension: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="broken example"):
+        extension("examples").run_page("```python\nraise ValueError('broken example')\n```\n", "page")
+    formulas, said = extension("formulas"), []
+    monkeypatch.setattr(formulas.logger, "warning", lambda text, *rest, location: said.append(text % rest))
+    for formula in (r"a \unheardof b", r"\left( \sum_j a_j \right)^T", r"\sum_j a_j^2"):
+        formulas.markup(nodes.math(formula, formula), within=False)
+    assert [("unknown" in text, "em high" in text) for text in said] == [(True, False), (False, True)]
 
 
-def test_a_formula_that_cannot_be_drawn_stops_the_build(tmp_path: Path) -> None:
-    # An unknown command, and brackets that grow without end.
-    done = build(tmp_path, "# Page\n\n$a \\unheardof b$\n\n$$ \\left( \\sum_j a_j \\right)^T $$\n", "--keep-going")
+@pytest.mark.slow
+def test_what_fails_stops_the_build(tmp_path: Path) -> None:
+    # An example, an unknown command, and brackets that grow without end.
+    formulas = "$a \\unheardof b$\n\n$$ \\left( \\sum_j a_j \\right)^T $$\n"
+    page = f"# Page\n\n```python\nraise ValueError('broken example')\n```\n\n{formulas}"
+    done = build(tmp_path, page, "--keep-going")
     assert done.returncode != 0
-    assert "unheardof" in done.stderr
-    assert "em high" in done.stderr
+    for said in ("broken example", "unheardof", "em high"):
+        assert said in done.stderr

@@ -14,7 +14,7 @@ import pytest
 
 import tensorchain as tc
 from tests import judge
-from tests.cases import block_term_case, chain_case, cp_case, gaussian, tucker_case
+from tests.cases import block_term_case, chain_case, cp_case, gaussian, mostly_slow, tucker_case
 
 KINDS = [
     cp_case((4, 3, 5), 2),
@@ -64,7 +64,7 @@ def problem(seed: int) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
     return T, constraint, start, SOLVERS[rng.integers(len(SOLVERS))], arguments
 
 
-@pytest.mark.parametrize("seed", seeds())
+@pytest.mark.parametrize("seed", mostly_slow(seeds(), 8))
 def test_the_fit_is_true(seed: int) -> None:
     T, constraint, start, solver, arguments = problem(seed)
     with warnings.catch_warnings():

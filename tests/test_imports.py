@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1] / "tensorchain"
 
 
@@ -31,6 +33,7 @@ def layers() -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.slow
 def test_no_circle_between_the_parts() -> None:
     edges = layers()
     assert {"solvers", "models", "tensors", "api"} <= set(edges)

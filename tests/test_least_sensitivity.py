@@ -6,6 +6,7 @@ from scipy.optimize import minimize
 
 import tensorchain as tc
 from tensorchain.models import Model
+from tests.cases import halved
 
 KINDS = [
     (tc.CP, (4, 3, 2), 3),
@@ -49,7 +50,7 @@ def test_no_model_of_drawn_entries_has_less(kind, shape, rank, dtype):
         assert model.sensitivity(relative=True) >= model.least_sensitivity
 
 
-@pytest.mark.parametrize(("kind", "shape", "rank"), KINDS)
+@pytest.mark.parametrize(("kind", "shape", "rank"), halved(KINDS))
 def test_descent_on_the_sensitivity_does_not_pass_it(kind, shape, rank):
     start = kind.random(shape, rank, rng=7)
     sizes = np.cumsum([matrix.size for matrix in start.matrices])[:-1]

@@ -21,6 +21,7 @@ from tests.cases import (
     cp_case,
     double,
     four_models,
+    halved,
     jacobian,
     relative,
     tucker_case,
@@ -28,7 +29,7 @@ from tests.cases import (
 from tests.model_contract import ModelContract
 
 
-@pytest.mark.parametrize("case", ALL, ids=str)
+@pytest.mark.parametrize("case", halved(ALL), ids=str)
 class TestModels(ModelContract):
     """Orders 2 to 6, real and complex, double and single."""
 

@@ -60,6 +60,7 @@ def test_correction_lowers_the_sensitivity_at_the_same_error(model: str) -> None
     assert before["shape"] == "x".join(map(str, tensor.shape))
 
 
+@pytest.mark.slow
 def test_kernels_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "NETWORK", DIGITS)
     found = stored_rows(kernels, lambda key: key["layer"] in ("layer1.0.conv1", "layer1.0.conv2"))
@@ -156,6 +157,7 @@ def test_latencies_are_drawn() -> None:
     assert bottom > top
 
 
+@pytest.mark.slow
 def test_figures_need_no_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; import paper_figures.kernels, paper_figures.latency, " + (
         "paper_figures.fine_tuning, paper_figures.accuracy, paper_figures.bits, benchmarks.networks.latency"

@@ -43,6 +43,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.slow
 def test_it_runs(name: str, tmp_path: Path) -> None:
     done = run(name, "--outputs", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -100,6 +101,7 @@ def written(folder: Path, code: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_an_error_in_a_cell_is_an_error(tmp_path: Path) -> None:
     done = run(written(tmp_path, "1 / 0"))
     assert done.returncode != 0

@@ -11,7 +11,7 @@ import pytest
 import tensorchain as tc
 from tensorchain.kernels import contract
 from tensorchain.models.network import BOND_LETTERS, CORE_LETTERS, MODE_LETTERS
-from tests.cases import gaussian, relative
+from tests.cases import gaussian, mostly_slow, relative
 
 
 def by_products(train: Any, indices: Any) -> Any:
@@ -95,7 +95,7 @@ def test_quantised_functions(solver: Any, init: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [tc.Sparse, tc.Observed])
-@pytest.mark.parametrize(("model", "rank"), [("tc", (1,) + (2,) * 29), ("cp", 2)])
+@pytest.mark.parametrize(("model", "rank"), mostly_slow([("tc", (1,) + (2,) * 29), ("cp", 2)]))
 def test_entries_of_order_thirty(kind: Any, model: str, rank: Any) -> None:
     rng = np.random.default_rng(3)
     where = np.unique(rng.integers(0, 2, (400, 30)), axis=0)

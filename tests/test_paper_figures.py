@@ -26,6 +26,7 @@ from paper_figures.results import Job, Results, Settings, column, fingerprint, g
 from paper_figures.run import NothingToDrawError, draw_figures, outcomes
 from paper_figures.style import WIDTH, few_ticks, rank_text, style
 from paper_figures.trace import Trace, spread
+from tests.cases import mostly_slow
 
 SETTINGS = {"figure": "a", "seed": 0}
 
@@ -128,6 +129,7 @@ def toy_figure() -> Any:
     return toy
 
 
+@pytest.mark.slow
 def test_runner_continues_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy, console = toy_figure(), Console(quiet=True)
     monkeypatch.setitem(FIGURES, "toy", toy)
@@ -265,7 +267,7 @@ def rows_of(module: Any, starts: int = 1) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("name", FITS)
+@pytest.mark.parametrize("name", mostly_slow(sorted(FITS, key="border".__eq__, reverse=True)))
 def test_every_figure_draws_what_it_measures(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("sklearn", "PIL", "tensorly", "safetensors"):
         pytest.importorskip(package)

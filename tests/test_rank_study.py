@@ -22,6 +22,7 @@ from tensorchain.selection.fits import determined
 from tensorchain.selection.progress import StudyProgress
 from tensorchain.selection.quick import Quick
 from tensorchain.selection.rule import judge
+from tests.cases import mostly_slow
 
 SHAPE = (9, 8, 7)
 QUICK: dict[str, Any] = {"starts": 1, "folds": 3, "splits": 1, "rng": 0}
@@ -104,7 +105,7 @@ def test_components_of_a_match() -> None:
 # -- the recommendation -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rank", [1, 2, 4])
+@pytest.mark.parametrize("rank", mostly_slow([2, 1, 4], 2))
 def test_planted_ranks(rank: int) -> None:
     shape = (12, 11, 10)
     study = tc.rank_study(planted(rank, 0.1, rank, shape), "cp", range(max(1, rank - 1), rank + 2), **QUICK)
@@ -117,12 +118,15 @@ def test_planted_ranks(rank: int) -> None:
 
 @pytest.mark.parametrize(
     ("model", "truth", "ranks", "right"),
-    [
-        ("tucker", tc.Tucker.random(SHAPE, (2, 3, 2), rng=1), [(2, 2, 2), (3, 3, 3), (2, 3, 2), 1], (2, 3, 2)),
-        ("tt", tc.TensorChain.random(SHAPE, (1, 3, 2), rng=1), [1, (2, 2), (3, 2), (3, 3)], (3, 2)),
-        ("tc", tc.TensorChain.random((6, 7, 6), 2, rng=1), [2, 1], 2),
-        ("btd", tc.BlockTerm.random((6, 5, 6), [(2, 1, 2)] * 2, rng=2), [[(2, 1, 2)], [(2, 1, 2)] * 2], None),
-    ],
+    mostly_slow(
+        [
+            ("tucker", tc.Tucker.random(SHAPE, (2, 3, 2), rng=1), [(2, 2, 2), (3, 3, 3), (2, 3, 2), 1], (2, 3, 2)),
+            ("tt", tc.TensorChain.random(SHAPE, (1, 3, 2), rng=1), [1, (2, 2), (3, 2), (3, 3)], (3, 2)),
+            ("tc", tc.TensorChain.random((6, 7, 6), 2, rng=1), [2, 1], 2),
+            ("btd", tc.BlockTerm.random((6, 5, 6), [(2, 1, 2)] * 2, rng=2), [[(2, 1, 2)], [(2, 1, 2)] * 2], None),
+        ],
+        3,
+    ),
 )
 def test_other_models_by_held_out_error(model: str, truth: Any, ranks: list[Any], right: Any) -> None:
     clean = truth.full()
@@ -236,7 +240,6 @@ def test_rule_paired_differences_and_outliers() -> None:
 def test_classes_of_data_agree() -> None:
     T = planted(2, 0.05)
     seen = np.random.default_rng(1).random(SHAPE) < 0.85
-    assert tc.rank_study(tc.Masked(T, seen), "cp", [1, 2, 3], **QUICK).recommended == 2
     masked = tc.rank_study(tc.Masked(T, seen), "cp", [1, 2], **FEW)
     listed = tc.rank_study(tc.Observed(np.argwhere(seen), T[seen], SHAPE), "cp", [1, 2], **FEW)
     assert [r.held_out for r in masked] == pytest.approx([r.held_out for r in listed], rel=1e-3)
@@ -245,6 +248,13 @@ def test_classes_of_data_agree() -> None:
     for data in others:
         found = tc.rank_study(data, "cp", [1, 2], **FEW)
         assert [r.held_out for r in found] == pytest.approx([r.held_out for r in dense], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_masked_and_complex_data() -> None:
+    T = planted(2, 0.05)
+    seen = np.random.default_rng(1).random(SHAPE) < 0.85
+    assert tc.rank_study(tc.Masked(T, seen), "cp", [1, 2, 3], **QUICK).recommended == 2
     assert tc.rank_study(T * (1 + 1j), "cp", [1, 2], **QUICK)[2].held_out < 0.1
 
 
@@ -257,6 +267,7 @@ def test_constraints_hold_for_every_fit() -> None:
     assert all(matrix.min() >= 0.0 for r in study for matrix in r.fit.model.matrices)
 
 
+@pytest.mark.slow
 def test_halves_where_they_say_something() -> None:
     assert determined(tc.CP, (4, 4, 4), 5)
     assert not determined(tc.CP, (3, 4, 4), 5)
@@ -317,6 +328,7 @@ def figures(study: tc.RankStudy) -> list[Any]:
     return [[str(getattr(r, f.name)) for f in dataclasses.fields(r) if f.name != "fit"] for r in rows]
 
 
+@pytest.mark.slow
 def test_resumed_studies_are_the_same(tmp_path: Path) -> None:
     T, file = planted(), tmp_path / "study"
     whole = tc.rank_study(T, "cp", range(1, 4), **QUICK)
@@ -478,6 +490,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -
         assert fragment in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_command_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)

@@ -51,6 +51,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return seen
 
 
+@pytest.mark.slow
 def test_the_first_example_shows_what_the_text_says(shown: Any) -> None:
     names, printed = shown[0]
     free, stable, tensor = names["free"], names["stable"], names["T"]
@@ -63,6 +64,7 @@ def test_the_first_example_shows_what_the_text_says(shown: Any) -> None:
     assert printed.count("rounded to 16 bits") == 2
 
 
+@pytest.mark.slow
 def test_the_example_of_own_data(shown: Any) -> None:
     names, printed = shown[1]
     sizes = [names[name].shape for name in ("samples", "times", "channels")]
@@ -70,6 +72,7 @@ def test_the_example_of_own_data(shown: Any) -> None:
     assert "HEALTHY" in printed
 
 
+@pytest.mark.slow
 def test_the_network_is_smaller(shown: Any) -> None:
     import torch
 
@@ -80,11 +83,13 @@ def test_the_network_is_smaller(shown: Any) -> None:
     assert all(torch.isfinite(weights).all() for weights in names["q"].state_dict().values())
 
 
+@pytest.mark.slow
 def test_there_are_no_other_blocks(shown: Any) -> None:
     assert len(shown) == 3
     assert {language for language, _ in BLOCKS} == {"", "python"}
 
 
+@pytest.mark.slow
 def test_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     mpl.use("Agg")

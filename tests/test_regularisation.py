@@ -10,7 +10,7 @@ import pytest
 
 import tensorchain as tc
 from tensorchain.regularisation import PathPoint, RegularisationPath
-from tests.cases import relative
+from tests.cases import mostly_slow, relative
 
 
 def noisy_border(seed: int = 0) -> Any:
@@ -19,7 +19,7 @@ def noisy_border(seed: int = 0) -> Any:
     return T + 0.02 * np.linalg.norm(T) / np.sqrt(T.size) * rng.standard_normal(T.shape)
 
 
-@pytest.mark.parametrize(("solver", "noise"), [("path", True), ("path", False), ("auto", False)])
+@pytest.mark.parametrize(("solver", "noise"), mostly_slow([("path", True), ("path", False), ("auto", False)]))
 def test_the_figures_of_the_path_are_those_of_its_models(solver: str, noise: bool) -> None:
     T = 1e4 * (noisy_border() if noise else tc.datasets.border_cp((6, 5, 7), np.random.default_rng(0)).tensor)
     fit = tc.decompose(T, "cp", rank=2, solver=solver, rng=0)

@@ -10,6 +10,7 @@ import pytest
 import tensorchain as tc
 from tensorchain.models.scale import Scale
 from tensorchain.solvers.constraints import Sensitivity, SquaredError
+from tests.cases import mostly_slow
 
 CASES = [("cp", 3), ("tucker", (2, 3, 2)), ("tc", (2, 3, 2)), ("btd", [(2, 2, 2), (1, 2, 2)])]
 
@@ -44,7 +45,7 @@ def test_what_is_minimised_and_bounded(model: str, rank: Any, c: float) -> None:
     assert [(b.quantity, b.limit) for b in bound] == [(Sensitivity(), 3.0)]
 
 
-@pytest.mark.parametrize(("model", "rank"), CASES)
+@pytest.mark.parametrize(("model", "rank"), mostly_slow(CASES, 2))
 def test_fits_do_not_depend_on_the_scale(model: str, rank: Any) -> None:
     T = np.random.default_rng(0).standard_normal((5, 4, 6))
     for constraint in (tc.Penalty(0.05, relative=True), tc.SensitivityBound(6.0, relative=True)):

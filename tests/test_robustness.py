@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tensorchain as tc
-from tests.cases import combined, gaussian, relative
+from tests.cases import combined, gaussian, halved, relative
 
 SEEDS = range(3)
 SHAPE = (3, 2, 3)
@@ -90,7 +90,7 @@ class TestOddTensors:
 
     @pytest.mark.parametrize(
         ("kind", "constraint", "model", "solver"),
-        combined(list(TENSORS), ["penalty", "sensitivity", "error"], list(MODELS), list(SOLVERS)),
+        halved(combined(list(TENSORS), ["penalty", "sensitivity", "error"], list(MODELS), list(SOLVERS))),
     )
     def test_constraints(self, kind: str, constraint: str, model: str, solver: str) -> None:
         T = TENSORS[kind](np.random.default_rng(0))

@@ -12,7 +12,7 @@ from tensorchain.evaluation import DenseEvaluator, Evaluator, SmallEvaluator
 from tensorchain.models import Model
 from tensorchain.solvers.sweeps import starting_error, sweep
 from tensorchain.tensors import Dense, Masked
-from tests.cases import THREE, Case, relative
+from tests.cases import THREE, Case, crossed, relative
 from tests.evaluation.test_evaluators import SHAPES, made
 
 COMPLEX = [case.as_type("complex128") for case in THREE]
@@ -132,8 +132,9 @@ def test_errors_of_single_precision_matrices_are_true() -> None:
     assert checked == 600
 
 
-@pytest.mark.parametrize("solver", [tc.LM(max_iter=40), tc.Path(max_iter=40)], ids=["lm", "path"])
-@pytest.mark.parametrize("constraint", [None, tc.Penalty(1e-3), tc.ErrorBound(0.9)], ids=["free", "penalty", "bound"])
+@crossed(
+    every=2, constraint=[None, tc.Penalty(1e-3), tc.ErrorBound(0.9)], solver=[tc.LM(max_iter=40), tc.Path(max_iter=40)]
+)
 def test_solvers_take_the_same_way(solver: Any, constraint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     T = tc.datasets.border_chain((6, 6, 6), (2, 2, 2), np.random.default_rng(0)).tensor
     start: Model = tc.TensorChain.random(T.shape, 2, 1)

@@ -66,6 +66,7 @@ def test_any_scale_and_dtype() -> None:
     assert fewest_ranks(1e-120 * T, 0.1) == fewest_ranks(T, 0.1) == fewest_ranks(T * 1j, 0.1)
 
 
+@pytest.mark.slow
 def test_a_large_cp_is_not_given_up_by_sweeps_that_creep() -> None:
     picture = tc.datasets.unfold_image(tc.datasets.photograph("china", (4, 4, 3)), (4, 4, 3))
     fit = tc.decompose(picture, "cp", error=0.05, rng=0)

@@ -14,7 +14,19 @@ import pytest
 import tensorchain as tc
 from tensorchain.fit import StopReason
 from tests import judge
-from tests.cases import Case, block_term_case, chain_case, combined, cp_case, crossed, gaussian, relative, tucker_case
+from tests.cases import (
+    Case,
+    block_term_case,
+    chain_case,
+    combined,
+    cp_case,
+    crossed,
+    gaussian,
+    halved,
+    mostly_slow,
+    relative,
+    tucker_case,
+)
 
 SOLVERS = {"als": tc.ALS(max_iter=300), "lm": tc.LM(max_iter=300), "path": tc.Path()}
 ON_SOLVERS = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
@@ -51,8 +63,7 @@ def solution(case: Case, seed: int = 3, scale: float = 10.0) -> tuple[Any, Any]:
 class TestExactStarts:
     """A start without error is no solution of a constrained problem."""
 
-    @ON_CASES
-    @ON_SOLVERS
+    @crossed(every=2, case=CASES, solver=list(SOLVERS.values()))
     def test_penalty(self, solver: Any, case: Case) -> None:
         T, start = solution(case)
         # A price of a thousandth: some of SS goes, for a small error.
@@ -62,7 +73,7 @@ class TestExactStarts:
         assert 1e-5 < fit.error < 0.03
         assert fit.sensitivity < 0.9999 * start.sensitivity()
 
-    @pytest.mark.parametrize(("case", "solver", "limit"), combined(CASES, list(SOLVERS.values()), [0.05, 1e-3]))
+    @pytest.mark.parametrize(("case", "solver", "limit"), halved(combined(CASES, list(SOLVERS.values()), [0.05, 1e-3])))
     def test_error_bound(self, solver: Any, case: Case, limit: float) -> None:
         T, start = solution(case)
         fit = true(fitted(T, case, solver, init=start, constraint=tc.ErrorBound(limit)), T, tc.ErrorBound(limit), start)
@@ -73,7 +84,7 @@ class TestExactStarts:
         assert fit.sensitivity <= start.sensitivity() * (1 - 0.99 * limit) ** (2 * (blocks - 1) / blocks)
         assert fit.error == pytest.approx(limit, rel=1e-2)
 
-    @pytest.mark.parametrize(("case", "solver"), combined(CASES, list(SOLVERS.values()), every=2))
+    @pytest.mark.parametrize(("case", "solver"), halved(combined(CASES, list(SOLVERS.values()), every=2)))
     def test_sensitivity_bound(self, solver: Any, case: Case) -> None:
         T, start = solution(case)
         for share in (0.8,) if solver is SOLVERS["als"] else (0.8, 0.1):
@@ -114,8 +125,7 @@ class TestBounds:
             if fit.iterations >= solver.max_iter:
                 assert fit.reason is StopReason.ITERATION_LIMIT
 
-    @pytest.mark.parametrize("limit", [1e-6, 1e-8])
-    @pytest.mark.parametrize("case", CASES[1:5], ids=str)
+    @crossed(every=2, limit=[1e-6, 1e-8], case=CASES[1:5])
     def test_sweeps_meet_small_bounds(self, case: Case, limit: float) -> None:
         T, start = solution(case)
         fit = true(
@@ -131,14 +141,17 @@ class TestBounds:
 
     @pytest.mark.parametrize(
         ("case", "solver", "bound"),
-        combined(
-            [
-                block_term_case((4, 3, 3), [(1, 1, 1), (1, 2, 2)]),
-                cp_case((5, 4, 3), 3),
-                chain_case((4, 3, 4), (2, 2, 2)).as_type("float32"),
-            ],
-            list(SOLVERS.values()),
-            [tc.ErrorBound(1 - 1e-7), tc.SensitivityBound(1e-8), tc.Penalty(1e3)],
+        mostly_slow(
+            combined(
+                [
+                    block_term_case((4, 3, 3), [(1, 1, 1), (1, 2, 2)]),
+                    cp_case((5, 4, 3), 3),
+                    chain_case((4, 3, 4), (2, 2, 2)).as_type("float32"),
+                ],
+                list(SOLVERS.values()),
+                [tc.ErrorBound(1 - 1e-7), tc.SensitivityBound(1e-8), tc.Penalty(1e3)],
+            )[::-1],
+            7,
         ),
     )
     def test_models_that_are_nearly_zero(self, case: Case, solver: Any, bound: Any) -> None:
@@ -172,8 +185,7 @@ class TestFiguresOfTheModel:
         for solver in (SOLVERS["als"], tc.LM(max_iter=100)):
             true(tc.decompose(T, "cp", 2, solver=solver, rng=seed), T)
 
-    @pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[3], CASES[5]], ids=str)
-    @ON_SOLVERS
+    @crossed(every=2, case=[CASES[1], CASES[2], CASES[3], CASES[5]], solver=list(SOLVERS.values()))
     def test_missing_entries(self, case: Case, solver: Any) -> None:
         T, start = solution(case)
         rng = np.random.default_rng(3)
@@ -232,11 +244,13 @@ class TestStarts:
 
     @pytest.mark.parametrize(
         ("solver", "asked", "weights"),
-        combined(
-            list(SOLVERS.values()),
-            [("tucker", (3, 3, 3)), ("cp", 3), ("btd", [(2, 2, 2), (1, 1, 1)]), ("tc", (1, 3, 3))],
-            [(100.0, 10.0, 1.0), (1.0, 1e-3, 1e-6)],
-            every=2,
+        halved(
+            combined(
+                list(SOLVERS.values()),
+                [("tucker", (3, 3, 3)), ("cp", 3), ("btd", [(2, 2, 2), (1, 1, 1)]), ("tc", (1, 3, 3))],
+                [(100.0, 10.0, 1.0), (1.0, 1e-3, 1e-6)],
+                every=2,
+            )
         ),
     )
     def test_singular_vectors_of_a_diagonal(self, solver: Any, asked: tuple[str, Any], weights: Any) -> None:
@@ -251,7 +265,8 @@ class TestStarts:
             held = true(tc.decompose(T, kind, rank, init="svd", solver=solver, constraint=bound, rng=0), T, bound)
             assert held.gap == 0.0
 
-    def test_counts(self) -> None:
+    @pytest.mark.parametrize("name", mostly_slow(["lm", "als", "path"]))
+    def test_counts(self, name: str) -> None:
         rng = np.random.default_rng(0)
         T = rng.poisson(0.15, (7, 6, 8)) * rng.integers(1, 50, (7, 6, 8)) * 1.0
         indices = np.argwhere(T)
@@ -262,9 +277,8 @@ class TestStarts:
             factors.append(U)
             core = np.moveaxis(np.tensordot(U.T, core, (1, n)), 0, n)
         hosvd = tc.Tucker(core, factors)
-        for solver in SOLVERS.values():
-            for init in ("svd", hosvd):
-                true(fitted(sparse, tucker_case(T.shape, (3, 3, 3)), solver, init=init), T, None, hosvd)
+        for init in ("svd", hosvd):
+            true(fitted(sparse, tucker_case(T.shape, (3, 3, 3)), SOLVERS[name], init=init), T, None, hosvd)
 
     @pytest.mark.parametrize("seed", range(3))
     @pytest.mark.parametrize("weights", [(1.0, 0.03, 0.001), (1.0, 1e-3, 1e-5)], ids=str)
@@ -299,7 +313,7 @@ class TestStarts:
         T, _ = solution(case)
         true(fitted(T, case, tc.LM(damping=damping), rng=2), T)
 
-    @ON_SOLVERS
+    @pytest.mark.parametrize("solver", mostly_slow(SOLVERS.values(), 2), ids=SOLVERS)
     def test_every_start_is_its_own(self, solver: Any) -> None:
         case = CASES[4]
         T = case.tensor()
@@ -329,7 +343,7 @@ class TestDivergence:
     """Where there is no best approximation, that is the reason; where there is one, it is not."""
 
     @ON_SOLVERS
-    @pytest.mark.parametrize("seed", range(2))
+    @pytest.mark.parametrize("seed", mostly_slow(range(2)))
     def test_sums_of_indices(self, solver: Any, seed: int) -> None:
         # i + j + k has border rank 2 and rank 3 or more.
         shape = [(4, 5, 6), (3, 3, 3), (7, 4, 5), (5, 3, 4)][seed]

@@ -138,6 +138,10 @@ def limited(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, previous)
 
 
+GRACE = 2.0
+"""Seconds beyond twice the limit after which a method that does not heed it is stopped."""
+
+
 def attempt(method: Method, problem: Problem, tensor: Array, seed: int, seconds: float) -> tuple[Outcome, float]:
     """Run a method; failures and the time limit become outcomes.  Also the seconds that it took."""
     rng = np.random.default_rng((11, seed))
@@ -145,7 +149,7 @@ def attempt(method: Method, problem: Problem, tensor: Array, seed: int, seconds:
     importlib.import_module(method.module)
     began = time.perf_counter()
     try:
-        with limited(2.0 * seconds + 2.0), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with limited(2.0 * seconds + GRACE), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             with np.errstate(all="ignore"):
                 outcome = method.run(problem, tensor, rng, seconds)

@@ -30,11 +30,17 @@ side = 224 if large else 32
 report = compress(
     net, torch.zeros(1, 3, side, side), method, keep_macs=float(share), stabilise=plain == "0", jobs=int(jobs)
 ).report
+clock = time.perf_counter() - clock
+if jobs != "1":
+    # Of processes that have not ended the system tells no times.
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor().shutdown(wait=True)
 own, others = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
 seconds = time.process_time() - start + others.ru_utime + others.ru_stime
 error = (sum(layer.error**2 for layer in report.layers if layer.error is not None)
          / max(sum(layer.error is not None for layer in report.layers), 1)) ** 0.5
-print(f"{seconds:.0f}", f"{time.perf_counter() - clock:.0f}", f"{max(own.ru_maxrss, others.ru_maxrss) / 1024:.0f}",
+print(f"{seconds:.0f}", f"{clock:.0f}", f"{max(own.ru_maxrss, others.ru_maxrss) / 1024:.0f}",
       f"{report.macs[1] / report.macs[0]:.3f}", f"{error:.3f}")
 """
 HEADER = ["network", "method", "processor, s", "clock, s", "MB", "MACs", "error"]

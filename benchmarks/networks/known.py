@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.networks.resnet import resnet18
+
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -70,22 +72,6 @@ class CifarResNet(nn.Module):
         return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
 
 
-class WideBlock(nn.Module):
-    """relu(shortcut(x) + bn2(conv2(relu(bn1(conv1(x)))))), with a 1 x 1 convolution where the shape changes."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        same = stride == 1 and inputs == outputs
-        self.shortcut = nn.Sequential() if same else _matched(inputs, outputs, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))) + self.shortcut(x))
-
-
 class Bottleneck(nn.Module):
     """1 x 1 to a quarter of the outputs, 3 x 3, and 1 x 1 back."""
 
@@ -95,46 +81,41 @@ class Bottleneck(nn.Module):
         self.conv1, self.bn1 = nn.Conv2d(inputs, inner, 1, bias=False), nn.BatchNorm2d(inner)
         self.conv2, self.bn2 = nn.Conv2d(inner, inner, 3, stride, 1, bias=False), nn.BatchNorm2d(inner)
         self.conv3, self.bn3 = nn.Conv2d(inner, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
-        same = stride == 1 and inputs == outputs
-        self.shortcut = nn.Sequential() if same else _matched(inputs, outputs, stride)
+        self.shortcut = nn.Sequential()
+        if stride > 1 or inputs != outputs:
+            matched = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(matched, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))))
         return torch.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
 
 
-class WideResNet(nn.Module):
-    """Four stages of blocks and a mean over the image: ResNet-18 for CIFAR, ResNet-50 for ImageNet."""
+class ResNet50(nn.Module):
+    """Four stages of bottlenecks and a mean over the image, for ImageNet."""
 
-    def __init__(self, block: type[nn.Module], blocks: tuple[int, ...], outputs: tuple[int, ...], large: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False) if large else nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.pool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
+        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
+        self.pool = nn.MaxPool2d(3, 2, 1)
         inputs = 64
-        for stage, (count, width) in enumerate(zip(blocks, outputs, strict=True), 1):
-            layers = [block(inputs if k == 0 else width, width, 2 if stage > 1 and k == 0 else 1) for k in range(count)]
-            setattr(self, f"layer{stage}", nn.Sequential(*layers))
+        for stage, count in enumerate((3, 4, 6, 3), 1):
+            width = 128 << stage
+            blocks = [
+                Bottleneck(inputs if k == 0 else width, width, 2 if stage > 1 and k == 0 else 1) for k in range(count)
+            ]
+            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
             inputs = width
-        self.linear = nn.Linear(inputs, 1000 if large else 10)
+        self.linear = nn.Linear(inputs, 1000)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool(torch.relu(self.bn1(self.conv1(x))))
         return self.linear(self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3)))
 
 
-def _matched(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-
-def resnet18(width: int = 64) -> WideResNet:
-    """For images of 32 x 32 pixels and 10 classes."""
-    return WideResNet(WideBlock, (2, 2, 2, 2), (width, 2 * width, 4 * width, 8 * width), large=False)
-
-
-def resnet50() -> WideResNet:
+def resnet50() -> ResNet50:
     """For ImageNet, with random weights."""
-    return WideResNet(Bottleneck, (3, 4, 6, 3), (256, 512, 1024, 2048), large=True)
+    return ResNet50()
 
 
 def load(path: Path) -> nn.Module:
@@ -144,7 +125,14 @@ def load(path: Path) -> nn.Module:
     state = {name: values.float() if values.is_floating_point() else values for name, values in load_file(path).items()}
     wide = any(name.startswith("layer4.") for name in state)
     depth = 1 + max((int(name.split(".")[1]) for name in state if name.startswith("layer1.")), default=0)
-    net: nn.Module = resnet18() if wide else CifarResNet(depth)
+    net: nn.Module = CifarResNet(depth)
+    if wide:
+        net = resnet18(width=64)
+        # The names of torchvision.
+        state = {
+            name.replace(".shortcut.", ".downsample.").replace("linear.", "fc."): values
+            for name, values in state.items()
+        }
     missing, unexpected = net.load_state_dict(state, strict=False)
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing or unexpected:

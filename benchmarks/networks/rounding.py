@@ -29,7 +29,9 @@ from tensorchain.compression.torch_patches import patch_covariances
 from tensorchain.compression.torch_sites import sites_of
 
 BITS = (8, 6, 4)
-VARIANTS = {"plain": (False, False), "stabilised": (True, False), "output": (True, True)}
+VARIANTS = {
+    "plain": (False, False), "stabilised": (True, False), "plain-output": (False, True), "output": (True, True),
+}  # fmt: skip
 """Whether the sensitivity is controlled, and whether the error of the outputs is minimised."""
 
 

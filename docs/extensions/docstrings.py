@@ -131,6 +131,9 @@ def prose(lines: list[str]) -> Iterator[str]:
                 literal = True
             elif not block:
                 literal = False
+        if literal:
+            # Names of modules and functions are links in text alone.
+            line = re.sub(r":\w+:`([^`]+)`", r"\1", line)
         yield line if literal or example else escaped(line)
         previous = line
 

@@ -45,6 +45,7 @@ def plan_network(
     progress: Progress | None = None,
     times: Times | None = None,
     blank: bool = False,
+    gains: Mapping[str, float] | None = None,
 ) -> tuple[dict[str, LayerPlan], Report]:
     """The plans of all layers that change, and the report.
 
@@ -66,6 +67,8 @@ def plan_network(
         Seconds that plans take, for the form "auto" and for a budget of time.
     blank : bool, default False
         Choose, but fit nothing: plans have the right shapes and no values.
+    gains : mapping of str to float, optional
+        Weights of the squared errors of layers in the choice, by name; 1 for those that are not named.
 
     Returns
     -------
@@ -91,9 +94,9 @@ def plan_network(
     curves, seeds = measured_curves(sites, request, covariances=covariances, rng=rng, progress=progress, times=times)
     patches, done = covariances or {}, progress or Progress(None, "")
     costs, whole, rest = costs_of(sites, request, curves, parameters, times)
-    chosen = (allocate if request.allocation == "global" else one_step)(
-        costs, [np.array([p.error for p in points]) for points in curves], request.share * whole - rest
-    )
+    weights = [(gains or {}).get(site.name, 1.0) for site in sites]
+    errors = [w * np.array([p.error for p in points]) for w, points in zip(weights, curves, strict=True)]
+    chosen = (allocate if request.allocation == "global" else one_step)(costs, errors, request.share * whole - rest)
     picked = [points[choice] for points, choice in zip(curves, chosen.choices, strict=True)]
     changed = [
         (s, choice, seed) for s, choice, seed in zip(sites, picked, seeds, strict=True) if choice.rank is not None
@@ -330,11 +333,14 @@ class Measured:
         Of the whole network when all its layers are dense.
     covariances : dict of str to PatchCovariance or None
         Of the patches that the layers see, by name, or None.
+    gains : dict of str to float or None
+        Weights of the errors of layers in the choice of ranks, by name, or None.
     """
 
     sites: list[Site]
     parameters: int
     covariances: dict[str, Covariances] | None
+    gains: dict[str, float] | None = None
 
     def problem(self, request: Request, rng: Any) -> str:
         """A digest of the layers and of what curves and fits depend on: all of the request but its budget."""
@@ -366,5 +372,5 @@ class Measured:
         """The plans of the layers that change, and the report."""
         return plan_network(
             self.sites, request, parameters=self.parameters, covariances=self.covariances, rng=rng, progress=progress,
-            times=times, blank=blank,
+            times=times, blank=blank, gains=self.gains if request.allocation == "global" else None,
         )  # fmt: skip

@@ -79,6 +79,8 @@ class Report:
         Why less than the budget is used, in words; empty where it is used.
     steps : tuple of StepReport
         What was tried on the way, where ranks were chosen in several steps or by accuracy.
+    refitted : bool
+        Whether the layers were fitted to the outputs of the original network.
     run_seconds : tuple of (float, float) or None
         Median times of a run before and after, in turn, where the budget was a time.
 
@@ -101,6 +103,7 @@ class Report:
     seconds: float
     unused: str = ""
     steps: tuple[StepReport, ...] = ()
+    refitted: bool = False
     run_seconds: tuple[float, float] | None = None
 
     def __str__(self) -> str:
@@ -180,4 +183,5 @@ def report_of_record(row: Mapping[str, Any]) -> Report:
     )
     allocation = Allocation(**{**row["allocation"], "choices": tuple(row["allocation"]["choices"])})
     parameters, macs = (tuple(row[key]) for key in ("parameters", "macs"))
-    return Report(tuple(layers), parameters, macs, allocation, curves, row["seconds"], row["unused"])
+    figures = parameters, macs, allocation, curves, row["seconds"], row["unused"]
+    return Report(tuple(layers), *figures, refitted=row.get("refitted", False))

@@ -21,6 +21,7 @@ from tensorchain.compression.latency import Clock, Times, within_latency
 from tensorchain.compression.network import Measured
 from tensorchain.compression.request import Request
 from tensorchain.compression.torch_clock import TorchClock
+from tensorchain.compression.torch_gains import gains_of
 from tensorchain.compression.torch_inputs import batches_of, call
 from tensorchain.compression.torch_layers import copied, torch_package, with_plans
 from tensorchain.compression.torch_patches import patch_covariances
@@ -159,5 +160,7 @@ def measured_of(net: Any, example: Any, request: Request, batches: Callable[[], 
     sites = sites_of(probe, example, whole=True)
     wanted = [site for site in sites if not request.refusal(site)]
     covariances = None if batches is None else patch_covariances(probe, wanted, batches)
+    # After a refit errors count by what they do to the outputs; without one each layer has to hold its own.
+    gains = gains_of(net, wanted, batches) if request.refit and batches is not None else None
     now = sum(parameter.numel() for parameter in net.parameters())
-    return Measured(sites, now + sum(site.parameters - site.costs[0] for site in sites), covariances)
+    return Measured(sites, now + sum(site.parameters - site.costs[0] for site in sites), covariances, gains)

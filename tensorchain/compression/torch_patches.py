@@ -30,8 +30,19 @@ _NUMBERS = 1 << 22
 """Most numbers of patches in memory at once, unless those of one image are more."""
 
 
-def positions_for(site: Site, samples: int) -> int:
+def positions_for(site: Site, samples: int, least: int = _LEAST) -> int:
     """Positions of each sample from which the second moments of a layer are taken, where there are so many samples.
+
+    Parameters
+    ----------
+    site : Site
+    samples : int
+    least : int, optional
+        Rows for layers of small patches.
+
+    Returns
+    -------
+    int
 
     Examples
     --------
@@ -39,7 +50,7 @@ def positions_for(site: Site, samples: int) -> int:
     >>> positions_for(site, 512), positions_for(site, 1)
     (36, 18432)
     """
-    rows = min(max(_FOR_EACH * int(site.kernel[0].size), _LEAST), _MOST)
+    rows = min(max(_FOR_EACH * int(site.kernel[0].size), least), _MOST)
     return max(1, -(-rows // max(samples * site.uses, 1)))
 
 

@@ -1,7 +1,10 @@
 """Restore the quality of a compressed PyTorch network, and train it with rounded weights and activations.
 
 **Restoration.**  First the means and variances of the normalisations are measured again, since the small errors of the
-layers have moved them; that alone brings back much.  Then a few epochs of stochastic gradients on
+layers have moved them; that alone brings back much.  Where the layers were fitted to the outputs of the original, it
+raises the loss instead, and the training is short, the old ones come back and are held through the training: least
+squares shrink what they cannot predict, and normalisation by new statistics would blow that up again.  Then a few
+epochs of stochastic gradients on
 
     loss + weight * mean over replaced layers of SS(layer) / SS(layer at the start),
 
@@ -18,7 +21,7 @@ Reference: Kozyrskiy, Phan, "CNN acceleration by low-rank approximation with qua
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -34,6 +37,14 @@ from tensorchain.compression.torch_layers import channel_axis, convolutions, cop
 from tensorchain.compression.torch_layers import decomposed as replaced
 from tensorchain.compression.torch_modules import fake_quantize_class
 from tensorchain.compression.torch_sensitivity import Sensitivities
+
+_JUDGED = 4
+"""Batches on which the loss says whether normalisations that were measured again are better."""
+
+
+_SHORT = 50
+"""Most steps for which normalisations are held; a longer training finds its way back, with a higher rate
+(`python -m benchmarks.networks.held`)."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +95,7 @@ def recalibrate(net: Any, loader: Iterable[Any], batches: int | None = None) -> 
     """
     import torch
 
-    kinds = torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d
-    norms = [m for m in net.modules() if isinstance(m, kinds) and m.track_running_stats and not frozen(m)]
+    norms = _normalisations(net)
     if not norms:
         return
     momenta, training = [norm.momentum for norm in norms], [module.training for module in net.modules()]
@@ -108,6 +118,14 @@ def recalibrate(net: Any, loader: Iterable[Any], batches: int | None = None) -> 
         module.training = was
     if seen == 0:
         raise ValueError("the loader holds no batch, and the statistics are lost; give a list, or a fresh iterator")
+
+
+def _normalisations(net: Any) -> list[Any]:
+    """Those whose statistics are measured, and not frozen."""
+    import torch
+
+    kinds = torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d
+    return [m for m in net.modules() if isinstance(m, kinds) and m.track_running_stats and not frozen(m)]
 
 
 def frozen(module: Any) -> bool:
@@ -143,7 +161,8 @@ def restore(
         Passes over the data; 0 only measures the normalisations again.
     rate : float, optional
         Of stochastic gradients; it falls to zero along a cosine.  By default from the largest curvature of the loss on
-        the first batch (:mod:`tensorchain.compression.curvature`).
+        the first batch (:mod:`tensorchain.compression.curvature`).  Normalisations of a refitted network that measuring
+        again would make worse are held in up to 50 steps, unless the rate is above that one.
     momentum, decay : float, optional
         Of stochastic gradients.
     sensitivity : float, default 0.01
@@ -197,19 +216,9 @@ def restore(
             seen[0] += 1
             yield batch
 
-    recalibrate(net, counted())
-    # Of a function that returns batches the length is not known before; without it the rate would fall in steps.
-    steps = _length(loader) or seen[0]
     criterion = torch.nn.functional.cross_entropy if loss is None else loss
     # A copy, since a teacher in training mode would learn from the images, and `net` itself would move.
     guide = None if teacher is None else copied(teacher).eval()
-    parts = decomposed(net)
-    measured = Sensitivities(parts) if parts and epochs else None
-    start = None if measured is None else measured().detach()
-    weights = [p for p in net.parameters() if p.requires_grad]
-    device = next((p.device.type for p in weights), "cpu")
-    norms = torch.nn.modules.batchnorm._BatchNorm
-    still = [module for module in net.modules() if isinstance(module, norms) and frozen(module)]
 
     def objective_of(module: Any, inputs: Any, labels: Any) -> Any:
         outputs = call(module, inputs)
@@ -220,14 +229,31 @@ def restore(
             value = value + torch.nn.functional.mse_loss(outputs, wanted)
         return value
 
-    if rate is None and epochs:
-        first = next(iter(pass_over()), None)
-        if first is None:
-            raise ValueError("the loader holds no batch")
-        inputs, labels = first
-        if loss is None:
-            _check_labels(labels)
-        rate = rate_for(_trained_copy(net), lambda module: objective_of(module, inputs, labels))
+    # The loader is an iterator only where there is no epoch.
+    judged = list(islice(pass_over(), _JUDGED)) if epochs else []
+    if epochs and not judged:
+        raise ValueError("the loader holds no batch")
+    if judged and loss is None:
+        _check_labels(judged[0][1])
+    still = [m for m in net.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and frozen(m)]
+    refitted = getattr(getattr(net, "report", None), "refitted", False)
+    held: list[Any] = []
+    if epochs and refitted and epochs * (_length(loader) or sum(1 for _ in pass_over())) <= _SHORT:
+        held = _recalibrated_or_held(net, counted, lambda: _mean_objective(net, judged, objective_of))
+    else:
+        recalibrate(net, counted())
+    if epochs and (held or rate is None):
+        highest = rate_for(_trained_copy(net, [*still, *held]), lambda module: objective_of(module, *judged[0]))
+        # A higher rate needs the statistics of each batch, which keep activations in bounds.
+        still += held if rate is None or rate <= highest else []
+        rate = highest if rate is None else rate
+    # Of a function that returns batches the length is not known before; without it the rate would fall in steps.
+    steps = _length(loader) or seen[0]
+    parts = decomposed(net)
+    measured = Sensitivities(parts) if parts and epochs else None
+    start = None if measured is None else measured().detach()
+    weights = [p for p in net.parameters() if p.requires_grad]
+    device = next((p.device.type for p in weights), "cpu")
     optimizer = torch.optim.SGD(weights, lr=rate or 1.0, momentum=momentum, weight_decay=decay, nesterov=momentum > 0.0)
     history: list[Epoch] = []
     for epoch in range(epochs):
@@ -240,9 +266,6 @@ def restore(
             within = count / steps if steps else 0.0
             for group in optimizer.param_groups:
                 group["lr"] = 0.5 * (rate or 0.0) * (1.0 + math.cos(math.pi * min(epoch + within, epochs) / epochs))
-            if loss is None and not history and not losses:
-                # Looking at labels waits for the device.
-                _check_labels(labels)
             with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
                 objective = objective_of(net, inputs, labels)
             losses.append(objective.detach())
@@ -265,14 +288,38 @@ def restore(
     return history
 
 
-def _trained_copy(net: Any) -> Any:
-    """A copy in training mode, so that statistics and gradients of the network stay as they are."""
+def _recalibrated_or_held(net: Any, passes: Callable[[], Iterator[Any]], judge: Callable[[], float]) -> list[Any]:
+    """Measure the normalisations again where that lowers what `judge` gives; else those that stay as they were."""
+    norms = _normalisations(net)
+    if not norms:
+        return []
+    statistics = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
+    before = judge()
+    recalibrate(net, passes())
+    if judge() < before or not math.isfinite(before):
+        return []
+    for norm, buffers in zip(norms, statistics, strict=True):
+        for name, buffer in norm.named_buffers():
+            buffer.copy_(buffers[name])
+    return norms
+
+
+def _mean_objective(net: Any, batches: list[Any], objective: Callable[[Any, Any, Any], Any]) -> float:
+    """Mean loss of some batches, with the statistics of the normalisations as they stand."""
     import torch
 
+    net.eval()
+    with torch.no_grad():
+        return _mean([objective(net, inputs, labels).detach() for inputs, labels in batches])
+
+
+def _trained_copy(net: Any, still: Sequence[Any]) -> Any:
+    """A copy in training mode, but for some modules; so statistics and gradients of the network stay as they are."""
+    held = {id(module) for module in still}
+    names = [name for name, module in net.named_modules() if id(module) in held]
     probe = copied(net).train()
-    for module in probe.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and frozen(module):
-            module.eval()
+    for name in names:
+        probe.get_submodule(name).eval()
     return probe
 
 

@@ -121,7 +121,7 @@ def rank_study(
     --------
     >>> import numpy as np, tensorchain as tc
     >>> T = tc.datasets.exact_cp((9, 8, 7), 2, np.random.default_rng(0), noise=0.1).tensor
-    >>> study = tc.rank_study(T, "cp", range(1, 5), starts=3, rng=0)
+    >>> study = tc.rank_study(T, "cp", range(1, 4), starts=2, folds=4, splits=1, rng=0)
     >>> study.recommended, study.clear
     (2, True)
     """

@@ -56,7 +56,7 @@ class RankStudy:
     --------
     >>> import numpy as np, tensorchain as tc
     >>> T = tc.datasets.exact_cp((6, 5, 4), 1, np.random.default_rng(0), noise=0.1).tensor
-    >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=1, rng=0)
+    >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=0, rng=0)
     >>> len(study.rows)
     2
     """
@@ -128,7 +128,7 @@ class RankStudy:
         --------
         >>> import numpy as np, tensorchain as tc
         >>> T = tc.datasets.exact_cp((6, 5, 4), 1, np.random.default_rng(0), noise=0.1).tensor
-        >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=1, rng=0)
+        >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=0, rng=0)
         >>> isinstance(study.conclusion(), str)
         True
         """
@@ -165,7 +165,7 @@ class RankStudy:
         --------
         >>> import numpy as np, tensorchain as tc
         >>> T = tc.datasets.exact_cp((6, 5, 4), 1, np.random.default_rng(0), noise=0.1).tensor
-        >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=1, rng=0)
+        >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=0, rng=0)
         >>> len(study.records())
         2
         """
@@ -206,7 +206,7 @@ class RankStudy:
         --------
         >>> import numpy as np, tensorchain as tc
         >>> T = tc.datasets.exact_cp((6, 5, 4), 1, np.random.default_rng(0), noise=0.1).tensor
-        >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=1, rng=0)
+        >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=0, rng=0)
         >>> len(study.to_pandas())
         2
         """
@@ -228,7 +228,7 @@ class RankStudy:
         --------
         >>> import numpy as np, tensorchain as tc
         >>> T = tc.datasets.exact_cp((6, 5, 4), 1, np.random.default_rng(0), noise=0.1).tensor
-        >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=1, rng=0)
+        >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=0, rng=0)
         >>> "rows" in study.to_dict() or len(study.to_dict()) > 0
         True
         """
@@ -262,7 +262,7 @@ class RankStudy:
         --------
         >>> import numpy as np, tensorchain as tc
         >>> T = tc.datasets.exact_cp((6, 5, 4), 1, np.random.default_rng(0), noise=0.1).tensor
-        >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=1, rng=0)
+        >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=0, rng=0)
         >>> len(study.table())
         3
         """
@@ -287,7 +287,7 @@ class RankStudy:
         --------
         >>> import numpy as np, tensorchain as tc
         >>> T = tc.datasets.exact_cp((6, 5, 4), 1, np.random.default_rng(0), noise=0.1).tensor
-        >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=1, rng=0)
+        >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=0, rng=0)
         >>> "CP" in study.title() or "cp" in study.title()
         True
         """
@@ -327,7 +327,7 @@ class RankStudy:
         >>> from matplotlib.figure import Figure
         >>> import numpy as np, tensorchain as tc
         >>> T = tc.datasets.exact_cp((6, 5, 4), 1, np.random.default_rng(0), noise=0.1).tensor
-        >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=1, rng=0)
+        >>> study = tc.rank_study(T, "cp", [1, 2], starts=1, folds=2, splits=0, rng=0)
         >>> study.plot(Figure().subplots()) is not None
         True
         """

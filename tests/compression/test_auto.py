@@ -54,6 +54,7 @@ def test_no_method_alone_has_a_smaller_predicted_error():
     assert all(errors["auto"] <= error + 1e-3 for error in errors.values())
 
 
+@pytest.mark.slow
 def test_layers_side_by_side_are_those_one_after_the_other(tmp_path):
     pytest.importorskip("joblib")
     given = sites()[:3]

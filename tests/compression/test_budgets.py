@@ -35,6 +35,7 @@ class Several(nn.Module):
         return {"first": x + self.shift, "rest": [2.0 * x, torch.ones(3, dtype=torch.long)]}
 
 
+@pytest.mark.slow
 def test_the_bound_holds_and_a_tighter_one_costs_more():
     net, data = network(), images(64, 0)
     costs = []

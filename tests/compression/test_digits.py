@@ -15,6 +15,8 @@ from torch import nn
 
 from tensorchain.compression import compress, compress_in_steps, compress_onnx, quantize, recalibrate, restore
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {"candidates": 3, "stabilise": False}
 METHODS = ("cp3", "tc")
 
@@ -137,7 +139,9 @@ def test_an_exported_network_is_compressed_as_the_module_is(trained):
     assert not any("groups" in reason for reason in reasons)
     right = (outputs(small, TEST[0]).argmax(1) == TEST[1].numpy()).mean()
     module = compress(trained, TEST[0][:1], "tc", keep_macs=0.5, calibration=batches, fit_output=True, **OPTIONS)
-    assert abs(right - accuracy(module)) < 0.05
+    # The module is fitted to what its ReLUs let through, and its ranks are chosen by effect; the file is not.
+    assert right > 0.85
+    assert accuracy(module) > right - 0.05
     with torch.no_grad():
         assert np.allclose(outputs(proto, TEST[0]), trained(TEST[0]).numpy(), atol=1e-3)
 

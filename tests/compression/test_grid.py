@@ -12,6 +12,7 @@ from tensorchain.compression import PatchCovariance, fit_kernel, fit_on_grid, qu
 from tensorchain.compression.grid import _Problem, _Regularised
 from tensorchain.compression.plans import tucker_cp_model, with_tucker_cp_model
 from tensorchain.compression.sandwich import Sandwich
+from tests.cases import crossed, mostly_slow
 
 SHAPE = (8, 9, 10)
 MODELS = {
@@ -44,8 +45,7 @@ def smooth(shape, seed):
     return kernel
 
 
-@pytest.mark.parametrize("bits", [2, 6])
-@pytest.mark.parametrize("name", MODELS)
+@crossed(every=2, fast=3, name=list(MODELS), bits=[2, 6])
 def test_never_worse_than_rounding_and_better_over_seeds(name, bits):
     kind, rank = MODELS[name]
     gains = []
@@ -145,17 +145,17 @@ def test_the_quadratic_of_a_block_is_that_of_explicit_least_squares(name, rooted
 
 
 RANKS = {
+    "tc": (2, 3, 3),
     "cp3": 6,
+    "tucker-cp": (3, 4, 5),
+    "svd": 3,
     "cp4": 6,
     "tucker2": (3, 4),
-    "tucker-cp": (3, 4, 5),
     "btd": [(2, 2), (2, 1)],
-    "tc": (2, 3, 3),
-    "svd": 3,
 }
 
 
-@pytest.mark.parametrize("method", RANKS)
+@pytest.mark.parametrize("method", mostly_slow(RANKS, 4))
 def test_kernels_are_fitted_on_the_grid_by_every_method(method):
     kernel = smooth((10, 8, 1, 1) if method == "svd" else (10, 8, 3, 3), 0).astype(np.float32)
     # The correction that lowers the sensitivity first is the same for all: once with it is enough.
@@ -170,17 +170,17 @@ def test_kernels_are_fitted_on_the_grid_by_every_method(method):
         assert np.allclose(grid.rounded(layer.weight), layer.weight, rtol=1e-5, atol=0.0)
 
 
-def test_the_error_of_the_output_is_minimised_on_the_grid():
+@pytest.mark.parametrize("method", mostly_slow(["tc", "cp4", "tucker-cp"]))
+def test_the_error_of_the_output_is_minimised_on_the_grid(method):
     kernel, rng = smooth((10, 8, 3, 3), 3), np.random.default_rng(4)
     mixing = np.kron(rng.standard_normal((8, 8)) * np.exp(-0.7 * np.arange(8)), np.eye(9))
     covariance = PatchCovariance.from_patches(rng.standard_normal((500, 72)) @ mixing.T, 8)
     options = {"covariance": covariance, "rng": 0, "stabilise": False}
-    for method in ("tc", "cp4", "tucker-cp"):
-        free, aware, blind = (
-            fit_kernel(kernel, method, RANKS[method], fit_output=fit_output, weight_bits=bits, **options).output_error
-            for fit_output, bits in ((True, None), (True, 3), (False, 3))
-        )
-        assert free < aware < blind
+    free, aware, blind = (
+        fit_kernel(kernel, method, RANKS[method], fit_output=fit_output, weight_bits=bits, **options).output_error
+        for fit_output, bits in ((True, None), (True, 3), (False, 3))
+    )
+    assert free < aware < blind
 
 
 def test_shared_bits_stay_within_their_mean():

@@ -47,7 +47,7 @@ def test_images_and_weights_are_read(folder):
     assert all((image.mean() > 0) == bool(label) for image, label in zip(pixels, labels, strict=True))
     net = known.load(folder / "tiny.safetensors")
     assert net(pixels).shape == (12, 10)
-    wide = known.resnet18(8)
+    wide = known.resnet18(width=8)
     assert wide(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
     (folder / "other.safetensors").write_bytes((folder / "tiny.safetensors").read_bytes())
     state = {name: value for name, value in net.state_dict().items() if "linear" not in name}

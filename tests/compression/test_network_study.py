@@ -106,6 +106,7 @@ def test_the_blocks_are_those_of_the_networks():
         assert tuple(len(getattr(net, f"layer{k + 1}")) for k in range(net.stages)) == blocks
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_did(bench):
     pytest.importorskip("onnxruntime")
     told = Run("tiny", "tucker2", times=1.5, epochs=1, images=128, bits=(4,), quantized=((4, 4),), int8=True)
@@ -175,6 +176,7 @@ def test_runs_have_names_of_their_own():
         assert replace(one, bits=(), int8=False) == replace(other, bits=(), int8=False)
 
 
+@pytest.mark.slow
 def test_the_study_resumes(weights, tmp_path, monkeypatch, capsys):
     arguments = ["selection", "--quick", "--weights", str(weights), "--results", str(tmp_path), "--seeds", "0"]
     wanted = [Run("", "tucker2", times=2), Run("", "tucker2", selection="evbmf")]

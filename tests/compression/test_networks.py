@@ -116,6 +116,7 @@ def test_full_networks_have_the_parameters_of_the_published_ones(name, width, pa
     assert {"conv1.weight", "layer1.0.conv1.weight", "layer2.0.downsample.1.running_mean", "fc.bias"} <= names
 
 
+@pytest.mark.slow
 def test_training_goes_on_as_if_it_had_not_stopped(tmp_path, monkeypatch):
     splits = data.load("digits", validation=0.8)
     recipe = {
@@ -192,6 +193,7 @@ def test_another_cycle_begins_with_given_weights(tmp_path, monkeypatch):
         assert torch.equal(value, second.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_wide_kernels_and_the_digits_are_measured(capsys):
     from benchmarks.networks import wide, without_training
 

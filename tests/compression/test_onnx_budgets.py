@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tensorchain.compression import compress_onnx_within, try_models
 from tensorchain.compression.onnx_session import OnnxSession
+from tests.cases import mostly_slow
 
 
 def classifier(seed=0):
@@ -34,7 +35,7 @@ def feeds(seed=1, count=3):
     return [{"x": rng.standard_normal((20, 6, 11, 11)).astype(np.float32).cumsum(2).cumsum(3)} for _ in range(count)]
 
 
-@pytest.mark.parametrize("by", ["macs", "params"])
+@pytest.mark.parametrize("by", mostly_slow(["macs", "params"]))
 def test_the_bound_holds_and_a_tighter_one_costs_more(by):
     original, given, sizes = classifier(), feeds(), []
     for bound in (0.3, 0.15):

@@ -14,6 +14,7 @@ from tensorchain.compression.onnx_layers import layers_of
 from tensorchain.compression.onnx_reading import Constants, load_model, stored_sizes
 from tensorchain.compression.projections import PROJECTIONS
 from tensorchain.compression.request import SPATIAL
+from tests.cases import crossed
 
 FLOAT = TensorProto.FLOAT
 
@@ -282,8 +283,7 @@ KINDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("method", ["tucker2", "cp3", "tc"])
+@crossed(name=list(KINDS), method=["tucker2", "cp3", "tc"])
 def test_other_convolutions_are_replaced_by_nodes_that_compute_their_kernel(name, method):
     op, shape, size, attributes = KINDS[name]
     outputs = shape[1] * attributes.get("group", 1) if op == "ConvTranspose" else shape[0]

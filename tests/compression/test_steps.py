@@ -13,6 +13,7 @@ from tensorchain.compression import compress, compress_in_steps, compress_to_sco
 from tensorchain.compression.progress import Progress, plan_of_record, plan_record
 from tensorchain.compression.torch_layers import plan_of_module
 from tensorchain.compression.torch_sites import sites_of
+from tests.cases import mostly_slow
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -191,7 +192,7 @@ def test_the_smallest_budget_that_holds_the_score(by):
         compress_to_score(net, data[0], "tucker2", evaluate=score, max_drop=0.0, trials=1, **OPTIONS)
 
 
-@pytest.mark.parametrize(("scored", "restored"), [(2, 9), (3, 9), (9, 2)])
+@pytest.mark.parametrize(("scored", "restored"), mostly_slow([(3, 9), (2, 9), (9, 2)]))
 def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, scored, restored):
     net, data = network(), batches()
     score = agreement(net, data[0][0])

@@ -12,7 +12,7 @@ import tensorchain as tc
 from tensorchain.diagnosis.restricted import asked_of, free_parameters, values_within
 from tensorchain.solvers.constraints.domain import NonNegativeBlocks
 from tensorchain.solvers.constraints.fixed import FixedBlocks
-from tests.cases import SOLVED, Case, jacobian
+from tests.cases import SOLVED, Case, crossed, jacobian, mostly_slow
 
 
 def sparse_model(case: Case, seed: int = 0) -> Any:
@@ -77,8 +77,7 @@ def non_negative_data(seed: int, kind: str) -> Any:
     return T + 0.2 * T.std() * rng.standard_normal(T.shape)
 
 
-@pytest.mark.parametrize("kind", ["border", "uniform", "planted"])
-@pytest.mark.parametrize("seed", [0, 1])
+@crossed(every=2, kind=["border", "uniform", "planted"], seed=[0, 1])
 def test_a_solution_within_the_domain_is_no_fault(kind: str, seed: int) -> None:
     T = non_negative_data(seed, kind)
     fit = tc.decompose(T, "cp", 3, constraint=tc.NonNegative(), starts=3, rng=seed)
@@ -129,7 +128,7 @@ def test_fixed_blocks_are_seen_and_stay() -> None:
     assert tc.diagnose(wrong, T).verdict.name not in ("STUCK", "UNFINISHED", "DIVERGING")
 
 
-@pytest.mark.parametrize("solver", [None, tc.LM()], ids=str)
+@pytest.mark.parametrize("solver", mostly_slow([tc.LM(), None]), ids=str)
 def test_reasons_where_signs_do_and_do_not_hold_it(solver: Any) -> None:
     rng = np.random.default_rng(0)
     a, b = (np.abs(rng.standard_normal((2, 6))) for _ in range(2))

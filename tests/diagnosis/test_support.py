@@ -10,7 +10,7 @@ import pytest
 import tensorchain as tc
 from tensorchain.diagnosis import Verdict, diagnose
 from tensorchain.diagnosis.support import observed_spectrum, support_of, without_parts
-from tests.cases import jacobian, relative
+from tests.cases import crossed, jacobian, mostly_slow, relative
 
 LIMIT = 1500
 
@@ -23,9 +23,9 @@ def measured(tensor: Any, model: Any) -> Any:
     return support_of(tensor, model, tensor.residual_norm(model) / tensor.norm(), limit=LIMIT)
 
 
-@pytest.mark.parametrize(
-    ("shape", "kind", "rank"),
-    [
+@crossed(
+    every=2,
+    problem=[
         ((9, 8, 7), "cp", 1),
         ((6, 6, 6), "cp", 4),
         ((7, 6, 5), "tucker", 2),
@@ -34,10 +34,11 @@ def measured(tensor: Any, model: Any) -> Any:
         ((6, 6, 6), "btd", [(2, 2, 2)]),
         ((18, 14), "cp", 3),
     ],
+    dtype=["float64", "complex128"],
 )
-@pytest.mark.parametrize("dtype", ["float64", "complex128"])
-def test_fits_of_noise_have_a_figure_of_their_own(shape: Any, kind: str, rank: Any, dtype: str) -> None:
+def test_fits_of_noise_have_a_figure_of_their_own(problem: Any, dtype: str) -> None:
     """F between 1.5 and 4, whatever the model; ten times as much with structure behind it."""
+    shape, kind, rank = problem
     noise = rng(1).standard_normal(shape)
     if dtype == "complex128":
         noise = noise + 1j * rng(2).standard_normal(shape)
@@ -51,12 +52,15 @@ def test_fits_of_noise_have_a_figure_of_their_own(shape: Any, kind: str, rank: A
 
 @pytest.mark.parametrize(
     "planted",
-    [
-        tc.datasets.exact_cp((7, 6, 5), 3, rng(), noise=0.05),
-        tc.datasets.exact_tucker((6, 5, 6), (2, 3, 2), rng(), noise=0.05),
-        tc.datasets.exact_chain((6, 5, 6), (2, 2, 2), rng(), noise=0.05),
-    ],
-    ids=["cp", "tucker", "tc"],
+    mostly_slow(
+        [
+            tc.datasets.exact_tucker((6, 5, 6), (2, 3, 2), rng(), noise=0.05),
+            tc.datasets.exact_chain((6, 5, 6), (2, 2, 2), rng(), noise=0.05),
+            tc.datasets.exact_cp((7, 6, 5), 3, rng(), noise=0.05),
+        ],
+        2,
+    ),
+    ids=["tucker", "tc", "cp"],
 )
 def test_parts_that_explain_noise(planted: Any) -> None:
     right = tc.decompose(planted.tensor, init=planted.model, solver=tc.LM()).model
@@ -167,6 +171,7 @@ def test_fits_that_are_not_finished(solver: Any) -> None:
     assert diagnose(names["fit"], planted.tensor).verdict is Verdict.HEALTHY
 
 
+@pytest.mark.slow
 def test_cures_name_what_was_given() -> None:
     border = tc.datasets.border_cp((5, 5, 5), rng(10))
     fit = tc.decompose(border.tensor, "cp", 2, solver=tc.LM(max_iter=150), rng=0)
@@ -175,7 +180,7 @@ def test_cures_name_what_was_given() -> None:
     assert any("a guess" in sentence for sentence in diagnose(fit.model).evidence)
 
 
-@pytest.mark.parametrize("share", [0.6, 0.9])
+@pytest.mark.parametrize("share", mostly_slow([0.6, 0.9]))
 def test_masked_fits_can_be_healthy(share: float) -> None:
     planted = tc.datasets.exact_chain((7, 7, 7), (2, 3, 2), rng(11), noise=0.02)
     tensor = tc.Masked(planted.tensor, rng(12).random((7, 7, 7)) < share)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tensorchain as tc
-from tests.cases import THREE, Case, gaussian, relative
+from tests.cases import THREE, Case, gaussian, halved, relative
 from tests.tensors.sources import FULL, PARTIAL, Way, model_and_jacobian
 
 WAYS = [*FULL, *PARTIAL]
@@ -55,7 +55,7 @@ def test_nothing_of_the_data_stays_in_the_model(case: Case) -> None:
         assert relative(model.sensitivity_metric(k), alone.sensitivity_metric(k)) < 1e-12
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way.name != "lazy-dask"], ids=str)
+@pytest.mark.parametrize("way", halved(way for way in WAYS if way.name != "lazy-dask"), ids=str)
 def test_four_threads(way: Way) -> None:
     """With one model each, again and again."""
     case = THREE[0]

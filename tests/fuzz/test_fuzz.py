@@ -10,12 +10,13 @@ import pytest
 
 import tensorchain as tc
 from tests import judge
+from tests.cases import crossed, mostly_slow
 from tests.fuzz.__main__ import checkpoints, fits, kills, models
 
-WORKERS = 3
+WORKERS = 6
 
 
-@pytest.mark.parametrize("part", range(WORKERS))
+@pytest.mark.parametrize("part", mostly_slow(range(WORKERS)))
 def test_fits(part: int) -> None:
     counts, found = fits(range(part, 36, WORKERS))
     assert found == []
@@ -24,28 +25,28 @@ def test_fits(part: int) -> None:
 
 def test_model_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert models(range(200), tmp_path) == []
+    assert models(range(100), tmp_path) == []
 
 
 def test_checkpoint_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert checkpoints(range(90), tmp_path) == []
+    assert checkpoints(range(45), tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_kill(tmp_path: Path) -> None:
     assert kills([1], tmp_path, times=1) == []
 
 
-@pytest.mark.parametrize("scale", [1e-180, 1e180])
-@pytest.mark.parametrize(
-    "constraint",
-    [
+@crossed(
+    every=2,
+    constraint=[
         tc.Penalty(1e300),
         tc.SensitivityBound(1e300) & tc.Penalty(1e300),
         tc.SensitivityBound(1e-300) & tc.ErrorBound(0.5),
         tc.NonNegative() & tc.Penalty(1e-300),
     ],
-    ids=str,
+    scale=[1e-180, 1e180],
 )
 def test_weights_and_limits_of_any_size(constraint: Any, scale: float) -> None:
     # In units of T / ||T|| they are beyond what can be multiplied; warnings are errors here.

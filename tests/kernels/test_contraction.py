@@ -66,7 +66,7 @@ def expressions(draw: st.DrawFn) -> tuple[str, dict[str, int]]:
     return ",".join(inputs) + "->" + output, sizes
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(expressions())
 def test_any_contraction(expression: tuple[str, dict[str, int]]) -> None:
     subscripts, sizes = expression

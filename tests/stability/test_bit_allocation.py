@@ -56,7 +56,7 @@ def lopsided(seed: int) -> Any:
 class TestBesideEqualBits:
     def test_never_worse_as_predicted(self) -> None:
         gains = []
-        for seed in range(100):
+        for seed in range(40):
             model = lopsided(seed)
             budget = model.n_parameters * (3 + seed % 6) + seed % 40
             for scale in ("block", "slice"):
@@ -70,7 +70,7 @@ class TestBesideEqualBits:
 
     def test_better_in_real_rounding(self) -> None:
         logs = []
-        for seed in range(100):
+        for seed in range(40):
             model = lopsided(seed)
             found = allocate_bits(model, 5 * model.n_parameters)
             chosen, equal = (

@@ -14,7 +14,7 @@ from tensorchain.solvers.loop import Problem, run
 from tensorchain.stability import crib
 from tensorchain.stability import jacobian as module
 from tensorchain.stability.gauge_tangent import gauge_tangent
-from tests.cases import Case, block_term_case, chain_case, cp_case, double, gaussian, jacobian, tucker_case
+from tests.cases import Case, block_term_case, chain_case, cp_case, double, gaussian, jacobian, mostly_slow, tucker_case
 from tests.stability.examples import HUB, LOOSE_HUB, flat, in_matrix_form, name
 
 IDENTIFIABLE = [
@@ -123,6 +123,7 @@ def angle_errors(fit: Any, truth: Any) -> Any:
 class TestFits:
     """A least-squares fit meets the bound while the noise is small; 200 fits know its mean to a few per cent."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("dtype", ["float64", "complex128"])
     def test_angles_of_cp_fits(self, dtype: str) -> None:
         truth = cp_case((5, 4, 6), 2).as_type(dtype).model(1)
@@ -141,11 +142,13 @@ class TestFits:
 
     @pytest.mark.parametrize(
         "case",
-        [
-            chain_case((5, 4, 6), (2, 2, 2)),
-            tucker_case((5, 4, 6), (2, 2, 3)).as_type("complex128"),
-            block_term_case((6, 7, 6), [(2, 2, 2), (1, 2, 2)]),
-        ],
+        mostly_slow(
+            [
+                chain_case((5, 4, 6), (2, 2, 2)),
+                tucker_case((5, 4, 6), (2, 2, 3)).as_type("complex128"),
+                block_term_case((6, 7, 6), [(2, 2, 2), (1, 2, 2)]),
+            ]
+        ),
         ids=name,
     )
     def test_blocks_of_fits(self, case: Case) -> None:

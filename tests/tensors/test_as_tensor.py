@@ -93,6 +93,7 @@ def test_names_of_dimensions_are_kept() -> None:
     assert as_tensor(named(ARRAY)).dimension_names == ("time", "place")
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_for_it() -> None:
     """Neither the compiled kernels nor any optional package."""
     heavy = ["numba", "dask", "distributed", "torch", "jax", "cupy", "sparse", "xarray", "joblib"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tensorchain.models import CP
-from tests.cases import SMALL, THREE, Case, combined, gaussian, relative
+from tests.cases import SMALL, THREE, Case, combined, gaussian, halved, relative
 from tests.tensors.sources import FULL, PARTIAL, Way, model_and_jacobian
 
 CASES = [case for case in SMALL if len(case.shape) > 2 or case.kind is CP]
@@ -62,7 +62,7 @@ class Truth:
         return np.stack([square[i, :, i] for i in range(count)])
 
 
-@pytest.mark.parametrize(("way", "case"), PAIRS)
+@pytest.mark.parametrize(("way", "case"), halved(PAIRS))
 class TestDataClasses:
     """On models of orders 2 to 4, real and complex, double and single."""
 

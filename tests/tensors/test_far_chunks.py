@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import tensorchain as tc
-from tests.cases import gaussian, relative
+from tests.cases import gaussian, mostly_slow, relative
 from tests.tensors.counting import there
 
 SHAPE = (20, 21, 22)
@@ -60,7 +60,7 @@ def test_what_a_solver_asks(send: Any, dtype: str) -> None:
         assert relative(far.residual(model).gradient[k], near.residual(model).gradient[k]) < tolerance
 
 
-@pytest.mark.parametrize("size", [1e-200, 1e200])
+@pytest.mark.parametrize("size", mostly_slow([1e-200, 1e200]))
 def test_extreme_sizes(send: Any, size: float) -> None:
     array = size * noisy()
     far, near = tc.Lazy(chunked(array, send)), tc.Dense(array)
@@ -69,8 +69,9 @@ def test_extreme_sizes(send: Any, size: float) -> None:
     assert fits[0] == pytest.approx(fits[1], rel=1e-8)
 
 
-@pytest.mark.parametrize("chunks", [(8, 21, 10), (7, 8, 9)])
-def test_the_same_reduction(send: Any, chunks: Any) -> None:
+@pytest.mark.parametrize("cut", mostly_slow(["two modes", "all modes"]))
+def test_the_same_reduction(send: Any, cut: str) -> None:
+    chunks = (7, 8, 9) if cut == "all modes" else (8, 21, 10)
     fit = tc.decompose(chunked(noisy(), send, chunks), "cp", 3, rng=0)
     host = tc.decompose(noisy(), "cp", 3, rng=0)
     assert "core 3x3x3" in fit.solver

@@ -179,6 +179,7 @@ class TestDask:
         with pytest.raises(ValueError, match="compute_chunk_sizes"):
             Lazy(array[array[:, 0] > 2])
 
+    @pytest.mark.slow
     def test_a_cluster_of_two_processes(self, cluster: Any) -> None:
         """The client that is active is used: the chunks are contracted on its workers."""
         tensor = np.random.default_rng(0).standard_normal(SHAPE)
@@ -189,6 +190,7 @@ class TestDask:
         assert list(worked.values()) == [True, True]
         assert relative(fit.model.full(), tc.decompose(tensor, "tc", 2, **options).model.full()) < 1e-8
 
+    @pytest.mark.slow
     def test_starts_on_a_cluster(self, cluster: Any) -> None:
         """Each start runs on a worker, through joblib's backend; every outcome comes back."""
         tensor = np.random.default_rng(0).standard_normal((4, 5, 3))

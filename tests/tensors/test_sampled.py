@@ -17,7 +17,7 @@ from tensorchain.tensors.lazy import Lazy
 from tensorchain.tensors.masked import Masked
 from tensorchain.tensors.sampling import fibers
 from tensorchain.tensors.sparse import Sparse
-from tests.cases import THREE, Case, four_models, gaussian, relative
+from tests.cases import THREE, Case, four_models, gaussian, mostly_slow, relative
 
 SHAPE = (30, 25, 20)
 RANKS = {"cp": 3, "tucker": (2, 3, 2), "btd": [(2, 2, 2), (1, 2, 2)], "tc": (2, 2, 2)}
@@ -102,7 +102,9 @@ class TestFits:
         tc.decompose(Lazy(Disk()), init=start, solver=solver, rng=0)
         assert sum(read) == tensor.size + 100 + 10 * sum(SHAPE)
 
-    @pytest.mark.parametrize("constraint", [tc.Penalty(1e-3), tc.SensitivityBound(30.0), tc.ErrorBound(0.5)])
+    @pytest.mark.parametrize(
+        "constraint", mostly_slow([tc.Penalty(1e-3), tc.SensitivityBound(30.0), tc.ErrorBound(0.5)], 2)
+    )
     def test_constraints(self, constraint: Any) -> None:
         tensor, start = planted("tc", noise=0.3)
         options = {"init": start, "constraint": constraint, "rng": 0}

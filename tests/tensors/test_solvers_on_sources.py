@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tensorchain as tc
-from tests.cases import SHAPE, Case, block_term_case, chain_case, combined, cp_case, relative, tucker_case
+from tests.cases import SHAPE, Case, block_term_case, chain_case, combined, cp_case, crossed, relative, tucker_case
 from tests.tensors.sources import FULL, PARTIAL, Way
 
 SOLVERS = [tc.ALS(max_iter=5), tc.LM(max_iter=3), tc.Path(stage_iter=2, max_iter=2, cycles=1)]
@@ -35,6 +35,8 @@ RUNS = [
     if name in ("free", "penalty") or isinstance(solver, tc.ALS) or case.kind in (tc.CP, tc.TensorChain)
 ]
 
+SLOW = [pytest.param(*run.values, marks=pytest.mark.slow, id=run.id) for run in RUNS[1::2]]
+
 QUICK = [way for way in FULL if way.name not in ("dense", "lazy-dask")]
 BOUNDED = [way for way in QUICK if way.name in ("masked", "sparse", "device-strict")]
 """For root searches: the data sources that are not alike."""
@@ -46,7 +48,7 @@ def fitted(way: Way, case: Case, solver: Any, constraint: Any) -> Any:
     return tc.decompose(source, case.kind, case.rank, solver=solver, constraint=constraint, rng=1)
 
 
-@pytest.mark.parametrize(("case", "solver", "name"), RUNS)
+@pytest.mark.parametrize(("case", "solver", "name"), [*RUNS[::2], *SLOW])
 def test_all_sources_give_the_same_fit(case: Case, solver: Any, name: str) -> None:
     constraint = CONSTRAINTS[name]
     expected = fitted(FULL[0], case, solver, constraint)
@@ -57,8 +59,7 @@ def test_all_sources_give_the_same_fit(case: Case, solver: Any, name: str) -> No
         assert relative(fit.model.full(), expected.model.full()) < 1e-3, way
 
 
-@pytest.mark.parametrize("name", CONSTRAINTS)
-@pytest.mark.parametrize("case", MODELS, ids=str)
+@crossed(every=2, case=MODELS, name=list(CONSTRAINTS))
 def test_dask_gives_the_same_fit(case: Case, name: str) -> None:
     """One solver: each pass over the data takes milliseconds."""
     solver = tc.ALS(max_iter=3)
@@ -67,7 +68,7 @@ def test_dask_gives_the_same_fit(case: Case, name: str) -> None:
     assert relative(fit.model.full(), expected.model.full()) < 1e-6
 
 
-@pytest.mark.parametrize(("case", "solver", "name"), RUNS)
+@pytest.mark.parametrize(("case", "solver", "name"), [*RUNS[::2], *SLOW])
 def test_dense_and_listed_holes_give_the_same_fit(case: Case, solver: Any, name: str) -> None:
     """`Masked` and `Observed` share no code for Grams and J^H W J."""
     by_name = {way.name: way for way in PARTIAL}
@@ -78,8 +79,7 @@ def test_dense_and_listed_holes_give_the_same_fit(case: Case, solver: Any, name:
         assert relative(fit.model.full(), expected.model.full()) < 1e-3
 
 
-@pytest.mark.parametrize("case", [case.as_type("complex128") for case in MODELS], ids=str)
-@pytest.mark.parametrize("way", [*QUICK, *PARTIAL], ids=str)
+@crossed(every=2, way=[*QUICK, *PARTIAL], case=[case.as_type("complex128") for case in MODELS])
 def test_complex_data(way: Way, case: Case) -> None:
     """The error that is reported is that of the model that is returned, over the observed entries."""
     fit = fitted(way, case, tc.LM(max_iter=10), None)
