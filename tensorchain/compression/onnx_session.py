@@ -46,6 +46,9 @@ class OnnxSession:
             probed = onnx.ModelProto()
             probed.CopyFrom(proto)
             probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in new)
+            if open_constants:
+                # Before version 4 of the format a constant among the inputs cannot be fed.
+                probed.ir_version = max(probed.ir_version, 4)
             for tensor in probed.graph.initializer:
                 if tensor.name in open_constants and tensor.name not in self.fed:
                     probed.graph.input.append(

@@ -283,6 +283,30 @@ def test_the_smallest_model_within_a_bound_by_channels():
     assert np.linalg.norm(found - expected) < 0.06 * np.linalg.norm(expected)
 
 
+@pytest.mark.parametrize("method", ["channels", "svd"])
+def test_files_of_the_first_format_and_constants_in_nodes_or_of_half_precision(method):
+    feeds = [smooth(seed) for seed in range(2)]
+    listed, inside, halves = gated(), gated(), gated()
+    listed.ir_version, listed.opset_import[0].version = 3, 14
+    for tensor in listed.graph.initializer:
+        listed.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    first = [helper.make_node("Constant", [], [t.name], value=t) for t in inside.graph.initializer]
+    casts = [helper.make_node("Cast", [f"{t.name}.h"], [t.name], to=1) for t in halves.graph.initializer]
+    for tensor in halves.graph.initializer:
+        half = numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{tensor.name}.h"))
+    for proto, nodes in ((inside, first), (halves, casts)):
+        nodes = [*nodes, *proto.graph.node]
+        del proto.graph.node[:]
+        proto.graph.node.extend(nodes)
+    del inside.graph.initializer[:]
+    for proto in (listed, inside, halves):
+        small, report = compress_onnx(proto, method, keep_macs=0.7, calibration=feeds)
+        assert report.macs[1] <= 0.7 * report.macs[0]
+        expected, found = outputs(proto, feeds[0]), outputs(small, feeds[0])
+        assert np.linalg.norm(found - expected) < 0.3 * np.linalg.norm(expected)
+
+
 def test_what_channels_need_is_said():
     with pytest.raises(ValueError, match="calibration"):
         compress_onnx(residual(), "channels", keep_macs=0.5)
