@@ -27,7 +27,7 @@ from benchmarks.default import quiet
 from benchmarks.timing import parser, save, table
 
 Array = Any
-_PENALTIES = (0.01, 0.03, 0.1)
+_PENALTIES = (0.01, 0.03, 0.055, 0.1)
 """Relative, as in `tc.Penalty`."""
 
 
