@@ -215,7 +215,11 @@ class _Reduced:
 
 
 def _vectors(rows: Array) -> Array:
-    """All left singular vectors, the strongest first."""
+    """All left singular vectors that rows can have, the strongest first."""
+    if len(rows) > rows.shape[1]:
+        # The Gram of 10,000 outputs of a last layer would take minutes, and most of it is zero.
+        basis, small = np.linalg.qr(rows)
+        return np.ascontiguousarray(basis @ _vectors(small))
     return np.ascontiguousarray(np.linalg.eigh(rows @ rows.T)[1][:, ::-1])
 
 

@@ -62,6 +62,24 @@ def test_reported_errors_are_those_of_the_approximations(method):
         assert np.sqrt(error) == pytest.approx(slow, abs=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(300, 6, 1, 1), (6, 300, 1, 1), (200, 5, 3, 3)])
+def test_no_more_directions_are_looked_at_than_a_layer_has(shape):
+    """A last layer may have 20,000 outputs of 100 inputs."""
+    tensor = kernel_tensor(np.random.default_rng(0).standard_normal(shape))
+    reduced = _Reduced(tensor)
+    inputs, taps, outputs = tensor.shape
+    assert reduced.first.shape == (inputs, min(inputs, taps * outputs))
+    assert reduced.last.shape == (outputs, min(outputs, taps * inputs))
+    for rank in (2, 5):
+        pair = (min(rank, inputs), min(rank, outputs))
+        error, approximation = reduced.fitted("tucker2", pair, shape[2:], np.random.default_rng(0))
+        slow = np.linalg.norm(approximation() - tensor) / np.linalg.norm(tensor)
+        assert np.sqrt(error) == pytest.approx(slow, rel=1e-6)
+        if taps == 1:
+            values = np.linalg.svd(tensor[:, 0], compute_uv=False)
+            assert slow == pytest.approx(np.linalg.norm(values[rank:]) / np.linalg.norm(values), rel=1e-6)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_short_fits_come_near_careful_ones(method):
     kernel = decaying((16, 12, *((1, 1) if method == "svd" else (3, 3))))
