@@ -11,6 +11,7 @@ from tensorchain.compression.fitting import METHODS, KernelFit, fit_kernel
 from tensorchain.compression.grid import GridFit, fit_on_grid
 from tensorchain.compression.layer_bits import LayerBits, allocate_layer_bits
 from tensorchain.compression.network import plan_network
+from tensorchain.compression.normalisations import recalibrate
 from tensorchain.compression.onnx_budgets import compress_onnx_within
 from tensorchain.compression.onnx_graph import compress_onnx
 from tensorchain.compression.onnx_int8 import quantize_onnx
@@ -29,7 +30,7 @@ from tensorchain.compression.steps import compress_in_steps, compress_to_score
 from tensorchain.compression.torch_layers import module_of
 from tensorchain.compression.torch_network import compress
 from tensorchain.compression.torch_refit import refit_network
-from tensorchain.compression.training import Epoch, quantize, recalibrate, restore
+from tensorchain.compression.training import Epoch, quantize, restore
 
 __all__ = [
     "METHODS",

@@ -30,6 +30,7 @@ import numpy as np
 
 from tensorchain.compression.curvature import rate_for
 from tensorchain.compression.layer_bits import allocate_layer_bits
+from tensorchain.compression.normalisations import frozen, recalibrate, recalibrated_or_held
 from tensorchain.compression.quantize import check_bits, quantizer
 from tensorchain.compression.torch_inner import rescale_inner
 from tensorchain.compression.torch_inputs import call, inputs_of
@@ -40,8 +41,6 @@ from tensorchain.compression.torch_sensitivity import Sensitivities
 
 _JUDGED = 4
 """Batches on which the loss says whether normalisations that were measured again are better."""
-
-
 _SHORT = 50
 """Most steps for which normalisations are held; a longer training finds its way back, with a higher rate
 (`python -m benchmarks.networks.held`)."""
@@ -68,70 +67,6 @@ class Epoch:
 
     loss: float
     sensitivity: float
-
-
-def recalibrate(net: Any, loader: Iterable[Any], batches: int | None = None) -> None:
-    """Measure the means and variances of all normalisations again, in place; weights are not touched.
-
-    Normalisations whose weights are frozen stay as they are.
-
-    Parameters
-    ----------
-    net : torch.nn.Module
-        In place.
-    loader : iterable of object
-        Batches of inputs, or of (inputs, labels); or a function that returns them.
-    batches : int, optional
-        Most batches used.
-
-    Examples
-    --------
-    >>> import torch
-    >>> _ = torch.manual_seed(0)
-    >>> net = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
-    >>> recalibrate(net, [7.0 + torch.zeros(4, 3, 2, 2)])
-    >>> net[0].running_mean.tolist()
-    [7.0, 7.0, 7.0]
-    """
-    import torch
-
-    norms = _normalisations(net)
-    if not norms:
-        return
-    momenta, training = [norm.momentum for norm in norms], [module.training for module in net.modules()]
-    net.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        # None: the plain mean over batches.
-        norm.momentum = None
-        norm.train()
-    seen = 0
-    with torch.no_grad():
-        for batch in loader() if callable(loader) else loader:
-            if batches is not None and seen >= batches:
-                break
-            call(net, inputs_of(batch))
-            seen += 1
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    for module, was in zip(net.modules(), training, strict=True):
-        module.training = was
-    if seen == 0:
-        raise ValueError("the loader holds no batch, and the statistics are lost; give a list, or a fresh iterator")
-
-
-def _normalisations(net: Any) -> list[Any]:
-    """Those whose statistics are measured, and not frozen."""
-    import torch
-
-    kinds = torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d
-    return [m for m in net.modules() if isinstance(m, kinds) and m.track_running_stats and not frozen(m)]
-
-
-def frozen(module: Any) -> bool:
-    """Whether a module has parameters, and none of them is trained."""
-    parameters = list(module.parameters())
-    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
 def restore(
@@ -239,7 +174,7 @@ def restore(
     refitted = getattr(getattr(net, "report", None), "refitted", False)
     held: list[Any] = []
     if epochs and refitted and epochs * (_length(loader) or sum(1 for _ in pass_over())) <= _SHORT:
-        held = _recalibrated_or_held(net, counted, lambda: _mean_objective(net, judged, objective_of))
+        held = recalibrated_or_held(net, counted, lambda: _mean_objective(net, judged, objective_of))
     else:
         recalibrate(net, counted())
     if epochs and (held or rate is None):
@@ -286,22 +221,6 @@ def restore(
             break
     net.eval()
     return history
-
-
-def _recalibrated_or_held(net: Any, passes: Callable[[], Iterator[Any]], judge: Callable[[], float]) -> list[Any]:
-    """Measure the normalisations again where that lowers what `judge` gives; else those that stay as they were."""
-    norms = _normalisations(net)
-    if not norms:
-        return []
-    statistics = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
-    before = judge()
-    recalibrate(net, passes())
-    if judge() < before or not math.isfinite(before):
-        return []
-    for norm, buffers in zip(norms, statistics, strict=True):
-        for name, buffer in norm.named_buffers():
-            buffer.copy_(buffers[name])
-    return norms
 
 
 def _mean_objective(net: Any, batches: list[Any], objective: Callable[[Any, Any, Any], Any]) -> float:
