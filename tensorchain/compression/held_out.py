@@ -9,7 +9,9 @@ error on the second half falls, and then to both with the ridge that was best.  
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +19,8 @@ from tensorchain.compression.conv import LayerPlan
 from tensorchain.compression.refit import Moments
 from tensorchain.compression.refit_factors import refit_factors
 from tensorchain.kernels import Array
+
+Fitted = TypeVar("Fitted")
 
 RIDGES = tuple(10.0**k for k in range(-6, 3))
 """Relative to the mean variance of an input; with the last one a layer stays what it was, but for its bias."""
@@ -98,26 +102,34 @@ def refit_held_out(
         return (refit_factors(plan, kernel, whole, with_bias=with_bias),) * 2
     if with_bias and len(plan.steps) == 1:
         return _one(plan, kernel, halves)
-    best, least, half = RIDGES[0], math.inf, plan
+    best, half = _chosen(
+        lambda ridge: refit_factors(plan, kernel, halves.first, sweeps=_SWEEPS, ridge=ridge, with_bias=with_bias),
+        lambda trial: _error(trial, halves.second),
+        plan,
+    )
+    return refit_factors(plan, kernel, whole, ridge=best, with_bias=with_bias), half
+
+
+def _chosen(fit: Callable[[float], Fitted], error_of: Callable[[Fitted], float], start: Fitted) -> tuple[float, Fitted]:
+    """The last of the rising ridges up to which the error falls, and its fit; `start` where no error is a number."""
+    best, least, fitted = RIDGES[0], math.inf, start
     for ridge in RIDGES:
-        trial = refit_factors(plan, kernel, halves.first, sweeps=_SWEEPS, ridge=ridge, with_bias=with_bias)
-        error = _error(trial, halves.second)
+        trial = fit(ridge)
+        error = error_of(trial)
         if not error < least:
             break
-        best, least, half = ridge, error, trial
-    return refit_factors(plan, kernel, whole, ridge=best, with_bias=with_bias), half
+        best, least, fitted = ridge, error, trial
+    return best, fitted
 
 
 def _one(plan: LayerPlan, kernel: Array, halves: Halves) -> tuple[LayerPlan, LayerPlan]:
     """The same for one convolution, whose weights are a linear problem; there may be one for each channel."""
     rows, step = kernel.reshape(len(kernel), -1), plan.convolutions[0]
-    best, least, half = RIDGES[0], math.inf, (rows, np.zeros(len(rows)))
-    for ridge in RIDGES:
-        trial = halves.first.least_squares(rows, ridge=ridge)
-        error = halves.second.relative_error(*trial)
-        if not error < least:
-            break
-        best, least, half = ridge, error, trial
+    best, half = _chosen(
+        lambda ridge: halves.first.least_squares(rows, ridge=ridge),
+        lambda trial: halves.second.relative_error(*trial),
+        (rows, np.zeros(len(rows))),
+    )
     plans = []
     for weight, bias in (halves.whole.least_squares(rows, ridge=best), half):
         dtype = step.weight.dtype
