@@ -65,6 +65,13 @@ class Reader:
         self.weight = self.kernel.reshape(self.outputs, self.inputs, self.taps).astype(np.float64)
         self.open = np.ones(self.inputs, bool)
         self.written = np.ones(self.outputs, bool)
+        # Inputs of one class, (n, k) for all classes with k of them.
+        free, counts = np.unique(self.columns[self.columns >= 0], return_counts=True)
+        own = [np.flatnonzero(self.columns == one) for one in free]
+        self.together = [
+            np.array([at for at, count in zip(own, counts, strict=True) if count == k])
+            for k in np.unique(counts[counts > 1])
+        ]
         if self.covariance is None:
             return
         size = len(self.covariance)
@@ -75,7 +82,10 @@ class Reader:
         self.energy = float(np.sum((flat @ metric) * flat)) or 1.0
 
     def losses(self) -> Array:
-        """What the output loses with each input alone, relative to its energy; (S,)."""
+        """What the output loses with each input alone, relative to its energy; (S,).
+
+        Inputs of one class go together, and each stands for its part of what is lost without all of them.
+        """
         if self.covariance is None:
             return np.zeros(self.inputs)
         size, taps = self.inputs, self.taps
@@ -85,6 +95,11 @@ class Reader:
         found[self.open] = np.sum(
             weight[self.open] * np.linalg.solve(blocks[self.open], weight[self.open]), axis=(1, 2)
         )
+        for group in self.together:
+            here = group[self.open[group[:, 0]]]
+            at = (here[:, :, None] * taps + np.arange(taps)).reshape(len(here), -1)
+            block, rows = self.inverse[at[:, :, None], at[:, None]], weight[here].reshape(*at.shape, -1)
+            found[here] = np.sum(rows * np.linalg.solve(block, rows), axis=(1, 2))[:, None] / group.shape[1]
         return found.clip(0.0) * (self.gain / self.energy)
 
     def close(self, columns: Array) -> None:
