@@ -34,6 +34,14 @@ _LEAST = 0.1
 """Share of the channels of a layer that is left at least."""
 
 
+class BudgetError(ValueError):
+    """A budget that is not met with the fewest channels; `cost` is what is left then."""
+
+    def __init__(self, reason: str, cost: float) -> None:
+        super().__init__(reason)
+        self.cost = cost
+
+
 @dataclass
 class Reader:
     """A layer that reads channels.
@@ -130,7 +138,7 @@ def narrowed(
     budget : float
         Most cost.
     others : ndarray, optional
-        What each class costs in depthwise layers, (count,).
+        What each class costs besides: in depthwise layers, and in constants with an entry for each channel, (count,).
     fixed : float, default 0
         The cost of all else.
 
@@ -140,7 +148,7 @@ def narrowed(
 
     Raises
     ------
-    ValueError
+    BudgetError
         When the budget is not met with a tenth of the channels.
 
     Examples
@@ -172,9 +180,8 @@ def narrowed(
         allowed = alive & ~stuck.any(1) & (saved > 0.0)
         if not allowed.any():
             left = fixed + float(now.sum()) + float(depthwise[alive].sum())
-            raise ValueError(
-                f"the budget is {budget:.4g}; with the fewest channels a cost of {left:.4g} is left: give a larger "
-                "share"
+            raise BudgetError(
+                f"the budget is {budget:.4g}; with the fewest channels a cost of {left:.4g} is left", left
             )
         value = np.where(allowed, np.sum(losses, axis=0) / np.maximum(saved, 1e-300), np.inf)
         gone = int(np.argmin(value))

@@ -68,6 +68,8 @@ class Channels:
         Layers of one channel each; their classes are their `rows`.
     count : int
         Of classes.
+    held : dict of str to int
+        By operator, how many channels stay because of it.
     """
 
     columns: dict[str, Array] = field(default_factory=dict)
@@ -76,6 +78,7 @@ class Channels:
     parts: dict[int, list[Array]] = field(default_factory=dict)
     depthwise: list[str] = field(default_factory=list)
     count: int = 0
+    held: dict[str, int] = field(default_factory=dict)
 
 
 def channels_of(
@@ -105,7 +108,7 @@ class _Walk:
     ) -> None:
         self.proto, self.shapes, self.constants = proto, shapes, Constants(proto)
         self.layers = {layer.node: layer for layer in layers if layer.node is not None}
-        self.stay = set(stay)
+        self.stay, self.holder = set(stay), ""
         self.values: dict[str, tuple[int, Array]] = {}
         self.parent: list[int] = []
         self.fixed: set[int] = set()
@@ -116,7 +119,9 @@ class _Walk:
         """Walk, then say which classes can go."""
         graph = self.proto.graph
         for index, node in enumerate(graph.node):
+            self.holder = node.op_type
             self._node(index, node)
+        self.holder = "an output"
         for value in graph.output:
             self._fix(value.name)
         for part in graphs_of(graph):
@@ -156,6 +161,10 @@ class _Walk:
                 self._fix(name)
             return
         self.values.update((name, one) for name, one in zip(node.output, made, strict=False) if name)
+        if any(node.output[len(made) :]):
+            # Of further outputs (the mask of a Dropout) nothing is known.
+            for name in node.output[: len(made)]:
+                self._fix(name)
 
     def _rule(self, operator: str) -> Callable[..., list[tuple[int, Array]] | None] | None:
         if operator in _UNARY:
@@ -177,7 +186,8 @@ class _Walk:
         axis = self._rank(layer.output) - 1 if layer.kind == "rows" else 1
         plain = site.groups == 1 and not site.geometry.transposed and not site.counts and site.name not in self.stay
         right = source is not None and source[0] == axis and len(source[1]) == channels
-        if site.groups > 1 and site.groups == channels == outputs and right and not site.geometry.transposed:
+        single = site.groups > 1 and site.groups == channels == outputs and not site.geometry.transposed
+        if single and right and site.name not in self.stay:
             assert source is not None
             for position in range(1, len(node.input)):
                 if node.input[position]:
@@ -206,7 +216,13 @@ class _Walk:
     def _joined(self, index: int, node: Any, given: Any) -> list[tuple[int, Array]] | None:
         """A sum, product and so on: axes are counted from the last one."""
         ranks = [self._rank(name) for name in node.input]
-        if not all(ranks[k] for k, one in enumerate(given) if one is not None):
+        given, widest = list(given), max(len(one[1]) for one in given if one is not None)
+        for k, one in enumerate(given):
+            if one is not None and len(one[1]) == 1 < widest:
+                # One channel for all of the others.
+                self._fix(node.input[k])
+                given[k] = None
+        if not all(ranks[k] for k, one in enumerate(given) if one is not None) or opset_of(self.proto) < 7:
             return None
         back = {ranks[k] - one[0] for k, one in enumerate(given) if one is not None}
         sizes = {len(one[1]) for one in given if one is not None}
@@ -336,7 +352,9 @@ class _Walk:
     def _fix(self, name: str) -> None:
         """The channels of a value stay."""
         if name in self.values:
-            self.fixed.update(self.values[name][1].tolist())
+            ids = set(self.values[name][1].tolist())
+            self.found.held[self.holder] = self.found.held.get(self.holder, 0) + len(ids - self.fixed)
+            self.fixed |= ids
 
 
 def reads_of(proto: Any) -> list[str]:

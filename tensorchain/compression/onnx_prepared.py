@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from tensorchain.compression.channels import BudgetError
 from tensorchain.compression.conv import LayerPlan
 from tensorchain.compression.groups import kernel_of
 from tensorchain.compression.latency import Clock, Times, within_latency
@@ -30,10 +31,10 @@ from tensorchain.compression.onnx_session import OnnxSession, onnx_package
 from tensorchain.compression.onnx_trial import random_feed
 from tensorchain.compression.progress import Progress
 from tensorchain.compression.report import Report
-from tensorchain.compression.request import Request
+from tensorchain.compression.request import BUDGETS, Request
 
-_LEAST_SHARE = 0.1
-"""Of the multiplications, or parameters, that narrow layers keep at least."""
+_NOTHING = 1e-12
+"""A share of the multiplications, or parameters, that no model keeps within."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Prepared:
     rng : int or numpy.random.Generator, optional
     narrow : Narrow or None
         Of a model some of whose channels are gone; the layers and what was measured are then those of the narrow one.
+    gains : dict of str to float
+        What an error of each layer does to the outputs, once it was measured.
     """
 
     original: Any
@@ -65,6 +68,7 @@ class Prepared:
     sizes: dict[str, tuple[int, ...]]
     rng: Any
     narrow: Narrow | None = None
+    gains: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -104,7 +108,9 @@ class Prepared:
         measured = Measured(
             [layer.site for layer in layers],
             stored_sizes(original),
-            None if feeds is None else covariances_of(original, wanted, feeds, centred=request.refit),
+            None
+            if feeds is None
+            else covariances_of(original, wanted, feeds, centred=request.refit or request.method == "channels"),
         )
         return cls(original, layers, feeds, measured, measured.progress(checkpoint, request, rng), sizes, rng)
 
@@ -119,10 +125,11 @@ class Prepared:
         """The same model with fewer channels, within the budget of a request for multiplications or parameters."""
         feed, seen = None if self.feeds is None else next(iter(self.feeds)), self.measured.covariances or {}
         moved = [layer for layer in self.layers if layer.site.name in seen]
-        gains = {} if self.feeds is None else gains_of(self.original, moved, self.feeds)
+        if self.feeds is not None and not self.gains:
+            self.gains.update(gains_of(self.original, moved, self.feeds))
         narrow = narrowed_layers(
             self.original, self.layers, seen, request,
-            parameters=self.measured.parameters, feed=feed, gains=gains, sizes=self.sizes,
+            parameters=self.measured.parameters, feed=feed, gains=self.gains, sizes=self.sizes,
         )  # fmt: skip
         sites = [layer.site for layer in narrow.layers]
         lost = sum(a.parameters - b.parameters for a, b in zip(self.measured.sites, sites, strict=True))
@@ -131,26 +138,36 @@ class Prepared:
 
     def _channels(self, request: Request, times: Times) -> tuple[Any, Report]:
         """The model with fewer channels, and no layer decomposed."""
-        asked, seconds = request, None
+        asked = request
         if request.keep_latency is not None:
 
-            def attempt(share: float) -> tuple[tuple[float, tuple[float, float]], float]:
+            def attempt(share: float) -> tuple[float, float]:
                 slim = self.narrowed(replace(request, keep_latency=None, keep_macs=share))
-                found = times.ratio(slim._written(request, {})[0])
-                return (share, found), found[1] / found[0]
+                return share, times.share(slim._written(request, {})[0])
 
-            share, seconds = within_latency(request.share, attempt, least=_LEAST_SHARE)
+            share = within_latency(request.share, attempt, least=self._fewest(request))
             asked = replace(request, keep_latency=None, keep_macs=share)
         slim = self.narrowed(asked)
         report = untouched(slim.measured.sites, slim.measured.parameters, "no channel could go")
         small, report = slim._fitted(request, {}, report)
-        return small, replace(_beside(self.measured, slim, report), run_seconds=seconds)
+        return small, times.told(_beside(self.measured, slim, report), request, small)
 
     def least_share(self, request: Request, times: Times | None = None) -> float:
         """The smallest budget that can be met."""
         if request.method == "channels":
-            return _LEAST_SHARE
+            return self._fewest(request)
         return self.measured.least_share(request, self.rng, self.progress, times)
+
+    def _fewest(self, request: Request) -> float:
+        """What is left with the fewest channels, as a share of what the budget, or else the multiplications, count."""
+        budget = "keep_macs" if request.keep_latency is not None else request.budget
+        nothing: dict[str, Any] = {**dict.fromkeys(BUDGETS), budget: _NOTHING}
+        try:
+            self.narrowed(replace(request, **nothing))
+        except BudgetError as reason:
+            # Rounding must not make it too small.
+            return min(reason.cost * (1.0 + 1e-9), 1.0)
+        return _NOTHING
 
     def compressed(self, request: Request, times: Times | None = None) -> tuple[Any, Report]:
         """The model under the budget of a request, which else is the one of `of`."""
@@ -181,16 +198,15 @@ class Prepared:
             plans, report = self.measured.planned(request, self.rng, self.progress, times)
             return self._fitted(request, plans, report)
 
-        def attempt(asked: float) -> tuple[tuple[float, tuple[float, float]], float]:
-            # Times do not depend on the values of the weights.
+        def attempt(asked: float) -> tuple[float, float]:
+            # Times hardly depend on the values of the weights.
             plans, _ = self.measured.planned(request.at(asked), self.rng, self.progress, times, blank=True)
-            seconds = times.ratio(self._written(request, plans)[0])
-            return (asked, seconds), seconds[1] / seconds[0]
+            return asked, times.share(self._written(request, plans)[0])
 
-        asked, seconds = within_latency(request.share, attempt, least=least)
+        asked = within_latency(request.share, attempt, least=least)
         plans, report = self.measured.planned(request.at(asked), self.rng, self.progress, times)
         small, report = self._fitted(request, plans, report)
-        return small, replace(report, run_seconds=seconds)
+        return small, times.told(report, request, small)
 
     def _check_budget(self, request: Request, least: float) -> None:
         """ValueError where a budget of multiplications or parameters cannot be met."""
@@ -242,7 +258,8 @@ class Prepared:
             report = _told(report, self.layers, better, errors)
         if fitted:
             _check_runs(small)
-        return small, report
+        # A constant that several layers shared, or that was cut with the channels, is no layer's account.
+        return small, replace(report, parameters=(report.parameters[0], stored_sizes(small)))
 
 
 def _tries_channels(request: Request, feeds: Feeds | None) -> bool:
