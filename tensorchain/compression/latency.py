@@ -121,7 +121,8 @@ class Times:
         if after < _USED * request.keep_latency * before:
             unused = f"keep_latency {request.keep_latency:g} was asked for, {after / before:.3f} is used"
             unused += ": no network that was timed is nearer to it"
-        return replace(report, run_seconds=(before, after), unused=unused)
+        images = getattr(self.clock, "batch", None)
+        return replace(report, run_seconds=(before, after), run_images=images, unused=unused)
 
 
 def _checked(seconds: Sequence[float], count: int, *, least: float = 0.0) -> list[float]:

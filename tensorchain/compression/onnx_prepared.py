@@ -20,7 +20,7 @@ from tensorchain.compression.groups import kernel_of
 from tensorchain.compression.latency import Clock, Times, within_latency
 from tensorchain.compression.network import Measured, untouched
 from tensorchain.compression.onnx_calibration import Feeds, checked_feeds, covariances_of, patch_size
-from tensorchain.compression.onnx_clock import OnnxClock, single
+from tensorchain.compression.onnx_clock import OnnxClock, batched, images_of
 from tensorchain.compression.onnx_gains import gains_of
 from tensorchain.compression.onnx_layers import NO_SIZE, OnnxLayer, layers_of
 from tensorchain.compression.onnx_narrow import Narrow, narrowed_layers
@@ -114,12 +114,14 @@ class Prepared:
         )
         return cls(original, layers, feeds, measured, measured.progress(checkpoint, request, rng), sizes, rng)
 
-    def clock(self, *, threads: int = 1, int8: bool = False) -> Clock:
-        """ONNX Runtime on this machine, with one image of the calibration inputs, or with random numbers."""
+    def clock(self, *, batch: int = 1, threads: int = 1, int8: bool = False) -> Clock:
+        """ONNX Runtime on this machine, with so many images of the calibration inputs, or of random numbers."""
         inputs = inputs_of(self.original)
-        batch = inputs[0].shape[0] if inputs and inputs[0].shape else 1
-        feed = random_feed(self.original, self.sizes) if self.feeds is None else single(next(iter(self.feeds)), inputs)
-        return OnnxClock(self.layers, feed, batch=batch or 1, threads=threads, int8=int8)
+        feed = random_feed(self.original, self.sizes) if self.feeds is None else next(iter(self.feeds))
+        if feed is None:
+            return OnnxClock(self.layers, None, batch=batch, threads=threads, int8=int8)
+        feed = batched(feed, inputs, batch)
+        return OnnxClock(self.layers, feed, batch=images_of(feed, inputs), threads=threads, int8=int8)
 
     def narrowed(self, request: Request) -> Prepared:
         """The same model with fewer channels, within the budget of a request for multiplications or parameters."""

@@ -29,13 +29,13 @@ class TorchClock:
     """
 
     def __init__(self, net: Any, example: Any) -> None:
-        self.net, self.example = net, example
+        self.net, self.example, self.batch = net, example, batch_of(example)
 
     def layers(self, plans: Sequence[LayerPlan], site: Site) -> list[float]:
         """Median seconds of each plan in place of a layer, for one pass of the network."""
         old = self.net.get_submodule(site.name)
         reference = next(old.parameters())
-        channels, images = site.kernel.shape[1] * site.groups, batch_of(self.example) * site.uses // site.calls
+        channels, images = site.kernel.shape[1] * site.groups, self.batch * site.uses // site.calls
         size = () if is_linear(old) else site.image[len(site.image) - axes_of(old) :]
         values = reference.new_zeros((images, channels, *size))
         modules = [module_of(plan, old).eval() for plan in plans]
