@@ -105,8 +105,9 @@ def add_parser(commands: Any) -> None:
         "--threads", type=positive_integer, default=1, metavar="N", help="of ONNX Runtime where it is timed (default 1)"
     )
     how.add_argument(
-        "--batch", type=positive_integer, default=1, metavar="N",
-        help="images of a run where times are measured for --keep-latency or --form auto (default 1)",
+        "--batch", type=positive_integer, metavar="N",
+        help="images of a run where times are measured, for --keep-latency or --form auto (default 1, or as "
+        "--input-shape)",
     )  # fmt: skip
     how.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the fits (default 0)")
     data = parser.add_argument_group("inputs")

@@ -39,6 +39,8 @@ _USED = 0.9
 _MOST = 12
 """Candidates of a method and a layer that are timed; along a ladder they take longer and longer."""
 
+_WINDOW, _MOST_RUNS = 0.5, 300
+"""Seconds in which a network is run again and again, and how often at most."""
 _TINY = 1e-12
 """Seconds, below which no network runs."""
 
@@ -107,10 +109,16 @@ class Times:
         before, after = _checked(self.clock.networks([self.network, small]), 2, least=_TINY)
         return before, after
 
-    def share(self, small: Any) -> float:
-        """Seconds of another network, as a share of the original's."""
+    def share(self, small: Any, most: float) -> float:
+        """Seconds of another network, as a share of the original's; within `most` only where they are so twice.
+
+        Of several noisy times the least is chosen, and is too small; the second one was not chosen.
+        """
         before, after = self.ratio(small)
-        return after / before
+        if after > most * before:
+            return after / before
+        again = self.ratio(small)
+        return max(after / before, again[1] / again[0])
 
     def told(self, report: Report, request: Request, small: Any) -> Report:
         """The report with the times of the network that is returned, and why it uses less than the budget."""
@@ -155,6 +163,17 @@ def blank_of(site: Site, point: Candidate, *, refit: bool = False) -> LayerPlan:
 def forms_of(plan: LayerPlan) -> list[LayerPlan]:
     """A plan in all its forms, the grouped one first."""
     return [plan.grouped(), plan] if any(isinstance(step, Fold) for step in plan.steps) else [plan]
+
+
+def runs_of(seconds: float, least: int) -> int:
+    """Runs of a network that takes so long: enough for half a second, in which a busy moment is short.
+
+    Examples
+    --------
+    >>> runs_of(0.1, 15), runs_of(0.01, 15), runs_of(1e-6, 15)
+    (15, 50, 300)
+    """
+    return int(min(max(least, _WINDOW / max(seconds, 1e-9)), _MOST_RUNS))
 
 
 def within_latency(

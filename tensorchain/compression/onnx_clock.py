@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain.compression.conv import Convolution, LayerPlan
+from tensorchain.compression.latency import runs_of
 from tensorchain.compression.onnx_int8 import quantize_onnx
 from tensorchain.compression.onnx_layers import OnnxLayer
 from tensorchain.compression.onnx_nodes import layer_model, time_sessions
@@ -22,7 +23,7 @@ from tensorchain.compression.request import Site
 from tensorchain.kernels import Array
 
 _NETWORK_RUNS = 15
-"""Runs of each of the whole models."""
+"""Runs of each of the whole models, at least."""
 
 
 class OnnxClock:
@@ -78,7 +79,8 @@ class OnnxClock:
                 "the sizes of the inputs are not known; give calibration inputs, or input_shapes (--input-shape)"
             )
         sessions = [OnnxSession(model, threads=self.threads) for model in networks]
-        return time_sessions(sessions, self.feed, runs=_NETWORK_RUNS)
+        once = time_sessions(sessions, self.feed, runs=1)
+        return time_sessions(sessions, self.feed, runs=runs_of(max(once), _NETWORK_RUNS), warm=1)
 
 
 def batched(feed: Mapping[str, Array], inputs: Sequence[InputInfo], batch: int = 1) -> dict[str, Array]:

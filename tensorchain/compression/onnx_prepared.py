@@ -114,13 +114,17 @@ class Prepared:
         )
         return cls(original, layers, feeds, measured, measured.progress(checkpoint, request, rng), sizes, rng)
 
-    def clock(self, *, batch: int = 1, threads: int = 1, int8: bool = False) -> Clock:
-        """ONNX Runtime on this machine, with so many images of the calibration inputs, or of random numbers."""
+    def clock(self, *, batch: int | None = None, threads: int = 1, int8: bool = False) -> Clock:
+        """ONNX Runtime on this machine, with so many images of the calibration inputs, or of random numbers.
+
+        By default one, or as many as the given shapes of the inputs say.
+        """
         inputs = inputs_of(self.original)
         feed = random_feed(self.original, self.sizes) if self.feeds is None else next(iter(self.feeds))
         if feed is None:
-            return OnnxClock(self.layers, None, batch=batch, threads=threads, int8=int8)
-        feed = batched(feed, inputs, batch)
+            return OnnxClock(self.layers, None, batch=batch or 1, threads=threads, int8=int8)
+        if batch is not None or self.feeds is not None:
+            feed = batched(feed, inputs, batch or 1)
         return OnnxClock(self.layers, feed, batch=images_of(feed, inputs), threads=threads, int8=int8)
 
     def narrowed(self, request: Request) -> Prepared:
@@ -145,7 +149,7 @@ class Prepared:
 
             def attempt(share: float) -> tuple[float, float]:
                 slim = self.narrowed(replace(request, keep_latency=None, keep_macs=share))
-                return share, times.share(slim._written(request, {})[0])
+                return share, times.share(slim._written(request, {})[0], request.share)
 
             share = within_latency(request.share, attempt, least=self._fewest(request))
             asked = replace(request, keep_latency=None, keep_macs=share)
@@ -203,7 +207,7 @@ class Prepared:
         def attempt(asked: float) -> tuple[float, float]:
             # Times hardly depend on the values of the weights.
             plans, _ = self.measured.planned(request.at(asked), self.rng, self.progress, times, blank=True)
-            return asked, times.share(self._written(request, plans)[0])
+            return asked, times.share(self._written(request, plans)[0], request.share)
 
         asked = within_latency(request.share, attempt, least=least)
         plans, report = self.measured.planned(request.at(asked), self.rng, self.progress, times)

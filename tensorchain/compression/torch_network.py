@@ -124,7 +124,7 @@ def compress(
 
         def attempt(share: float) -> tuple[float, float]:
             planned = measured.planned(request.at(share), rng, progress, times, blank=True)
-            return share, times.share(with_plans(net, *planned))
+            return share, times.share(with_plans(net, *planned), keep_latency)
 
         asked = request.at(within_latency(keep_latency, attempt, least=least))
     plans, report = measured.planned(asked, rng, progress, times)
