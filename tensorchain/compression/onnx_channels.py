@@ -12,12 +12,14 @@ every channel the axis along which it is cut.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from tensorchain.compression.onnx_axes import MOVES, axis_after
 from tensorchain.compression.onnx_layers import OnnxLayer
 from tensorchain.compression.onnx_reading import Constants, graph_reads, graphs_of, node_reads, opset_of
 from tensorchain.compression.onnx_session import onnx_package
@@ -26,9 +28,12 @@ from tensorchain.kernels import Array
 _UNARY = frozenset((
     "Relu", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Selu", "Celu", "Gelu", "Mish",
     "Softplus", "Softsign", "ThresholdedRelu", "Clip", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Neg", "Abs", "Sign",
-    "Floor", "Ceil", "Round", "Identity", "Dropout", "Cast", "Swish",
+    "Floor", "Ceil", "Round", "Identity", "Dropout", "Cast", "Swish", "Sin", "Cos", "Not",
 ))  # fmt: skip
-_BINARY = frozenset(("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "PRelu"))
+_BINARY = frozenset((
+    "Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "PRelu", "Where", "Greater", "Less", "Equal",
+    "GreaterOrEqual", "LessOrEqual", "And", "Or",
+))  # fmt: skip
 _POOLS = frozenset(("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "GlobalLpPool"))
 
 
@@ -171,11 +176,11 @@ class _Walk:
             return self._handed_on
         if operator in _BINARY:
             return self._joined
+        if operator in MOVES:
+            return self._moved
         rules: dict[str, Callable[..., list[tuple[int, Array]] | None]] = {
             "BatchNormalization": self._normalised, "InstanceNormalization": self._normalised, "Concat": self._concat,
-            "Split": self._split, "Transpose": self._transpose, "ReduceMean": self._reduced, "ReduceMax": self._reduced,
-            "ReduceSum": self._reduced, "Squeeze": self._squeezed, "Flatten": self._flattened,
-            "Resize": self._resized, "Upsample": self._resized,
+            "Split": self._split, "Flatten": self._flattened, "Resize": self._resized, "Upsample": self._resized,
         }  # fmt: skip
         return self._pooled if operator in _POOLS else rules.get(operator)
 
@@ -294,29 +299,23 @@ class _Walk:
         self.found.parts[index] = parts
         return [(given[0][0], part) for part in parts]
 
-    def _transpose(self, index: int, node: Any, given: Any) -> list[tuple[int, Array]] | None:
-        rank = self._rank(node.input[0])
-        order = self._attributes(node).get("perm") or list(range(rank))[::-1]
-        return [(list(order).index(given[0][0]), given[0][1])] if rank else None
-
-    def _reduced(self, index: int, node: Any, given: Any) -> list[tuple[int, Array]] | None:
-        axes, rank = self._axes(node), self._rank(node.input[0])
-        if given[0] is None or axes is None or not rank or not self._attributes(node).get("keepdims", 1):
+    def _moved(self, index: int, node: Any, given: Any) -> list[tuple[int, Array]] | None:
+        """Another place of the axis, or changes of the other axes."""
+        rank, more = self._rank(node.input[0]), list(node.input[1:])
+        numbers = [self.constants.array(name) if name else None for name in more]
+        computed = any(name and array is None for name, array in zip(more, numbers, strict=True))
+        if given[0] is None or computed or not rank:
             return None
-        return None if given[0][0] in [axis % rank for axis in axes] else [given[0]]
-
-    def _squeezed(self, index: int, node: Any, given: Any) -> list[tuple[int, Array]] | None:
-        axes, rank = self._axes(node), self._rank(node.input[0])
-        if given[0] is None or axes is None or not rank:
-            return None
-        gone = [axis % rank for axis in axes]
-        return None if given[0][0] in gone else [(given[0][0] - sum(a < given[0][0] for a in gone), given[0][1])]
+        axis = axis_after(node.op_type, given[0][0], rank, self._attributes(node), numbers, opset=opset_of(self.proto))
+        return None if axis is None else [(axis, given[0][1])]
 
     def _flattened(self, index: int, node: Any, given: Any) -> list[tuple[int, Array]] | None:
-        """Of values with one position, as they come out of a global pooling."""
+        """Each channel gives as many columns as it has positions."""
         shape = self.shapes.get(node.input[0], ())
-        alone = len(shape) > 2 and all(size == 1 for size in shape[2:]) and self._attributes(node).get("axis", 1) == 1
-        return [given[0]] if given[0] is not None and given[0][0] == 1 and alone else None
+        known = len(shape) > 1 and all(shape[2:]) and self._attributes(node).get("axis", 1) == 1
+        if given[0] is None or given[0][0] != 1 or not known:
+            return None
+        return [(1, np.repeat(given[0][1], math.prod(shape[2:])))]
 
     def _resized(self, index: int, node: Any, given: Any) -> list[tuple[int, Array]] | None:
         """The axis of the channels keeps its length, and scales, not sizes, say so."""
@@ -325,12 +324,6 @@ class _Walk:
         if given[0] is None or array is None or array.size <= given[0][0] or (len(scales) > 1 and scales[1]):
             return None
         return [given[0]] if float(array[given[0][0]]) == 1.0 else None
-
-    def _axes(self, node: Any) -> list[int] | None:
-        axes = self._attributes(node).get("axes")
-        if len(node.input) > 1 and node.input[1]:
-            axes = self.constants.array(node.input[1])
-        return None if axes is None else [int(axis) for axis in axes]
 
     def _attributes(self, node: Any) -> dict[str, Any]:
         return {a.name: self.helper.get_attribute_value(a) for a in node.attribute}
@@ -352,9 +345,10 @@ class _Walk:
     def _fix(self, name: str) -> None:
         """The channels of a value stay."""
         if name in self.values:
-            ids = set(self.values[name][1].tolist())
-            self.found.held[self.holder] = self.found.held.get(self.holder, 0) + len(ids - self.fixed)
-            self.fixed |= ids
+            new = set(self.values[name][1].tolist()) - self.fixed
+            if new:
+                self.found.held[self.holder] = self.found.held.get(self.holder, 0) + len(new)
+                self.fixed |= new
 
 
 def reads_of(proto: Any) -> list[str]:

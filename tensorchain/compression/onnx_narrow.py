@@ -230,7 +230,7 @@ def _parts(channels: Channels) -> dict[str, Reader]:
 
 def _told(request: Request, least: float, channels: Channels) -> str:
     """Why a budget is not met, and what to do."""
-    held = sorted((pair for pair in channels.held.items() if pair[1]), key=lambda pair: -pair[1])
+    held = sorted(channels.held.items(), key=lambda pair: -pair[1])
     why = ", ".join(f"{count} by {operator}" for operator, count in held[:4])
     why = f" (channels that must stay: {why})" if why else ""
     if not channels.count:

@@ -6,75 +6,14 @@ import math
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from tensorchain.compression import compress_onnx
 from tensorchain.compression.onnx_channels import channels_of, reads_of
 from tensorchain.compression.onnx_layers import layers_of
 from tensorchain.compression.onnx_reading import value_shapes
-
-SIZE = (3, 6, 10, 8)
-
-
-class Net:
-    """Nodes one after another, each with a name for its output."""
-
-    def __init__(self, opset=17, ir_version=8, size=SIZE):
-        self.opset, self.ir_version, self.size = opset, ir_version, size
-        self.rng, self.nodes, self.weights = np.random.default_rng(opset), [], []
-
-    def op(self, kind, *inputs, outputs=1, **attributes):
-        names = [f"v{len(self.nodes)}{letter}" for letter in "abc"[:outputs]]
-        self.nodes.append(helper.make_node(kind, list(inputs), names, name=names[0], **attributes))
-        return names[0] if outputs == 1 else names
-
-    def put(self, array):
-        name = f"w{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
-
-    def weight(self, *shape):
-        values = self.rng.standard_normal(shape) / math.sqrt(max(np.prod(shape[1:]), 1))
-        return self.put(values.astype(np.float32))
-
-    def vector(self, *shape):
-        return self.put((self.rng.random(shape) + 0.5).astype(np.float32))
-
-    def numbers(self, *values):
-        return self.put(np.array(values, np.int64))
-
-    def conv(self, source, outputs, inputs, window=1, groups=1, axes=2):
-        weight, bias = self.weight(outputs, inputs // groups, *[window] * axes), self.weight(outputs)
-        return self.op("Conv", source, weight, bias, group=groups, pads=[window // 2] * 2 * axes)
-
-    def model(self, *outputs):
-        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *self.size[1:]])
-        ends = [onnx.ValueInfoProto(name=name) for name in outputs]
-        graph = helper.make_graph(self.nodes, "net", [x], ends, self.weights)
-        opset = [helper.make_opsetid("", self.opset)]
-        made = helper.make_model(graph, opset_imports=opset, ir_version=self.ir_version)
-        for end, value in zip(graph.output, run(made, {"x": np.zeros(self.size, np.float32)}), strict=True):
-            kind, shape = helper.np_dtype_to_tensor_dtype(value.dtype), ["n", *value.shape[1:]]
-            end.CopyFrom(helper.make_tensor_value_info(end.name, kind, shape))
-        return helper.make_model(graph, opset_imports=opset, ir_version=self.ir_version)
-
-
-def run(model, feed, names=None):
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(names, feed)
-
-
-def feeds(model, count=3):
-    """With fewer directions than channels."""
-    size = [dim.dim_value or SIZE[0] for dim in model.graph.input[0].type.tensor_type.shape.dim]
-    mixing = np.random.default_rng(1).standard_normal((size[1], size[1] - 2))
-    found = []
-    for seed in range(count):
-        values = np.random.default_rng(seed).standard_normal((size[0], size[1] - 2, *size[2:]))
-        found.append({"x": np.einsum("cd,nd...->nc...", mixing, values).astype(np.float32)})
-    return found
+from tests.compression.graphs import Net, feeds, run
 
 
 def normalised():

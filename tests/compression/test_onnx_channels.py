@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tensorchain.compression import compress_onnx, compress_onnx_within
 from tensorchain.compression.channels import Reader, narrowed
-from tensorchain.compression.onnx_channels import channels_of, reads_of
 from tensorchain.compression.onnx_layers import layers_of
-from tensorchain.compression.onnx_narrow import _made
-from tensorchain.compression.onnx_reading import value_shapes
-from tensorchain.compression.onnx_refit import dense_plan
-from tensorchain.compression.onnx_rewriting import drop_unread, rewrite
+from tests.compression.graphs import walked, zeroed_and_narrow
 
 SIZE = (2, 6, 10, 8)
 PADS = {"pads": [1, 1, 1, 1]}
@@ -120,12 +115,6 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def walked(proto):
-    feed = {"x": np.random.default_rng(0).standard_normal(SIZE).astype(np.float32)}
-    layers = layers_of(proto, {}, feed)
-    return layers, channels_of(proto, layers, value_shapes(proto, reads_of(proto), {}, feed)), feed
-
-
 def outputs(proto, feed):
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(None, feed)[0]
@@ -136,38 +125,17 @@ def outputs(proto, feed):
 def test_a_narrow_model_is_the_whole_one_with_zeros_for_the_channels_that_are_gone(name, seed):
     make, count = NETWORKS[name]
     proto = make()
-    layers, channels, feed = walked(proto)
+    feed = {"x": np.random.default_rng(0).standard_normal(SIZE).astype(np.float32)}
+    channels = walked(proto, feed)[1]
     assert channels.count == count
     alive = np.random.default_rng(seed).random(channels.count) < 0.6
     alive[:2] = True
-    # The slow twin: columns of zeros in the weights of the whole model.
-    whole = onnx.ModelProto()
-    whole.CopyFrom(proto)
-    readers, plans = {}, {}
-    for layer in layers:
-        if layer.site.name not in channels.columns:
-            continue
-        columns = channels.columns[layer.site.name]
-        gone = (columns >= 0) & ~alive[columns]
-        kernel = layer.site.kernel.copy()
-        kernel[:, gone] = 0.0
-        plans[layer.site.name] = dense_plan(type(layer)(type(layer.site)(**{**vars(layer.site), "kernel": kernel})))
-        readers[layer.site.name] = Reader(kernel, None, columns, channels.rows[layer.site.name], 1.0)
-        readers[layer.site.name].open[gone] = False
-    rewrite(whole, [layer for layer in layers if layer.site.name in plans], plans)
-    narrow = _made(layers, channels, alive, readers, {})
-    assert narrow.changed
-    small = onnx.ModelProto()
-    small.CopyFrom(proto)
-    old = narrow.cut(small)
-    changed = [layer for layer in narrow.layers if layer.site.name in narrow.changed]
-    rewrite(small, changed, {layer.site.name: dense_plan(layer) for layer in changed})
-    drop_unread(small.graph, old)
+    whole, small, narrow = zeroed_and_narrow(proto, feed, alive)
     expected, found = outputs(whole, feed), outputs(small, feed)
     assert np.allclose(found, expected, atol=1e-5 * np.abs(expected).max())
     assert small.ByteSize() < proto.ByteSize() + 400
     after = sum(layer.site.macs for layer in layers_of(small, {}, feed))
-    assert after == sum(layer.site.macs for layer in narrow.layers)
+    assert after == sum(layer.site.macs for layer in narrow)
 
 
 def reader(outputs=5, inputs=6, window=(1, 1), seed=0):
