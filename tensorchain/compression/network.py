@@ -160,10 +160,7 @@ def measured_curves(
     """The candidates of all layers, each layer itself last, and a seed for the fit of each; see `plan_network`."""
     if request.keep_latency is not None and times is None:
         raise ValueError("keep_latency needs something to run the layers with; give keep_macs or keep_params")
-    known = [site.name for site in sites]
-    unknown = [name for name in request.keep if name not in known]
-    if unknown:
-        raise ValueError(f"keep names {unknown[0]!r}, which is no layer with weights; there are {', '.join(known)}")
+    check_names(sites, request)
     patches, done = covariances or {}, progress or Progress(None, "")
     # Each piece of work has a seed of its own, so that it does not matter which were done before.
     seeds = np.random.default_rng(rng).integers(1 << 62, size=(len(sites), 2)).tolist()
@@ -177,6 +174,14 @@ def measured_curves(
     if request.keep_latency is not None and times is not None:
         curves = [times.timed(site, points, refit=request.refit) for site, points in zip(sites, curves, strict=True)]
     return curves, [seed for _, seed in seeds]
+
+
+def check_names(sites: Sequence[Site], request: Request) -> None:
+    """ValueError where a layer is to be left alone that there is not."""
+    known = [site.name for site in sites]
+    unknown = [name for name in request.keep if name not in known]
+    if unknown:
+        raise ValueError(f"keep names {unknown[0]!r}, which is no layer with weights; there are {', '.join(known)}")
 
 
 def costs_of(

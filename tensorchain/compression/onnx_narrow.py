@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain.compression.channels import BudgetError, Reader, narrowed
-from tensorchain.compression.network import Covariances
+from tensorchain.compression.network import Covariances, check_names
 from tensorchain.compression.onnx_channels import Channels, Cut, channels_of, reads_of
 from tensorchain.compression.onnx_layers import OnnxLayer
 from tensorchain.compression.onnx_reading import FREE_CONSTANTS, Constants, graph_reads, value_shapes
@@ -164,12 +164,14 @@ def narrowed_layers(
     BudgetError
         When the budget is not met; its cost is the share that is left with the fewest channels.
     """
+    check_names([one.site for one in layers], request)
     # A layer whose inputs were not seen, or are too many, cannot answer for them.
     unseen = [
         one.site.name for one in layers
         if one.site.groups == 1 and (one.site.name not in covariances or one.site.kernel[0].size > _MOST_INPUTS)
     ]  # fmt: skip
-    channels = channels_of(proto, layers, value_shapes(proto, reads_of(proto), sizes, feed), [*request.keep, *unseen])
+    stay = [*request.keep, *unseen, *(one.site.name for one in layers if one.site.pointwise and not request.pointwise)]
+    channels = channels_of(proto, layers, value_shapes(proto, reads_of(proto), sizes, feed), stay)
     others, fixed = np.zeros(channels.count), 0.0
     for layer in layers:
         if layer.site.name in channels.depthwise:

@@ -7,6 +7,7 @@ is written, and with calibration inputs fitted to the original's outputs (:mod:`
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -144,7 +145,7 @@ class Prepared:
 
     def _channels(self, request: Request, times: Times) -> tuple[Any, Report]:
         """The model with fewer channels, and no layer decomposed."""
-        asked = request
+        asked, start = request, time.perf_counter()
         if request.keep_latency is not None:
 
             def attempt(share: float) -> tuple[float, float]:
@@ -155,6 +156,7 @@ class Prepared:
             asked = replace(request, keep_latency=None, keep_macs=share)
         slim = self.narrowed(asked)
         report = untouched(slim.measured.sites, slim.measured.parameters, "no channel could go")
+        report = replace(report, seconds=time.perf_counter() - start)
         small, report = slim._fitted(request, {}, report)
         return small, times.told(_beside(self.measured, slim, report), request, small)
 

@@ -227,6 +227,10 @@ def test_narrow_layers_answer_for_what_is_gone_and_layers_may_be_spared():
     _, report = compress_onnx(split(), "channels", keep_macs=0.9, calibration=feeds, keep=("d",))
     methods = {layer.name: layer.method for layer in report.layers}
     assert methods == {"a": "channels", "d": "dense", "y": "channels"}
+    assert report.seconds > 0.0
+    # All channels of these two are read by the 1 x 1 layer f, which is left alone on request.
+    with pytest.raises(ValueError, match=r"no channel can be taken out .*8 by Conv"):
+        compress_onnx(residual(), "channels", keep_macs=0.9, calibration=feeds, pointwise=False)
 
 
 def test_the_default_takes_channels_where_they_bring_the_outputs_nearer():
@@ -278,6 +282,10 @@ def test_what_channels_need_is_said():
     with pytest.raises(ValueError, match="calibration"):
         compress_onnx(residual(), "channels", keep_macs=0.5)
     feeds = [{"x": np.zeros(SIZE, np.float32)}]
+    with pytest.raises(ValueError, match="channels has no weights on a grid"):
+        compress_onnx(residual(), "channels", keep_macs=0.5, calibration=feeds, weight_bits=4)
+    with pytest.raises(ValueError, match="keep names 'nowhere', which is no layer"):
+        compress_onnx(residual(), "channels", keep_macs=0.5, calibration=feeds, keep=("nowhere",))
     with pytest.raises(ValueError, match="channels"):
         compress_onnx(residual(), "channels", keep_macs=0.01, calibration=feeds)
     with pytest.raises(ValueError, match="channels"):
