@@ -11,6 +11,19 @@ from typing import Any
 
 from tensorchain.kernels import Array
 
+ELEMENTWISE = frozenset((
+    "Relu", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Selu", "Celu", "Gelu", "Mish",
+    "Softplus", "Softsign", "ThresholdedRelu", "Clip", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Neg", "Abs", "Sign",
+    "Floor", "Ceil", "Round", "Identity", "Dropout", "Cast", "Swish", "Sin", "Cos", "Not",
+))  # fmt: skip
+"""Operators that change each entry by itself."""
+BROADCAST = frozenset((
+    "Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "PRelu", "Where", "Greater", "Less", "Equal",
+    "GreaterOrEqual", "LessOrEqual", "And", "Or",
+))  # fmt: skip
+"""Those that do so to entries of several values, whose axes are counted from the last one."""
+POOLS = frozenset(("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "GlobalLpPool"))
+"""Those that take entries of one channel together."""
 REDUCTIONS = tuple(
     f"Reduce{what}"
     for what in ("Mean", "Max", "Min", "Sum", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")

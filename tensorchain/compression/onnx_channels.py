@@ -19,22 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from tensorchain.compression.onnx_axes import MOVES, axis_after
+from tensorchain.compression.onnx_axes import BROADCAST, ELEMENTWISE, MOVES, POOLS, axis_after
 from tensorchain.compression.onnx_layers import OnnxLayer
 from tensorchain.compression.onnx_reading import Constants, graph_reads, graphs_of, node_reads, opset_of
 from tensorchain.compression.onnx_session import onnx_package
 from tensorchain.kernels import Array
-
-_UNARY = frozenset((
-    "Relu", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Selu", "Celu", "Gelu", "Mish",
-    "Softplus", "Softsign", "ThresholdedRelu", "Clip", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Neg", "Abs", "Sign",
-    "Floor", "Ceil", "Round", "Identity", "Dropout", "Cast", "Swish", "Sin", "Cos", "Not",
-))  # fmt: skip
-_BINARY = frozenset((
-    "Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "PRelu", "Where", "Greater", "Less", "Equal",
-    "GreaterOrEqual", "LessOrEqual", "And", "Or",
-))  # fmt: skip
-_POOLS = frozenset(("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "GlobalLpPool"))
 
 
 @dataclass(frozen=True)
@@ -172,9 +161,9 @@ class _Walk:
                 self._fix(name)
 
     def _rule(self, operator: str) -> Callable[..., list[tuple[int, Array]] | None] | None:
-        if operator in _UNARY:
+        if operator in ELEMENTWISE:
             return self._handed_on
-        if operator in _BINARY:
+        if operator in BROADCAST:
             return self._joined
         if operator in MOVES:
             return self._moved
@@ -182,7 +171,7 @@ class _Walk:
             "BatchNormalization": self._normalised, "InstanceNormalization": self._normalised, "Concat": self._concat,
             "Split": self._split, "Flatten": self._flattened, "Resize": self._resized, "Upsample": self._resized,
         }  # fmt: skip
-        return self._pooled if operator in _POOLS else rules.get(operator)
+        return self._pooled if operator in POOLS else rules.get(operator)
 
     def _layer(self, index: int, node: Any, layer: OnnxLayer) -> None:
         """A layer reads columns and writes rows; one of a channel each hands its channels on."""
