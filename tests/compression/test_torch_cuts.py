@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from tensorchain.compression import Request, compress, refit_network
 from tensorchain.compression import torch_refit as refit
-from tensorchain.compression.torch_cuts import Cut, cuts_of, watched
+from tensorchain.compression.cuts import Cut
+from tensorchain.compression.torch_cuts import cuts_of, watched
 from tensorchain.compression.torch_gains import gains_of
 from tensorchain.compression.torch_network import measured_of
 from tensorchain.compression.torch_sites import sites_of
@@ -144,7 +145,7 @@ def test_what_passes_is_fitted_better_when_nothing_is_asked_of_what_is_cut(metho
     errors = {}
     for turns in (1, 3):
         small = copy.deepcopy(raw)
-        monkeypatch.setattr(refit, "_CUTS", turns)
+        monkeypatch.setattr(refit, "FITS", turns)
         refit_network(small, net, data)
         errors[turns] = seen_error(net, small)
     assert errors[3] < 0.97 * errors[1]
