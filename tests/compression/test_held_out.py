@@ -14,6 +14,7 @@ from tensorchain.compression.onnx_gains import gains_of
 from tensorchain.compression.onnx_layers import layers_of
 from tensorchain.compression.onnx_refit import Judge
 from tensorchain.compression.onnx_session import OnnxSession
+from tensorchain.compression.onnx_trial import error_of_outputs
 from tensorchain.compression.patches import SHARES, shrunk
 from tensorchain.compression.refit import Moments
 
@@ -126,8 +127,25 @@ def test_gains_are_relative_errors_of_the_outputs():
     a = a - a.mean(1, keepdims=True)
     matrix = layers[1].site.kernel.reshape(4, 6).astype(float)
     signs = 0.2 * np.random.default_rng(0).choice([-1.0, 1.0], 6)
-    expected = np.linalg.norm(matrix @ (signs[:, None] * a)) / np.linalg.norm(matrix @ a) / 0.2
+    change, values = matrix @ (signs[:, None] * a), matrix @ a
+    expected = np.sqrt(np.mean(np.sum(change**2, axis=1) / np.sum(values**2, axis=1))) / 0.2
     assert gains["first"] == pytest.approx(expected, rel=0.05)
+
+
+def test_channels_of_an_output_are_measured_by_what_they_vary_themselves():
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((20, 3, 7)) * np.array([100.0, 0.01, 0.0])[:, None] + 5.0
+    z = y + rng.standard_normal(y.shape) * np.array([1.0, 0.005, 0.0])[:, None]
+    ratios = [np.sum((z - y)[:, k] ** 2) / np.sum((y - y.mean(0))[:, k] ** 2) for k in range(2)]
+    halves = [[{"y": one[:10]}, {"y": one[10:]}] for one in (y, z)]
+    assert error_of_outputs(*halves) == pytest.approx(np.sqrt(np.mean(ratios)))
+    # Outputs count alike, and those that are no real numbers not at all.
+    both = [[{"y": one, "flat": two, "n": np.arange(3)}] for one, two in ((y, y[:, 0, 0]), (z, z[:, 0, 0]))]
+    flat = np.sum((z - y)[:, 0, 0] ** 2) / np.sum((y - 0.0)[:, 0, 0] ** 2)
+    assert error_of_outputs(*both) == pytest.approx(np.sqrt((np.mean(ratios) + flat) / 2.0))
+    # Runs of several lengths have no mean of each entry.
+    runs = [[{"y": one[:, :, :4]}, {"y": one[:, :, 4:]}] for one in (y, z)]
+    assert error_of_outputs(*runs) == pytest.approx(np.linalg.norm(z - y) / np.linalg.norm(y))
 
 
 def test_layers_that_need_no_fit_are_judged_by_outputs():
