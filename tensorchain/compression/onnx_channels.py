@@ -156,7 +156,7 @@ class _Walk:
             return
         self.values.update((name, one) for name, one in zip(node.output, made, strict=False) if name)
         if any(node.output[len(made) :]):
-            # Of further outputs (the mask of a Dropout) nothing is known.
+            # Of further outputs (the mask of a Dropout, the places of a pooling) nothing is known.
             for name in node.output[: len(made)]:
                 self._fix(name)
 
@@ -205,7 +205,7 @@ class _Walk:
         return [given[0]] if given[0] is not None and not any(given[1:]) else None
 
     def _pooled(self, index: int, node: Any, given: Any) -> list[tuple[int, Array]] | None:
-        return [given[0]] if given[0] is not None and given[0][0] == 1 and len(node.output) == 1 else None
+        return [given[0]] if given[0] is not None and given[0][0] == 1 else None
 
     def _joined(self, index: int, node: Any, given: Any) -> list[tuple[int, Array]] | None:
         """A sum, product and so on: axes are counted from the last one."""
@@ -219,10 +219,9 @@ class _Walk:
         if not all(ranks[k] for k, one in enumerate(given) if one is not None) or opset_of(self.proto) < 7:
             return None
         back = {ranks[k] - one[0] for k, one in enumerate(given) if one is not None}
-        sizes = {len(one[1]) for one in given if one is not None}
-        if len(back) != 1 or len(sizes) != 1:
+        if len(back) != 1:
             return None
-        place, size = back.pop(), sizes.pop()
+        place = back.pop()
         first = next(one[1] for one in given if one is not None)
         cuts = []
         for k, (name, one) in enumerate(zip(node.input, given, strict=True)):
@@ -235,7 +234,7 @@ class _Walk:
             extent = shape[len(shape) - place] if len(shape) >= place else 1
             if extent == 1:
                 continue
-            if array is None or extent != size:
+            if array is None or extent != widest:
                 return None
             cuts.append(Cut(index, k, len(shape) - place, first))
         for one in given:
@@ -245,7 +244,7 @@ class _Walk:
         return [(max(max(ranks), place) - place, first)]
 
     def _normalised(self, index: int, node: Any, given: Any) -> list[tuple[int, Array]] | None:
-        if given[0] is None or given[0][0] != 1 or len([name for name in node.output if name]) != 1:
+        if given[0] is None or given[0][0] != 1:
             return None
         if any(self.constants.array(name) is None for name in node.input[1:]):
             return None
@@ -283,7 +282,6 @@ class _Walk:
         if sizes is None:
             count = len(node.output)
             sizes = [-(-len(ids) // count)] * count
-            sizes[-1] = len(ids) - sum(sizes[:-1])
         parts = np.split(ids, np.cumsum(sizes)[:-1])
         self.found.parts[index] = parts
         return [(given[0][0], part) for part in parts]

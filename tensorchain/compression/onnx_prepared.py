@@ -10,7 +10,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,8 +57,6 @@ class Prepared:
     rng : int or numpy.random.Generator, optional
     narrow : Narrow or None
         Of a model some of whose channels are gone; the layers and what was measured are then those of the narrow one.
-    gains : dict of str to float
-        What an error of each layer does to the outputs, once it was measured.
     """
 
     original: Any
@@ -69,7 +67,6 @@ class Prepared:
     sizes: dict[str, tuple[int, ...]]
     rng: Any
     narrow: Narrow | None = None
-    gains: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -106,13 +103,14 @@ class Prepared:
             )
             wanted = [one for one in layers if one.site.name in names]
         _check_runs(original)
-        measured = Measured(
-            [layer.site for layer in layers],
-            stored_sizes(original),
-            None
-            if feeds is None
-            else covariances_of(original, wanted, feeds, centred=request.refit or request.method == "channels"),
-        )
+        covariances = gains = None
+        if feeds is not None:
+            # What narrow layers lose is absorbed at once, by weights and bias, with a refit or without.
+            absorbed = request.refit or request.method == "channels"
+            covariances = covariances_of(original, wanted, feeds, centred=absorbed)
+            # Where nothing is refitted, nothing behind a layer takes its errors back.
+            gains = gains_of(original, wanted, feeds) if absorbed else None
+        measured = Measured([layer.site for layer in layers], stored_sizes(original), covariances, gains)
         return cls(original, layers, feeds, measured, measured.progress(checkpoint, request, rng), sizes, rng)
 
     def clock(self, *, batch: int | None = None, threads: int = 1, int8: bool = False) -> Clock:
@@ -131,16 +129,13 @@ class Prepared:
     def narrowed(self, request: Request) -> Prepared:
         """The same model with fewer channels, within the budget of a request for multiplications or parameters."""
         feed, seen = None if self.feeds is None else next(iter(self.feeds)), self.measured.covariances or {}
-        moved = [layer for layer in self.layers if layer.site.name in seen]
-        if self.feeds is not None and not self.gains:
-            self.gains.update(gains_of(self.original, moved, self.feeds))
         narrow = narrowed_layers(
-            self.original, self.layers, seen, request,
-            parameters=self.measured.parameters, feed=feed, gains=self.gains, sizes=self.sizes,
+            self.original, self.layers, seen, request, parameters=self.measured.parameters, feed=feed,
+            gains=self.measured.gains or {}, sizes=self.sizes,
         )  # fmt: skip
         sites = [layer.site for layer in narrow.layers]
         lost = sum(a.parameters - b.parameters for a, b in zip(self.measured.sites, sites, strict=True))
-        measured = Measured(sites, self.measured.parameters - lost, narrow.covariances)
+        measured = Measured(sites, self.measured.parameters - lost, narrow.covariances, self.measured.gains)
         return replace(self, layers=narrow.layers, measured=measured, narrow=narrow)
 
     def _channels(self, request: Request, times: Times) -> tuple[Any, Report]:

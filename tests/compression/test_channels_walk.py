@@ -49,6 +49,13 @@ def mean(net, value, axes, **attributes):
     return net.op("ReduceMean", value, axes=axes, **attributes)
 
 
+def flat_last():
+    """Columns of one channel are not side by side."""
+    net = Net()
+    value = net.op("Transpose", net.op("Relu", net.conv("x", 12, 6)), perm=[0, 2, 3, 1])
+    return net.model(rows(net, net.op("Flatten", value), 960))
+
+
 def pad(net, value, *pads):
     return net.op("Pad", value, net.numbers(*pads))
 
@@ -206,6 +213,7 @@ HELD = {
         lambda: through(lambda net, v: net.op("Resize", v, "", "", net.numbers(3, 12, 5, 4), mode="nearest")),
         {"Resize": 12},
     ),
+    "flat, channels last": (flat_last, {"Flatten": 12}),
     "reshaped": (lambda: through(lambda net, v: net.op("Reshape", v, net.numbers(0, 12, 8, 10))), {"Reshape": 12}),
 }  # fmt: skip
 """The first 12 channels are held, by these operators; the 8 behind them are free."""
