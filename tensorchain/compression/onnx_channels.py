@@ -21,7 +21,7 @@ import numpy as np
 
 from tensorchain.compression.onnx_axes import BROADCAST, ELEMENTWISE, MOVES, POOLS, axis_after
 from tensorchain.compression.onnx_layers import OnnxLayer
-from tensorchain.compression.onnx_reading import Constants, graph_reads, graphs_of, node_reads, opset_of
+from tensorchain.compression.onnx_reading import Constants, node_reads, opset_of
 from tensorchain.compression.onnx_session import onnx_package
 from tensorchain.kernels import Array
 
@@ -118,10 +118,6 @@ class _Walk:
         self.holder = "an output"
         for value in graph.output:
             self._fix(value.name)
-        for part in graphs_of(graph):
-            if part is not graph:
-                for name in graph_reads(part):
-                    self._fix(name)
         roots = np.array([self._root(n) for n in range(len(self.parent))], int)
         free = np.array([n for n in np.unique(roots) if n not in {self._root(m) for m in self.fixed}], int)
         classes = np.full(len(self.parent) + 1, -1)
@@ -136,10 +132,8 @@ class _Walk:
         return found
 
     def _node(self, index: int, node: Any) -> None:
-        inside = [
-            name for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs) for name in graph_reads(g)
-        ]
-        for name in inside:
+        for name in list(node_reads(node))[len(node.input) :]:
+            # A graph inside the node reads it.
             self._fix(name)
         given = [self.values.get(name) for name in node.input]
         layer = self.layers.get(index)

@@ -68,6 +68,12 @@ def sliced(net, value, axis):
     return net.op("Slice", value, net.numbers(0), net.numbers(6), net.numbers(axis))
 
 
+def sliced_somewhere(net, value):
+    """The axis is known in a run only; it is that of the channels."""
+    axis = net.op("Div", net.op("Shape", "x", start=1, end=2), net.numbers(6))
+    return net.op("Slice", value, net.numbers(0), net.numbers(6), axis), 6
+
+
 def lifted(net, value):
     """Two more axes in front, a constant along the first, and back: the axis of the channels moves twice."""
     value = net.op("Add", value, net.vector(2, 1, 12, 1, 1))
@@ -166,6 +172,7 @@ HELD = {
     "softmax of old": (lambda: through(lambda net, v: net.op("Softmax", v, axis=3), opset=11), {"Softmax": 12}),
     "padded channels": (lambda: through(lambda net, v: (pad(net, v, 0, 1, 0, 0, 0, 1, 0, 0), 14)), {"Pad": 12}),
     "sliced channels": (lambda: through(lambda net, v: (sliced(net, v, 1), 6)), {"Slice": 12}),
+    "sliced somewhere": (lambda: through(sliced_somewhere), {"Slice": 12}),
     "gathered": (lambda: through(lambda net, v: (net.op("Gather", v, net.numbers(3, 1), axis=1), 2)), {"Gather": 12}),
     "more channels": (lambda: through(lambda net, v: (resized(net, v, 1, 2, 1, 1), 24)), {"Resize": 12}),
     "mean of channels": (
