@@ -194,7 +194,7 @@ def narrowed_layers(
             {**readers, **_parts(channels)}, channels.count, request.share * whole, others=others, fixed=fixed
         )
     except BudgetError as reason:
-        least = reason.cost / whole
+        least = reason.cost / max(whole, 1.0)
         raise BudgetError(_told(request, least, channels), least) from reason
     return _made(layers, channels, alive, readers, covariances)
 
@@ -206,10 +206,11 @@ def _shared_out(others: Array, ids: Array, cost: float) -> float:
 
 
 def _constants(proto: Any, layers: Sequence[OnnxLayer], channels: Channels) -> list[tuple[Cut, float]]:
-    """Constants that are no layer's and have an entry for each channel, and their sizes."""
+    """Parameters that are no layer's and have an entry for each channel, and their sizes."""
     constants, own = Constants(proto), {layer.node for layer in layers if layer.site.name in channels.depthwise}
     arrays = [(cut, constants.array(proto.graph.node[cut.node].input[cut.position])) for cut in channels.cuts]
-    return [(cut, float(array.size)) for cut, array in arrays if array is not None and cut.node not in own]
+    numbers = [(cut, array) for cut, array in arrays if array is not None and array.dtype.kind == "f"]
+    return [(cut, float(array.size)) for cut, array in numbers if cut.node not in own]
 
 
 def _copies(proto: Any, layers: Sequence[OnnxLayer], channels: Channels) -> float:

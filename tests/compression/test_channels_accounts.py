@@ -108,8 +108,16 @@ def computed():
     return net.model(net.conv(net.op("Relu", value), 5, 16))
 
 
+def selected():
+    """A mask of truth values is cut, but is no parameter."""
+    net = Net()
+    mask = net.put(net.rng.random((12, 10, 8)) < 0.8)
+    value = net.op("Where", mask, net.op("Relu", net.conv("x", 12, 6)), net.vector(1))
+    return net.model(net.conv(net.op("Relu", net.conv(value, 16, 12)), 5, 16))
+
+
 NETWORKS = (
-    normalised, broadcast, shared, old, halves, thirds, masked, attended, pyramid, lines, computed,
+    selected, normalised, broadcast, shared, old, halves, thirds, masked, attended, pyramid, lines, computed,
 )  # fmt: skip
 LEAST = {halves: 0.13, thirds: 0.2, masked: 0.4, attended: 0.2, pyramid: 0.13, broadcast: 0.2, lines: 0.13}
 
