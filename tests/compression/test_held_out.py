@@ -78,20 +78,27 @@ def test_plans_of_several_convolutions_and_single_batches_are_fitted_too():
 
 
 @pytest.mark.parametrize("count", [8, 30, 3000])
-def test_a_covariance_is_drawn_to_the_identity_as_far_as_the_likelihood_of_other_samples_rises(count):
+def test_a_covariance_is_drawn_to_its_diagonal_as_far_as_the_likelihood_of_other_samples_rises(count):
     x = rows(2 * count, 12, 0, spread=1.0)
     halves = [part.T @ part / count for part in (x[:count], x[count:])]
     found = shrunk(sum(halves) / 2.0, *halves)
-    mean = np.trace(halves[0]) / 12 * np.eye(12)
+    whole = sum(halves) / 2.0
+    diagonal = np.diag(np.diag(whole))
     likelihoods = []
     for share in SHARES:
-        normal = multivariate_normal(np.zeros(12), (1.0 - share) * halves[0] + share * mean, allow_singular=False)
+        normal = multivariate_normal(np.zeros(12), (1.0 - share) * halves[0] + share * diagonal, allow_singular=False)
         likelihoods.append(float(np.mean(normal.logpdf(x[count:]))))
     best = next((k for k in range(len(SHARES) - 1) if likelihoods[k + 1] <= likelihoods[k]), len(SHARES) - 1)
-    whole = sum(halves) / 2.0
     share = SHARES[best]
-    assert np.allclose(found, (1.0 - share) * whole + share * np.trace(whole) / 12 * np.eye(12))
+    assert np.allclose(found, (1.0 - share) * whole + share * diagonal)
     assert np.linalg.eigvalsh(found)[0] > 0.0
+    # In other units, and beside a number that never varies.
+    units = np.geomspace(1e-4, 1e4, 12)
+    assert np.allclose(
+        shrunk(*(units[:, None] * one * units for one in (whole, *halves))) / np.outer(units, units), found
+    )
+    wider = shrunk(*(np.pad(one, (0, 1)) for one in (whole, *halves)))
+    assert np.allclose(wider, np.pad(found, (0, 1)))
 
 
 def network(last="Identity"):
