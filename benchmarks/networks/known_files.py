@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--path", type=Path, help="folder or tar of train/<class>/*, for ranks")
     parser.add_argument("--calibration", type=int, default=512, help="training images that are looked at (512)")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--candidates", type=int, default=12, help="ranks on each ladder of a method (12)")
     parser.add_argument("--seconds", type=float, default=20.0, help="time for each network and batch (20)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the ranks and rows")
     options = parser.parse_args(arguments)
@@ -73,7 +74,7 @@ def choose(path: Path, options: argparse.Namespace) -> None:
     pixels, _ = images(options.path, "train", options.calibration, np.random.default_rng(0))
     net = load(path)
     for method in options.methods:
-        for times, ranks in chosen(net, pixels, method):
+        for times, ranks in chosen(net, pixels, method, options.candidates):
             found[f"{method}-{times}x"] = ranks
             print(path.stem, method, times, f"{ranks['macs']:.6f}", flush=True)
         order = [f"{method}-{times}x" for times in TIMES for method in METHODS]
@@ -82,7 +83,7 @@ def choose(path: Path, options: argparse.Namespace) -> None:
         replace_file(file, text)
 
 
-def chosen(net: Any, pixels: Any, method: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def chosen(net: Any, pixels: Any, method: str, candidates: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """Methods and ranks of the layers that are replaced, for each budget."""
     from tensorchain.compression.network import Measured
     from tensorchain.compression.progress import Progress
@@ -90,7 +91,7 @@ def chosen(net: Any, pixels: Any, method: str) -> Iterator[tuple[int, dict[str, 
     from tensorchain.compression.torch_patches import patch_covariances
     from tensorchain.compression.torch_sites import sites_of
 
-    request = Request(method, keep_macs=1.0, refit=True)
+    request = Request(method, keep_macs=1.0, refit=True, candidates=candidates)
     sites = sites_of(net, pixels[:1])
     parameters = sum(parameter.numel() for parameter in net.parameters())
     covariances = None

@@ -247,8 +247,7 @@ def test_random_plans_have_their_ranks(method):
         "cp3": 5 * (6 + 9 + 8), "cp4": 5 * (6 + 3 + 3 + 8), "tucker2": 18 + 9 * 12 + 32,
         "btd": 2 * (12 + 9 * 6 + 24), "tc": 2 * 3 * 6 + 9 * 12 + 2 * 4 * 8,
     }  # fmt: skip
-    # Tucker-2 with a CPD of its core: the pointwise pairs, 6 to 3 to 6 and 6 to 4 to 8 channels, are joined where that costs
-    # no more.
+    # Tucker-2 with a CPD of its core: two pointwise convolutions in a row are joined where that costs no more.
     assert plan.parameters == counts.get(method, 6 * 6 + 6 * 9 + 6 * 8) + 8
 
 
