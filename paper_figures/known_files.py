@@ -71,7 +71,8 @@ def describe(rows: list[Row]) -> str:
         "ONNX files in single precision with the normalisations multiplied into the weights; weights are random, with "
         f"the ranks that were chosen for the trained ones. Dense files in kB: {sizes}. Time: of the processor, with "
         f"one thread in ONNX Runtime ({rows[0]['processor']}, other work beside it), dense and compressed in turn; "
-        f"medians over {rounds} or more rounds. Folded: the groups of a chain are moved into the batch."
+        f"medians over {rounds} or more rounds. Folded: the groups of a chain are moved into the batch; auto: the best "
+        "method for each layer."
     )
 
 

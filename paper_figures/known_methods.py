@@ -51,9 +51,10 @@ def describe(rows: list[Row]) -> str:
     plain = [f"{NAMES[row['method']]} of {NETWORKS[row['network']]}" for row in rows if row["fit"] == "plain"]
     others = f" ({', '.join(plain)}: plain least squares)" if plain else ""
     return (
-        f"{known_rows.data_text(rows)}. Fits with the sensitivity controlled{others}. Open marks: refitted from 512 "
-        "images without labels; filled marks: then restored in 3 epochs; what has no filled mark was not restored. "
-        "Circles: at the rate that each fit allows; squares: at a rate of 0.02. Dotted: the dense network. "
+        f"{known_rows.data_text(rows)}. Fits with the sensitivity controlled{others}; auto takes the best method for "
+        "each layer. Open marks: refitted from 512 images without labels; filled marks: then restored in 3 epochs, "
+        "where that was measured. Circles: at the rate that each fit allows; squares: at a rate of 0.02. Dotted: the "
+        "dense network. "
         f"{known_rows.seed_text(rows)} {known_rows.device_text(rows)}"
     )
 

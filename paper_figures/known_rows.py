@@ -24,7 +24,7 @@ NETWORKS = {
     "resnet56-cifar10": "ResNet-56",
     "resnet18-w64-cifar10-jpeg": "ResNet-18",
 }
-NAMES = {**network_rows.NAMES, "auto": "best for each layer"}
+NAMES = {**network_rows.NAMES, "auto": "auto"}
 """Methods as they are called in pictures."""
 BITS = ("bits8", "bits6", "bits4")
 
@@ -35,7 +35,7 @@ def parameters(names: Sequence[str] = tuple(FILES.values())) -> dict[str, Any]:
     return {"measured": {name: path.stat().st_size if path.exists() else 0 for name, path in found.items()}}
 
 
-def jobs(stages: Sequence[str], rates: Sequence[str] = tuple(FILES), folder: Path | None = None) -> Iterator[Job]:
+def jobs(stages: Sequence[str], rates: Sequence[str] = tuple(FILES), folder: Path = RESULTS) -> Iterator[Job]:
     """The dense networks, and a job for each case that has these stages; its row is a mean over seeds.
 
     Parameters
@@ -44,12 +44,12 @@ def jobs(stages: Sequence[str], rates: Sequence[str] = tuple(FILES), folder: Pat
     rates : the files to read, the preferred one first: a case comes from one of them.
     folder : of the files.
     """
-    for row in cases(stages, rates, folder or RESULTS):
+    for row in cases(stages, rates, folder):
         key = {name: row[name] for name in ("network", "method", "fit", "times")}
         yield Job(key, partial(_without, row, tuple(key)))
 
 
-def cases(stages: Sequence[str], rates: Sequence[str], folder: Path) -> list[Row]:
+def cases(stages: Sequence[str], rates: Sequence[str] = tuple(FILES), folder: Path = RESULTS) -> list[Row]:
     """One row for each network, method, fit and number of times fewer multiplications."""
     found: dict[tuple[str, ...], Row] = {}
     for rate in rates:

@@ -141,7 +141,7 @@ def test_sizes_and_speeds_are_drawn() -> None:
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
         "TC",
         "TC, folded",
-        "best for each layer",
+        "auto",
     ]
     size, speed = (
         [float(line.get_xdata()[0]) for line in figure.axes[k].lines if line.get_marker() == "o"] for k in (0, 1)
