@@ -41,7 +41,8 @@ def jobs(settings: Settings) -> Iterator[Job]:
     """One network, method and budget: stabilised where it was measured, and restored where it was."""
     found: dict[tuple[Any, ...], Job] = {}
     every = [job for stages in (("refitted", "restored"), ("refitted",)) for job in known_rows.jobs(stages)]
-    for job in sorted(every, key=lambda job: job.key["fit"] == "plain"):
+    drawn = [job for job in every if job.key["fit"] == "dense" or float(job.key["times"]) in COLOURS]
+    for job in sorted(drawn, key=lambda job: job.key["fit"] == "plain"):
         found.setdefault((job.key["network"], job.key["method"], job.key["times"]), job)
     yield from found.values()
 

@@ -24,7 +24,7 @@ NETWORKS = {
     "resnet56-cifar10": "ResNet-56",
     "resnet18-w64-cifar10-jpeg": "ResNet-18",
 }
-NAMES = {**network_rows.NAMES, "auto": "auto"}
+NAMES = {**network_rows.NAMES, "svd": "SVD", "auto": "auto"}
 """Methods as they are called in pictures."""
 BITS = ("bits8", "bits6", "bits4")
 
@@ -53,7 +53,8 @@ def cases(stages: Sequence[str], rates: Sequence[str] = tuple(FILES), folder: Pa
     """One row for each network, method, fit and number of times fewer multiplications."""
     found: dict[tuple[str, ...], Row] = {}
     for rate in rates:
-        for case, rows in groups(read(folder / FILES[rate]), "network", "method", "fit", "times").items():
+        rows_of_rate = [row for row in read(folder / FILES[rate]) if row["network"] in NETWORKS]
+        for case, rows in groups(rows_of_rate, "network", "method", "fit", "times").items():
             if case not in found and (mean := _mean(rows, stages)) is not None:
                 found[case] = {**mean, "rate": "" if case[1] == "dense" else rate}
     order = list(NETWORKS), ["dense", *NAMES], ["dense", "stabilised", "plain"]

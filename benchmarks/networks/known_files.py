@@ -104,16 +104,11 @@ def chosen(net: Any, pixels: Any, method: str, candidates: int) -> Iterator[tupl
         _, report = plan.planned(request.at(1.0 / times), 0, curves, blank=True)
         # The names of torchvision, as in the layouts.
         changed = {layer.name.replace("linear", "fc"): layer for layer in report.layers if layer.error is not None}
-        yield (
-            times,
-            {
-                "method": method,
-                "times": times,
-                "macs": report.macs[1] / report.macs[0],
-                "ranks": {name: layer.rank for name, layer in changed.items()},
-                "methods": {name: layer.method for name, layer in changed.items()},
-            },
-        )
+        found: dict[str, Any] = {"method": method, "times": times, "macs": report.macs[1] / report.macs[0]}
+        found["ranks"] = {name: layer.rank for name, layer in changed.items()}
+        if method == "auto":
+            found["methods"] = {name: layer.method for name, layer in changed.items()}
+        yield times, found
 
 
 def measured(network: str, folder: Path, seconds: float, batches: Sequence[int] = BATCHES) -> Iterator[Row]:

@@ -100,7 +100,8 @@ def measure(
     """Times of one case: of the processor with one thread, which other processes do not lengthen, else of the clock."""
     import onnxruntime
 
-    clock = time.process_time if threads == 1 else time.perf_counter
+    fine = time.get_clock_info("process_time").resolution < 1e-6
+    clock = time.process_time if threads == 1 and fine else time.perf_counter
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     sessions = {
