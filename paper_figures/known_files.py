@@ -2,7 +2,8 @@
 
 Shown: for a ResNet-20, a ResNet-56 and a ResNet-18 of full width, compressed by every method to 3 and 5 times fewer
 multiplications: the size of the ONNX file, and the time with one thread for batches of 1 and 32, both as ratios of the
-dense network's.  Files shrink as much as the multiplications, or nearly so; times do not.
+dense network's.  Files shrink by as much as the multiplications, or nearly so.  Times do not: small layers
+are less efficient, and those of the narrow networks most.
 
 Paper: "CNN acceleration by low-rank approximation with quantized factors", on timings.
 What differs: the networks, and the processor.  Weights are random, since neither depends on their values, with the
@@ -97,11 +98,10 @@ def draw(rows: list[Row]) -> Figure:
             panel.set_axisbelow(True)
         line[0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
         line[0].set_title(NETWORKS[network], loc="left")
-    for panel, label in zip(
-        panels[-1], ("file, times smaller", *(f"speed-up,\nbatch of {case}" for case in cases)), strict=True
-    ):
-        panel.set_xlabel(label)
-        panel.set_xlim(left=0.0)
+    most = max(panel.get_xlim()[1] for panel in panels[-1, 1:])
+    for panel, label in zip(panels[-1], ("file", *(f"time, batch of {case}" for case in cases)), strict=True):
+        panel.set_xlabel(f"{label}:\ndense / compressed")
+        panel.set_xlim(0.0, panel.get_xlim()[1] if label == "file" else most)
     handles = [
         Line2D([], [], color=colour, marker="o", markersize=4.5, linestyle="none", label=f"{times:g} times fewer MACs")
         for times, colour in COLOURS.items()

@@ -28,7 +28,6 @@ from benchmarks.networks import graph, layouts, stored
 from benchmarks.networks.rows import RESULTS, WEIGHTS, Results
 from tensorchain.compression.candidates import blank_plan
 from tensorchain.compression.conv import Convolution, LayerPlan
-from tensorchain.compression.latency import forms_of
 from tensorchain.compression.onnx_int8 import quantize_onnx
 from tensorchain.compression.progress import rank_of_record
 from tensorchain.compression.projections import PROJECTIONS, blank_projection
@@ -81,7 +80,7 @@ def onnx_models(
     for name in runs:
         plans = random_plans(dense, chosen[name])
         networks[name] = dense.with_plans({key: plan.grouped() for key, plan in plans.items()})
-        if any(len(forms_of(plan)) > 1 for plan in plans.values()):
+        if chosen[name]["method"] == "tc":
             networks[f"{name} fold"] = dense.with_plans(plans)
     models = {name: (graph.onnx_model(one, side), one.macs(side)) for name, one in networks.items()}
     if not int8:
