@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import tarfile
@@ -14,7 +15,7 @@ torch = pytest.importorskip("torch")
 image_module = pytest.importorskip("PIL.Image")
 runtime = pytest.importorskip("onnxruntime")
 
-from benchmarks.networks import graph, known, known_files, layouts, report  # noqa: E402
+from benchmarks.networks import graph, known, known_files, latency, layouts, report  # noqa: E402
 from tensorchain.compression.torch_sites import sites_of  # noqa: E402
 
 TINY = {**layouts.LAYOUTS["resnet20-cifar10"], "blocks": (1, 1, 1)}
@@ -77,6 +78,27 @@ def test_layouts_are_those_of_the_known_networks():
     assert sizes == {
         "resnet20-cifar10": (41, 27), "resnet56-cifar10": (125, 85), "resnet18-w64-cifar10-jpeg": (555, 1117),
     }  # fmt: skip
+
+
+def test_shipped_ranks_are_those_of_the_study_and_cost_what_they_say():
+    with (report.RESULTS / "known.csv").open(encoding="utf-8", newline="") as stream:
+        studied = {
+            (row["network"], row["method"]): float(row["macs"])
+            for row in csv.DictReader(stream)
+            if row["times"] == "3.0" and row["method"] != "auto"
+        }
+    for network, layout in layouts.LAYOUTS.items():
+        ranks = json.loads(known_files.ranks_file(report.RESULTS, network).read_text(encoding="utf-8"))
+        assert set(ranks) == {f"{method}-{times}x" for method in known_files.METHODS for times in known_files.TIMES}
+        shares = {method: ranks[f"{method}-3x"]["macs"] for method in known_files.METHODS}
+        for method in [method for method in shares if (network, method) in studied]:
+            assert shares[method] == pytest.approx(studied[network, method], abs=1e-4)
+        if network != "resnet20-cifar10":
+            continue
+        dense = layouts.blank(layout)
+        for run in ranks.values():
+            small = dense.with_plans(latency.random_plans(dense, run))
+            assert small.macs(layouts.SIDE) / dense.macs(layouts.SIDE) == pytest.approx(run["macs"], rel=1e-12)
 
 
 @pytest.fixture
