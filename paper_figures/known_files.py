@@ -31,7 +31,7 @@ TIMED = True
 SHIPPED = True
 FILE = "known-files.csv"
 BATCHES = (1, 32)
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 def parameters(settings: Settings) -> dict[str, Any]:

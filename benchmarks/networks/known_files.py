@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--calibration", type=int, default=512, help="training images that are looked at (512)")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--candidates", type=int, default=12, help="ranks on each ladder of a method (12)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="time for each network and batch (20)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="time for each network and batch (60)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the ranks and rows")
     options = parser.parse_args(arguments)
     if options.weights and options.path is None:
