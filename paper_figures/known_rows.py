@@ -101,11 +101,14 @@ def rate_text(rows: Sequence[Row]) -> str:
 def seed_text(rows: Sequence[Row]) -> str:
     """How many seeds stand behind the means."""
     found = []
-    for (network, times), mine in groups(compressed(rows), "network", "times").items():
-        counts = sorted({int(row["seeds"]) for row in mine})
-        count = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        found.append(f"{NETWORKS[network]} at {float(times):g} times fewer {count}")
-    return f"Means over seeds: {', '.join(found)}."
+    for times, same in sorted(groups(compressed(rows), "times").items(), key=lambda item: float(item[0])):
+        told = []
+        for network, mine in groups(same, "network").items():
+            counts = sorted({int(row["seeds"]) for row in mine})
+            count = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+            told.append(f"{NETWORKS[network]} {count}")
+        found.append(f"{', '.join(told)} at {float(times):g} times fewer multiplications")
+    return f"Seeds of the means: {'; '.join(found)}."
 
 
 def _mean(rows: Sequence[Row], stages: Sequence[str]) -> Row | None:

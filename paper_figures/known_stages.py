@@ -1,4 +1,4 @@
-"""Networks that others trained: accuracy as compressed, refitted without training, and restored; stabilised and not.
+"""Networks that others trained: accuracy as compressed, refitted and restored, stabilised and not.
 
 Shown: a ResNet-20 and a ResNet-56 for CIFAR-10, compressed to 3 and 5 times fewer multiplications by chains (TC) and
 CPDs of order 3, with the error-preserving correction of the sensitivity (solid) and without (dashed), at equal ranks.
@@ -50,7 +50,7 @@ def describe(rows: list[Row]) -> str:
         "plain least squares at equal ranks. Compressed: ranks chosen for a refit, and nothing else touched; refitted: "
         f"from 512 images without labels; restored: 3 epochs at {known_rows.rate_text(rows)}. "
         f"{known_rows.seed_text(rows)} {known_rows.device_text(rows)} What is missing was not measured. Equal steps "
-        "along the upright axes are equal ratios of the error."
+        "along the vertical axes are equal ratios of the error."
     )
 
 

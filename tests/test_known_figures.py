@@ -76,7 +76,7 @@ def test_texts_say_which_rows_they_are(folder: Path) -> None:
     rows = known_rows.cases(("refitted",), ("own", "0.02"), folder)
     assert known_rows.device_text(rows) == "Measured on one GPU."
     assert "curvature of its loss and a rate of 0.02" in known_rows.rate_text(rows)
-    assert known_rows.seed_text(rows) == "Means over seeds: ResNet-20 at 3 times fewer 1 to 3."
+    assert known_rows.seed_text(rows) == "Seeds of the means: ResNet-20 1 to 3 at 3 times fewer multiplications."
     assert "ResNet-18" not in known_rows.data_text(rows)
 
 
