@@ -132,6 +132,27 @@ def test_gains_are_relative_errors_of_the_outputs():
     assert gains["first"] == pytest.approx(expected, rel=0.05)
 
 
+def test_layers_behind_which_nothing_answers_have_small_gains_or_none():
+    proto, feeds = network(), feeds_of(2, images=4)
+    layers = layers_of(proto, {}, feeds[0])
+    # The output is a whole number, which no error of a layer moves by parts.
+    del proto.graph.output[:]
+    proto.graph.node.append(helper.make_node("ArgMax", ["y"], ["n"], axis=1))
+    proto.graph.output.append(helper.make_tensor_value_info("n", TensorProto.INT64, None))
+    assert gains_of(proto, layers, feeds) == {}
+    # The second layer is seen, the first one only through a gate that is shut.
+    proto = network("Mul")
+    proto.graph.node[1].input.append("shut")
+    proto.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "shut"))
+    nodes = [helper.make_node("Conv", ["x", "w3"], ["c"], name="third"), helper.make_node("Add", ["y", "c"], ["z"])]
+    proto.graph.node.extend(nodes)
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float32), "w3"))
+    proto.graph.output[0].name = "z"
+    gains = gains_of(proto, layers_of(proto, {}, feeds[0]), feeds)
+    assert gains["third"] == pytest.approx(1.0, rel=0.15)
+    assert gains["first"] == gains["second"] == pytest.approx(1e-3 * gains["third"])
+
+
 def test_channels_of_an_output_are_measured_by_what_they_vary_themselves():
     rng = np.random.default_rng(0)
     y = rng.standard_normal((20, 3, 7)) * np.array([100.0, 0.01, 0.0])[:, None] + 5.0
