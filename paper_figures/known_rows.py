@@ -88,8 +88,12 @@ def data_text(rows: Sequence[Row]) -> str:
 
 def device_text(rows: Sequence[Row]) -> str:
     """Where the rows were measured."""
-    names = [f"one {name}" if name != "processor" else "a processor" for name in groups(compressed(rows), "device")]
-    return f"Measured on {' and '.join(names)}."
+    first, *others = sorted(groups(compressed(rows), "device").items(), key=lambda item: -len(item[1]))
+    told = [_device(first[0])]
+    for name, mine in others:
+        cases = [f"{NAMES[method]} of {NETWORKS[network]}" for network, method in groups(mine, "network", "method")]
+        told.append(f"on {_device(name)}: {', '.join(cases)}")
+    return f"Measured on {'; '.join(told)}."
 
 
 def rate_text(rows: Sequence[Row]) -> str:
@@ -122,6 +126,10 @@ def _mean(rows: Sequence[Row], stages: Sequence[str]) -> Row | None:
     means = {name: round(sum(column(mine, name)) / len(mine), 3) for name in stages}
     same = {name: mine[0][name] for name in ("network", "method", "fit", "times", "device")}
     return {**same, "seeds": len(mine), **means}
+
+
+def _device(name: str) -> str:
+    return "a processor" if name == "processor" else f"one {name}"
 
 
 def _without(row: Row, names: Sequence[str]) -> list[Row]:

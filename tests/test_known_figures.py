@@ -75,6 +75,8 @@ def test_a_mean_is_over_seeds_of_one_rate_and_device_that_have_all_stages(folder
 def test_texts_say_which_rows_they_are(folder: Path) -> None:
     rows = known_rows.cases(("refitted",), ("own", "0.02"), folder)
     assert known_rows.device_text(rows) == "Measured on one GPU."
+    rows[-1]["device"] = "processor"
+    assert known_rows.device_text(rows) == "Measured on one GPU; on a processor: CPD, order 3 of ResNet-20."
     assert "curvature of its loss and a rate of 0.02" in known_rows.rate_text(rows)
     assert known_rows.seed_text(rows) == "Seeds of the means: ResNet-20 1 to 3 at 3 times fewer multiplications."
     assert "ResNet-18" not in known_rows.data_text(rows)

@@ -281,7 +281,7 @@ def own_rate() -> str:
                     cells = [_mean(mine, "refitted"), _mean(mine, "restored")]
                     bits = ", ".join(_mean(mine, f"bits{n}") for n in (8, 6, 4))
                     count = f"{len(mine)}, {sum(bool(row['bits4']) for row in mine)}"
-                    lines.append([title, NAMES[method], f"{float(times):g}", fit, *cells, bits, count])
+                    lines.append([title, NAMES.get(method, method), f"{float(times):g}", fit, *cells, bits, count])
     return markdown(heads, lines)
 
 
