@@ -20,7 +20,7 @@ from tensorchain.compression.onnx_int8 import in_int8_opset, quantize_onnx
 from tensorchain.compression.onnx_reading import inputs_of, load_model
 from tensorchain.compression.onnx_restore import Restored, restore_onnx
 from tensorchain.compression.onnx_trial import Trial, try_models
-from tensorchain.compression.report import Report
+from tensorchain.compression.report import Report, images_in_words
 from tensorchain.compression.request import ALLOCATIONS, FORMS, METHOD_NAMES
 
 DESCRIPTION = """\
@@ -104,6 +104,11 @@ def add_parser(commands: Any) -> None:
     how.add_argument(
         "--threads", type=positive_integer, default=1, metavar="N", help="of ONNX Runtime where it is timed (default 1)"
     )
+    how.add_argument(
+        "--batch", type=positive_integer, metavar="N",
+        help="images of a run where times are measured, for --keep-latency or --form auto (default 1, or as "
+        "--input-shape)",
+    )  # fmt: skip
     how.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the fits (default 0)")
     data = parser.add_argument_group("inputs")
     data.add_argument("--calibration", metavar="FILE", help=".npy or .npz with inputs, the images along the first axis")
@@ -175,7 +180,7 @@ def run(arguments: argparse.Namespace) -> Status:
             model, report = compress_onnx(
                 original, arguments.method, keep_macs=arguments.keep_macs, keep_params=arguments.keep_params,
                 keep_latency=arguments.keep_latency, calibration=feeds, time_int8=arguments.int8,
-                threads=arguments.threads, **options,
+                batch=arguments.batch, threads=arguments.threads, **options,
             )  # fmt: skip
         if arguments.restore is not None:
             model, restored = restore_onnx(original, model, lessons or [], epochs=arguments.epochs, rng=arguments.seed)
@@ -224,8 +229,9 @@ def _show(
         layers = [dataclasses.asdict(layer) for layer in report.layers]
         totals = {"parameters": report.parameters, "macs": report.macs, "bytes": sizes, "gap": report.allocation.gap}
         outputs = [dataclasses.asdict(output) for output in trial.outputs]
-        measured = {"outputs": outputs, "run_seconds": trial.seconds, "calibrated": trial.calibrated}
-        measured["seconds_of_one_image"] = report.run_seconds
+        measured: dict[str, Any] = {"outputs": outputs, "run_seconds": trial.seconds, "calibrated": trial.calibrated}
+        measured["run_images"] = trial.images
+        measured["budget_seconds"], measured["budget_images"] = report.run_seconds, report.run_images
         ends: dict[str, Any] = {
             "seconds": report.seconds,
             "unused": report.unused,
@@ -261,10 +267,12 @@ def _show(
     lines = [(name, f"{a} -> {b}, {a / max(b, 1):.2f} x fewer") for name, (a, b) in pairs]
     if report.run_seconds is not None:
         first, last = report.run_seconds
-        lines.append(("time of one image", f"{1e3 * first:.2f} -> {1e3 * last:.2f} ms, {last / first:.3f} of it"))
-    if trial.seconds is not None:
+        what = f"time of {images_in_words(report.run_images)}"
+        lines.append((what, f"{1e3 * first:.2f} -> {1e3 * last:.2f} ms, {last / first:.3f} of it"))
+    if trial.seconds is not None and (report.run_seconds is None or report.run_images != trial.images):
         before, after = trial.seconds
-        lines.append(("time of a run", f"{1e3 * before:.2f} -> {1e3 * after:.2f} ms, {before / after:.2f} x as fast"))
+        what = f"time of {images_in_words(trial.images)}"
+        lines.append((what, f"{1e3 * before:.2f} -> {1e3 * after:.2f} ms, {before / after:.2f} x as fast"))
     for output in trial.outputs:
         told = output.note if output.error is None else f"relative error {output.error:.3g} {output.note}".rstrip()
         lines.append((f"output {output.name}", told))

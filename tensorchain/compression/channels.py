@@ -34,6 +34,14 @@ _LEAST = 0.1
 """Share of the channels of a layer that is left at least."""
 
 
+class BudgetError(ValueError):
+    """A budget that is not met with the fewest channels; `cost` is what is left then."""
+
+    def __init__(self, reason: str, cost: float) -> None:
+        super().__init__(reason)
+        self.cost = cost
+
+
 @dataclass
 class Reader:
     """A layer that reads channels.
@@ -65,6 +73,13 @@ class Reader:
         self.weight = self.kernel.reshape(self.outputs, self.inputs, self.taps).astype(np.float64)
         self.open = np.ones(self.inputs, bool)
         self.written = np.ones(self.outputs, bool)
+        # Inputs of one class, (n, k) for all classes with k of them.
+        free, counts = np.unique(self.columns[self.columns >= 0], return_counts=True)
+        own = [np.flatnonzero(self.columns == one) for one in free]
+        self.together = [
+            np.array([at for at, count in zip(own, counts, strict=True) if count == k])
+            for k in np.unique(counts[counts > 1])
+        ]
         if self.covariance is None:
             return
         size = len(self.covariance)
@@ -75,7 +90,10 @@ class Reader:
         self.energy = float(np.sum((flat @ metric) * flat)) or 1.0
 
     def losses(self) -> Array:
-        """What the output loses with each input alone, relative to its energy; (S,)."""
+        """What the output loses with each input alone, relative to its energy; (S,).
+
+        Inputs of one class go together, and each stands for its part of what is lost without all of them.
+        """
         if self.covariance is None:
             return np.zeros(self.inputs)
         size, taps = self.inputs, self.taps
@@ -85,6 +103,11 @@ class Reader:
         found[self.open] = np.sum(
             weight[self.open] * np.linalg.solve(blocks[self.open], weight[self.open]), axis=(1, 2)
         )
+        for group in self.together:
+            here = group[self.open[group[:, 0]]]
+            at = (here[:, :, None] * taps + np.arange(taps)).reshape(len(here), -1)
+            block, rows = self.inverse[at[:, :, None], at[:, None]], weight[here].reshape(*at.shape, -1)
+            found[here] = np.sum(rows * np.linalg.solve(block, rows), axis=(1, 2))[:, None] / group.shape[1]
         return found.clip(0.0) * (self.gain / self.energy)
 
     def close(self, columns: Array) -> None:
@@ -115,7 +138,7 @@ def narrowed(
     budget : float
         Most cost.
     others : ndarray, optional
-        What each class costs in depthwise layers, (count,).
+        What each class costs besides: in depthwise layers, and in constants with an entry for each channel, (count,).
     fixed : float, default 0
         The cost of all else.
 
@@ -125,7 +148,7 @@ def narrowed(
 
     Raises
     ------
-    ValueError
+    BudgetError
         When the budget is not met with a tenth of the channels.
 
     Examples
@@ -157,9 +180,8 @@ def narrowed(
         allowed = alive & ~stuck.any(1) & (saved > 0.0)
         if not allowed.any():
             left = fixed + float(now.sum()) + float(depthwise[alive].sum())
-            raise ValueError(
-                f"the budget is {budget:.4g}; with the fewest channels a cost of {left:.4g} is left: give a larger "
-                "share"
+            raise BudgetError(
+                f"the budget is {budget:.4g}; with the fewest channels a cost of {left:.4g} is left", left
             )
         value = np.where(allowed, np.sum(losses, axis=0) / np.maximum(saved, 1e-300), np.inf)
         gone = int(np.argmin(value))

@@ -6,7 +6,8 @@ the candidates of every layer are run, in both forms where there are two, and th
     minimise   sum_l e_l(j_l)   subject to   r + sum_l t_l(j_l) <= s T,      r = T - sum_l t_l(dense),
 
 with T the time of the whole network, s the share of it that is asked for, and r what its layers do not take: all else
-in it, less the time by which they are faster side by side than one by one.  A sum of times of layers is not the time of
+in it, less the time by which they are faster side by side than one by one.  Where they take more than T one by one,
+their times are lowered in one ratio, and r is zero.  A sum of times of layers is not the time of
 a network, so the network that was chosen is timed beside the original, and s is corrected in the sum by what was missed
 until the time itself holds.
 
@@ -15,22 +16,33 @@ What measures is a `Clock`; tests and other devices bring their own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
+
+import numpy as np
 
 from tensorchain.compression.candidates import Candidate, blank_plan
 from tensorchain.compression.conv import Convolution, Fold, LayerPlan
 from tensorchain.compression.groups import joined
 from tensorchain.compression.projections import PROJECTIONS, blank_projection
-from tensorchain.compression.request import Site
+from tensorchain.compression.report import Report
+from tensorchain.compression.request import Request, Site
 
 ROUNDS = 6
 """Networks that are timed at most."""
 _NEAR = 0.97
 """The search ends where the time is within the budget and uses this share of it."""
+_USED = 0.9
+"""A budget of which a smaller share is used is said to be unused."""
 _MOST = 12
 """Candidates of a method and a layer that are timed; along a ladder they take longer and longer."""
+
+_WINDOW, _MOST_RUNS = 0.5, 300
+"""Seconds in which a network is run again and again, and how often at most."""
+_TINY = 1e-12
+"""Seconds, below which no network runs."""
 
 Result = TypeVar("Result")
 
@@ -67,7 +79,7 @@ class Times:
     def whole(self) -> float:
         """Seconds of the original network."""
         if self._whole is None:
-            self._whole = self.clock.networks([self.network])[0]
+            self._whole = _checked(self.clock.networks([self.network]), 1, least=_TINY)[0]
         return self._whole
 
     def of(self, plans: Sequence[LayerPlan], site: Site) -> list[float]:
@@ -75,15 +87,18 @@ class Times:
         keys = [(_shapes(plan), site.image, site.uses) for plan in plans]
         new = {key: plan for key, plan in zip(keys, plans, strict=True) if key not in self._found}
         if new:
-            self._found.update(zip(new, self.clock.layers(list(new.values()), site), strict=True))
+            self._found.update(zip(new, _checked(self.clock.layers(list(new.values()), site), len(new)), strict=True))
         return [self._found[key] for key in keys]
 
-    def timed(self, site: Site, points: Sequence[Candidate]) -> list[Candidate]:
-        """Candidates with their seconds, at most `_MOST` of each method; the last, the layer itself, among them."""
+    def timed(self, site: Site, points: Sequence[Candidate], *, refit: bool = False) -> list[Candidate]:
+        """Candidates with their seconds, at most `_MOST` of each method; the last, the layer itself, among them.
+
+        Where layers are refitted, those that are replaced have a bias.
+        """
         if len(points) == 1:
             return [replace(points[0], seconds=0.0)]
         chosen = [*_thinned(points[:-1]), points[-1]]
-        forms = [forms_of(blank_of(site, point)) for point in chosen]
+        forms = [forms_of(blank_of(site, point, refit=refit)) for point in chosen]
         seconds = iter(self.of([form for one in forms for form in one], site))
         return [
             replace(point, seconds=min(next(seconds) for _ in one)) for point, one in zip(chosen, forms, strict=True)
@@ -91,12 +106,44 @@ class Times:
 
     def ratio(self, small: Any) -> tuple[float, float]:
         """Seconds of the original and of another network, in turn."""
-        before, after = self.clock.networks([self.network, small])
+        before, after = _checked(self.clock.networks([self.network, small]), 2, least=_TINY)
         return before, after
 
+    def share(self, small: Any, most: float) -> float:
+        """Seconds of another network, as a share of the original's; within `most` only where they are so twice.
 
-def blank_of(site: Site, point: Candidate) -> LayerPlan:
-    """A plan with the shapes of a candidate and no values."""
+        Of several noisy times the least is chosen, and is too small; the second one was not chosen.
+        """
+        before, after = self.ratio(small)
+        if after > most * before:
+            return after / before
+        again = self.ratio(small)
+        return max(after / before, again[1] / again[0])
+
+    def told(self, report: Report, request: Request, small: Any) -> Report:
+        """The report with the times of the network that is returned, and why it uses less than the budget."""
+        if request.keep_latency is None:
+            return report
+        before, after = self.ratio(small)
+        unused = ""
+        if after < _USED * request.keep_latency * before:
+            unused = f"keep_latency {request.keep_latency:g} was asked for, {after / before:.3f} is used"
+            unused += ": no network that was timed is nearer to it"
+        images = getattr(self.clock, "batch", None)
+        return replace(report, run_seconds=(before, after), run_images=images, unused=unused)
+
+
+def _checked(seconds: Sequence[float], count: int, *, least: float = 0.0) -> list[float]:
+    """What a clock gave; ValueError where these are no times."""
+    found = [float(value) for value in seconds]
+    if len(found) != count or not all(least <= value < math.inf for value in found):
+        above = "above 0" if least else "not below 0"
+        raise ValueError(f"the clock gave {found} for {count}; as many finite seconds, {above}, are needed")
+    return found
+
+
+def blank_of(site: Site, point: Candidate, *, refit: bool = False) -> LayerPlan:
+    """A plan with the shapes of a candidate and no values; with a bias where the layer has one, or a refit gives it."""
     if point.rank is None:
         weight = site.kernel
         return site.plan or LayerPlan("dense", None, (Convolution(weight, site.geometry, site.groups, site.bias),))
@@ -106,12 +153,27 @@ def blank_of(site: Site, point: Candidate) -> LayerPlan:
     else:
         plan = blank_plan(point.method, point.rank, part.shape, site.geometry)
     steps = [replace(s, weight=s.weight.astype(part.dtype)) if isinstance(s, Convolution) else s for s in plan.steps]
-    return joined([replace(plan, method=point.method, rank=point.rank, steps=tuple(steps))] * site.groups)
+    plan = joined([replace(plan, method=point.method, rank=point.rank, steps=tuple(steps))] * site.groups)
+    last = plan.steps[-1]
+    if (refit or site.bias is not None) and isinstance(last, Convolution):
+        plan = replace(plan, steps=(*plan.steps[:-1], replace(last, bias=np.zeros(len(site.kernel), part.dtype))))
+    return plan
 
 
 def forms_of(plan: LayerPlan) -> list[LayerPlan]:
     """A plan in all its forms, the grouped one first."""
     return [plan.grouped(), plan] if any(isinstance(step, Fold) for step in plan.steps) else [plan]
+
+
+def runs_of(seconds: float, least: int) -> int:
+    """Runs of a network that takes so long: enough for half a second, in which a busy moment is short.
+
+    Examples
+    --------
+    >>> runs_of(0.1, 15), runs_of(0.01, 15), runs_of(1e-6, 15)
+    (15, 50, 300)
+    """
+    return int(min(max(least, _WINDOW / max(seconds, 1e-9)), _MOST_RUNS))
 
 
 def within_latency(
@@ -167,7 +229,7 @@ def within_latency(
     if best is None:
         raise ValueError(
             f"keep_latency={share:g} cannot be reached: the fastest network that was found takes {fastest:.3f} of the "
-            "original's time; give a larger share, or a method with fewer layers in a row, such as svd"
+            "original's time; give a larger share, or another method: channels makes no layer two, svd makes two of one"
         )
     return best[1]
 

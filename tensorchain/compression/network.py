@@ -101,7 +101,7 @@ def plan_network(
     changed = [
         (s, choice, seed) for s, choice, seed in zip(sites, picked, seeds, strict=True) if choice.rank is not None
     ]
-    fits = iter(_blank_fits(changed) if blank else _fits(changed, request, patches, done))
+    fits = iter(_blank_fits(changed, request) if blank else _fits(changed, request, patches, done))
     plans, layers = {}, []
     for site, choice in zip(sites, picked, strict=True):
         if choice.rank is None:
@@ -160,10 +160,7 @@ def measured_curves(
     """The candidates of all layers, each layer itself last, and a seed for the fit of each; see `plan_network`."""
     if request.keep_latency is not None and times is None:
         raise ValueError("keep_latency needs something to run the layers with; give keep_macs or keep_params")
-    known = [site.name for site in sites]
-    unknown = [name for name in request.keep if name not in known]
-    if unknown:
-        raise ValueError(f"keep names {unknown[0]!r}, which is no layer with weights; there are {', '.join(known)}")
+    check_names(sites, request)
     patches, done = covariances or {}, progress or Progress(None, "")
     # Each piece of work has a seed of its own, so that it does not matter which were done before.
     seeds = np.random.default_rng(rng).integers(1 << 62, size=(len(sites), 2)).tolist()
@@ -175,8 +172,16 @@ def measured_curves(
         found[k] = points
     curves = [points or [] for points in found]
     if request.keep_latency is not None and times is not None:
-        curves = [times.timed(site, points) for site, points in zip(sites, curves, strict=True)]
+        curves = [times.timed(site, points, refit=request.refit) for site, points in zip(sites, curves, strict=True)]
     return curves, [seed for _, seed in seeds]
+
+
+def check_names(sites: Sequence[Site], request: Request) -> None:
+    """ValueError where a layer is to be left alone that there is not."""
+    known = [site.name for site in sites]
+    unknown = [name for name in request.keep if name not in known]
+    if unknown:
+        raise ValueError(f"keep names {unknown[0]!r}, which is no layer with weights; there are {', '.join(known)}")
 
 
 def costs_of(
@@ -191,7 +196,11 @@ def costs_of(
     if request.budget == "keep_macs":
         return costs, float(sum(site.macs for site in sites)), 0.0
     if request.keep_latency is not None and times is not None:
-        return costs, times.whole, times.whole - float(sum(cost[-1] for cost in costs))
+        dense = float(sum(cost[-1] for cost in costs))
+        # One by one layers may take longer than the whole network, of which nothing must be left below zero.
+        faster = min(1.0, times.whole / dense) if dense > 0.0 else 1.0
+        # Where no candidate is faster, rounding must leave room for the layers themselves.
+        return [faster * cost for cost in costs], times.whole, times.whole * (1.0 - 1e-9) - faster * dense
     # Normalisations are no layer's choice, but their parameters count.
     return costs, float(parameters), float(parameters - sum(site.parameters for site in sites))
 
@@ -257,11 +266,16 @@ def _energies(site: Site, covariances: Covariances | None) -> list[float]:
     return [covariance.energy(part) for part, covariance in zip(site.parts, covariances, strict=True)]
 
 
-def _blank_fits(work: Sequence[tuple[Site, Candidate, int]]) -> list[KernelFit]:
+def _blank_fits(work: Sequence[tuple[Site, Candidate, int]], request: Request) -> list[KernelFit]:
     """Plans of layers at their methods and ranks, without values."""
     return [
         KernelFit(
-            plan=blank_of(site, choice), error=1.0, sensitivity=1.0, output_error=None, stabilised=False, seconds=0.0
+            plan=blank_of(site, choice, refit=request.refit),
+            error=1.0,
+            sensitivity=1.0,
+            output_error=None,
+            stabilised=False,
+            seconds=0.0,
         )
         for site, choice, _ in work
     ]

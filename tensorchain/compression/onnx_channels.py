@@ -12,24 +12,18 @@ every channel the axis along which it is cut.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from tensorchain.compression.onnx_axes import BROADCAST, ELEMENTWISE, MOVES, POOLS, axis_after
 from tensorchain.compression.onnx_layers import OnnxLayer
-from tensorchain.compression.onnx_reading import Constants, graph_reads, graphs_of, node_reads, opset_of
+from tensorchain.compression.onnx_reading import Constants, node_reads, opset_of
 from tensorchain.compression.onnx_session import onnx_package
 from tensorchain.kernels import Array
-
-_UNARY = frozenset((
-    "Relu", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Selu", "Celu", "Gelu", "Mish",
-    "Softplus", "Softsign", "ThresholdedRelu", "Clip", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Neg", "Abs", "Sign",
-    "Floor", "Ceil", "Round", "Identity", "Dropout", "Cast", "Swish",
-))  # fmt: skip
-_BINARY = frozenset(("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "PRelu"))
-_POOLS = frozenset(("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "GlobalLpPool"))
 
 
 @dataclass(frozen=True)
@@ -68,6 +62,8 @@ class Channels:
         Layers of one channel each; their classes are their `rows`.
     count : int
         Of classes.
+    held : dict of str to int
+        By operator, how many channels stay because of it.
     """
 
     columns: dict[str, Array] = field(default_factory=dict)
@@ -76,6 +72,7 @@ class Channels:
     parts: dict[int, list[Array]] = field(default_factory=dict)
     depthwise: list[str] = field(default_factory=list)
     count: int = 0
+    held: dict[str, int] = field(default_factory=dict)
 
 
 def channels_of(
@@ -105,7 +102,7 @@ class _Walk:
     ) -> None:
         self.proto, self.shapes, self.constants = proto, shapes, Constants(proto)
         self.layers = {layer.node: layer for layer in layers if layer.node is not None}
-        self.stay = set(stay)
+        self.stay, self.holder = set(stay), ""
         self.values: dict[str, tuple[int, Array]] = {}
         self.parent: list[int] = []
         self.fixed: set[int] = set()
@@ -116,13 +113,11 @@ class _Walk:
         """Walk, then say which classes can go."""
         graph = self.proto.graph
         for index, node in enumerate(graph.node):
+            self.holder = node.op_type
             self._node(index, node)
+        self.holder = "an output"
         for value in graph.output:
             self._fix(value.name)
-        for part in graphs_of(graph):
-            if part is not graph:
-                for name in graph_reads(part):
-                    self._fix(name)
         roots = np.array([self._root(n) for n in range(len(self.parent))], int)
         free = np.array([n for n in np.unique(roots) if n not in {self._root(m) for m in self.fixed}], int)
         classes = np.full(len(self.parent) + 1, -1)
@@ -137,10 +132,8 @@ class _Walk:
         return found
 
     def _node(self, index: int, node: Any) -> None:
-        inside = [
-            name for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs) for name in graph_reads(g)
-        ]
-        for name in inside:
+        for name in list(node_reads(node))[len(node.input) :]:
+            # A graph inside the node reads it.
             self._fix(name)
         given = [self.values.get(name) for name in node.input]
         layer = self.layers.get(index)
@@ -156,19 +149,23 @@ class _Walk:
                 self._fix(name)
             return
         self.values.update((name, one) for name, one in zip(node.output, made, strict=False) if name)
+        if any(node.output[len(made) :]):
+            # Of further outputs (the mask of a Dropout, the places of a pooling) nothing is known.
+            for name in node.output[: len(made)]:
+                self._fix(name)
 
     def _rule(self, operator: str) -> Callable[..., list[tuple[int, Array]] | None] | None:
-        if operator in _UNARY:
+        if operator in ELEMENTWISE:
             return self._handed_on
-        if operator in _BINARY:
+        if operator in BROADCAST:
             return self._joined
+        if operator in MOVES:
+            return self._moved
         rules: dict[str, Callable[..., list[tuple[int, Array]] | None]] = {
             "BatchNormalization": self._normalised, "InstanceNormalization": self._normalised, "Concat": self._concat,
-            "Split": self._split, "Transpose": self._transpose, "ReduceMean": self._reduced, "ReduceMax": self._reduced,
-            "ReduceSum": self._reduced, "Squeeze": self._squeezed, "Flatten": self._flattened,
-            "Resize": self._resized, "Upsample": self._resized,
+            "Split": self._split, "Flatten": self._flattened, "Resize": self._resized, "Upsample": self._resized,
         }  # fmt: skip
-        return self._pooled if operator in _POOLS else rules.get(operator)
+        return self._pooled if operator in POOLS else rules.get(operator)
 
     def _layer(self, index: int, node: Any, layer: OnnxLayer) -> None:
         """A layer reads columns and writes rows; one of a channel each hands its channels on."""
@@ -177,7 +174,8 @@ class _Walk:
         axis = self._rank(layer.output) - 1 if layer.kind == "rows" else 1
         plain = site.groups == 1 and not site.geometry.transposed and not site.counts and site.name not in self.stay
         right = source is not None and source[0] == axis and len(source[1]) == channels
-        if site.groups > 1 and site.groups == channels == outputs and right and not site.geometry.transposed:
+        single = site.groups > 1 and site.groups == channels == outputs and not site.geometry.transposed
+        if single and right and site.name not in self.stay:
             assert source is not None
             for position in range(1, len(node.input)):
                 if node.input[position]:
@@ -201,18 +199,23 @@ class _Walk:
         return [given[0]] if given[0] is not None and not any(given[1:]) else None
 
     def _pooled(self, index: int, node: Any, given: Any) -> list[tuple[int, Array]] | None:
-        return [given[0]] if given[0] is not None and given[0][0] == 1 and len(node.output) == 1 else None
+        return [given[0]] if given[0] is not None and given[0][0] == 1 else None
 
     def _joined(self, index: int, node: Any, given: Any) -> list[tuple[int, Array]] | None:
         """A sum, product and so on: axes are counted from the last one."""
         ranks = [self._rank(name) for name in node.input]
-        if not all(ranks[k] for k, one in enumerate(given) if one is not None):
+        given, widest = list(given), max(len(one[1]) for one in given if one is not None)
+        for k, one in enumerate(given):
+            if one is not None and len(one[1]) == 1 < widest:
+                # One channel for all of the others.
+                self._fix(node.input[k])
+                given[k] = None
+        if not all(ranks[k] for k, one in enumerate(given) if one is not None) or opset_of(self.proto) < 7:
             return None
         back = {ranks[k] - one[0] for k, one in enumerate(given) if one is not None}
-        sizes = {len(one[1]) for one in given if one is not None}
-        if len(back) != 1 or len(sizes) != 1:
+        if len(back) != 1:
             return None
-        place, size = back.pop(), sizes.pop()
+        place = back.pop()
         first = next(one[1] for one in given if one is not None)
         cuts = []
         for k, (name, one) in enumerate(zip(node.input, given, strict=True)):
@@ -225,7 +228,7 @@ class _Walk:
             extent = shape[len(shape) - place] if len(shape) >= place else 1
             if extent == 1:
                 continue
-            if array is None or extent != size:
+            if array is None or extent != widest:
                 return None
             cuts.append(Cut(index, k, len(shape) - place, first))
         for one in given:
@@ -235,7 +238,7 @@ class _Walk:
         return [(max(max(ranks), place) - place, first)]
 
     def _normalised(self, index: int, node: Any, given: Any) -> list[tuple[int, Array]] | None:
-        if given[0] is None or given[0][0] != 1 or len([name for name in node.output if name]) != 1:
+        if given[0] is None or given[0][0] != 1:
             return None
         if any(self.constants.array(name) is None for name in node.input[1:]):
             return None
@@ -273,34 +276,27 @@ class _Walk:
         if sizes is None:
             count = len(node.output)
             sizes = [-(-len(ids) // count)] * count
-            sizes[-1] = len(ids) - sum(sizes[:-1])
         parts = np.split(ids, np.cumsum(sizes)[:-1])
         self.found.parts[index] = parts
         return [(given[0][0], part) for part in parts]
 
-    def _transpose(self, index: int, node: Any, given: Any) -> list[tuple[int, Array]] | None:
-        rank = self._rank(node.input[0])
-        order = self._attributes(node).get("perm") or list(range(rank))[::-1]
-        return [(list(order).index(given[0][0]), given[0][1])] if rank else None
-
-    def _reduced(self, index: int, node: Any, given: Any) -> list[tuple[int, Array]] | None:
-        axes, rank = self._axes(node), self._rank(node.input[0])
-        if given[0] is None or axes is None or not rank or not self._attributes(node).get("keepdims", 1):
+    def _moved(self, index: int, node: Any, given: Any) -> list[tuple[int, Array]] | None:
+        """Another place of the axis, or changes of the other axes."""
+        rank, more = self._rank(node.input[0]), list(node.input[1:])
+        numbers = [self.constants.array(name) if name else None for name in more]
+        computed = any(name and array is None for name, array in zip(more, numbers, strict=True))
+        if given[0] is None or computed or not rank:
             return None
-        return None if given[0][0] in [axis % rank for axis in axes] else [given[0]]
-
-    def _squeezed(self, index: int, node: Any, given: Any) -> list[tuple[int, Array]] | None:
-        axes, rank = self._axes(node), self._rank(node.input[0])
-        if given[0] is None or axes is None or not rank:
-            return None
-        gone = [axis % rank for axis in axes]
-        return None if given[0][0] in gone else [(given[0][0] - sum(a < given[0][0] for a in gone), given[0][1])]
+        axis = axis_after(node.op_type, given[0][0], rank, self._attributes(node), numbers, opset=opset_of(self.proto))
+        return None if axis is None else [(axis, given[0][1])]
 
     def _flattened(self, index: int, node: Any, given: Any) -> list[tuple[int, Array]] | None:
-        """Of values with one position, as they come out of a global pooling."""
+        """Each channel gives as many columns as it has positions."""
         shape = self.shapes.get(node.input[0], ())
-        alone = len(shape) > 2 and all(size == 1 for size in shape[2:]) and self._attributes(node).get("axis", 1) == 1
-        return [given[0]] if given[0] is not None and given[0][0] == 1 and alone else None
+        known = len(shape) > 1 and all(shape[2:]) and self._attributes(node).get("axis", 1) == 1
+        if given[0] is None or given[0][0] != 1 or not known:
+            return None
+        return [(1, np.repeat(given[0][1], math.prod(shape[2:])))]
 
     def _resized(self, index: int, node: Any, given: Any) -> list[tuple[int, Array]] | None:
         """The axis of the channels keeps its length, and scales, not sizes, say so."""
@@ -309,12 +305,6 @@ class _Walk:
         if given[0] is None or array is None or array.size <= given[0][0] or (len(scales) > 1 and scales[1]):
             return None
         return [given[0]] if float(array[given[0][0]]) == 1.0 else None
-
-    def _axes(self, node: Any) -> list[int] | None:
-        axes = self._attributes(node).get("axes")
-        if len(node.input) > 1 and node.input[1]:
-            axes = self.constants.array(node.input[1])
-        return None if axes is None else [int(axis) for axis in axes]
 
     def _attributes(self, node: Any) -> dict[str, Any]:
         return {a.name: self.helper.get_attribute_value(a) for a in node.attribute}
@@ -336,7 +326,10 @@ class _Walk:
     def _fix(self, name: str) -> None:
         """The channels of a value stay."""
         if name in self.values:
-            self.fixed.update(self.values[name][1].tolist())
+            new = set(self.values[name][1].tolist()) - self.fixed
+            if new:
+                self.found.held[self.holder] = self.found.held.get(self.holder, 0) + len(new)
+                self.fixed |= new
 
 
 def reads_of(proto: Any) -> list[str]:

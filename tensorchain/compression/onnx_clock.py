@@ -1,8 +1,8 @@
 """Seconds of layers and of whole models in ONNX Runtime, for a budget of time.
 
-A layer is timed as a model of its own, with one image, in the form in which it stands in the file: a convolution, or a
-product with a matrix.  What a call of the runtime costs by itself is measured too and taken off.  Models are run in
-turn, so that a busy moment strikes all of them, and the median counts.
+A layer is timed as a model of its own, with as many images as the whole models get, in the form in which it stands in
+the file: a convolution, or a product with a matrix.  What a call of the runtime costs by itself is measured too and
+taken off.  Models are run in turn, so that a busy moment strikes all of them, and the median counts.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain.compression.conv import Convolution, LayerPlan
+from tensorchain.compression.latency import runs_of
 from tensorchain.compression.onnx_int8 import quantize_onnx
 from tensorchain.compression.onnx_layers import OnnxLayer
 from tensorchain.compression.onnx_nodes import layer_model, time_sessions
@@ -22,7 +23,7 @@ from tensorchain.compression.request import Site
 from tensorchain.kernels import Array
 
 _NETWORK_RUNS = 15
-"""Runs of each of the whole models."""
+"""Runs of each of the whole models, at least."""
 
 
 class OnnxClock:
@@ -78,23 +79,31 @@ class OnnxClock:
                 "the sizes of the inputs are not known; give calibration inputs, or input_shapes (--input-shape)"
             )
         sessions = [OnnxSession(model, threads=self.threads) for model in networks]
-        return time_sessions(sessions, self.feed, runs=_NETWORK_RUNS)
+        once = time_sessions(sessions, self.feed, runs=1)
+        return time_sessions(sessions, self.feed, runs=runs_of(max(once), _NETWORK_RUNS), warm=1)
 
 
-def single(feed: Mapping[str, Array], inputs: Sequence[InputInfo]) -> dict[str, Array]:
-    """A feed of one image, where the model takes any number of them.
+def batched(feed: Mapping[str, Array], inputs: Sequence[InputInfo], batch: int = 1) -> dict[str, Array]:
+    """A feed of so many images, where the model takes any number of them; too few are repeated.
 
     Examples
     --------
     >>> one = InputInfo("x", np.dtype("float32"), (0, 3))
-    >>> single({"x": np.zeros((8, 3))}, [one])["x"].shape
-    (1, 3)
+    >>> [batched({"x": np.zeros((8, 3))}, [one], batch)["x"].shape for batch in (1, 20)]
+    [(1, 3), (20, 3)]
     """
     free = [one.name for one in inputs if one.shape and one.shape[0] == 0]
     counts = {len(feed[name]) for name in free if np.ndim(feed[name])}
     if len(counts) != 1:
         return dict(feed)
-    return {name: value[:1] if name in free else value for name, value in feed.items()}
+    at = np.arange(batch) % counts.pop()
+    return {name: value[at] if name in free else value for name, value in feed.items()}
+
+
+def images_of(feed: Mapping[str, Array], inputs: Sequence[InputInfo]) -> int:
+    """Images of a run, from the first axis of the first input."""
+    first = np.shape(feed[inputs[0].name]) if inputs else ()
+    return first[0] if first else 1
 
 
 def _shape(kind: str, site: Site, batch: int) -> tuple[int, ...]:

@@ -39,6 +39,7 @@ def compress_onnx(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     time_int8: bool = False,
+    batch: int | None = None,
     threads: int = 1,
     clock: Clock | None = None,
     rng: int | np.random.Generator | None = 0,
@@ -70,6 +71,9 @@ def compress_onnx(
         count and to choose; the file that comes out takes the sizes that the original took.
     time_int8 : bool, default False
         Time the forms after ONNX Runtime's quantizer, for a model that goes through it.
+    batch : int, optional
+        Images of a run, where times are measured and the model takes any number of them: one by default, or as many as
+        `input_shapes` says.  What is faster for one may not be for many.
     threads : int, default 1
         Of ONNX Runtime, where times are measured.
     clock : Clock, optional
@@ -103,11 +107,13 @@ def compress_onnx(
 
     For files: `small, report = compress_onnx("model.onnx", keep_macs=0.3)`, then `onnx.save(small, "small.onnx")`.
     """
+    if threads < 1 or (batch is not None and batch < 1):
+        raise ValueError(f"batch is {batch} and threads is {threads}; at least 1 is needed")
     if time_int8 and keep_latency is not None:
         raise ValueError("keep_latency times models of the file's own numbers; for int8 give keep_macs or keep_params")
     # Weights on a grid stay on it.
     refit = refit is not False and calibration is not None and options.get("weight_bits") is None
     request = Request(method, keep_macs, keep_params, refit=refit, keep_latency=keep_latency, **options)
     prepared = Prepared.of(model, request, calibration, input_shapes or {}, checkpoint=checkpoint, rng=rng)
-    times = Times(clock or prepared.clock(threads=threads, int8=time_int8), prepared.original)
+    times = Times(clock or prepared.clock(batch=batch, threads=threads, int8=time_int8), prepared.original)
     return prepared.compressed(request, times)

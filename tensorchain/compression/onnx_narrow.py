@@ -8,17 +8,18 @@ still writes.  Decompositions can be made of the narrow layers as of any others.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from tensorchain.compression.channels import Reader, narrowed
-from tensorchain.compression.network import Covariances
-from tensorchain.compression.onnx_channels import Channels, channels_of, reads_of
+from tensorchain.compression.channels import BudgetError, Reader, narrowed
+from tensorchain.compression.network import Covariances, check_names
+from tensorchain.compression.onnx_channels import Channels, Cut, channels_of, reads_of
 from tensorchain.compression.onnx_layers import OnnxLayer
-from tensorchain.compression.onnx_reading import Constants, value_shapes
+from tensorchain.compression.onnx_reading import FREE_CONSTANTS, Constants, graph_reads, value_shapes
 from tensorchain.compression.onnx_session import onnx_package
 from tensorchain.compression.patches import PatchCovariance
 from tensorchain.compression.request import Request, Site
@@ -90,6 +91,9 @@ class Narrow:
                 node.input.append("")
                 constant(node, 1, np.array(sizes, np.int64))
         graph.initializer.extend(tensors)
+        if proto.ir_version < FREE_CONSTANTS:
+            info = onnx.helper.make_tensor_value_info
+            graph.input.extend(info(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in tensors)
         # Sizes of inner values have changed; the runtime finds them again.
         del graph.value_info[:]
         return old
@@ -120,7 +124,8 @@ def readers_of(
         columns = channels.columns[name]
         known = covariances.get(name)
         matrix = known[0].matrix if known is not None and (columns >= 0).any() else None
-        found[name] = Reader(site.kernel, matrix, columns, channels.rows[name], _cost(site, by), gains.get(name, 1.0))
+        cost = _cost(site, by) - (_bias(site) if by == "keep_params" else 0.0)
+        found[name] = Reader(site.kernel, matrix, columns, channels.rows[name], cost, gains.get(name, 1.0))
     return found
 
 
@@ -156,33 +161,97 @@ def narrowed_layers(
 
     Raises
     ------
-    ValueError
-        When the budget is not met.
+    BudgetError
+        When the budget is not met; its cost is the share that is left with the fewest channels.
     """
+    check_names([one.site for one in layers], request)
     # A layer whose inputs were not seen, or are too many, cannot answer for them.
     unseen = [
         one.site.name for one in layers
         if one.site.groups == 1 and (one.site.name not in covariances or one.site.kernel[0].size > _MOST_INPUTS)
     ]  # fmt: skip
-    channels = channels_of(proto, layers, value_shapes(proto, reads_of(proto), sizes, feed), [*request.keep, *unseen])
-    depthwise = np.zeros(channels.count)
+    stay = [*request.keep, *unseen, *(one.site.name for one in layers if one.site.pointwise and not request.pointwise)]
+    channels = channels_of(proto, layers, value_shapes(proto, reads_of(proto), sizes, feed), stay)
+    others, fixed = np.zeros(channels.count), 0.0
     for layer in layers:
         if layer.site.name in channels.depthwise:
-            ids = channels.rows[layer.site.name]
-            np.add.at(depthwise, ids[ids >= 0], _cost(layer.site, request.budget) / len(ids))
+            fixed -= _shared_out(others, channels.rows[layer.site.name], _cost(layer.site, request.budget))
     readers = readers_of(layers, channels, covariances, gains, request.budget)
     whole = float(parameters if request.budget == "keep_params" else sum(layer.site.macs for layer in layers))
-    fixed = whole - sum(one.cost for one in readers.values()) - float(depthwise.sum())
-    if request.budget == "keep_params" and request.refit:
-        # A layer without a bias may get one.
-        fixed += sum(len(one.site.kernel) for one in layers if one.site.name in readers and one.site.bias is None)
-    alive = narrowed(readers, channels.count, request.share * whole, others=depthwise, fixed=fixed)
+    fixed += whole - sum(one.cost for one in readers.values())
+    if request.budget == "keep_params":
+        for cut, size in _constants(proto, layers, channels):
+            fixed -= _shared_out(others, cut.ids, size)
+        fixed += _copies(proto, layers, channels)
+        for layer in (one for one in layers if one.site.name in readers):
+            rows, own = channels.rows[layer.site.name], _bias(layer.site)
+            fixed -= _shared_out(others, rows, own)
+            if not own and (channels.columns[layer.site.name] >= 0).any():
+                # A layer that loses inputs gets a bias.
+                fixed += len(rows) - _shared_out(others, rows, float(len(rows)))
+    try:
+        alive = narrowed(
+            {**readers, **_parts(channels)}, channels.count, request.share * whole, others=others, fixed=fixed
+        )
+    except BudgetError as reason:
+        least = reason.cost / max(whole, 1.0)
+        raise BudgetError(_told(request, least, channels), least) from reason
     return _made(layers, channels, alive, readers, covariances)
+
+
+def _shared_out(others: Array, ids: Array, cost: float) -> float:
+    """Add a cost to the classes of channels that share it, in place; the cost."""
+    np.add.at(others, ids[ids >= 0], cost / len(ids))
+    return cost * float(np.mean(ids >= 0))
+
+
+def _constants(proto: Any, layers: Sequence[OnnxLayer], channels: Channels) -> list[tuple[Cut, float]]:
+    """Parameters that are no layer's and have an entry for each channel, and their sizes."""
+    constants, own = Constants(proto), {layer.node for layer in layers if layer.site.name in channels.depthwise}
+    arrays = [(cut, constants.array(proto.graph.node[cut.node].input[cut.position])) for cut in channels.cuts]
+    numbers = [(cut, array) for cut, array in arrays if array is not None and array.dtype.kind == "f"]
+    return [(cut, float(array.size)) for cut, array in numbers if cut.node not in own]
+
+
+def _copies(proto: Any, layers: Sequence[OnnxLayer], channels: Channels) -> float:
+    """Numbers that are stored once for several nodes, each of which gets its own where channels go."""
+    constants, moved = Constants(proto), {*channels.columns, *channels.depthwise}
+    names = [name for one in layers if one.site.name in moved for name in one.constants[1:] if name]
+    names += [proto.graph.node[cut.node].input[cut.position] for cut, _ in _constants(proto, layers, channels)]
+    reads, own = Counter(graph_reads(proto.graph)), Counter(names)
+    arrays = ((count - (reads[name] == count), constants.array(name)) for name, count in own.items())
+    return float(sum(more * array.size for more, array in arrays if array is not None))
+
+
+def _parts(channels: Channels) -> dict[str, Reader]:
+    """The parts of splits, which need a channel each, as layers that cost nothing."""
+    parts = [part for node in channels.parts.values() for part in node if part.size and (part >= 0).all()]
+    nowhere = np.full(1, -1)
+    # No name of a layer has a zero in it.
+    return {f"\0{k}": Reader(np.zeros((1, len(part), 1)), None, part, nowhere, 0.0) for k, part in enumerate(parts)}
+
+
+def _told(request: Request, least: float, channels: Channels) -> str:
+    """Why a budget is not met, and what to do."""
+    held = sorted(channels.held.items(), key=lambda pair: -pair[1])
+    why = ", ".join(f"{count} by {operator}" for operator, count in held[:4])
+    why = f" (channels that must stay: {why})" if why else ""
+    if not channels.count:
+        return f"no channel can be taken out{why}; give another method, such as svd"
+    return (
+        f"{request.budget}={request.share:g} cannot be met: with the fewest channels {least:.4f} is left{why}; give a "
+        "larger share, or another method"
+    )
 
 
 def _cost(site: Site, by: str) -> float:
     """What the budget counts of a layer."""
     return float(site.parameters if by == "keep_params" else site.macs)
+
+
+def _bias(site: Site) -> float:
+    """Numbers of a layer that do not become fewer with its inputs."""
+    return 0.0 if site.bias is None else float(site.bias.size)
 
 
 def _made(

@@ -7,6 +7,7 @@ is written, and with calibration inputs fitted to the original's outputs (:mod:`
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from tensorchain.compression.channels import BudgetError
 from tensorchain.compression.conv import LayerPlan
 from tensorchain.compression.groups import kernel_of
 from tensorchain.compression.latency import Clock, Times, within_latency
 from tensorchain.compression.network import Measured, untouched
 from tensorchain.compression.onnx_calibration import Feeds, checked_feeds, covariances_of, patch_size
-from tensorchain.compression.onnx_clock import OnnxClock, single
+from tensorchain.compression.onnx_clock import OnnxClock, batched, images_of
 from tensorchain.compression.onnx_gains import gains_of
 from tensorchain.compression.onnx_layers import NO_SIZE, OnnxLayer, layers_of
 from tensorchain.compression.onnx_narrow import Narrow, narrowed_layers
@@ -30,10 +32,10 @@ from tensorchain.compression.onnx_session import OnnxSession, onnx_package
 from tensorchain.compression.onnx_trial import random_feed
 from tensorchain.compression.progress import Progress
 from tensorchain.compression.report import Report
-from tensorchain.compression.request import Request
+from tensorchain.compression.request import BUDGETS, Request
 
-_LEAST_SHARE = 0.1
-"""Of the multiplications, or parameters, that narrow layers keep at least."""
+_NOTHING = 1e-12
+"""A share of the multiplications, or parameters, that no model keeps within."""
 
 
 @dataclass(frozen=True)
@@ -103,56 +105,72 @@ class Prepared:
         _check_runs(original)
         covariances = gains = None
         if feeds is not None:
-            covariances = covariances_of(original, wanted, feeds, centred=request.refit)
+            # What narrow layers lose is absorbed at once, by weights and bias, with a refit or without.
+            absorbed = request.refit or request.method == "channels"
+            covariances = covariances_of(original, wanted, feeds, centred=absorbed)
             # Where nothing is refitted, nothing behind a layer takes its errors back.
-            gains = gains_of(original, wanted, feeds) if request.refit else None
+            gains = gains_of(original, wanted, feeds) if absorbed else None
         measured = Measured([layer.site for layer in layers], stored_sizes(original), covariances, gains)
         return cls(original, layers, feeds, measured, measured.progress(checkpoint, request, rng), sizes, rng)
 
-    def clock(self, *, threads: int = 1, int8: bool = False) -> Clock:
-        """ONNX Runtime on this machine, with one image of the calibration inputs, or with random numbers."""
+    def clock(self, *, batch: int | None = None, threads: int = 1, int8: bool = False) -> Clock:
+        """ONNX Runtime on this machine, with so many images of the calibration inputs, or of random numbers.
+
+        By default one, or as many as the given shapes of the inputs say.
+        """
         inputs = inputs_of(self.original)
-        batch = inputs[0].shape[0] if inputs and inputs[0].shape else 1
-        feed = random_feed(self.original, self.sizes) if self.feeds is None else single(next(iter(self.feeds)), inputs)
-        return OnnxClock(self.layers, feed, batch=batch or 1, threads=threads, int8=int8)
+        feed = random_feed(self.original, self.sizes) if self.feeds is None else next(iter(self.feeds))
+        if feed is None:
+            return OnnxClock(self.layers, None, batch=batch or 1, threads=threads, int8=int8)
+        if batch is not None or self.feeds is not None:
+            feed = batched(feed, inputs, batch or 1)
+        return OnnxClock(self.layers, feed, batch=images_of(feed, inputs), threads=threads, int8=int8)
 
     def narrowed(self, request: Request) -> Prepared:
         """The same model with fewer channels, within the budget of a request for multiplications or parameters."""
         feed, seen = None if self.feeds is None else next(iter(self.feeds)), self.measured.covariances or {}
-        gains = self.measured.gains
-        if gains is None and self.feeds is not None:
-            gains = gains_of(self.original, [layer for layer in self.layers if layer.site.name in seen], self.feeds)
         narrow = narrowed_layers(
-            self.original, self.layers, seen, request,
-            parameters=self.measured.parameters, feed=feed, gains=gains or {}, sizes=self.sizes,
+            self.original, self.layers, seen, request, parameters=self.measured.parameters, feed=feed,
+            gains=self.measured.gains or {}, sizes=self.sizes,
         )  # fmt: skip
         sites = [layer.site for layer in narrow.layers]
         lost = sum(a.parameters - b.parameters for a, b in zip(self.measured.sites, sites, strict=True))
-        measured = Measured(sites, self.measured.parameters - lost, narrow.covariances, gains)
+        measured = Measured(sites, self.measured.parameters - lost, narrow.covariances, self.measured.gains)
         return replace(self, layers=narrow.layers, measured=measured, narrow=narrow)
 
     def _channels(self, request: Request, times: Times) -> tuple[Any, Report]:
         """The model with fewer channels, and no layer decomposed."""
-        asked, seconds = request, None
+        asked, start = request, time.perf_counter()
         if request.keep_latency is not None:
 
-            def attempt(share: float) -> tuple[tuple[float, tuple[float, float]], float]:
+            def attempt(share: float) -> tuple[float, float]:
                 slim = self.narrowed(replace(request, keep_latency=None, keep_macs=share))
-                found = times.ratio(slim._written(request, {})[0])
-                return (share, found), found[1] / found[0]
+                return share, times.share(slim._written(request, {})[0], request.share)
 
-            share, seconds = within_latency(request.share, attempt, least=_LEAST_SHARE)
+            share = within_latency(request.share, attempt, least=self._fewest(request))
             asked = replace(request, keep_latency=None, keep_macs=share)
         slim = self.narrowed(asked)
         report = untouched(slim.measured.sites, slim.measured.parameters, "no channel could go")
+        report = replace(report, seconds=time.perf_counter() - start)
         small, report = slim._fitted(request, {}, report)
-        return small, replace(_beside(self.measured, slim, report), run_seconds=seconds)
+        return small, times.told(_beside(self.measured, slim, report), request, small)
 
     def least_share(self, request: Request, times: Times | None = None) -> float:
         """The smallest budget that can be met."""
         if request.method == "channels":
-            return _LEAST_SHARE
+            return self._fewest(request)
         return self.measured.least_share(request, self.rng, self.progress, times)
+
+    def _fewest(self, request: Request) -> float:
+        """What is left with the fewest channels, as a share of what the budget, or else the multiplications, count."""
+        budget = "keep_macs" if request.keep_latency is not None else request.budget
+        nothing: dict[str, Any] = {**dict.fromkeys(BUDGETS), budget: _NOTHING}
+        try:
+            self.narrowed(replace(request, **nothing))
+        except BudgetError as reason:
+            # Rounding must not make it too small.
+            return min(reason.cost * (1.0 + 1e-9), 1.0)
+        return _NOTHING
 
     def compressed(self, request: Request, times: Times | None = None) -> tuple[Any, Report]:
         """The model under the budget of a request, which else is the one of `of`."""
@@ -183,16 +201,15 @@ class Prepared:
             plans, report = self.measured.planned(request, self.rng, self.progress, times)
             return self._fitted(request, plans, report)
 
-        def attempt(asked: float) -> tuple[tuple[float, tuple[float, float]], float]:
-            # Times do not depend on the values of the weights.
+        def attempt(asked: float) -> tuple[float, float]:
+            # Times hardly depend on the values of the weights.
             plans, _ = self.measured.planned(request.at(asked), self.rng, self.progress, times, blank=True)
-            seconds = times.ratio(self._written(request, plans)[0])
-            return (asked, seconds), seconds[1] / seconds[0]
+            return asked, times.share(self._written(request, plans)[0], request.share)
 
-        asked, seconds = within_latency(request.share, attempt, least=least)
+        asked = within_latency(request.share, attempt, least=least)
         plans, report = self.measured.planned(request.at(asked), self.rng, self.progress, times)
         small, report = self._fitted(request, plans, report)
-        return small, replace(report, run_seconds=seconds)
+        return small, times.told(report, request, small)
 
     def _check_budget(self, request: Request, least: float) -> None:
         """ValueError where a budget of multiplications or parameters cannot be met."""
@@ -244,7 +261,8 @@ class Prepared:
             report = _told(report, self.layers, better, errors)
         if fitted:
             _check_runs(small)
-        return small, report
+        # A constant that several layers shared, or that was cut with the channels, is no layer's account.
+        return small, replace(report, parameters=(report.parameters[0], stored_sizes(small)))
 
 
 def _tries_channels(request: Request, feeds: Feeds | None) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain.compression.onnx_calibration import Feeds, checked_feeds
+from tensorchain.compression.onnx_clock import images_of
 from tensorchain.compression.onnx_nodes import time_sessions
 from tensorchain.compression.onnx_reading import inputs_of
 from tensorchain.compression.onnx_session import OnnxSession
@@ -72,6 +73,8 @@ class Trial:
         Sizes of both.
     calibrated : bool
         Whether the errors are those on calibration inputs.
+    images : int or None
+        Of the run that was timed.
 
     Examples
     --------
@@ -85,6 +88,7 @@ class Trial:
     seconds: tuple[float, float] | None
     bytes: tuple[int, int]
     calibrated: bool
+    images: int | None = None
 
 
 def try_models(
@@ -155,7 +159,8 @@ def try_models(
     before_seconds, after_seconds = time_sessions(sessions, first, runs=min(runs, most), warm=min(2, most))
     if not calibrated:
         errors = [OutputError(name, None, "no calibration inputs") for name in names]
-    return Trial(tuple(errors), (before_seconds, after_seconds), sizes_of_files, calibrated)
+    images = images_of(first, inputs_of(original))
+    return Trial(tuple(errors), (before_seconds, after_seconds), sizes_of_files, calibrated, images)
 
 
 def output_errors(original: OnnxSession, small: OnnxSession, feeds: Feeds) -> list[OutputError]:

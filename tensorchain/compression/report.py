@@ -83,6 +83,8 @@ class Report:
         Whether the layers were fitted to the outputs of the original network.
     run_seconds : tuple of (float, float) or None
         Median times of a run before and after, in turn, where the budget was a time.
+    run_images : int or None
+        Images of such a run, where the clock says how many they are.
 
     Examples
     --------
@@ -105,6 +107,7 @@ class Report:
     steps: tuple[StepReport, ...] = ()
     refitted: bool = False
     run_seconds: tuple[float, float] | None = None
+    run_images: int | None = None
 
     def __str__(self) -> str:
         rounded = any(layer.bits for layer in self.layers)
@@ -123,7 +126,8 @@ class Report:
             rows.append(f"{name}: {before} -> {after}, {before / max(after, 1):.2f} x fewer")
         if self.run_seconds is not None:
             first, last = self.run_seconds
-            rows.append(f"time of a run: {1e3 * first:.3g} -> {1e3 * last:.3g} ms, {last / first:.3f} of it")
+            what = f"time of {images_in_words(self.run_images)}"
+            rows.append(f"{what}: {1e3 * first:.3g} -> {1e3 * last:.3g} ms, {last / first:.3f} of it")
         if self.unused:
             rows.append(self.unused)
         for n, step in enumerate(self.steps, start=1):
@@ -166,6 +170,17 @@ class StepReport:
     score: float | None
     accepted: bool
     report: Report
+
+
+def images_in_words(count: int | None) -> str:
+    """What a run takes.
+
+    Examples
+    --------
+    >>> images_in_words(1), images_in_words(16), images_in_words(None)
+    ('one image', '16 images', 'a run')
+    """
+    return "a run" if count is None else "one image" if count == 1 else f"{count} images"
 
 
 def report_of_record(row: Mapping[str, Any]) -> Report:

@@ -171,8 +171,8 @@ class Request:
     def __post_init__(self) -> None:
         if self.method not in METHOD_NAMES:
             raise ValueError(f"method is {self.method!r}; one of {', '.join(METHOD_NAMES)} is needed")
-        if self.method == "svd" and self.weight_bits is not None:
-            raise ValueError("svd has no weights on a grid; give another method, or leave weight_bits out")
+        if self.method in ("svd", "channels") and self.weight_bits is not None:
+            raise ValueError(f"{self.method} has no weights on a grid; give another method, or leave weight_bits out")
         if sum(getattr(self, name) is not None for name in BUDGETS) != 1:
             raise ValueError(f"give one of {', '.join(BUDGETS)}, a share of the dense network such as 0.3")
         share = self.share

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain.compression.conv import LayerPlan
+from tensorchain.compression.latency import runs_of
 from tensorchain.compression.request import Site
 from tensorchain.compression.torch_inputs import batch_of, call, first_tensor
 from tensorchain.compression.torch_layers import axes_of, is_linear, module_of, torch_package
@@ -29,13 +30,13 @@ class TorchClock:
     """
 
     def __init__(self, net: Any, example: Any) -> None:
-        self.net, self.example = net, example
+        self.net, self.example, self.batch = net, example, batch_of(example)
 
     def layers(self, plans: Sequence[LayerPlan], site: Site) -> list[float]:
         """Median seconds of each plan in place of a layer, for one pass of the network."""
         old = self.net.get_submodule(site.name)
         reference = next(old.parameters())
-        channels, images = site.kernel.shape[1] * site.groups, batch_of(self.example) * site.uses // site.calls
+        channels, images = site.kernel.shape[1] * site.groups, self.batch * site.uses // site.calls
         size = () if is_linear(old) else site.image[len(site.image) - axes_of(old) :]
         values = reference.new_zeros((images, channels, *size))
         modules = [module_of(plan, old).eval() for plan in plans]
@@ -44,14 +45,15 @@ class TorchClock:
 
     def networks(self, networks: Sequence[Any]) -> list[float]:
         """Median seconds of a pass of each network, in turn."""
-        return _seconds([partial(call, net, self.example) for net in networks])
+        passes = [partial(call, net, self.example) for net in networks]
+        return _seconds(passes, runs_of(max(_seconds(passes, 1)), _RUNS))
 
 
-def _seconds(passes: Sequence[Callable[[], Any]]) -> list[float]:
+def _seconds(passes: Sequence[Callable[[], Any]], runs: int = _RUNS) -> list[float]:
     """Median seconds of functions that are called in turn."""
-    seconds = np.empty((_RUNS, len(passes)))
+    seconds = np.empty((runs, len(passes)))
     with torch_package().inference_mode():
-        for run in range(-_WARM, _RUNS):
+        for run in range(-_WARM, runs):
             for n, one in enumerate(passes):
                 start = time.perf_counter()
                 tensor = first_tensor(one())

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -119,22 +118,21 @@ def compress(
         raise ValueError("refit needs calibration=, inputs of the network")
     measured = measured_of(net, example, request, batches)
     progress = measured.progress(checkpoint, request, rng)
-    times, seconds = Times(clock or TorchClock(net, example), copied(net).eval()), None
+    times, asked = Times(clock or TorchClock(net, example), copied(net).eval()), request
     if keep_latency is not None:
         least = measured.least_share(request, rng, progress, times)
 
-        def attempt(asked: float) -> tuple[tuple[float, tuple[float, float]], float]:
-            found = times.ratio(with_plans(net, *measured.planned(request.at(asked), rng, progress, times, blank=True)))
-            return (asked, found), found[1] / found[0]
+        def attempt(share: float) -> tuple[float, float]:
+            planned = measured.planned(request.at(share), rng, progress, times, blank=True)
+            return share, times.share(with_plans(net, *planned), keep_latency)
 
-        asked, seconds = within_latency(keep_latency, attempt, least=least)
-        request = request.at(asked)
-    plans, report = measured.planned(request, rng, progress, times)
-    report = replace(report, run_seconds=seconds)
+        asked = request.at(within_latency(keep_latency, attempt, least=least))
+    plans, report = measured.planned(asked, rng, progress, times)
     small = with_plans(net, plans, report)
     _try(small, example)
     if request.refit and batches is not None:
         refit_network(small, net, lambda: ((inputs, None) for inputs in batches()), rounds=rounds, rng=0)
+    small.report = times.told(small.report, request, small)
     return small
 
 

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tensorchain.compression import compress_onnx, compress_onnx_within
 from tensorchain.compression.channels import Reader, narrowed
-from tensorchain.compression.onnx_channels import channels_of, reads_of
 from tensorchain.compression.onnx_layers import layers_of
-from tensorchain.compression.onnx_narrow import _made
-from tensorchain.compression.onnx_reading import value_shapes
-from tensorchain.compression.onnx_refit import dense_plan
-from tensorchain.compression.onnx_rewriting import drop_unread, rewrite
+from tests.compression.graphs import walked, zeroed_and_narrow
 
 SIZE = (2, 6, 10, 8)
 PADS = {"pads": [1, 1, 1, 1]}
@@ -120,12 +115,6 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def walked(proto):
-    feed = {"x": np.random.default_rng(0).standard_normal(SIZE).astype(np.float32)}
-    layers = layers_of(proto, {}, feed)
-    return layers, channels_of(proto, layers, value_shapes(proto, reads_of(proto), {}, feed)), feed
-
-
 def outputs(proto, feed):
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(None, feed)[0]
@@ -136,38 +125,17 @@ def outputs(proto, feed):
 def test_a_narrow_model_is_the_whole_one_with_zeros_for_the_channels_that_are_gone(name, seed):
     make, count = NETWORKS[name]
     proto = make()
-    layers, channels, feed = walked(proto)
+    feed = {"x": np.random.default_rng(0).standard_normal(SIZE).astype(np.float32)}
+    channels = walked(proto, feed)[1]
     assert channels.count == count
     alive = np.random.default_rng(seed).random(channels.count) < 0.6
     alive[:2] = True
-    # The slow twin: columns of zeros in the weights of the whole model.
-    whole = onnx.ModelProto()
-    whole.CopyFrom(proto)
-    readers, plans = {}, {}
-    for layer in layers:
-        if layer.site.name not in channels.columns:
-            continue
-        columns = channels.columns[layer.site.name]
-        gone = (columns >= 0) & ~alive[columns]
-        kernel = layer.site.kernel.copy()
-        kernel[:, gone] = 0.0
-        plans[layer.site.name] = dense_plan(type(layer)(type(layer.site)(**{**vars(layer.site), "kernel": kernel})))
-        readers[layer.site.name] = Reader(kernel, None, columns, channels.rows[layer.site.name], 1.0)
-        readers[layer.site.name].open[gone] = False
-    rewrite(whole, [layer for layer in layers if layer.site.name in plans], plans)
-    narrow = _made(layers, channels, alive, readers, {})
-    assert narrow.changed
-    small = onnx.ModelProto()
-    small.CopyFrom(proto)
-    old = narrow.cut(small)
-    changed = [layer for layer in narrow.layers if layer.site.name in narrow.changed]
-    rewrite(small, changed, {layer.site.name: dense_plan(layer) for layer in changed})
-    drop_unread(small.graph, old)
+    whole, small, narrow = zeroed_and_narrow(proto, feed, alive)
     expected, found = outputs(whole, feed), outputs(small, feed)
     assert np.allclose(found, expected, atol=1e-5 * np.abs(expected).max())
     assert small.ByteSize() < proto.ByteSize() + 400
     after = sum(layer.site.macs for layer in layers_of(small, {}, feed))
-    assert after == sum(layer.site.macs for layer in narrow.layers)
+    assert after == sum(layer.site.macs for layer in narrow)
 
 
 def reader(outputs=5, inputs=6, window=(1, 1), seed=0):
@@ -239,7 +207,7 @@ def test_channels_that_repeat_others_go_without_a_loss(share):
     assert report.layers[1].rank == (6 if share == 0.5 else 7, 5)
     fresh = {"x": np.random.default_rng(9).standard_normal(SIZE).astype(np.float32)}
     expected, found = outputs(proto, fresh), outputs(small, fresh)
-    assert np.linalg.norm(found - expected) < 1e-2 * np.linalg.norm(expected)
+    assert np.linalg.norm(found - expected) < 1e-5 * np.linalg.norm(expected)
     assert len(small.graph.node) == len(proto.graph.node)
 
 
@@ -248,18 +216,21 @@ def smooth(seed):
     return {"x": (images / images.std()).astype(np.float32)}
 
 
-def test_the_refit_of_narrow_layers_brings_outputs_back_and_layers_may_be_spared():
+def test_narrow_layers_answer_for_what_is_gone_and_layers_may_be_spared():
     proto, fresh = residual(), smooth(99)
     feeds = [smooth(seed) for seed in range(8)]
-    expected, errors = outputs(proto, fresh), []
+    expected = outputs(proto, fresh)
     for refit in (False, True):
         small, report = compress_onnx(proto, "channels", keep_macs=0.6, calibration=feeds, refit=refit)
         assert report.macs[1] <= 0.6 * report.macs[0]
-        errors.append(np.linalg.norm(outputs(small, fresh) - expected) / np.linalg.norm(expected))
-    assert errors[1] < errors[0]
+        assert np.linalg.norm(outputs(small, fresh) - expected) < 0.25 * np.linalg.norm(expected)
     _, report = compress_onnx(split(), "channels", keep_macs=0.9, calibration=feeds, keep=("d",))
     methods = {layer.name: layer.method for layer in report.layers}
     assert methods == {"a": "channels", "d": "dense", "y": "channels"}
+    assert report.seconds > 0.0
+    # All channels of these two are read by the 1 x 1 layer f, which is left alone on request.
+    with pytest.raises(ValueError, match=r"no channel can be taken out .*8 by Conv"):
+        compress_onnx(residual(), "channels", keep_macs=0.9, calibration=feeds, pointwise=False)
 
 
 def test_the_default_takes_channels_where_they_bring_the_outputs_nearer():
@@ -311,6 +282,10 @@ def test_what_channels_need_is_said():
     with pytest.raises(ValueError, match="calibration"):
         compress_onnx(residual(), "channels", keep_macs=0.5)
     feeds = [{"x": np.zeros(SIZE, np.float32)}]
+    with pytest.raises(ValueError, match="channels has no weights on a grid"):
+        compress_onnx(residual(), "channels", keep_macs=0.5, calibration=feeds, weight_bits=4)
+    with pytest.raises(ValueError, match="keep names 'nowhere', which is no layer"):
+        compress_onnx(residual(), "channels", keep_macs=0.5, calibration=feeds, keep=("nowhere",))
     with pytest.raises(ValueError, match="channels"):
         compress_onnx(residual(), "channels", keep_macs=0.01, calibration=feeds)
     with pytest.raises(ValueError, match="channels"):

@@ -248,18 +248,26 @@ def test_a_share_of_the_time_in_place_of_multiplications(files, capsys, monkeypa
 
     def networks(clock, models):
         assert clock.threads == 2
-        assert clock.feed["x"].shape == (1, 8, 10, 10)
+        assert clock.feed["x"].shape == (clock.batch, 8, 10, 10)
+        batches.append(clock.batch)
         return [sum(np.prod(tensor.dims) for tensor in model.graph.initializer) for model in models]
 
+    batches = []
     monkeypatch.setattr(OnnxClock, "layers", lambda clock, plans, site: [plan.parameters for plan in plans])
     monkeypatch.setattr(OnnxClock, "networks", networks)
     timed = ["--keep-latency", 0.6, "--threads", 2]
-    for extra in ([], ["--calibration", files / "images.npz"]):
+    for extra in ([], ["--calibration", files / "images.npz"], ["--input-shape", "4,8,10,10"], ["--batch", 5]):
         assert execute(*words, *timed, *extra, "--json") == Status.OK
-        before, after = json.loads(capsys.readouterr().out)["seconds_of_one_image"]
+        record = json.loads(capsys.readouterr().out)
+        before, after = record["budget_seconds"]
         assert 0.4 < after / before <= 0.6
-    assert execute(*words, *timed) == Status.OK
-    assert "time of one image" in capsys.readouterr().out
+        assert record["budget_images"] == batches[-1]
+    assert set(batches) == {1, 4, 5}
+    assert execute(*words, *timed, "--calibration", files / "images.npz", "--batch", 3) == Status.OK
+    told = capsys.readouterr().out
+    # The whole batch of the calibration inputs is timed as well, and the report says which is which.
+    assert "time of 3 images" in told
+    assert "time of 32 images" in told
     with pytest.raises(CommandError, match=r"keep_latency=0\.001 cannot be reached: the fastest"):
         execute(*words, "--keep-latency", 0.001, "--threads", 2)
     with pytest.raises(CommandError, match="with --int8 give --keep-macs"):
