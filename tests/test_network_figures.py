@@ -160,7 +160,9 @@ def test_latencies_are_drawn() -> None:
 @pytest.mark.slow
 def test_figures_need_no_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; import paper_figures.kernels, paper_figures.latency, " + (
-        "paper_figures.fine_tuning, paper_figures.accuracy, paper_figures.bits, benchmarks.networks.latency"
+        "paper_figures.fine_tuning, paper_figures.accuracy, paper_figures.bits, benchmarks.networks.latency, "
+        "paper_figures.known_stages, paper_figures.known_methods, paper_figures.known_bits, paper_figures.known_files, "
+        "benchmarks.networks.known_files"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

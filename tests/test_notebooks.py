@@ -23,7 +23,7 @@ SAID = {
     "01_first_fit": ["same fit: True"],
     "02_why_they_blow_up": ["DIVERGING", "CONVERGED"],
     "03_fast_matrix_multiplication": ["verified with integers", "c22 = ", "solutions tried"],
-    "04_compressing_a_network": ["stabilised", "float: 0."],
+    "04_compressing_a_network": ["stabilised", "float: 0.", "ResNet-56  TC"],
     "05_missing_and_big_data": ["error on entries never seen", "through dask"],
     "06_a_fluorescence_study": ["recommended: 3", "factor match of two halves: 0.9", "same fit: True"],
 }

@@ -228,15 +228,20 @@ def test_every_figure_says_what_it_runs(name: str, full: bool) -> None:
     jobs = list(module.jobs(settings))
     assert len({tuple(job.key.items()) for job in jobs}) == len(jobs)
     assert len({tuple(job.key) for job in jobs}) == 1
-    assert len(jobs) < len(list(module.jobs(Settings(full=True)))) or full
+    # What is shipped is drawn whole.
+    assert len(jobs) < len(list(module.jobs(Settings(full=True)))) or full or hasattr(module, "SHIPPED")
 
 
 OTHERS = ("halves", "replicability", "other_models")
-FITS = [name for name, module in FIGURES.items() if not hasattr(module, "NETWORK") and name not in OTHERS]
+FITS = [
+    name
+    for name, module in FIGURES.items()
+    if not hasattr(module, "NETWORK") and not hasattr(module, "SHIPPED") and name not in OTHERS
+]
 """Figures of fits from random starts; those of networks, and of halves of the samples, have tests of their own."""
 
 
-@pytest.mark.parametrize("name", FITS)
+@pytest.mark.parametrize("name", [*FITS, *(name for name in FIGURES if hasattr(FIGURES[name], "SHIPPED"))])
 def test_every_figure_says_what_it_shows_and_where_it_belongs(name: str) -> None:
     text = " ".join((FIGURES[name].__doc__ or "").split())
     for needed in ("Shown: ", "Paper: ", "What differs: "):

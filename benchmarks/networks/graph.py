@@ -36,13 +36,18 @@ def onnx_model(network: Stored, side: int) -> Any:
     value = graph.relu(graph.layer(INPUT, _normalised(network, "conv1", "bn1", 2 if large else 1, 3 if large else 1)))
     if large:
         value = graph.node("MaxPool", [value], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    inputs = len(network.state["bn1.bias"])
     for name, stride, shortcut in network.blocks():
+        outputs = len(network.state[f"{name}.bn2.bias"])
         inside = graph.relu(graph.layer(value, _normalised(network, f"{name}.conv1", f"{name}.bn1", stride, 1)))
         inside = graph.layer(inside, _normalised(network, f"{name}.conv2", f"{name}.bn2", 1, 1))
         if shortcut:
             steps = _normalised(network, f"{name}.downsample.0", f"{name}.downsample.1", stride, 0)
             value = graph.layer(value, steps)
+        elif inputs != outputs:
+            value = graph.widened(value, stride, (outputs - inputs) // 2)
         value = graph.relu(graph.node("Add", [inside, value]))
+        inputs = outputs
     value = graph.node("Flatten", [graph.node("GlobalAveragePool", [value])])
     steps = network.layer("fc")
     for k, step in enumerate(steps):
@@ -104,8 +109,14 @@ class _Graph:
             value = self.node("Reshape", [value, self.node("Concat", [head, size], axis=0)])
         return value
 
-    def index(self, number: int) -> str:
-        return self.constant(np.array([number], np.int64))
+    def index(self, *numbers: int) -> str:
+        return self.constant(np.array(numbers, np.int64))
+
+    def widened(self, value: str, stride: int, more: int) -> str:
+        """A shortcut without weights: every `stride`-th pixel, and channels of zeros on either side."""
+        ends = self.index(2**31 - 1, 2**31 - 1)
+        value = self.node("Slice", [value, self.index(0, 0), ends, self.index(2, 3), self.index(stride, stride)])
+        return self.node("Pad", [value, self.index(0, more, 0, 0, 0, more, 0, 0)])
 
     def convolution(self, value: str, step: Convolution) -> str:
         (top, bottom), (left, right) = step.geometry.padding

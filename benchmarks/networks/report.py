@@ -281,8 +281,38 @@ def own_rate() -> str:
                     cells = [_mean(mine, "refitted"), _mean(mine, "restored")]
                     bits = ", ".join(_mean(mine, f"bits{n}") for n in (8, 6, 4))
                     count = f"{len(mine)}, {sum(bool(row['bits4']) for row in mine)}"
-                    lines.append([title, NAMES[method], f"{float(times):g}", fit, *cells, bits, count])
+                    lines.append([title, NAMES.get(method, method), f"{float(times):g}", fit, *cells, bits, count])
     return markdown(heads, lines)
+
+
+def known_files() -> str:
+    """Files of these networks by every method: their size, and their speed in ONNX Runtime."""
+    with (RESULTS / "known-files.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    batches, budgets = ("1", "32"), ("3", "5")
+    heads = ["network", "method", "file, kB", *(f"speed-up, batch of {batch}" for batch in batches)]
+    lines = []
+    for network, title in KNOWN.items():
+        mine = {(row["model"], row["batch"]): row for row in rows if row["network"] == network}
+        if not mine:
+            continue
+        lines.append([title, "dense", f"{int(mine['dense', '1']['file_bytes']) / 1e3:.0f}", *["1.00"] * len(batches)])
+        for method in [*NAMES, "auto"]:
+            for form, named in (("", ""), (" fold", ", folded")):
+                found = [[mine.get((f"{method}-{times}x{form}", batch)) for times in budgets] for batch in batches]
+                if not any(found[0]):
+                    continue
+                sizes = [
+                    f"{int(row['file_bytes']) / 1e3:.0f} ({_smaller(row):.1f} x)" if row else "-" for row in found[0]
+                ]
+                speeds = [[f"{float(row['speed_up']):.2f}" if row else "-" for row in line] for line in found]
+                name = NAMES.get(method, method) + named
+                lines.append([title, name, ", ".join(sizes), *(", ".join(line) for line in speeds)])
+    return markdown(heads, lines)
+
+
+def _smaller(row: Row) -> float:
+    return int(row["dense_bytes"]) / int(row["file_bytes"])
 
 
 def _mean(rows: list[dict[str, str]], name: str) -> str:
@@ -300,6 +330,7 @@ def _place(row: dict[str, str]) -> tuple[int, str]:
 TABLES: dict[str, Callable[[], str]] = {
     "known": known,
     "own-rate": own_rate,
+    "known-files": known_files,
     "headline": headline,
     "methods": methods,
     "output": output,

@@ -33,7 +33,7 @@ class Stored:
 
     Attributes
     ----------
-    recipe : network, width, stem, channels, classes, and what training added.
+    recipe : network, width, stem, channels, classes, and what training added; blocks of each stage, if not in `BLOCKS`.
     state : arrays by name.
     plans : descriptions of the steps of each layer that was replaced.
     """
@@ -55,7 +55,7 @@ class Stored:
     def blocks(self) -> list[tuple[str, int, bool]]:
         """Name, stride and whether there is a convolution in the shortcut, of every block."""
         found = []
-        for stage, count in enumerate(BLOCKS[self.recipe["network"]]):
+        for stage, count in enumerate(self.recipe.get("blocks") or BLOCKS[self.recipe["network"]]):
             for block in range(count):
                 name = f"layer{stage + 1}.{block}"
                 found.append((name, 2 if stage and not block else 1, f"{name}.downsample.1.weight" in self.state))

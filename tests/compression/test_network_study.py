@@ -15,7 +15,7 @@ pytest.importorskip("sklearn")
 
 from benchmarks.networks import data, experiment, graph, latency, report, resnet, rows, stored, study, train  # noqa: E402
 from benchmarks.networks.experiment import Bench, Passes, Run, compressed, filled, plan_in, run  # noqa: E402
-from tensorchain.compression import METHODS, Geometry, compress  # noqa: E402
+from tensorchain.compression import METHODS, Convolution, Geometry, compress  # noqa: E402
 from tensorchain.compression.torch_sites import sites_of  # noqa: E402
 
 
@@ -233,20 +233,22 @@ def test_shipped_networks_keep_what_their_headers_say():
 RANKS = {"cp3": 5, "cp4": 5, "tucker2": [[3, 4]], "tucker-cp": [3, 4, 6], "btd": [[2, 3], [2, 3]], "tc": [2, 3, 4]}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "svd-out", "svd-in"])
 def test_random_plans_have_their_ranks(method):
     shape = (8, 6, 1, 1) if method == "svd" else (8, 6, 3, 3)
     padding = ((0, 0), (0, 0)) if method == "svd" else ((1, 1), (1, 1))
-    plan = latency.random_plan(
-        method, RANKS.get(method, 3), shape, Geometry(padding=padding), None, np.random.default_rng(0)
-    )
+    layer = Convolution(np.zeros(shape, np.float32), Geometry(padding=padding), bias=np.ones(8, np.float32))
+    plan = latency.random_plan(method, RANKS.get(method, 3), layer, np.random.default_rng(0))
     assert plan.kernel.shape == shape
     assert plan.method == method
+    assert np.array_equal(plan.convolutions[-1].bias, layer.bias)
     counts = {
-        "svd": 3 * 14, "cp3": 5 * (6 + 9 + 8), "cp4": 5 * (6 + 3 + 3 + 8), "tucker2": 18 + 9 * 12 + 32,
+        "svd": 3 * 14, "svd-out": 3 * (6 * 9 + 8), "svd-in": 3 * (6 + 9 * 8),
+        "cp3": 5 * (6 + 9 + 8), "cp4": 5 * (6 + 3 + 3 + 8), "tucker2": 18 + 9 * 12 + 32,
         "btd": 2 * (12 + 9 * 6 + 24), "tc": 2 * 3 * 6 + 9 * 12 + 2 * 4 * 8,
     }  # fmt: skip
-    assert plan.parameters == counts.get(method, plan.parameters)
+    # Tucker-2 with a CPD of its core: two pointwise convolutions in a row are joined where that costs no more.
+    assert plan.parameters == counts.get(method, 6 * 6 + 6 * 9 + 6 * 8) + 8
 
 
 def test_latency_measures_every_model(weights, tmp_path, monkeypatch):
