@@ -30,7 +30,8 @@ from tensorchain.compression.steps import compress_in_steps, compress_to_score
 from tensorchain.compression.torch_layers import module_of
 from tensorchain.compression.torch_network import compress
 from tensorchain.compression.torch_refit import refit_network
-from tensorchain.compression.training import Epoch, quantize, restore
+from tensorchain.compression.torch_rounding import quantize
+from tensorchain.compression.training import Epoch, restore
 
 __all__ = [
     "METHODS",

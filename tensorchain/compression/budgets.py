@@ -12,11 +12,11 @@ or the share of inputs whose largest output is the same as the original's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tensorchain.compression.steps import compress_to_score
-from tensorchain.compression.torch_inputs import batches_of, call
+from tensorchain.compression.torch_inputs import batches_of, call, tensors_of
 from tensorchain.compression.torch_layers import copied
 from tensorchain.compression.torch_refit import refit_network
 
@@ -78,7 +78,7 @@ def compress_within(
     if min_agreement is not None and not 0.0 < min_agreement < 1.0:
         raise ValueError(f"min_agreement is {min_agreement!r}; a number between 0 and 1 is needed")
     teacher = copied(net).eval()
-    inputs = batches_of(calibration)
+    inputs = batches_of(calibration, net=net)
 
     def passes() -> Iterator[Any]:
         return ((batch, None) for batch in inputs())
@@ -117,7 +117,7 @@ def output_error(original: Any, net: Any, inputs: Any) -> float:
     """
     gap, square, count = 0.0, 0.0, 0
     sums: list[Any] = []
-    for wanted, found in _both(original, net, batches_of(inputs, "inputs")):
+    for wanted, found in _both(original, net, batches_of(inputs, "inputs", net=original)):
         if not sums:
             sums = [0.0] * len(wanted)
         for n, (y, z) in enumerate(zip(wanted, found, strict=True)):
@@ -153,7 +153,7 @@ def agreement(original: Any, net: Any, inputs: Any) -> float:
     0.5
     """
     same, count = 0.0, 0
-    for wanted, found in _both(original, net, batches_of(inputs, "inputs")):
+    for wanted, found in _both(original, net, batches_of(inputs, "inputs", net=original)):
         equal = wanted[0].argmax(1) == found[0].argmax(1)
         same, count = same + float(equal.sum()), count + equal.numel()
     return same / max(count, 1)
@@ -165,12 +165,4 @@ def _both(original: Any, net: Any, passes: Callable[[], Iterator[Any]]) -> Itera
 
     with torch.no_grad():
         for batch in passes():
-            yield _tensors(call(original, batch)), _tensors(call(net, batch))
-
-
-def _tensors(outputs: Any) -> list[Any]:
-    if isinstance(outputs, Mapping):
-        outputs = list(outputs.values())
-    if isinstance(outputs, (tuple, list)):
-        return [tensor for part in outputs for tensor in _tensors(part)]
-    return [outputs] if hasattr(outputs, "is_floating_point") and outputs.is_floating_point() else []
+            yield tensors_of(call(original, batch)), tensors_of(call(net, batch))

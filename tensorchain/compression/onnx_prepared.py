@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tensorchain.compression.accounts import unmet_budget
 from tensorchain.compression.conv import LayerPlan
 from tensorchain.compression.groups import kernel_of
 from tensorchain.compression.latency import Clock, Times, within_latency
@@ -196,12 +197,10 @@ class Prepared:
         """ValueError where a budget of multiplications or parameters cannot be met."""
         if request.share >= least:
             return
-        counts = [(s.macs if request.budget == "keep_macs" else s.parameters, s) for s in self.measured.sites]
-        stay = sum(count for count, site in counts if request.refusal(site))
-        raise ValueError(
-            f"{request.budget}={request.share:g} cannot be met: with the cheapest candidates of all layers {least:.4f} "
-            f"is left, {stay / max(sum(count for count, _ in counts), 1):.4f} in layers that stay; give a larger share"
-        )
+        whole = self.measured.parameters
+        if request.budget == "keep_macs":
+            whole = sum(site.macs for site in self.measured.sites)
+        raise ValueError(unmet_budget(self.measured.sites, request, least, max(whole, 1)))
 
     def _written(self, request: Request, plans: Mapping[str, LayerPlan]) -> tuple[Any, list[OnnxLayer], Any, Any]:
         """The model with the plans, the layers that are fitted, and the plans and the names of the weights of these."""

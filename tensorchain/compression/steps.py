@@ -118,7 +118,7 @@ def compress_in_steps(
     else:
         first = Request(method, keep_macs, keep_params, **options)
         shares = [first.share ** (t / steps) for t in range(1, steps + 1)]
-    batches = None if calibration is None else batches_of(calibration)
+    batches = None if calibration is None else batches_of(calibration, net=net)
     progress = Progress(checkpoint, digest([*_weights(net), first, shares, max_drop, rng]))
     needed = None if max_drop is None or evaluate is None else _dense_score(net, evaluate, progress) - max_drop
     best, done = copy.deepcopy(net).eval(), list[StepReport]()
@@ -197,7 +197,7 @@ def compress_to_score(
     if by not in ("macs", "params"):
         raise ValueError(f"by is {by!r}; 'macs' or 'params' is needed")
     request = Request(method, *((1.0, None) if by == "macs" else (None, 1.0)), **options)
-    measured = measured_of(net, example, request, None if calibration is None else batches_of(calibration))
+    measured = measured_of(net, example, request, None if calibration is None else batches_of(calibration, net=net))
     progress = Progress(checkpoint, digest([*_weights(net), measured.problem(request, rng), max_drop, by]))
     needed = _dense_score(net, evaluate, progress) - max_drop
     low, high = measured.least_share(request, rng, progress), 1.0

@@ -52,6 +52,28 @@ def copied(net: Any) -> Any:
     return copy.deepcopy(net)
 
 
+def computing_hooks(module: Any) -> list[Any]:
+    """The hooks of a module that compute its weight before each call: of pruning, weight_norm and spectral_norm."""
+    from torch.nn.utils.prune import BasePruningMethod
+    from torch.nn.utils.spectral_norm import SpectralNorm
+    from torch.nn.utils.weight_norm import WeightNorm
+
+    kinds = BasePruningMethod, SpectralNorm, WeightNorm
+    return [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, kinds)]
+
+
+def plain_weight(module: Any) -> None:
+    """Store what hooks compute as parameters, in place."""
+    from torch.nn.utils import prune, remove_spectral_norm, remove_weight_norm
+
+    for hook in computing_hooks(module):
+        if isinstance(hook, prune.BasePruningMethod):
+            prune.remove(module, hook._tensor_name)
+        else:
+            kind = type(hook).__name__
+            (remove_weight_norm if kind == "WeightNorm" else remove_spectral_norm)(module, hook.name)
+
+
 def decomposed(net: Any) -> dict[str, LayerReport]:
     """The layers that `compress` replaced, by name: sequences of convolutions, or of linear layers."""
     report = getattr(net, "report", None)

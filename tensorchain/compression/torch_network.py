@@ -110,7 +110,7 @@ def compress(
     torch = torch_package()
     if not isinstance(net, torch.nn.Module):
         raise TypeError(f"net is {type(net).__name__}; a torch.nn.Module is needed")
-    batches = None if calibration is None else batches_of(calibration)
+    batches = None if calibration is None else batches_of(calibration, net=net)
     if refit is None:
         # Weights on a grid would leave it.
         refit = batches is not None and options.get("weight_bits") is None

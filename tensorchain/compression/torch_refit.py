@@ -105,7 +105,7 @@ def refit_network(
     """
     if rounds < 1 or (positions is not None and positions < 1):
         raise ValueError(f"rounds is {rounds!r} and positions {positions!r}; positive integers are needed")
-    batches = batches_of(calibration)
+    batches = batches_of(calibration, net=original)
     seed = int(np.random.default_rng(rng).integers(1 << 62))
     training = [module.training for module in net.modules()]
     teacher = copied(original).eval()
