@@ -6,10 +6,11 @@ fits, because the ladder of ranks ends below the dense layer or has wide steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from tensorchain.compression.report import Report
+from tensorchain.compression.report import Report, StepReport
 from tensorchain.compression.request import Request, Site
 
 _NEAR = 0.03
@@ -87,3 +88,21 @@ def unmet_budget(sites: Sequence[Site], request: Request, least: float, whole: f
         more = [] if len(stay) <= _NAMED else [f"{len(stay) - _NAMED} more"]
         told += f" ({'; '.join([*named, *more])})"
     return f"{told}; give a larger share"
+
+
+def unheld_bound(steps: Sequence[StepReport], max_output_error: float | None, min_agreement: float | None) -> str:
+    """That no trial holds a bound, the nearest that was found, and what to do.
+
+    Parameters
+    ----------
+    steps : sequence of StepReport
+        The trials, with the agreement or minus the error as their score.
+    max_output_error, min_agreement : float or None
+        The bound, and None.
+    """
+    near = max(steps, key=lambda step: -math.inf if step.score is None else step.score)
+    name, bound = ("max_output_error", max_output_error) if min_agreement is None else ("min_agreement", min_agreement)
+    return (
+        f"no trial holds {name}={bound:g}; at a share of {near.share:.3f} it is {abs(near.score or 0.0):.3g}: give a "
+        "wider bound, more calibration inputs, more trials, or more candidates"
+    )

@@ -15,7 +15,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tensorchain.compression.steps import compress_to_score
+from tensorchain.compression.accounts import unheld_bound
+from tensorchain.compression.steps import NoBudgetError, compress_to_score
 from tensorchain.compression.torch_inputs import batches_of, call, tensors_of
 from tensorchain.compression.torch_layers import copied
 from tensorchain.compression.torch_refit import refit_network
@@ -75,8 +76,8 @@ def compress_within(
         raise ValueError("give one of max_output_error and min_agreement")
     if max_output_error is not None and not 0.0 < max_output_error < 1.0:
         raise ValueError(f"max_output_error is {max_output_error!r}; a number between 0 and 1 is needed")
-    if min_agreement is not None and not 0.0 < min_agreement < 1.0:
-        raise ValueError(f"min_agreement is {min_agreement!r}; a number between 0 and 1 is needed")
+    if min_agreement is not None and not 0.0 < min_agreement <= 1.0:
+        raise ValueError(f"min_agreement is {min_agreement!r}; a number above 0, up to 1, is needed")
     teacher = copied(net).eval()
     inputs = batches_of(calibration, net=net)
 
@@ -88,10 +89,13 @@ def compress_within(
         most, evaluate = max_output_error, lambda small: -output_error(teacher, small, given)
     else:
         most, evaluate = 1.0 - (min_agreement or 0.0), lambda small: agreement(teacher, small, given)
-    return compress_to_score(
-        net, example, method, evaluate=evaluate, max_drop=most, trials=trials, calibration=passes, refit=True,
-        restoring=lambda small: refit_network(small, teacher, passes), **options,
-    )  # fmt: skip
+    try:
+        return compress_to_score(
+            net, example, method, evaluate=evaluate, max_drop=most, trials=trials, calibration=passes, refit=True,
+            restoring=lambda small: refit_network(small, teacher, passes), **options,
+        )  # fmt: skip
+    except NoBudgetError as error:
+        raise ValueError(unheld_bound(error.steps, max_output_error, min_agreement)) from error
 
 
 def output_error(original: Any, net: Any, inputs: Any) -> float:
@@ -154,6 +158,9 @@ def agreement(original: Any, net: Any, inputs: Any) -> float:
     """
     same, count = 0.0, 0
     for wanted, found in _both(original, net, batches_of(inputs, "inputs", net=original)):
+        if not wanted or wanted[0].ndim < 2:
+            shape = tuple(wanted[0].shape) if wanted else None
+            raise ValueError(f"the first output has shape {shape}; an agreement needs (B, classes, ...)")
         equal = wanted[0].argmax(1) == found[0].argmax(1)
         same, count = same + float(equal.sum()), count + equal.numel()
     return same / max(count, 1)

@@ -19,7 +19,6 @@ selection in one and in several steps; Gusak et al., "Automated multi-stage comp
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -35,7 +34,7 @@ from tensorchain.compression.report import StepReport, report_of_record
 from tensorchain.compression.request import Request
 from tensorchain.compression.torch_clock import TorchClock
 from tensorchain.compression.torch_inputs import batches_of
-from tensorchain.compression.torch_layers import decomposed, plan_of_module, with_plans
+from tensorchain.compression.torch_layers import copied, decomposed, plan_of_module, with_plans
 from tensorchain.compression.torch_network import measured_of
 from tensorchain.compression.torch_sites import sites_of
 from tensorchain.kernels import Array
@@ -44,6 +43,14 @@ Evaluate = Callable[[Any], float]
 
 _SHRINK = 0.7
 """Share of the present cost that a step keeps when only the accuracy limits it."""
+
+
+class NoBudgetError(ValueError):
+    """No budget that was tried holds the score; `steps` are those that were."""
+
+    def __init__(self, told: str, steps: list[StepReport]) -> None:
+        super().__init__(told)
+        self.steps = steps
 
 
 def compress_in_steps(
@@ -121,7 +128,7 @@ def compress_in_steps(
     batches = None if calibration is None else batches_of(calibration, net=net)
     progress = Progress(checkpoint, digest([*_weights(net), first, shares, max_drop, rng]))
     needed = None if max_drop is None or evaluate is None else _dense_score(net, evaluate, progress) - max_drop
-    best, done = copy.deepcopy(net).eval(), list[StepReport]()
+    best, done = copied(net).eval(), list[StepReport]()
     for t, share in enumerate(shares):
         own = progress.within(f"step{t}")
         request = first.at(share)
@@ -218,7 +225,8 @@ def compress_to_score(
             low = share
     if best is None:
         tried = ", ".join(f"{step.share:.3f}: {step.score:.4f}" for step in done)
-        raise ValueError(f"no budget held the score {needed:.4f} (share: score: {tried}); allow a larger max_drop")
+        told = f"no budget held the score {needed:.4f} (share: score: {tried}); allow a larger max_drop"
+        raise NoBudgetError(told, done)
     best.report = replace(best.report, steps=tuple(done))
     return best
 
@@ -263,7 +271,7 @@ def _restored(before: Any, planned: Callable[[], Any], seed: int, restoring: Any
 
 
 def _dense_score(net: Any, evaluate: Evaluate, progress: Progress) -> float:
-    return _score(copy.deepcopy(net).eval(), evaluate, progress.within("dense"))
+    return _score(copied(net).eval(), evaluate, progress.within("dense"))
 
 
 def _score(net: Any, evaluate: Evaluate, progress: Progress) -> float:

@@ -19,7 +19,13 @@ from tensorchain.compression.layer_bits import allocate_layer_bits
 from tensorchain.compression.quantize import check_bits, quantizer
 from tensorchain.compression.torch_inner import rescale_inner
 from tensorchain.compression.torch_inputs import batches_of, call, first_of
-from tensorchain.compression.torch_layers import channel_axis, convolutions, copied, decomposed, plain_weight
+from tensorchain.compression.torch_layers import (
+    channel_axis,
+    convolutions,
+    copied,
+    decomposed,
+    plain_weight,
+)
 from tensorchain.compression.torch_modules import fake_quantize_class
 
 
