@@ -19,12 +19,12 @@ from tensorchain.compression.conv import LayerPlan
 from tensorchain.compression.groups import kernel_of
 from tensorchain.compression.latency import Clock, Times, within_latency
 from tensorchain.compression.network import Measured, untouched
-from tensorchain.compression.onnx_calibration import Feeds, checked_feeds, covariances_of, patch_size
+from tensorchain.compression.onnx_calibration import Feeds, checked_feeds, covariances_of, describe, patch_size
 from tensorchain.compression.onnx_clock import OnnxClock, single
 from tensorchain.compression.onnx_gains import gains_of
 from tensorchain.compression.onnx_layers import NO_SIZE, OnnxLayer, layers_of
 from tensorchain.compression.onnx_narrow import Narrow, narrowed_layers
-from tensorchain.compression.onnx_reading import check_numbers, inputs_of, load_model, stored_sizes
+from tensorchain.compression.onnx_reading import InputInfo, check_numbers, inputs_of, load_model, stored_sizes
 from tensorchain.compression.onnx_refit import MOST_INPUTS, Judge, behind, dense_plan, refit_onnx
 from tensorchain.compression.onnx_rewriting import drop_unread, rewrite
 from tensorchain.compression.onnx_session import OnnxSession, onnx_package
@@ -33,6 +33,8 @@ from tensorchain.compression.progress import Progress
 from tensorchain.compression.report import Report
 from tensorchain.compression.request import Request
 
+_ROUNDED = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
+"""Layers of models that are quantized already."""
 _LEAST_SHARE = 0.1
 """Of the multiplications, or parameters, that narrow layers keep at least."""
 
@@ -84,7 +86,7 @@ class Prepared:
         original = load_model(model)
         check_numbers(original)
         inputs = inputs_of(original)
-        sizes = _checked_sizes(input_shapes, [one.name for one in inputs])
+        sizes = _checked_sizes(input_shapes, inputs)
         feeds = None if calibration is None else checked_feeds(calibration, inputs)
         layers = layers_of(original, sizes, None if feeds is None else next(iter(feeds)))
         wanted = [layer for layer in layers if not request.refusal(layer.site)]
@@ -262,16 +264,22 @@ def _beside(before: Measured, slim: Prepared, report: Report) -> Report:
     return replace(report, layers=tuple(layers), parameters=(before.parameters, report.parameters[1]), macs=macs)
 
 
-def _checked_sizes(given: Mapping[str, Sequence[int]], names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+def _checked_sizes(given: Mapping[str, Sequence[int]], inputs: Sequence[InputInfo]) -> dict[str, tuple[int, ...]]:
     """Shapes by name; a single input need not be named."""
+    known = {one.name: one for one in inputs}
     sizes = {}
     for name, shape in given.items():
-        if not name and len(names) == 1:
-            name = names[0]
-        if name not in names:
-            raise ValueError(f"input_shapes names {name!r}; the inputs are {', '.join(map(repr, names))}")
+        if not name and len(known) == 1:
+            name = next(iter(known))
+        if name not in known:
+            raise ValueError(f"input_shapes names {name!r}; the inputs are {', '.join(map(repr, known))}")
         if any(int(n) < 1 for n in shape):
             raise ValueError(f"input_shapes gives {tuple(shape)} for {name!r}; sizes of at least 1 are needed")
+        own = known[name].shape
+        if own is not None and (
+            len(own) != len(shape) or any(n not in (0, m) for n, m in zip(own, shape, strict=True))
+        ):
+            raise ValueError(f"input_shapes gives {tuple(shape)} for {name!r}; {describe(known[name])} is needed")
         sizes[name] = tuple(int(n) for n in shape)
     return sizes
 
@@ -288,9 +296,11 @@ def _nothing(layers: Sequence[OnnxLayer], request: Request, name: str) -> str:
         cure += (
             f", or the shape of the input (--input-shape {name}=1,3,224,224)" if name else ": sizes depend on values"
         )
+    elif set(reasons) == {"shares its weight"}:
+        cure = "export the network so that each layer is called once, on a batch of all its inputs"
     elif any(reason.startswith("inside") for reason in reasons):
         cure = "export the model without control flow, or take a version of it with one branch"
-    elif "its weight is stored in few bits" in reasons:
+    elif any(reason == "its weight is stored in few bits" or reason.startswith(_ROUNDED) for reason in reasons):
         cure = "compress the model before it is quantized"
     return f"no convolution or matrix can be replaced ({why}); {cure}"
 
