@@ -22,19 +22,20 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from tensorchain.compression.latency import Times
 from tensorchain.compression.network import untouched
-from tensorchain.compression.progress import Progress, digest, plan_of_record, plan_record
-from tensorchain.compression.report import StepReport, report_of_record
+from tensorchain.compression.progress import Progress, digest
+from tensorchain.compression.report import StepReport
 from tensorchain.compression.request import Request
 from tensorchain.compression.torch_clock import TorchClock
+from tensorchain.compression.torch_files import of_record, record_of
 from tensorchain.compression.torch_inputs import batches_of
-from tensorchain.compression.torch_layers import copied, decomposed, plan_of_module, with_plans
+from tensorchain.compression.torch_layers import copied, with_plans
 from tensorchain.compression.torch_network import measured_of
 from tensorchain.compression.torch_sites import sites_of
 from tensorchain.kernels import Array
@@ -233,7 +234,15 @@ def compress_to_score(
 
 def _weights(net: Any) -> list[Any]:
     """The arrays of a network, by which a checkpoint knows it."""
-    return [value.detach().cpu().numpy() for value in net.state_dict().values()]
+    return [_array(value) for value in net.state_dict().values()]
+
+
+def _array(value: Any) -> Array:
+    """A tensor as an array; of a type that NumPy lacks in single precision, which holds it exactly."""
+    import torch
+
+    value = value.detach().cpu()
+    return np.asarray((value.float() if value.dtype == torch.bfloat16 else value).numpy())
 
 
 def _restored_step(
@@ -259,14 +268,15 @@ def _restored(before: Any, planned: Callable[[], Any], seed: int, restoring: Any
 
     found = progress.get("restored")
     if found is not None:
-        return _network(before, *found)
+        record, arrays = found
+        return of_record(before, record, {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()})
     small = planned()
     if restoring is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             restoring(small)
         small.eval()
-    progress.put("restored", *_network_record(small))
+    progress.put("restored", record_of(small), {name: _array(value) for name, value in small.state_dict().items()})
     return small
 
 
@@ -287,26 +297,6 @@ def _score(net: Any, evaluate: Evaluate, progress: Progress) -> float:
         raise ValueError(f"evaluate returned {score!r}; a finite number, higher is better, is needed")
     progress.put("score", score)
     return score
-
-
-def _network_record(net: Any) -> tuple[dict[str, Any], dict[str, Array]]:
-    """A compressed network as JSON (its report and the structure of each new layer) and arrays (its state)."""
-    plans = {
-        name: plan_record(plan_of_module(net.get_submodule(name), layer.method, layer.rank))[0]
-        for name, layer in decomposed(net).items()
-    }
-    report = {**asdict(net.report), "steps": []}
-    return {"plans": plans, "report": report}, {n: v.detach().cpu().numpy() for n, v in net.state_dict().items()}
-
-
-def _network(before: Any, record: dict[str, Any], arrays: dict[str, Array]) -> Any:
-    """The network that `_network_record` took apart, from the one before it."""
-    import torch
-
-    plans = {name: plan_of_record(plan) for name, plan in record["plans"].items()}
-    small = with_plans(before, plans, report_of_record(record["report"]))
-    small.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in arrays.items()})
-    return small
 
 
 def _check(count: int, evaluate: Any, max_drop: float | None, rng: Any, options: Mapping[str, Any]) -> None:
