@@ -158,9 +158,10 @@ def agreement(original: Any, net: Any, inputs: Any) -> float:
     """
     same, count = 0.0, 0
     for wanted, found in _both(original, net, batches_of(inputs, "inputs", net=original)):
-        if not wanted or wanted[0].ndim < 2:
-            shape = tuple(wanted[0].shape) if wanted else None
-            raise ValueError(f"the first output has shape {shape}; an agreement needs (B, classes, ...)")
+        if wanted[0].ndim < 2:
+            raise ValueError(
+                f"the first output has shape {tuple(wanted[0].shape)}; an agreement needs (B, classes, ...)"
+            )
         equal = wanted[0].argmax(1) == found[0].argmax(1)
         same, count = same + float(equal.sum()), count + equal.numel()
     return same / max(count, 1)
@@ -172,4 +173,11 @@ def _both(original: Any, net: Any, passes: Callable[[], Iterator[Any]]) -> Itera
 
     with torch.no_grad():
         for batch in passes():
-            yield tensors_of(call(original, batch)), tensors_of(call(net, batch))
+            outputs = call(original, batch)
+            wanted, found = tensors_of(outputs), tensors_of(call(net, batch))
+            if not wanted:
+                raise ValueError(
+                    f"the outputs are {type(outputs).__name__} and hold no tensor of real numbers to compare; wrap the "
+                    "network in a module that returns its tensors, in tuples, lists or mappings if need be"
+                )
+            yield [torch.atleast_1d(y) for y in wanted], [torch.atleast_1d(z) for z in found]

@@ -111,7 +111,8 @@ def refit_network(
     done = decomposed(net)
     bits = {name for name, layer in done.items() if layer.bits is not None}
     with in_evaluation(net):
-        sites = sites_of(teacher, next(batches()))
+        # What an earlier compression replaced in the original is one layer there too.
+        sites = sites_of(teacher, next(batches()), whole=True)
         wanted = [
             site
             for site in sites

@@ -223,6 +223,8 @@ def _refusal(name: str, module: Any, seen: _Seen, owners: Mapping[int, list[str]
     if not (type(module) in kinds or (isinstance(module, kinds) and _computed(module))) or _rounded(module):
         kind = type(module).__name__
         return f"{'an' if (kind[0] in 'AEIOLM' and kind[:2].isupper()) or kind[0] in 'AEIO' else 'a'} {kind}"
+    if not module.weight.is_floating_point():
+        return f"weight of type {str(module.weight.dtype).removeprefix('torch.')}"
     if _hooked(module):
         return "has hooks, which a new layer would not have"
     uneven = not is_linear(module) and any(a != b for a, b in geometry_of(module).padding)
