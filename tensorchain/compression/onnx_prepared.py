@@ -243,7 +243,8 @@ class Prepared:
             report = _told(report, self.layers, better, errors)
         if fitted:
             _check_runs(small)
-        return small, report
+        # Normalisations lose channels, and layers that were refitted may have a bias that they had not.
+        return small, replace(report, parameters=(report.parameters[0], stored_sizes(small)))
 
 
 def _tries_channels(request: Request, feeds: Feeds | None) -> bool:
@@ -325,5 +326,7 @@ def _told(
             error = float(np.linalg.norm(change) / np.linalg.norm(kernel))
             figures = error, errors[entry.name], plan.sensitivity(relative=True)
             entry = replace(entry, error=figures[0], output_error=figures[1], sensitivity=figures[2])
+        elif entry.name in plans:
+            entry = replace(entry, parameters=(entry.parameters[0], plans[entry.name].parameters))
         told.append(entry)
     return replace(report, layers=tuple(told))

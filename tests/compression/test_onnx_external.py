@@ -7,8 +7,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tensorchain.compression import compress_onnx
-from tensorchain.compression.onnx_reading import stored_bytes
+from tensorchain.cli.errors import CommandError
+from tensorchain.cli.feeds import read_feeds, split
+from tensorchain.compression import compress_onnx, compress_onnx_within
+from tensorchain.compression.onnx_calibration import checked_feeds
+from tensorchain.compression.onnx_reading import InputInfo, stored_bytes, stored_sizes
 
 
 def graph(nodes, weights, opsets=(("", 17),)):
@@ -83,3 +86,54 @@ def test_layers_inside_functions_are_found():
     small, report = compress_onnx(proto, "tucker2", keep_macs=0.5, candidates=3)
     assert [layer.method for layer in report.layers] == ["tucker2"]
     assert not small.functions
+
+
+@pytest.mark.parametrize("method", ["svd", "channels"])
+def test_the_report_counts_what_the_file_stores(method):
+    """Biases in nodes of their own, and a normalisation between; refitted layers may get a bias."""
+    rng = np.random.default_rng(0)
+
+    def stored(name, *shape):
+        return numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32) / shape[0], name)
+
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["a"], name="first"),
+        helper.make_node("Add", ["a", "b1"], ["b"]),
+        helper.make_node("LayerNormalization", ["b", "s", "t"], ["c"]),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("MatMul", ["d", "w2"], ["e"], name="second"),
+        helper.make_node("Relu", ["e"], ["f"]),
+        helper.make_node("MatMul", ["f", "w3"], ["y"], name="third"),
+    ]
+    weights = [stored("w1", 12, 16), stored("b1", 16), stored("s", 16), stored("t", 16), stored("w2", 16, 16)]
+    weights.append(stored("w3", 16, 6))
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["b", 5, k]) for n, k in (("x", 12), ("y", 6))]
+    proto = helper.make_model(
+        helper.make_graph(nodes, "net", ends[:1], ends[1:], weights),
+        opset_imports=[helper.make_opsetid("", 17)], ir_version=8,
+    )  # fmt: skip
+    feeds = [{"x": rng.standard_normal((20, 5, 12)).astype(np.float32)} for _ in range(4)]
+    for refit in (False, True):
+        small, report = compress_onnx(proto, method, keep_macs=0.7, calibration=feeds, refit=refit, candidates=4)
+        assert report.parameters == (stored_sizes(proto), stored_sizes(small))
+
+
+def test_inputs_that_do_not_fit_are_explained(tmp_path):
+    feeds = [{"x": np.ones((4, 8, 13, 14))}] * 2
+    with pytest.raises(ValueError, match=r"input_shapes gives \(1, 8\) for 'x'; \(any, 8, 13, 14\) float32 is needed"):
+        compress_onnx(single(), keep_macs=0.5, input_shapes={"x": (1, 8)})
+    with pytest.raises(ValueError, match="values of type complex128"):
+        list(checked_feeds([{"x": 1j * feeds[0]["x"]}], [InputInfo("x", np.dtype("f4"), (0, 8, 13, 14))]))
+    with pytest.raises(ValueError, match=r"min_agreement is 1\.1"):
+        compress_onnx_within(single(), calibration=feeds, min_agreement=1.1)
+    (tmp_path / "a.npz").write_text("no archive")
+    with pytest.raises(CommandError, match=r"not a readable \.npz file: it is none"):
+        read_feeds(tmp_path / "a.npz", None, [InputInfo("x", np.dtype("f4"), (0, 8))])
+
+
+def test_few_images_make_as_many_runs_as_are_needed():
+    inputs = [InputInfo("x", np.dtype("f4"), (0, 8))]
+    assert [len(feed["x"]) for feed in split({"x": np.ones((10, 8))}, inputs, runs=4)] == [2] * 5
+    assert [len(feed["x"]) for feed in split({"x": np.ones((10, 8))}, inputs)] == [10]
+    assert [len(feed["x"]) for feed in split({"x": np.ones((2, 8))}, inputs, runs=4)] == [1, 1]
+    assert {len(feed["x"]) for feed in split({"x": np.ones((640, 8))}, inputs, runs=4)} == {32}

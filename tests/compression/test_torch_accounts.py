@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tensorchain.compression import compress, recalibrate
+from tensorchain.compression import compress, output_error, recalibrate
 from tensorchain.compression.torch_inputs import call
 from tensorchain.compression.torch_sites import sites_of
 
@@ -228,6 +228,7 @@ def test_a_bias_of_two_layers_is_counted_once_and_not_moved():
     assert small.report.parameters == tuple(sum(p.numel() for p in one.parameters()) for one in (net, small))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_scripted_parts_stay_and_are_counted():
     scripted = torch.jit.script(nn.Sequential(nn.Conv2d(6, 8, 3), nn.ReLU()))
     net = nn.Sequential(nn.Conv2d(6, 6, 3), scripted).eval()
@@ -304,3 +305,24 @@ def test_statistics_are_the_plain_mean_over_batches_and_come_back_after_an_error
             recalibrate(net, broken)
         assert torch.equal(norm.running_mean, before)
         assert (norm.training, norm.momentum) == (False, momentum)
+
+
+def test_a_network_that_was_compressed_is_compressed_and_refitted_again():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
+    images = torch.randn(40, 3, 9, 9).cumsum(2)
+    first = compress(net, images[:1], "tucker2", keep_macs=0.5, calibration=images, **OPTIONS)
+    second = compress(first, images[:1], "tucker2", keep_macs=0.3, calibration=images, **OPTIONS)
+    counts = [sum(counted(one, images[:1]).values()) for one in (net, second)]
+    assert tuple(counts) == second.report.macs
+    assert counts[1] <= 0.3 * counts[0]
+    plain = compress(first, images[:1], "tucker2", keep_macs=0.3, **OPTIONS)
+    assert output_error(net, second, images) < output_error(net, plain, images)
+
+
+def test_weights_that_are_no_real_numbers_stay():
+    net = nn.Sequential(nn.Linear(8, 8, dtype=torch.complex64), nn.Linear(8, 8, dtype=torch.complex64))
+    with pytest.raises(ValueError, match="weight of type complex64"):
+        compress(net, torch.randn(2, 8, dtype=torch.complex64), keep_macs=0.5)
+    with pytest.raises(ValueError, match="hold no tensor of real numbers"):
+        output_error(net, net, torch.randn(2, 8, dtype=torch.complex64))
