@@ -1,12 +1,13 @@
 """Inputs for networks of four tasks, made here or out of packages: photographs, pages, lines of text, notes.
 
-Photographs are crops of those that scikit-image and scikit-learn ship; text is rendered with the fonts of Matplotlib.
-All are arrays as the networks take them.  The same seed gives the same inputs.
+Photographs are crops of those that scikit-image and scikit-learn ship; text is from Python's own reference, rendered
+with the fonts of Matplotlib.  All are arrays as the networks take them.  The same seed gives the same inputs.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,20 +64,30 @@ def pages(count: int, rng: np.random.Generator, size: int = 480) -> Array:
     return ((np.stack(found) / 255.0 - mean) / spread).astype(np.float32)
 
 
-def lines(count: int, rng: np.random.Generator, width: int = 320) -> tuple[Array, list[str]]:
-    """Lines of text (count, 3, 48, width) with entries from -1 to 1, and what they say."""
+def lines(count: int, rng: np.random.Generator, width: int = 320, *, words: bool = True) -> tuple[Array, list[str]]:
+    """Lines of text (count, 3, 48, width) with entries from -1 to 1, and what they say.
+
+    Each line is cropped around its letters, brought to the height of 48, and filled with zeros to the right, as the
+    package of the reader does.  With `words=False` the letters are random ones, of which no reader can tell I from l.
+    """
     from PIL import Image, ImageDraw
 
-    found, texts = [], []
+    found, texts, prose = [], [], _prose() if words else []
     for _ in range(count):
-        font, text = _font(rng, int(rng.integers(24, 34))), _words(rng, 3)
-        while font.getlength(text) > width - 12:
-            text = text[:-1].rstrip()
-        image = Image.new("RGB", (width, 48), _colour(rng, light=True))
-        ImageDraw.Draw(image).text((6, int(rng.integers(2, 10))), text, fill=_colour(rng), font=font)
-        found.append(np.asarray(image).transpose(2, 0, 1))
+        font = _font(rng, int(rng.integers(24, 34)))
+        text = _phrase(prose, rng, 5) if words else _words(rng, 3)
+        while font.getlength(text) > width - 16:
+            text = text[: text.rindex(" ")] if " " in text else text[:-1]
+        left, top, right, bottom = font.getbbox(text)
+        edge = int(rng.integers(3, 7))
+        image = Image.new("RGB", (int(right - left) + 2 * edge, int(bottom - top) + 2 * edge), _colour(rng, light=True))
+        ImageDraw.Draw(image).text((edge - left, edge - top), text, fill=_colour(rng), font=font)
+        image = image.resize((min(width, -(-48 * image.width // image.height)), 48), Image.Resampling.BILINEAR)
+        line = np.zeros((3, 48, width), np.float32)
+        line[:, :, : image.width] = np.asarray(image).transpose(2, 0, 1) / 127.5 - 1.0
+        found.append(line)
         texts.append(text)
-    return (np.stack(found) / 127.5 - 1.0).astype(np.float32), texts
+    return np.stack(found), texts
 
 
 def notes(count: int, rng: np.random.Generator) -> Array:
@@ -93,6 +104,19 @@ def notes(count: int, rng: np.random.Generator) -> Array:
             sound += rng.uniform(0.3, 1.0) * envelope * sum(harmonics)
         sounds.append(sound / np.abs(sound).max())
     return np.stack(sounds).astype(np.float32)[:, :, None]
+
+
+def _prose() -> list[str]:
+    """Words in the order of a text that comes with Python: its own reference."""
+    from pydoc_data.topics import topics
+
+    return [word for name in sorted(topics) for word in re.findall(r"(?<!\S)[A-Za-z]+[,.;:]?(?!\S)", topics[name])]
+
+
+def _phrase(prose: list[str], rng: np.random.Generator, most: int) -> str:
+    """One to `most` words that stand one after another."""
+    start = int(rng.integers(len(prose) - most))
+    return " ".join(prose[start : start + int(rng.integers(1, most + 1))])
 
 
 def _words(rng: np.random.Generator, most: int) -> str:

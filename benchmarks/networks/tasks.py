@@ -147,14 +147,14 @@ def frames_f1(wanted: Outputs, found: Outputs) -> str:
     return f"{2 * both / max(every, 1.0):.3f}"
 
 
-def made(name: str, file: Path, count: int) -> Task:
-    """The task of a file, `count` inputs for each half."""
+def made(name: str, file: Path, count: int, *, words: bool = True) -> Task:
+    """The task of a file, `count` inputs for each half; lines of words, or of random letters."""
     rng = np.random.default_rng(0)
     model = load_model(file)
     inputs: Callable[[], Array] = {
         "boxes": lambda: task_inputs.photographs(2 * count, rng),
         "mask": lambda: task_inputs.pages(count, rng),
-        "text": lambda: task_inputs.lines(4 * count, rng)[0],
+        "text": lambda: task_inputs.lines(4 * count, rng, words=words)[0],
         "notes": lambda: task_inputs.notes(2 * count, rng),
     }[name]
     judge = {"boxes": boxes_found, "mask": mask_overlap, "text": text_alike, "notes": frames_f1}[name]
@@ -217,6 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), help="rows (all)")
     parser.add_argument("--method", default="auto", help="of ours (auto)")
     parser.add_argument("--count", type=int, default=32, metavar="N", help="images of each half; of text twice as many")
+    parser.add_argument("--letters", action="store_true", help="lines of random letters in place of words")
     parser.add_argument("--candidates", type=int, default=12, metavar="N", help="ranks on each ladder (12)")
     parser.add_argument(
         "--epochs", type=int, default=10, metavar="N", help="of the row restored, which needs PyTorch (10)"
@@ -234,7 +235,9 @@ def main(arguments: list[str] | None = None) -> int:
         file = getattr(options, name)
         if file is None:
             continue
-        for row in rows_of(made(name, file, options.count), options.shares, tuple(options.only), given):
+        for row in rows_of(
+            made(name, file, options.count, words=not options.letters), options.shares, tuple(options.only), given
+        ):
             rows.append(row)
             print(" | ".join(row), file=sys.stderr, flush=True)
     print(table(list(rows[0]), [list(row) for row in rows[1:]]))

@@ -2,8 +2,9 @@
 
 A layer behind many others may have more weights than the calibration inputs have positions there: a product of 120 x
 6625 that sees 40 positions of each of 24 lines fits their noise.  So the moments are collected in two halves, of
-different inputs.  The layer is fitted to the first half with a rising ridge (the weight of ||X - W||^2), as long as the
-error on the second half falls, and then to both with the ridge that was best.  Where inputs abound that is the first.
+different inputs.  The layer is fitted to the first half with some ridge (the weight of ||X - W||^2), then with larger
+or smaller ones, as long as the error on the second half falls, and at last to both halves with the best of them.
+Each of these fits starts at the one before it.  Where inputs abound the smallest ridge is the best.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from tensorchain.compression.conv import LayerPlan
-from tensorchain.compression.refit import Moments
+from tensorchain.compression.refit import RIDGE, Moments
 from tensorchain.compression.refit_factors import refit_factors
 from tensorchain.kernels import Array
 
@@ -26,6 +27,8 @@ RIDGES = tuple(10.0**k for k in range(-6, 3))
 """Relative to the mean variance of an input; with the last one a layer stays what it was, but for its bias."""
 _SWEEPS = 2
 """Passes over the convolutions while the ridge is chosen."""
+_BEGIN = RIDGES.index(1e-3)
+"""The ridge that is tried first."""
 
 
 class Halves:
@@ -63,7 +66,7 @@ class Halves:
 
 def refit_held_out(
     plan: LayerPlan, kernel: Array, halves: Halves, *, with_bias: bool = True
-) -> tuple[LayerPlan, LayerPlan]:
+) -> tuple[LayerPlan, LayerPlan, float]:
     """The plan fitted as by `refit_factors`, with the ridge that serves inputs best that were not fitted.
 
     Parameters
@@ -79,8 +82,8 @@ def refit_held_out(
 
     Returns
     -------
-    tuple of (LayerPlan, LayerPlan)
-        From both halves, and from the first alone, to be judged by the inputs of the second.
+    tuple of (LayerPlan, LayerPlan, float)
+        From both halves, and from the first alone, to be judged by the inputs of the second; and the ridge.
 
     Examples
     --------
@@ -99,34 +102,45 @@ def refit_held_out(
     """
     whole = halves.whole
     if not halves.second.count:
-        return (refit_factors(plan, kernel, whole, with_bias=with_bias),) * 2
+        fitted = refit_factors(plan, kernel, whole, with_bias=with_bias)
+        return fitted, fitted, RIDGE
     if with_bias and len(plan.steps) == 1:
         return _one(plan, kernel, halves)
     best, half = _chosen(
-        lambda ridge: refit_factors(plan, kernel, halves.first, sweeps=_SWEEPS, ridge=ridge, with_bias=with_bias),
+        lambda ridge, near: refit_factors(near, kernel, halves.first, sweeps=_SWEEPS, ridge=ridge, with_bias=with_bias),
         lambda trial: _error(trial, halves.second),
         plan,
     )
-    return refit_factors(plan, kernel, whole, ridge=best, with_bias=with_bias), half
+    return refit_factors(plan, kernel, whole, ridge=best, with_bias=with_bias), half, best
 
 
-def _chosen(fit: Callable[[float], Fitted], error_of: Callable[[Fitted], float], start: Fitted) -> tuple[float, Fitted]:
-    """The last of the rising ridges up to which the error falls, and its fit; `start` where no error is a number."""
-    best, least, fitted = RIDGES[0], math.inf, start
-    for ridge in RIDGES:
-        trial = fit(ridge)
-        error = error_of(trial)
-        if not error < least:
+def _chosen(
+    fit: Callable[[float, Fitted], Fitted], error_of: Callable[[Fitted], float], start: Fitted
+) -> tuple[float, Fitted]:
+    """The ridge from which the error rises on both sides, and its fit; `start` where no error is a number."""
+    best, fitted = _BEGIN, fit(RIDGES[_BEGIN], start)
+    least = error_of(fitted)
+    if not math.isfinite(least):
+        return RIDGES[-1], start
+    for step in (1, -1):
+        turn = best
+        while 0 <= turn + step < len(RIDGES):
+            turn += step
+            trial = fit(RIDGES[turn], fitted)
+            error = error_of(trial)
+            if not error < least:
+                break
+            best, least, fitted = turn, error, trial
+        if best > _BEGIN:
             break
-        best, least, fitted = ridge, error, trial
-    return best, fitted
+    return RIDGES[best], fitted
 
 
-def _one(plan: LayerPlan, kernel: Array, halves: Halves) -> tuple[LayerPlan, LayerPlan]:
+def _one(plan: LayerPlan, kernel: Array, halves: Halves) -> tuple[LayerPlan, LayerPlan, float]:
     """The same for one convolution, whose weights are a linear problem; there may be one for each channel."""
     rows, step = kernel.reshape(len(kernel), -1), plan.convolutions[0]
     best, half = _chosen(
-        lambda ridge: halves.first.least_squares(rows, ridge=ridge),
+        lambda ridge, _: halves.first.least_squares(rows, ridge=ridge),
         lambda trial: halves.second.relative_error(*trial),
         (rows, np.zeros(len(rows))),
     )
@@ -135,7 +149,7 @@ def _one(plan: LayerPlan, kernel: Array, halves: Halves) -> tuple[LayerPlan, Lay
         dtype = step.weight.dtype
         new = replace(step, weight=weight.reshape(step.weight.shape).astype(dtype), bias=bias.astype(dtype))
         plans.append(replace(plan, steps=(new,)))
-    return plans[0], plans[1]
+    return plans[0], plans[1], best
 
 
 def _error(plan: LayerPlan, moments: Moments) -> float:

@@ -4,9 +4,12 @@ Every channel t of a layer's output is moved by +-e of its deviation from its me
 
     y_t + e s_t (y_t - mean y_t),        which is W_t (1 + e s_t) and b_t (1 + e s_t) - e s_t mean y_t,
 
-an error of relative size e; the gain is the relative error of the model's outputs over e.  Most layers of a network
-have gains of about 1; that of a gate which hardly moves can be a hundredth, that of a last layer whose outputs share a
-shift, which a softmax does not see, above 2.
+an error of relative size e; the gain is the relative error of the model's outputs over e, channel by channel
+(`onnx_trial.error_of_outputs`).  Most layers of a network have gains of about 1; that of a gate which hardly moves can
+be a hundredth, that of a last layer whose outputs share a shift, which a softmax does not see, above 2.
+
+Squared errors are weighted by the gains themselves where ranks, or channels, are chosen, and not by their squares: the
+layers behind are fitted again and take back a part (:mod:`tensorchain.compression.torch_gains`).
 
 Cost: a run of the model on a few inputs for each layer.
 """
@@ -32,10 +35,12 @@ from tensorchain.kernels import Array
 
 _STEP, _FEEDS = 0.2, 2
 """Relative size of the error, and feeds of which the outputs are compared."""
+_LEAST = 1e-3
+"""Least gain, relative to the median of those above 0."""
 
 
 def gains_of(proto: Any, layers: Sequence[OnnxLayer], feeds: Feeds) -> dict[str, float]:
-    """The gain of each layer, by name.
+    """The gain of each layer, by name; none where no output is a number that answers.
 
     Parameters
     ----------
@@ -66,7 +71,10 @@ def gains_of(proto: Any, layers: Sequence[OnnxLayer], feeds: Feeds) -> dict[str,
         moved = replace(step, weight=step.weight * scale, bias=np.asarray(bias - signs * means[name]))
         fed = dict(zip(names[name], stored_arrays(moved, layer.kind, layer.dtype), strict=True))
         found[name] = error_of_outputs(wanted, [after.run({**feed, **fed}) for feed in few]) / _STEP
-    return found
+    answering = [gain for gain in found.values() if gain > 0.0]
+    # A layer that does nothing on a few inputs may do something on others.
+    least = _LEAST * float(np.median(answering)) if answering else 0.0
+    return {name: max(gain, least) for name, gain in found.items()} if answering else {}
 
 
 def _with_bias(layer: OnnxLayer) -> LayerPlan:

@@ -104,11 +104,12 @@ class Prepared:
             )
             wanted = [one for one in layers if one.site.name in names]
         _check_runs(original)
-        measured = Measured(
-            [layer.site for layer in layers],
-            stored_sizes(original),
-            None if feeds is None else covariances_of(original, wanted, feeds, centred=request.refit),
-        )
+        covariances = gains = None
+        if feeds is not None:
+            covariances = covariances_of(original, wanted, feeds, centred=request.refit)
+            # Where nothing is refitted, nothing behind a layer takes its errors back.
+            gains = gains_of(original, wanted, feeds) if request.refit else None
+        measured = Measured([layer.site for layer in layers], stored_sizes(original), covariances, gains)
         return cls(original, layers, feeds, measured, measured.progress(checkpoint, request, rng), sizes, rng)
 
     def clock(self, *, threads: int = 1, int8: bool = False) -> Clock:
@@ -121,15 +122,16 @@ class Prepared:
     def narrowed(self, request: Request) -> Prepared:
         """The same model with fewer channels, within the budget of a request for multiplications or parameters."""
         feed, seen = None if self.feeds is None else next(iter(self.feeds)), self.measured.covariances or {}
-        moved = [layer for layer in self.layers if layer.site.name in seen]
-        gains = {} if self.feeds is None else gains_of(self.original, moved, self.feeds)
+        gains = self.measured.gains
+        if gains is None and self.feeds is not None:
+            gains = gains_of(self.original, [layer for layer in self.layers if layer.site.name in seen], self.feeds)
         narrow = narrowed_layers(
             self.original, self.layers, seen, request,
-            parameters=self.measured.parameters, feed=feed, gains=gains, sizes=self.sizes,
+            parameters=self.measured.parameters, feed=feed, gains=gains or {}, sizes=self.sizes,
         )  # fmt: skip
         sites = [layer.site for layer in narrow.layers]
         lost = sum(a.parameters - b.parameters for a, b in zip(self.measured.sites, sites, strict=True))
-        measured = Measured(sites, self.measured.parameters - lost, narrow.covariances)
+        measured = Measured(sites, self.measured.parameters - lost, narrow.covariances, gains)
         return replace(self, layers=narrow.layers, measured=measured, narrow=narrow)
 
     def _channels(self, request: Request, times: Times) -> tuple[Any, Report]:

@@ -3,7 +3,8 @@
 Each layer is fitted from the values that reach it in the *compressed* network to the outputs that the original layer
 gave on the same calibration inputs (:mod:`tensorchain.compression.refit`), so that it repairs what the layers before it
 have changed; layers that were not replaced too, where one before them was.  Layers that do not depend on each other are
-fitted in one pass over the inputs.
+fitted in one pass over the inputs.  Of outputs that a node behind the layer cuts in both networks nothing is asked
+(:mod:`tensorchain.compression.cuts`).
 
 Two sessions of ONNX Runtime serve all passes: the original's, and the compressed one's, whose weights are fed anew.
 The original runs once for as many levels as the samples of its outputs fit into `_SAMPLES` numbers, the compressed one
@@ -13,11 +14,13 @@ once for each level, but only the part up to it.  Memory: these samples, and the
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tensorchain.compression.conv import Convolution, LayerPlan
+from tensorchain.compression.cuts import FITS
 from tensorchain.compression.groups import error_of_groups, joined, split
 from tensorchain.compression.held_out import Halves, refit_held_out
 from tensorchain.compression.onnx_calibration import (
@@ -28,11 +31,13 @@ from tensorchain.compression.onnx_calibration import (
     sampled,
     sampled_outputs,
 )
+from tensorchain.compression.onnx_cuts import CutRows, OnnxCut, cuts_of, sides
 from tensorchain.compression.onnx_layers import OnnxLayer
 from tensorchain.compression.onnx_nodes import stored_arrays
 from tensorchain.compression.onnx_reading import node_reads
 from tensorchain.compression.onnx_session import OnnxSession, onnx_package
 from tensorchain.compression.onnx_trial import error_of_outputs
+from tensorchain.compression.refit_factors import refit_factors
 from tensorchain.kernels import Array
 
 MOST_INPUTS = 6000
@@ -103,44 +108,159 @@ def refit_onnx(
         Names of the layers that are changed; all by default.  Others are fitted only where that brings the outputs of
         the model nearer to the original's, on inputs that the fit has not seen.
     """
-    opened = [name for rows in weights.values() for pair in rows for name in pair if name]
-    before = OnnxSession(original, [layer.output for layer in layers])
-    after = OnnxSession(small, [layer.source for layer in layers], open_constants=opened)
-    count = sum(1 for _ in feeds)
+    run = _Run.of(original, small, layers, weights, feeds)
     new, errors = dict(plans), {}
     fed: dict[str, Array] = {}
-    number = {layer.site.name: k for k, layer in enumerate(layers)}
     levels = levels_of(original.graph, layers)
-    goals: dict[tuple[str, int], Array] = {}
-    judge = Judge.of(before, feeds, count)
+    goals: dict[tuple[str, int], _Goals] = {}
+    judge = Judge.of(run.before, feeds, run.count)
     for at, level in enumerate(levels):
         if (level[0].site.name, 0) not in goals:
-            goals = _goals(before, levels[at:], number, feeds, count)
-        moments = {
-            layer.site.name: [Halves(patch_size(layer.site), len(part)) for part in layer.site.parts] for layer in level
-        }
-        for turn, feed in enumerate(feeds):
-            given = after.run({**feed, **fed}, [layer.source for layer in level])
-            for layer in level:
-                name = layer.site.name
-                patches = sampled(layer, np.random.default_rng((number[name], turn)), count, given[layer.source])[0]
-                groups = [in_groups(part, layer.site.groups) for part in (patches, goals.pop((name, turn)))]
-                for own, inputs, targets in zip(moments[name], *groups, strict=True):
-                    own.add(inputs, targets, turn=turn, turns=count)
+            goals = run.goals(levels[at:])
+        moments, cut = run.seen(level, goals, fed)
         for layer in level:
-            name, sums = layer.site.name, moments[layer.site.name]
-            old = plans[name].convolutions[-1].bias
+            name, sums, rows = layer.site.name, moments[layer.site.name], cut.get(layer.site.name)
+            with_bias = plans[name].convolutions[-1].bias is not None
             parts = list(zip(split(plans[name], layer.site.groups), layer.site.parts, sums, strict=True))
-            both = [refit_held_out(*part, with_bias=old is not None) for part in parts]
-            fitted = [whole for whole, _ in both]
+            tried = [refit_held_out(*part, with_bias=with_bias) for part in parts]
+            fitted, wholes = [whole for whole, *_ in tried], [one.whole for one in sums]
             if must is None or name in must:
                 judge.passed()
-            elif not judge.better(after, fed, _arrays(layer, joined([half for _, half in both]), weights[name])):
-                fitted = [plan for plan, *_ in parts]
-            new[name], errors[name] = joined(fitted), error_of_groups(fitted, [one.whole for one in sums])
+            elif not judge.better(
+                run.after, fed, _arrays(layer, joined([half for _, half, _ in tried]), weights[name])
+            ):
+                fitted, rows = [plan for plan, *_ in parts], None
+            for _ in range(FITS - 1):
+                asked = None if rows is None else rows.asked_for(fitted, wholes)
+                if asked is None:
+                    break
+                fitted = [
+                    refit_factors(plan, kernel, own, ridge=ridge, with_bias=with_bias)
+                    for plan, kernel, own, (*_, ridge) in zip(fitted, layer.site.parts, asked, tried, strict=True)
+                ]
+            new[name], errors[name] = joined(fitted), error_of_groups(fitted, wholes)
             fed.update(_arrays(layer, new[name], weights[name]))
     _store(small, fed)
     return new, errors
+
+
+@dataclass(frozen=True)
+class _Goals:
+    """Of one feed: outputs of the original (Z, T), and on which side they are cut, where a cut is behind the layer."""
+
+    outputs: Array
+    side: Array | None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Both models in the runtime, and what they give on the inputs.
+
+    Attributes
+    ----------
+    before, after : OnnxSession
+        The original, and the compressed model, whose weights are open.
+    feeds : Feeds
+    count : int
+        Of them.
+    number : dict of str to int
+        Of each layer, which draws its positions.
+    cuts : dict of str to OnnxCut
+        Behind layers.
+    """
+
+    before: OnnxSession
+    after: OnnxSession
+    feeds: Feeds
+    count: int
+    number: dict[str, int]
+    cuts: dict[str, OnnxCut]
+
+    @classmethod
+    def of(
+        cls,
+        original: Any,
+        small: Any,
+        layers: Sequence[OnnxLayer],
+        weights: Mapping[str, Sequence[tuple[str, str]]],
+        feeds: Feeds,
+    ) -> _Run:
+        """Open both models."""
+        cuts = cuts_of(original, layers)
+        opened = [name for rows in weights.values() for pair in rows for name in pair if name]
+        outputs, sources = [layer.output for layer in layers], [layer.source for layer in layers]
+        beyond = [cut.value for cut in cuts.values()]
+        return cls(
+            OnnxSession(original, [*outputs, *beyond]),
+            OnnxSession(small, [*sources, *outputs, *beyond], open_constants=opened),
+            feeds, sum(1 for _ in feeds), {layer.site.name: k for k, layer in enumerate(layers)}, cuts,
+        )  # fmt: skip
+
+    def rng(self, layer: OnnxLayer, turn: int) -> np.random.Generator:
+        """What draws the positions of a layer."""
+        return np.random.default_rng((self.number[layer.site.name], turn))
+
+    def goals(self, levels: Sequence[Sequence[OnnxLayer]]) -> dict[tuple[str, int], _Goals]:
+        """Samples of the original's outputs, by name of the layer and number of the feed; of the levels that fit."""
+        batch = max((len(value) for value in next(iter(self.feeds)).values() if np.ndim(value)), default=1)
+        chosen, held, whole = list[OnnxLayer](), 0, 0
+        for level in levels:
+            for layer in level:
+                site = layer.site
+                entries = len(site.kernel) * int(np.prod(site.geometry.output_size(site.kernel.shape[2:], site.image)))
+                whole += batch * site.uses * entries
+                held += min(most_samples(site) * len(site.kernel), self.count * batch * site.uses * entries)
+            if chosen and max(held, whole) > _SAMPLES:
+                break
+            chosen += level
+        ways = {layer.site.name: self.cuts.get(layer.site.name) for layer in chosen}
+        wanted = [layer.output for layer in chosen] + [way.value for way in ways.values() if way is not None]
+        found: dict[tuple[str, int], _Goals] = {}
+        for turn, feed in enumerate(self.feeds):
+            values = self.before.run(feed, wanted)
+            for layer in chosen:
+                name, way = layer.site.name, ways[layer.site.name]
+                side = None
+                # What is added may be larger than the output: then one output becomes many.
+                if way is not None and values[way.value].shape == values[layer.output].shape:
+                    side = sides(way.cut, self._drawn(layer, values[way.value], turn))
+                found[name, turn] = _Goals(self._drawn(layer, values[layer.output], turn), side)
+        return found
+
+    def _drawn(self, layer: OnnxLayer, values: Array, turn: int) -> Array:
+        """Values of the original at the positions that are drawn: those that the layer still writes."""
+        rows = sampled_outputs(layer, self.rng(layer, turn), self.count, values)
+        return rows if layer.rows is None else rows[:, layer.rows]
+
+    def seen(
+        self, level: Sequence[OnnxLayer], goals: dict[tuple[str, int], _Goals], fed: Mapping[str, Array]
+    ) -> tuple[dict[str, list[Halves]], dict[str, CutRows]]:
+        """Moments of the patches that layers see now and of their goals, used up here; rows where a cut is behind."""
+        moments = {
+            layer.site.name: [Halves(patch_size(layer.site), len(part)) for part in layer.site.parts] for layer in level
+        }
+        rows = {
+            name: CutRows(self.cuts[name].of(layer.rows), layer.site.groups)
+            for layer in level if goals[name := layer.site.name, 0].side is not None
+        }  # fmt: skip
+        cut = [layer for layer in level if layer.site.name in rows]
+        wanted = [layer.source for layer in level] + [layer.output for layer in cut]
+        wanted += [self.cuts[layer.site.name].value for layer in cut]
+        for turn, feed in enumerate(self.feeds):
+            given = self.after.run({**feed, **fed}, wanted)
+            for layer in level:
+                name, goal = layer.site.name, goals.pop((layer.site.name, turn))
+                patches = sampled(layer, self.rng(layer, turn), self.count, given[layer.source])[0]
+                groups = [in_groups(part, layer.site.groups) for part in (patches, goal.outputs)]
+                for own, inputs, targets in zip(moments[name], *groups, strict=True):
+                    own.add(inputs, targets, turn=turn, turns=self.count)
+                if name in rows and goal.side is not None:
+                    outputs, values = (
+                        sampled_outputs(layer, self.rng(layer, turn), self.count, given[value])
+                        for value in (layer.output, self.cuts[name].value)
+                    )
+                    rows[name].add(patches, goal.outputs, goal.side, (outputs, values))
+        return moments, rows
 
 
 class Judge:
@@ -182,32 +302,6 @@ class Judge:
         """The error of the outputs with weights that are fed."""
         found = [session.run({**feed, **fed}, session.outputs) for feed in self.feeds]
         return error_of_outputs(self.wanted, found)
-
-
-def _goals(
-    session: OnnxSession, levels: Sequence[Sequence[OnnxLayer]], number: Mapping[str, int], feeds: Feeds, count: int
-) -> dict[tuple[str, int], Array]:
-    """Samples of the original's outputs, by name of the layer and number of the feed; of the next levels that fit."""
-    batch = max((len(value) for value in next(iter(feeds)).values() if np.ndim(value)), default=1)
-    chosen, held, whole = list[OnnxLayer](), 0, 0
-    for level in levels:
-        for layer in level:
-            site = layer.site
-            entries = len(site.kernel) * int(np.prod(site.geometry.output_size(site.kernel.shape[2:], site.image)))
-            whole += batch * site.uses * entries
-            held += min(most_samples(site) * len(site.kernel), count * batch * site.uses * entries)
-        if chosen and max(held, whole) > _SAMPLES:
-            break
-        chosen += level
-    outputs = [layer.output for layer in chosen]
-    found: dict[tuple[str, int], Array] = {}
-    for turn, feed in enumerate(feeds):
-        values = session.run(feed, outputs)
-        for layer in chosen:
-            rng = np.random.default_rng((number[layer.site.name], turn))
-            rows = sampled_outputs(layer, rng, count, values[layer.output])
-            found[layer.site.name, turn] = rows if layer.rows is None else rows[:, layer.rows]
-    return found
 
 
 def _arrays(layer: OnnxLayer, plan: LayerPlan, names: Sequence[tuple[str, str]]) -> dict[str, Array]:

@@ -27,6 +27,8 @@ _RUNS = 9
 _SECONDS = 3.0
 """About so long the original runs for the time."""
 _MOST_ENTRIES = 1 << 26
+_LEAST_SPREAD = 1e-12
+"""Of a channel, relative to that of the channel that varies most: below it, its errors are those of rounding."""
 
 
 @dataclass(frozen=True)
@@ -170,20 +172,32 @@ def output_errors(original: OnnxSession, small: OnnxSession, feeds: Feeds) -> li
 
 
 def error_of_outputs(wanted: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> float:
-    """Root of the mean over the outputs of their squared errors, relative to their deviation from their mean."""
+    """Root of the mean over the channels of all outputs of their squared errors, relative to their deviations.
+
+    Channels lie along the second axis of an output.  A detector has coordinates in pixels in some and scores from 0 to
+    1 in others, and each is measured by what it varies itself.  Each output counts alike, however many channels it has.
+    """
     parts = []
     for name, first in wanted[0].items():
         if not isinstance(first, np.ndarray) or first.dtype.kind != "f":
             continue
         pairs = [(y[name].astype(np.float64), z[name].astype(np.float64)) for y, z in zip(wanted, found, strict=True)]
         # Each entry of an output may have a mean of its own, where all runs have one shape.
-        same = len({y.shape[1:] for y, _ in pairs}) == 1
-        mean = np.concatenate([y for y, _ in pairs]).mean(0) if same and first.ndim > 1 else 0.0
-        spread = sum(float(np.sum((y - mean) ** 2)) for y, _ in pairs)
-        gap = sum(float(np.sum((z - y) ** 2)) for y, z in pairs)
-        if spread > 0.0 and math.isfinite(gap):
-            parts.append(gap / spread)
+        same = len({y.shape[1:] for y, _ in pairs}) == 1 and first.ndim > 1
+        mean = np.concatenate([y for y, _ in pairs]).mean(0) if same else 0.0
+        spread = np.sum([_by_channel((y - mean) ** 2, same) for y, _ in pairs], axis=0)
+        gap = np.sum([_by_channel((z - y) ** 2, same) for y, z in pairs], axis=0)
+        varies = spread > _LEAST_SPREAD * spread.max(initial=0.0)
+        if varies.any() and np.isfinite(gap).all():
+            parts.append(float(np.mean(gap[varies] / spread[varies])))
     return math.sqrt(sum(parts) / len(parts)) if parts else 0.0
+
+
+def _by_channel(squares: Array, same: bool) -> Array:
+    """Sums over all axes but the second, or over all."""
+    if not same:
+        return np.atleast_1d(squares.sum())
+    return np.asarray(squares.sum(axis=(0, *range(2, squares.ndim))))
 
 
 class _Sum:

@@ -1,23 +1,8 @@
-"""What lies behind a layer of a PyTorch network and cuts its outputs, such as a ReLU.
+"""What lies behind a layer of a PyTorch network and cuts its outputs (:mod:`tensorchain.compression.cuts`).
 
-**The problem.**  Where relu(u) is all that is seen of u, an error of a negative u that stays negative does no harm.  A
-least-squares fit of the outputs y of a layer spends rank on it all the same.  So the fit asks only for what is seen:
-for each output and position
-
-    u = s y + c,      s > 0 or < 0 for each channel, c what is added (a normalisation's shift, a shortcut),
-
-and u is *cut* where it is at most `low`, or at least `high`.  Where u of the original and u of the fit are cut on the
-same side, the target is what the fit gives already; elsewhere it is y of the original.  Each step of this is a
-least-squares problem with a new target, whose squared error over the entries that are asked for cannot rise
-(majorisation).
-
-**Finding it.**  One pass over the network in which the functions of PyTorch are watched
-(`torch.overrides.TorchFunctionMode`): the output of a layer is followed through normalisations with fixed statistics
-and additions up to a function that cuts.  If it, or anything on the way, is used by anything else, or is itself an
-output of the network, then nothing is cut.
-
-References: Zhang, Zou, He, Sun, "Accelerating very deep convolutional networks for classification and detection"
-(2016), for fits to what a ReLU lets through.
+One pass over the network in which the functions of PyTorch are watched (`torch.overrides.TorchFunctionMode`): the
+output of a layer is followed through normalisations with fixed statistics and additions up to a function that cuts.  If
+it, or anything on the way, is used by anything else, or is itself an output of the network, then nothing is cut.
 """
 
 from __future__ import annotations
@@ -30,15 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from tensorchain.compression.cuts import Cut
 from tensorchain.compression.torch_inputs import batch_of, call
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Where a function is constant: at and below `low`, at and above `high`."""
-
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

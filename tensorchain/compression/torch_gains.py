@@ -1,8 +1,8 @@
 """How much the outputs of a PyTorch network answer to the errors of each layer.
 
-With g the gradient of a random combination of the outputs, of signs +-1, with respect to the output y of a layer, an
-error of y that is independent in all entries, with a mean square of e^2 times the variance v of its channel, changes
-the outputs by
+With g the gradient of a random combination of the outputs, each channel in units of its deviation and with signs +-1,
+with respect to the output y of a layer, an error of y that is independent in all entries, with a mean square of e^2
+times the variance v of its channel, changes the outputs by
 
     mean |change|^2 = e^2 gain,      gain = mean over images of sum over entries of g^2 v,
 
@@ -30,6 +30,8 @@ SOFTENED = 0.5
 """Power of the gains by which errors are weighted."""
 _IMAGES = 256
 """About so many are looked at."""
+_LEAST_DEVIATION = 1e-6
+"""Of a channel of the outputs, relative to the largest."""
 
 
 def gains_of(net: Any, sites: Sequence[Site], batches: Callable[[], Iterator[Any]]) -> dict[str, float] | None:
@@ -116,7 +118,10 @@ def _hook(module: Any, name: str, sums: dict[str, float]) -> Any:
 
 
 def _combination(outputs: Any, rng: np.random.Generator) -> Any:
-    """Sum of all outputs with random signs, each tensor in units of its deviation; None where there is no gradient."""
+    """Sum of all outputs with random signs, each channel in units of its deviation; None where there is no gradient.
+
+    Channels lie along the second axis: a detector has coordinates in pixels in some and scores from 0 to 1 in others.
+    """
     import torch
 
     if isinstance(outputs, dict):
@@ -127,4 +132,10 @@ def _combination(outputs: Any, rng: np.random.Generator) -> Any:
     if not getattr(outputs, "requires_grad", False) or not outputs.is_floating_point():
         return None
     signs = torch.from_numpy(rng.choice([-1.0, 1.0], size=tuple(outputs.shape))).to(outputs)
-    return (outputs * signs).sum() / outputs.detach().std(correction=0).clamp_min(torch.finfo(outputs.dtype).tiny)
+    values = outputs.detach()
+    axes = [axis for axis in range(values.ndim) if axis != 1]
+    alone = values.ndim < 2 or values.numel() == values.shape[1]
+    deviation = values.std(correction=0) if alone else values.std(axes, correction=0, keepdim=True)
+    # A channel that does not vary says nothing.
+    varies = deviation > _LEAST_DEVIATION * deviation.max()
+    return (outputs * signs * varies / deviation.clamp_min(torch.finfo(outputs.dtype).tiny)).sum()

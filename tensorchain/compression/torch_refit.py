@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain.compression.conv import LayerPlan
+from tensorchain.compression.cuts import FITS
 from tensorchain.compression.groups import error_of_groups, joined, kernel_of, split
 from tensorchain.compression.refit_factors import refit_factors
 from tensorchain.compression.report import LayerReport
@@ -34,8 +35,6 @@ from tensorchain.compression.torch_targets import Rows, Targets
 
 _RIDGE = 0.03
 """Of some hundred images 0.001 learns the rows by heart: outputs of other images then come less near."""
-_CUTS = 3
-"""Fits of a layer whose outputs are cut: the first to all outputs, the others to those that are seen."""
 _ROWS = 1 << 16
 """Rows from which a layer is fitted, where there are so many."""
 MOST_INPUTS = 6000
@@ -179,7 +178,7 @@ def _refit_layer(
     biased = layer is not None or plan.convolutions[-1].bias is not None
     moments = rows.moments()
     parts = split(plan, groups)
-    for turn in range(1 if rows.cut is None else _CUTS):
+    for turn in range(1 if rows.cut is None else FITS):
         asked = moments if turn == 0 else rows.asked_for(moments, parts)
         parts = [
             refit_factors(part, kernel, own, sweeps=sweeps, ridge=ridge, with_bias=biased)

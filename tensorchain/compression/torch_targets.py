@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from tensorchain.compression.conv import LayerPlan
+from tensorchain.compression.cuts import Cut
 from tensorchain.compression.refit import Moments
 from tensorchain.compression.request import Site
-from tensorchain.compression.torch_cuts import Cut, Followed, watched
+from tensorchain.compression.torch_cuts import Followed, watched
 from tensorchain.compression.torch_inputs import call, first_of, sample_of
 from tensorchain.compression.torch_patches import add_rows, outputs_of, rows_of
 

@@ -14,6 +14,7 @@ from tensorchain.compression.onnx_gains import gains_of
 from tensorchain.compression.onnx_layers import layers_of
 from tensorchain.compression.onnx_refit import Judge
 from tensorchain.compression.onnx_session import OnnxSession
+from tensorchain.compression.onnx_trial import error_of_outputs
 from tensorchain.compression.patches import SHARES, shrunk
 from tensorchain.compression.refit import Moments
 
@@ -39,7 +40,7 @@ def test_the_ridge_is_the_best_for_the_other_half(count):
     y = x @ truth.T + 0.3 * np.random.default_rng(2).standard_normal((count, 4))
     halves = halves_of(x, y)
     plan = LayerPlan("dense", None, (Convolution(kernel),))
-    whole, half = refit_held_out(plan, kernel, halves)
+    whole, half, chosen = refit_held_out(plan, kernel, halves)
     # The slow twin: ridge regression towards the kernel on rows, for each ridge.
     first, second = (slice(0, count // 2), slice(count // 2, None))
     start, errors, found = kernel.reshape(4, 30), [], []
@@ -50,7 +51,8 @@ def test_the_ridge_is_the_best_for_the_other_half(count):
         weight = start + np.linalg.solve(a.T @ a + strength * np.eye(30), a.T @ (b - a @ start.T)).T
         errors.append(np.sum((y[second] - my - (x[second] - mx) @ weight.T) ** 2))
         found.append(weight)
-    best = next((k for k in range(len(RIDGES) - 1) if errors[k + 1] >= errors[k]), len(RIDGES) - 1)
+    best = int(np.argmin(errors))
+    assert chosen == RIDGES[best]
     assert np.allclose(half.kernel.reshape(4, 30), found[best], atol=1e-8)
     gaps = [np.linalg.norm((one.reshape(4, 30) - truth) * np.std(x, axis=0)) for one in (kernel, whole.kernel)]
     assert gaps[1] < 0.5 * gaps[0]
@@ -70,7 +72,7 @@ def test_plans_of_several_convolutions_and_single_batches_are_fitted_too():
     whole.add(x, y)
     assert np.allclose(halves.whole.square, whole.square)
     assert np.allclose(halves.whole.cross, whole.cross)
-    better, _ = refit_held_out(plan, kernel, halves)
+    better = refit_held_out(plan, kernel, halves)[0]
     errors = [whole.relative_error(p.kernel.reshape(6, 36)) for p in (plan, better)]
     assert errors[1] < 0.9 * errors[0]
 
@@ -125,8 +127,46 @@ def test_gains_are_relative_errors_of_the_outputs():
     a = a - a.mean(1, keepdims=True)
     matrix = layers[1].site.kernel.reshape(4, 6).astype(float)
     signs = 0.2 * np.random.default_rng(0).choice([-1.0, 1.0], 6)
-    expected = np.linalg.norm(matrix @ (signs[:, None] * a)) / np.linalg.norm(matrix @ a) / 0.2
+    change, values = matrix @ (signs[:, None] * a), matrix @ a
+    expected = np.sqrt(np.mean(np.sum(change**2, axis=1) / np.sum(values**2, axis=1))) / 0.2
     assert gains["first"] == pytest.approx(expected, rel=0.05)
+
+
+def test_layers_behind_which_nothing_answers_have_small_gains_or_none():
+    proto, feeds = network(), feeds_of(2, images=4)
+    layers = layers_of(proto, {}, feeds[0])
+    # The output is a whole number, which no error of a layer moves by parts.
+    del proto.graph.output[:]
+    proto.graph.node.append(helper.make_node("ArgMax", ["y"], ["n"], axis=1))
+    proto.graph.output.append(helper.make_tensor_value_info("n", TensorProto.INT64, None))
+    assert gains_of(proto, layers, feeds) == {}
+    # The second layer is seen, the first one only through a gate that is shut.
+    proto = network("Mul")
+    proto.graph.node[1].input.append("shut")
+    proto.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "shut"))
+    nodes = [helper.make_node("Conv", ["x", "w3"], ["c"], name="third"), helper.make_node("Add", ["y", "c"], ["z"])]
+    proto.graph.node.extend(nodes)
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float32), "w3"))
+    proto.graph.output[0].name = "z"
+    gains = gains_of(proto, layers_of(proto, {}, feeds[0]), feeds)
+    assert gains["third"] == pytest.approx(1.0, rel=0.15)
+    assert gains["first"] == gains["second"] == pytest.approx(1e-3 * gains["third"])
+
+
+def test_channels_of_an_output_are_measured_by_what_they_vary_themselves():
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((20, 3, 7)) * np.array([100.0, 0.01, 0.0])[:, None] + 5.0
+    z = y + rng.standard_normal(y.shape) * np.array([1.0, 0.005, 0.0])[:, None]
+    ratios = [np.sum((z - y)[:, k] ** 2) / np.sum((y - y.mean(0))[:, k] ** 2) for k in range(2)]
+    halves = [[{"y": one[:10]}, {"y": one[10:]}] for one in (y, z)]
+    assert error_of_outputs(*halves) == pytest.approx(np.sqrt(np.mean(ratios)))
+    # Outputs count alike, and those that are no real numbers not at all.
+    both = [[{"y": one, "flat": two, "n": np.arange(3)}] for one, two in ((y, y[:, 0, 0]), (z, z[:, 0, 0]))]
+    flat = np.sum((z - y)[:, 0, 0] ** 2) / np.sum((y - 0.0)[:, 0, 0] ** 2)
+    assert error_of_outputs(*both) == pytest.approx(np.sqrt((np.mean(ratios) + flat) / 2.0))
+    # Runs of several lengths have no mean of each entry.
+    runs = [[{"y": one[:, :, :4]}, {"y": one[:, :, 4:]}] for one in (y, z)]
+    assert error_of_outputs(*runs) == pytest.approx(np.linalg.norm(z - y) / np.linalg.norm(y))
 
 
 def test_layers_that_need_no_fit_are_judged_by_outputs():

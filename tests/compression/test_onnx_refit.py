@@ -86,12 +86,14 @@ def test_a_refit_brings_outputs_back_on_images_that_it_has_not_seen(method, form
     assert all(0.0 <= layer.output_error < 1.0 for layer in after.layers if layer.method != "dense")
 
 
-def test_batches_of_any_size_give_the_same_fit():
+def test_batches_of_any_size_give_nearly_the_same_fit():
+    """But for the ridges, which are chosen by halves of the batches."""
     proto = network()
     x, keep = smooth(8, 2), ("last", "head")
     whole, _ = compressed(proto, calibration=[{"x": CALIBRATION}], keep=keep)
     parts, _ = compressed(proto, calibration=({"x": CALIBRATION[k : k + 7]} for k in range(0, 48, 7)), keep=keep)
-    assert np.allclose(run(whole, x), run(parts, x), rtol=1e-3, atol=1e-3)
+    first, second = run(whole, x), run(parts, x)
+    assert np.linalg.norm(first - second) < 0.02 * np.linalg.norm(first)
 
 
 def test_layers_without_a_dependence_are_fitted_together():

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from tensorchain.compression import Request, compress, refit_network
 from tensorchain.compression import torch_refit as refit
-from tensorchain.compression.torch_cuts import Cut, cuts_of, watched
+from tensorchain.compression.cuts import Cut
+from tensorchain.compression.torch_cuts import cuts_of, watched
 from tensorchain.compression.torch_gains import gains_of
 from tensorchain.compression.torch_network import measured_of
 from tensorchain.compression.torch_sites import sites_of
@@ -144,7 +145,7 @@ def test_what_passes_is_fitted_better_when_nothing_is_asked_of_what_is_cut(metho
     errors = {}
     for turns in (1, 3):
         small = copy.deepcopy(raw)
-        monkeypatch.setattr(refit, "_CUTS", turns)
+        monkeypatch.setattr(refit, "FITS", turns)
         refit_network(small, net, data)
         errors[turns] = seen_error(net, small)
     assert errors[3] < 0.97 * errors[1]
@@ -182,12 +183,28 @@ def test_gains_are_what_noise_in_a_layer_does_to_the_outputs():
                     return y + 1e-3 * scale * torch.randn(y.shape, generator=generator)
 
                 hook = net.get_submodule(name).register_forward_hook(noisy)
-                total += float((net(data) - clean).square().sum())
+                change = (net(data) - clean) / clean.std(0, correction=0)
+                total += float(change.square().sum())
                 hook.remove()
             effects[name] = total
     ratios = np.array([gains[name] ** 2 / effects[name] for name in names])
     assert ratios.max() < 1.6 * ratios.min()
     assert max(effects.values()) > 3.0 * min(effects.values())
+
+
+def test_gains_do_not_depend_on_the_units_of_the_outputs():
+    """A detector has coordinates in pixels beside scores; a channel that does not vary says nothing."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 1)]
+    net = nn.Sequential(*layers).eval()
+    data, sites = images(32), sites_of(net, images(1))
+    found = []
+    for units in ([1.0, 1.0, 1.0, 1.0, 0.0], [1e3, 1e-2, 1.0, 5.0, 0.0]):
+        scaled = copy.deepcopy(net)
+        with torch.no_grad():
+            scaled[2].weight.mul_(torch.tensor(units).reshape(-1, 1, 1, 1))
+        found.append(gains_of(scaled, sites, lambda: iter(data.split(16))))
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
 
 
 def test_gains_choose_the_ranks_and_are_left_out_where_there_is_no_gradient():
