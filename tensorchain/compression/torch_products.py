@@ -88,7 +88,9 @@ def _stack(names: Mapping[int, str], running: list[str]) -> Iterator[None]:
     def leave(*_: Any) -> None:
         running.pop()
 
-    handles = hooks.register_module_forward_pre_hook(enter), hooks.register_module_forward_hook(leave)
+    # Also where a module fails, and the one around it goes on.
+    leaving = hooks.register_module_forward_hook(leave, always_call=True)
+    handles = hooks.register_module_forward_pre_hook(enter), leaving
     try:
         yield
     finally:

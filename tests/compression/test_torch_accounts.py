@@ -326,3 +326,20 @@ def test_weights_that_are_no_real_numbers_stay():
         compress(net, torch.randn(2, 8, dtype=torch.complex64), keep_macs=0.5)
     with pytest.raises(ValueError, match="hold no tensor of real numbers"):
         output_error(net, net, torch.randn(2, 8, dtype=torch.complex64))
+
+
+def test_a_module_that_fails_and_is_caught_leaves_the_count_right():
+    class Fallback(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.never, self.conv = nn.Linear(99, 4), nn.Conv2d(4, 6, 3)
+
+        def forward(self, x):
+            try:
+                return self.never(x)
+            except RuntimeError:
+                x = self.conv(x).flatten(2)
+                return x @ x.transpose(1, 2)
+
+    sites = {site.name: site for site in sites_of(Fallback().eval(), torch.randn(2, 4, 6, 6))}
+    assert (sites["conv"].macs, sites[""].macs) == (4 * 6 * 9 * 16, 6 * 6 * 16)
