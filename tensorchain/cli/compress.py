@@ -17,7 +17,7 @@ from tensorchain.compression.onnx_budgets import compress_onnx_within
 from tensorchain.compression.onnx_calibration import checked_feeds
 from tensorchain.compression.onnx_graph import compress_onnx
 from tensorchain.compression.onnx_int8 import in_int8_opset, quantize_onnx
-from tensorchain.compression.onnx_reading import inputs_of, load_model
+from tensorchain.compression.onnx_reading import inputs_of, load_model, stored_bytes
 from tensorchain.compression.onnx_restore import Restored, restore_onnx
 from tensorchain.compression.onnx_trial import Trial, try_models
 from tensorchain.compression.report import Report, images_in_words
@@ -49,6 +49,8 @@ exit status: 0 done; 2 bad input, or a file that ONNX Runtime does not open; not
 """
 
 _NAME = 60
+_LESSONS = 4
+"""Runs into which the inputs of --restore are split at least; one of four is held out."""
 
 
 def add_parser(commands: Any) -> None:
@@ -162,8 +164,8 @@ def run(arguments: argparse.Namespace) -> Status:
             held = read_feeds(calibration, arguments.key, inputs_of(original))
             feeds = checked_feeds(held, inputs_of(original))
         lessons = feeds
-        if arguments.restore is not None and arguments.restore != calibration:
-            lessons = read_feeds(arguments.restore, arguments.key, inputs_of(original))
+        if arguments.restore is not None:
+            lessons = read_feeds(arguments.restore, arguments.key, inputs_of(original), runs=_LESSONS)
         sizes = _sizes(arguments.input_shape, [one.name for one in inputs_of(original)])
         options: dict[str, Any] = {
             "refit": False if arguments.no_refit else None, "input_shapes": sizes, "stabilise": not arguments.plain,
@@ -224,7 +226,7 @@ def _show(
     arguments: argparse.Namespace, source: Path, target: Path, results: tuple[Report, Trial, Restored | None]
 ) -> None:
     report, trial, restored = results
-    sizes = source.stat().st_size, target.stat().st_size
+    sizes = stored_bytes(source), target.stat().st_size
     if arguments.json:
         layers = [dataclasses.asdict(layer) for layer in report.layers]
         totals = {"parameters": report.parameters, "macs": report.macs, "bytes": sizes, "gap": report.allocation.gap}

@@ -59,7 +59,7 @@ class FileFeeds:
         return array[k] if step < 0 else array[k * step : (k + 1) * step]
 
 
-def read_feeds(path: str | Path, key: str | None, inputs: Sequence[InputInfo]) -> FileFeeds:
+def read_feeds(path: str | Path, key: str | None, inputs: Sequence[InputInfo], *, runs: int = 1) -> FileFeeds:
     """The calibration inputs in a file.
 
     Parameters
@@ -70,6 +70,8 @@ def read_feeds(path: str | Path, key: str | None, inputs: Sequence[InputInfo]) -
         Which array, for a model of one input.
     inputs : sequence of InputInfo
         Of the model.
+    runs : int
+        At least so many runs, where the model takes batches of any size and there are so many images.
 
     Raises
     ------
@@ -77,10 +79,12 @@ def read_feeds(path: str | Path, key: str | None, inputs: Sequence[InputInfo]) -
         If the file cannot be read, lacks an input, or its arrays do not fit the inputs or each other.
     """
     arrays = _arrays(check_file(path), key, inputs)
-    return split(arrays, inputs, f"--calibration {path}")
+    return split(arrays, inputs, f"--calibration {path}", runs=runs)
 
 
-def split(arrays: Mapping[str, Array], inputs: Sequence[InputInfo], where: str = "calibration") -> FileFeeds:
+def split(
+    arrays: Mapping[str, Array], inputs: Sequence[InputInfo], where: str = "calibration", *, runs: int = 1
+) -> FileFeeds:
     """Feeds from arrays by name of the input.
 
     Examples
@@ -122,7 +126,7 @@ def split(arrays: Mapping[str, Array], inputs: Sequence[InputInfo], where: str =
         steps.update(dict.fromkeys(rows, 1))
     elif rows:
         largest = max(math.prod(arrays[name].shape[1:]) for name in rows)
-        step = min(_BATCH, max(1, _ENTRIES // max(largest, 1)))
+        step = min(_BATCH, max(1, _ENTRIES // max(largest, 1)), max(1, max(rows.values()) // runs))
         counts = {-(-count // step) for count in rows.values()} if len(set(rows.values())) == 1 else set(rows.values())
         steps.update(dict.fromkeys(rows, step))
     else:
@@ -162,4 +166,6 @@ def _held(path: Path) -> Sequence[str]:
             files: Any = archive.files
             return list(files)
     except Exception as error:
-        raise CommandError(f"{path}: not a readable .npz file: {str(error) or type(error).__name__}") from error
+        # What NumPy says of files that are none is how to read them unsafely.
+        reason = "it is none" if "pickle" in str(error) else str(error) or type(error).__name__
+        raise CommandError(f"{path}: not a readable .npz file: {reason}") from error

@@ -27,10 +27,12 @@ from tensorchain.compression.report import LayerReport, Report, StepReport
 from tensorchain.compression.request import Request, Site
 from tensorchain.compression.sandwich import Sandwich
 from tensorchain.compression.steps import compress_in_steps, compress_to_score
+from tensorchain.compression.torch_files import load_network, save_network
 from tensorchain.compression.torch_layers import module_of
 from tensorchain.compression.torch_network import compress
 from tensorchain.compression.torch_refit import refit_network
-from tensorchain.compression.training import Epoch, quantize, restore
+from tensorchain.compression.torch_rounding import quantize
+from tensorchain.compression.training import Epoch, restore
 
 __all__ = [
     "METHODS",
@@ -72,6 +74,7 @@ __all__ = [
     "fit_on_grid",
     "from_range",
     "kernel_tensor",
+    "load_network",
     "module_of",
     "multilinear_rank",
     "one_step",
@@ -87,6 +90,7 @@ __all__ = [
     "refit_network",
     "restore",
     "restore_onnx",
+    "save_network",
     "tensor_kernel",
     "try_models",
 ]

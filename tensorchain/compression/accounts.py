@@ -6,12 +6,17 @@ fits, because the ladder of ranks ends below the dense layer or has wide steps.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
-from tensorchain.compression.report import Report
+from tensorchain.compression.report import Report, StepReport
+from tensorchain.compression.request import Request, Site
 
 _NEAR = 0.03
 """A budget is used where this share of it is left at most."""
+_NAMED = 3
+"""Layers that stay are named up to so many, the largest first."""
 
 
 def unused_budget(report: Report, share: float, budget: str = "keep_macs") -> str:
@@ -50,3 +55,54 @@ def unused_budget(report: Report, share: float, budget: str = "keep_macs") -> st
     if extra > share - used:
         return f"{told}: the next step, {name} from rank {rank} to {to}, costs {extra:.3f} more"
     return f"{told}: what is left buys too little of the error"
+
+
+def unmet_budget(sites: Sequence[Site], request: Request, least: float, whole: float) -> str:
+    """Why a budget of multiplications or parameters cannot be met, and what to do.
+
+    Parameters
+    ----------
+    sites : sequence of Site
+        All layers.
+    request : Request
+        With the budget.
+    least : float
+        What is left with the cheapest candidates, as a share.
+    whole : float
+        What the budget counts of the dense network.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorchain.compression import Geometry
+    >>> sites = [Site("gru", np.zeros((1, 1, 1, 1)), None, Geometry(), (1, 1), refusal="a GRU", counts=(60, 90))]
+    >>> unmet_budget(sites, Request("tc", keep_macs=0.5), 1.0, 90.0).partition(", ")[2]
+    '1.0000 in layers that stay (gru: a GRU, 1.000); give a larger share'
+    """
+    counts = [(s.macs if request.budget == "keep_macs" else s.parameters, s) for s in sites]
+    stay = sorted(((n, s) for n, s in counts if n and request.refusal(s)), key=lambda pair: -pair[0])
+    told = f"{request.budget}={request.share:g} cannot be met: with the cheapest candidates of all layers {least:.4f} "
+    told += f"is left, {sum(n for n, _ in stay) / whole:.4f} in layers that stay"
+    if stay:
+        named = [f"{s.name or 'the network itself'}: {request.refusal(s)}, {n / whole:.3f}" for n, s in stay[:_NAMED]]
+        more = [] if len(stay) <= _NAMED else [f"{len(stay) - _NAMED} more"]
+        told += f" ({'; '.join([*named, *more])})"
+    return f"{told}; give a larger share"
+
+
+def unheld_bound(steps: Sequence[StepReport], max_output_error: float | None, min_agreement: float | None) -> str:
+    """That no trial holds a bound, the nearest that was found, and what to do.
+
+    Parameters
+    ----------
+    steps : sequence of StepReport
+        The trials, with the agreement or minus the error as their score.
+    max_output_error, min_agreement : float or None
+        The bound, and None.
+    """
+    near = max(steps, key=lambda step: -math.inf if step.score is None else step.score)
+    name, bound = ("max_output_error", max_output_error) if min_agreement is None else ("min_agreement", min_agreement)
+    return (
+        f"no trial holds {name}={bound:g}; at a share of {near.share:.3f} it is {abs(near.score or 0.0):.3g}: give a "
+        "wider bound, more calibration inputs, more trials, or more candidates"
+    )

@@ -12,11 +12,12 @@ or the share of inputs whose largest output is the same as the original's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from tensorchain.compression.steps import compress_to_score
-from tensorchain.compression.torch_inputs import batches_of, call
+from tensorchain.compression.accounts import unheld_bound
+from tensorchain.compression.steps import NoBudgetError, compress_to_score
+from tensorchain.compression.torch_inputs import batches_of, call, tensors_of
 from tensorchain.compression.torch_layers import copied
 from tensorchain.compression.torch_refit import refit_network
 
@@ -75,10 +76,10 @@ def compress_within(
         raise ValueError("give one of max_output_error and min_agreement")
     if max_output_error is not None and not 0.0 < max_output_error < 1.0:
         raise ValueError(f"max_output_error is {max_output_error!r}; a number between 0 and 1 is needed")
-    if min_agreement is not None and not 0.0 < min_agreement < 1.0:
-        raise ValueError(f"min_agreement is {min_agreement!r}; a number between 0 and 1 is needed")
+    if min_agreement is not None and not 0.0 < min_agreement <= 1.0:
+        raise ValueError(f"min_agreement is {min_agreement!r}; a number above 0, up to 1, is needed")
     teacher = copied(net).eval()
-    inputs = batches_of(calibration)
+    inputs = batches_of(calibration, net=net)
 
     def passes() -> Iterator[Any]:
         return ((batch, None) for batch in inputs())
@@ -88,10 +89,13 @@ def compress_within(
         most, evaluate = max_output_error, lambda small: -output_error(teacher, small, given)
     else:
         most, evaluate = 1.0 - (min_agreement or 0.0), lambda small: agreement(teacher, small, given)
-    return compress_to_score(
-        net, example, method, evaluate=evaluate, max_drop=most, trials=trials, calibration=passes, refit=True,
-        restoring=lambda small: refit_network(small, teacher, passes), **options,
-    )  # fmt: skip
+    try:
+        return compress_to_score(
+            net, example, method, evaluate=evaluate, max_drop=most, trials=trials, calibration=passes, refit=True,
+            restoring=lambda small: refit_network(small, teacher, passes), **options,
+        )  # fmt: skip
+    except NoBudgetError as error:
+        raise ValueError(unheld_bound(error.steps, max_output_error, min_agreement)) from error
 
 
 def output_error(original: Any, net: Any, inputs: Any) -> float:
@@ -117,7 +121,7 @@ def output_error(original: Any, net: Any, inputs: Any) -> float:
     """
     gap, square, count = 0.0, 0.0, 0
     sums: list[Any] = []
-    for wanted, found in _both(original, net, batches_of(inputs, "inputs")):
+    for wanted, found in _both(original, net, batches_of(inputs, "inputs", net=original)):
         if not sums:
             sums = [0.0] * len(wanted)
         for n, (y, z) in enumerate(zip(wanted, found, strict=True)):
@@ -153,7 +157,11 @@ def agreement(original: Any, net: Any, inputs: Any) -> float:
     0.5
     """
     same, count = 0.0, 0
-    for wanted, found in _both(original, net, batches_of(inputs, "inputs")):
+    for wanted, found in _both(original, net, batches_of(inputs, "inputs", net=original)):
+        if wanted[0].ndim < 2:
+            raise ValueError(
+                f"the first output has shape {tuple(wanted[0].shape)}; an agreement needs (B, classes, ...)"
+            )
         equal = wanted[0].argmax(1) == found[0].argmax(1)
         same, count = same + float(equal.sum()), count + equal.numel()
     return same / max(count, 1)
@@ -165,12 +173,11 @@ def _both(original: Any, net: Any, passes: Callable[[], Iterator[Any]]) -> Itera
 
     with torch.no_grad():
         for batch in passes():
-            yield _tensors(call(original, batch)), _tensors(call(net, batch))
-
-
-def _tensors(outputs: Any) -> list[Any]:
-    if isinstance(outputs, Mapping):
-        outputs = list(outputs.values())
-    if isinstance(outputs, (tuple, list)):
-        return [tensor for part in outputs for tensor in _tensors(part)]
-    return [outputs] if hasattr(outputs, "is_floating_point") and outputs.is_floating_point() else []
+            outputs = call(original, batch)
+            wanted, found = tensors_of(outputs), tensors_of(call(net, batch))
+            if not wanted:
+                raise ValueError(
+                    f"the outputs are {type(outputs).__name__} and hold no tensor of real numbers to compare; wrap the "
+                    "network in a module that returns its tensors, in tuples, lists or mappings if need be"
+                )
+            yield [torch.atleast_1d(y) for y in wanted], [torch.atleast_1d(z) for z in found]

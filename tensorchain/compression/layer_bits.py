@@ -18,8 +18,7 @@ model, for all layers at once and with measured noise in place of step^2 / 12.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,8 @@ import numpy as np
 
 from tensorchain.compression.allocation import allocate
 from tensorchain.compression.quantize import FEWEST_BITS, MOST_BITS, check_bits, quantizer
-from tensorchain.compression.torch_layers import channel_axis, convolutions, decomposed, plan_of_module
+from tensorchain.compression.torch_inputs import call, one_pass, tensors_of
+from tensorchain.compression.torch_layers import channel_axis, convolutions, copied, decomposed, plan_of_module
 from tensorchain.kernels import Array
 
 _PROBE = 4
@@ -86,7 +86,7 @@ class LayerBits:
 def allocate_layer_bits(
     net: Any,
     mean_bits: float,
-    loader: Iterable[Any] | None = None,
+    loader: Any = None,
     *,
     min_bits: int = FEWEST_BITS,
     max_bits: int = MOST_BITS,
@@ -101,8 +101,8 @@ def allocate_layer_bits(
         A network, dense or as `compress` returns it.
     mean_bits : float
         Most bits for a weight on average, 2 to 8; scales are not counted.
-    loader : iterable of object, optional
-        Its first batch (inputs, or inputs and labels) measures the gains; all are 1 without one.
+    loader : tensor, iterable of batches, or a function that returns one, optional
+        Its first batch (inputs, or a pair with the inputs first) measures the gains; all are 1 without one.
     min_bits, max_bits : int, optional
         Limits for each layer, within 2 to 8.
     per_channel : bool, optional
@@ -158,7 +158,7 @@ def allocate_layer_bits(
     errors = {name: np.array([rounded(name, bits)[1] for bits in choices]) for name in modules}
     gains = dict.fromkeys(modules, 1.0)
     if loader is not None:
-        gains = _gains(net, modules, lambda name: rounded(name, _PROBE), next(iter(loader), None))
+        gains = _gains(net, modules, lambda name: rounded(name, _PROBE), next(one_pass(loader, net=net)))
     tables = [gains[name] * errors[name] for name in modules]
     sizes = {name: weight.size for name, weight in weights.items()}
     costs = [np.array([size * bits for bits in choices], dtype=float) for size in sizes.values()]
@@ -192,25 +192,25 @@ def _responses(net: Any, modules: dict[str, Any]) -> dict[str, float]:
 
 
 def _gains(
-    net: Any, modules: dict[str, Any], change: Callable[[str], tuple[Array, float]], batch: Any
+    net: Any, modules: dict[str, Any], change: Callable[[str], tuple[Array, float]], inputs: Any
 ) -> dict[str, float]:
     """Squared relative error of the outputs over that of a kernel, by rounding one layer alone."""
     import torch
 
-    if batch is None:
-        raise ValueError("the loader holds no batch; the gains are measured on one")
-    inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-    probe = copy.deepcopy(net).eval()
+    def outputs() -> Any:
+        return torch.cat([part.double().flatten() for part in tensors_of(call(probe, inputs))])
+
+    probe = copied(net).eval()
     gains = {}
     with torch.no_grad():
-        expected = probe(inputs).double()
+        expected = outputs()
         energy = float((expected**2).sum())
         for name in modules:
             rounded, error = change(name)
             weight = probe.get_submodule(name).weight
             kept = weight.clone()
             weight.copy_(torch.from_numpy(rounded))
-            moved = float(((probe(inputs).double() - expected) ** 2).sum())
+            moved = float(((outputs() - expected) ** 2).sum())
             weight.copy_(kept)
             gains[name] = moved / energy / error if error > 0.0 and energy > 0.0 else 0.0
     return gains

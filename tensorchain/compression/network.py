@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorchain.compression.accounts import unused_budget
+from tensorchain.compression.accounts import unmet_budget, unused_budget
 from tensorchain.compression.allocation import Allocation, allocate, one_step
 from tensorchain.compression.candidates import Candidate, curve
 from tensorchain.compression.conv import LayerPlan
@@ -94,6 +94,9 @@ def plan_network(
     curves, seeds = measured_curves(sites, request, covariances=covariances, rng=rng, progress=progress, times=times)
     patches, done = covariances or {}, progress or Progress(None, "")
     costs, whole, rest = costs_of(sites, request, curves, parameters, times)
+    least = sum(float(cost.min()) for cost in costs) + rest
+    if request.keep_latency is None and request.share * whole < least:
+        raise ValueError(unmet_budget(sites, request, least / whole, whole))
     weights = [(gains or {}).get(site.name, 1.0) for site in sites]
     errors = [w * np.array([p.error for p in points]) for w, points in zip(weights, curves, strict=True)]
     chosen = (allocate if request.allocation == "global" else one_step)(costs, errors, request.share * whole - rest)
@@ -161,6 +164,8 @@ def measured_curves(
     if request.keep_latency is not None and times is None:
         raise ValueError("keep_latency needs something to run the layers with; give keep_macs or keep_params")
     check_names(sites, request)
+    if not sites:
+        raise ValueError("the network has no layer with a matrix or kernels of its own; there is nothing to compress")
     patches, done = covariances or {}, progress or Progress(None, "")
     # Each piece of work has a seed of its own, so that it does not matter which were done before.
     seeds = np.random.default_rng(rng).integers(1 << 62, size=(len(sites), 2)).tolist()
@@ -194,7 +199,10 @@ def costs_of(
     """What the budget counts: of each candidate, of the dense network, and of what is no layer's choice."""
     costs = [np.array([point.cost(request.budget) for point in points]) for points in curves]
     if request.budget == "keep_macs":
-        return costs, float(sum(site.macs for site in sites)), 0.0
+        whole = float(sum(site.macs for site in sites))
+        if not whole:
+            raise ValueError("keep_macs counts nothing here, since no layer multiplies; give keep_params")
+        return costs, whole, 0.0
     if request.keep_latency is not None and times is not None:
         dense = float(sum(cost[-1] for cost in costs))
         # One by one layers may take longer than the whole network, of which nothing must be left below zero.

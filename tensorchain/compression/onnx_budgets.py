@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tensorchain.compression.accounts import unheld_bound
 from tensorchain.compression.onnx_calibration import Feeds, checked_feeds
 from tensorchain.compression.onnx_prepared import Prepared
 from tensorchain.compression.onnx_reading import inputs_of
@@ -85,7 +86,8 @@ def compress_onnx_within(
     if (max_output_error is None) == (min_agreement is None):
         raise ValueError("give one of max_output_error and min_agreement")
     name, value = ("max_output_error", max_output_error) if min_agreement is None else ("min_agreement", min_agreement)
-    if value is None or not 0.0 < value < 1.0:
+    # That all inputs agree may be asked for, an error of nothing may not.
+    if value is None or not 0.0 < value <= 1.0 or value == max_output_error == 1.0:
         raise ValueError(f"{name} is {value!r}; a number between 0 and 1 is needed")
     if by not in ("macs", "params"):
         raise ValueError(f"by is {by!r}; 'macs' or 'params' is needed")
@@ -113,11 +115,7 @@ def compress_onnx_within(
         if high / low < 1.01:
             break
     if best is None:
-        found = max(step.score for step in steps if step.score is not None)
-        raise ValueError(
-            f"no trial holds {name}={value:g}; at a share of {steps[-1].share:.3f} it is {abs(found):.3g}: give a "
-            "wider bound, more calibration inputs, or more trials"
-        )
+        raise ValueError(unheld_bound(steps, max_output_error, min_agreement))
     return best[0], replace(best[1], steps=tuple(steps))
 
 

@@ -83,6 +83,8 @@ def _cast(name: str, value: Array, dtype: Any) -> Array:
     """An array in the type of its input; ValueError where integers are needed and fractions were given."""
     if dtype is None or value.dtype == dtype:
         return value
+    if value.dtype.kind not in "biuf":
+        raise ValueError(f"input {name!r} takes {dtype}; the feed has values of type {value.dtype}")
     cast = value.astype(dtype)
     if cast.dtype.kind in "iub" and not np.array_equal(cast, value):
         raise ValueError(f"input {name!r} takes {dtype}; the feed has {value.dtype} numbers that are none")

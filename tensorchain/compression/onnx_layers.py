@@ -110,7 +110,8 @@ def layers_of(
     ValueError
         Where a node contradicts itself.
     """
-    nodes = [node for node in proto.graph.node if node.op_type in _WEIGHT_AT and node.domain in ("", "ai.onnx")]
+    counted = {*_WEIGHT_AT, "Einsum"}
+    nodes = [node for node in proto.graph.node if node.op_type in counted and node.domain in ("", "ai.onnx")]
     inputs = inputs_of(proto)
     wanted = [name for node in nodes for name in (*node.input[:2], node.output[0])]
     finder = _Finder(proto, value_shapes(proto, wanted, sizes or {}, feed), inputs[0].name if inputs else "")
@@ -251,10 +252,26 @@ class _Finder:
         """An operator that may do anything with the weights that it holds: Einsum, and those of other domains."""
         arrays = [array for n in node.input if n and (array := self.constants.array(n)) is not None]
         weights = [array for array in arrays if array.ndim >= 2]
-        if not weights:
+        summed = node.op_type == "Einsum" and not node.domain and len(node.input) == 2
+        if not weights and not summed:
             return None
         kind = ".".join(part for part in (node.domain, node.op_type) if part)
-        return self._left(name, f"operator {kind}", sum(array.size for array in arrays), None)
+        reason = f"operator {kind}" if weights else "both factors are computed"
+        return self._left(name, reason, sum(array.size for array in arrays), self._summed(node) if summed else None)
+
+    def _summed(self, node: Any) -> int | None:
+        """Multiplications of a sum of products of two factors: one for each value of all of its indices."""
+        terms = self._attributes(node)["equation"].decode().replace(" ", "").split("->")[0].split(",")
+        sizes: dict[str, int] = {}
+        for name, term in zip(node.input, terms, strict=False):
+            array = self.constants.array(name)
+            shape = self.shapes.get(name, ()) if array is None else array.shape
+            if len(shape) != len(term) or not all(shape) or not term.isalpha():
+                return None
+            for index, size in zip(term, shape, strict=True):
+                # An axis of length 1 is repeated.
+                sizes[index] = max(size, sizes.get(index, 1))
+        return round(math.prod(sizes.values()) / max(self.batch, 1))
 
     def inside(self) -> Iterator[OnnxLayer]:
         """The layers inside branches and loops."""

@@ -15,17 +15,18 @@ from typing import Any
 
 import numpy as np
 
+from tensorchain.compression.accounts import unmet_budget
 from tensorchain.compression.channels import BudgetError
 from tensorchain.compression.conv import LayerPlan
 from tensorchain.compression.groups import kernel_of
 from tensorchain.compression.latency import Clock, Times, within_latency
 from tensorchain.compression.network import Measured, untouched
-from tensorchain.compression.onnx_calibration import Feeds, checked_feeds, covariances_of, patch_size
+from tensorchain.compression.onnx_calibration import Feeds, checked_feeds, covariances_of, describe, patch_size
 from tensorchain.compression.onnx_clock import OnnxClock, batched, images_of
 from tensorchain.compression.onnx_gains import gains_of
 from tensorchain.compression.onnx_layers import NO_SIZE, OnnxLayer, layers_of
 from tensorchain.compression.onnx_narrow import Narrow, narrowed_layers
-from tensorchain.compression.onnx_reading import check_numbers, inputs_of, load_model, stored_sizes
+from tensorchain.compression.onnx_reading import InputInfo, check_numbers, inputs_of, load_model, stored_sizes
 from tensorchain.compression.onnx_refit import MOST_INPUTS, Judge, behind, dense_plan, refit_onnx
 from tensorchain.compression.onnx_rewriting import drop_unread, rewrite
 from tensorchain.compression.onnx_session import OnnxSession, onnx_package
@@ -36,6 +37,8 @@ from tensorchain.compression.request import BUDGETS, Request
 
 _NOTHING = 1e-12
 """A share of the multiplications, or parameters, that no model keeps within."""
+_ROUNDED = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
+"""Layers of models that are quantized already."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Prepared:
         original = load_model(model)
         check_numbers(original)
         inputs = inputs_of(original)
-        sizes = _checked_sizes(input_shapes, [one.name for one in inputs])
+        sizes = _checked_sizes(input_shapes, inputs)
         feeds = None if calibration is None else checked_feeds(calibration, inputs)
         layers = layers_of(original, sizes, None if feeds is None else next(iter(feeds)))
         wanted = [layer for layer in layers if not request.refusal(layer.site)]
@@ -215,12 +218,10 @@ class Prepared:
         """ValueError where a budget of multiplications or parameters cannot be met."""
         if request.share >= least:
             return
-        counts = [(s.macs if request.budget == "keep_macs" else s.parameters, s) for s in self.measured.sites]
-        stay = sum(count for count, site in counts if request.refusal(site))
-        raise ValueError(
-            f"{request.budget}={request.share:g} cannot be met: with the cheapest candidates of all layers {least:.4f} "
-            f"is left, {stay / max(sum(count for count, _ in counts), 1):.4f} in layers that stay; give a larger share"
-        )
+        whole = self.measured.parameters
+        if request.budget == "keep_macs":
+            whole = sum(site.macs for site in self.measured.sites)
+        raise ValueError(unmet_budget(self.measured.sites, request, least, max(whole, 1)))
 
     def _written(self, request: Request, plans: Mapping[str, LayerPlan]) -> tuple[Any, list[OnnxLayer], Any, Any]:
         """The model with the plans, the layers that are fitted, and the plans and the names of the weights of these."""
@@ -261,7 +262,7 @@ class Prepared:
             report = _told(report, self.layers, better, errors)
         if fitted:
             _check_runs(small)
-        # A constant that several layers shared, or that was cut with the channels, is no layer's account.
+        # What layers do not account for: constants that were shared or cut, biases of layers that had none.
         return small, replace(report, parameters=(report.parameters[0], stored_sizes(small)))
 
 
@@ -283,16 +284,22 @@ def _beside(before: Measured, slim: Prepared, report: Report) -> Report:
     return replace(report, layers=tuple(layers), parameters=(before.parameters, report.parameters[1]), macs=macs)
 
 
-def _checked_sizes(given: Mapping[str, Sequence[int]], names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+def _checked_sizes(given: Mapping[str, Sequence[int]], inputs: Sequence[InputInfo]) -> dict[str, tuple[int, ...]]:
     """Shapes by name; a single input need not be named."""
+    known = {one.name: one for one in inputs}
     sizes = {}
     for name, shape in given.items():
-        if not name and len(names) == 1:
-            name = names[0]
-        if name not in names:
-            raise ValueError(f"input_shapes names {name!r}; the inputs are {', '.join(map(repr, names))}")
+        if not name and len(known) == 1:
+            name = next(iter(known))
+        if name not in known:
+            raise ValueError(f"input_shapes names {name!r}; the inputs are {', '.join(map(repr, known))}")
         if any(int(n) < 1 for n in shape):
             raise ValueError(f"input_shapes gives {tuple(shape)} for {name!r}; sizes of at least 1 are needed")
+        own = known[name].shape
+        if own is not None and (
+            len(own) != len(shape) or any(n not in (0, m) for n, m in zip(own, shape, strict=True))
+        ):
+            raise ValueError(f"input_shapes gives {tuple(shape)} for {name!r}; {describe(known[name])} is needed")
         sizes[name] = tuple(int(n) for n in shape)
     return sizes
 
@@ -309,9 +316,11 @@ def _nothing(layers: Sequence[OnnxLayer], request: Request, name: str) -> str:
         cure += (
             f", or the shape of the input (--input-shape {name}=1,3,224,224)" if name else ": sizes depend on values"
         )
+    elif set(reasons) == {"shares its weight"}:
+        cure = "export the network so that each layer is called once, on a batch of all its inputs"
     elif any(reason.startswith("inside") for reason in reasons):
         cure = "export the model without control flow, or take a version of it with one branch"
-    elif "its weight is stored in few bits" in reasons:
+    elif any(reason == "its weight is stored in few bits" or reason.startswith(_ROUNDED) for reason in reasons):
         cure = "compress the model before it is quantized"
     return f"no convolution or matrix can be replaced ({why}); {cure}"
 
@@ -336,5 +345,7 @@ def _told(
             error = float(np.linalg.norm(change) / np.linalg.norm(kernel))
             figures = error, errors[entry.name], plan.sensitivity(relative=True)
             entry = replace(entry, error=figures[0], output_error=figures[1], sensitivity=figures[2])
+        elif entry.name in plans:
+            entry = replace(entry, parameters=(entry.parameters[0], plans[entry.name].parameters))
         told.append(entry)
     return replace(report, layers=tuple(told))

@@ -8,7 +8,8 @@ all of them; what is computed is computed by ONNX's reference evaluator.
 size depends on other values are then measured in one run in ONNX Runtime, on a calibration feed, or on zeros where all
 sizes of the inputs are given.
 
-What a file holds is written by others: external data is refused, since it could name any file.
+What a file holds is written by others: weights in other files are read from its own folder only
+(:mod:`tensorchain.compression.onnx_external`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from tensorchain.compression.onnx_external import is_external, place_of, take_in
 from tensorchain.compression.onnx_session import OnnxSession, onnx_package
 from tensorchain.kernels import Array
 
@@ -67,7 +69,7 @@ def load_model(model: str | os.PathLike[str] | Any) -> Any:
         Without onnx.
     FileNotFoundError
     ValueError
-        Where it is no valid model, or has weights in other files.
+        Where it is no valid model, or weights in other files cannot be read.
     """
     onnx = onnx_package()
     proto = onnx.ModelProto()
@@ -81,10 +83,13 @@ def load_model(model: str | os.PathLike[str] | Any) -> Any:
             proto = onnx.load(path, load_external_data=False)
         except Exception as error:
             raise ValueError(f"{os.fspath(model)!r} is no ONNX model: {error}") from error
-    for graph in graphs_of(proto.graph):
-        for tensor in _tensors(graph):
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                raise ValueError(f"weight {tensor.name!r} is kept outside the file; save the model as a single file")
+        take_in(tensors_of(proto), path.parent)
+    outside = next((tensor.name for tensor in tensors_of(proto) if is_external(tensor)), None)
+    if outside is not None:
+        raise ValueError(f"weight {outside!r} is kept outside the model; give the name of its file")
+    if proto.functions:
+        # Functions of an exporter's own hide the layers inside them.
+        proto = onnx.inliner.inline_local_functions(proto)
     try:
         _sort(proto.graph)
         onnx.checker.check_model(proto, full_check=True)
@@ -225,8 +230,16 @@ def stored_sizes(proto: Any) -> int:
         for kind in ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16", "INT8", "UINT8", "INT4", "UINT4")
         if hasattr(kinds, kind)
     }
-    tensors = [tensor for graph in graphs_of(proto.graph) for tensor in _tensors(graph)]
+    tensors = list(tensors_of(proto))
     return sum(math.prod(tensor.dims) for tensor in tensors if tensor.data_type in counted)
+
+
+def stored_bytes(path: str | os.PathLike[str]) -> int:
+    """Bytes of an ONNX file and of those beside it that hold its weights."""
+    whole = Path(path)
+    proto = onnx_package().load(whole, load_external_data=False)
+    beside = {place_of(tensor, whole.parent)[0] for tensor in tensors_of(proto) if is_external(tensor)}
+    return whole.stat().st_size + sum(one.stat().st_size for one in beside)
 
 
 def check_numbers(proto: Any) -> None:
@@ -333,10 +346,12 @@ def _sort(graph: Any) -> None:
     graph.node.extend(nodes[k] for k in order)
 
 
-def _tensors(graph: Any) -> Iterator[Any]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
+def tensors_of(proto: Any) -> Iterator[Any]:
+    """All tensors that a model holds, those inside branches and loops among them."""
+    for graph in graphs_of(proto.graph):
+        yield from graph.initializer
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
+                yield from attribute.tensors

@@ -117,7 +117,8 @@ class Report:
             error = "" if layer.error is None else f"{layer.error:.4f}"
             sensitivity = "" if layer.sensitivity is None else f"{layer.sensitivity:.3g}"
             kept = f"{layer.macs[1] / layer.macs[0]:.3f}" if layer.macs[0] else ""
-            row = f"{layer.name:<26}{layer.method:<11}{layer.rank!s:<20}{error:>8}{sensitivity:>13}{kept:>11}"
+            name = layer.name or "(the network)"
+            row = f"{name:<26}{layer.method:<11}{layer.rank!s:<20}{error:>8}{sensitivity:>13}{kept:>11}"
             row += f"{layer.form or '':>9}"
             if layer.bits is not None:
                 row += f"{layer.rounded_error:>9.4f}  {','.join(map(str, layer.bits))}"

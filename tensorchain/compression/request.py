@@ -178,6 +178,10 @@ class Request:
         share = self.share
         if not 0.0 < share <= 1.0:
             raise ValueError(f"the share to keep is {share!r}; a number above 0, up to 1, is needed")
+        if isinstance(self.keep, str):
+            raise TypeError(f"keep is {self.keep!r}; a tuple of names is needed, such as ({self.keep!r},)")
+        if isinstance(self.candidates, bool) or self.candidates < 1:
+            raise ValueError(f"candidates is {self.candidates!r}; an integer of at least 1 is needed")
         if self.form not in FORMS:
             raise ValueError(f"form is {self.form!r}; {' or '.join(FORMS)} is needed")
         if self.weight_bits is not None:

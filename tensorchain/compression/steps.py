@@ -19,23 +19,23 @@ selection in one and in several steps; Gusak et al., "Automated multi-stage comp
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from tensorchain.compression.latency import Times
 from tensorchain.compression.network import untouched
-from tensorchain.compression.progress import Progress, digest, plan_of_record, plan_record
-from tensorchain.compression.report import StepReport, report_of_record
+from tensorchain.compression.progress import Progress, digest
+from tensorchain.compression.report import StepReport
 from tensorchain.compression.request import Request
 from tensorchain.compression.torch_clock import TorchClock
+from tensorchain.compression.torch_files import of_record, record_of
 from tensorchain.compression.torch_inputs import batches_of
-from tensorchain.compression.torch_layers import decomposed, plan_of_module, with_plans
+from tensorchain.compression.torch_layers import copied, with_plans
 from tensorchain.compression.torch_network import measured_of
 from tensorchain.compression.torch_sites import sites_of
 from tensorchain.kernels import Array
@@ -44,6 +44,14 @@ Evaluate = Callable[[Any], float]
 
 _SHRINK = 0.7
 """Share of the present cost that a step keeps when only the accuracy limits it."""
+
+
+class NoBudgetError(ValueError):
+    """No budget that was tried holds the score; `steps` are those that were."""
+
+    def __init__(self, told: str, steps: list[StepReport]) -> None:
+        super().__init__(told)
+        self.steps = steps
 
 
 def compress_in_steps(
@@ -118,10 +126,10 @@ def compress_in_steps(
     else:
         first = Request(method, keep_macs, keep_params, **options)
         shares = [first.share ** (t / steps) for t in range(1, steps + 1)]
-    batches = None if calibration is None else batches_of(calibration)
+    batches = None if calibration is None else batches_of(calibration, net=net)
     progress = Progress(checkpoint, digest([*_weights(net), first, shares, max_drop, rng]))
     needed = None if max_drop is None or evaluate is None else _dense_score(net, evaluate, progress) - max_drop
-    best, done = copy.deepcopy(net).eval(), list[StepReport]()
+    best, done = copied(net).eval(), list[StepReport]()
     for t, share in enumerate(shares):
         own = progress.within(f"step{t}")
         request = first.at(share)
@@ -197,7 +205,7 @@ def compress_to_score(
     if by not in ("macs", "params"):
         raise ValueError(f"by is {by!r}; 'macs' or 'params' is needed")
     request = Request(method, *((1.0, None) if by == "macs" else (None, 1.0)), **options)
-    measured = measured_of(net, example, request, None if calibration is None else batches_of(calibration))
+    measured = measured_of(net, example, request, None if calibration is None else batches_of(calibration, net=net))
     progress = Progress(checkpoint, digest([*_weights(net), measured.problem(request, rng), max_drop, by]))
     needed = _dense_score(net, evaluate, progress) - max_drop
     low, high = measured.least_share(request, rng, progress), 1.0
@@ -218,14 +226,23 @@ def compress_to_score(
             low = share
     if best is None:
         tried = ", ".join(f"{step.share:.3f}: {step.score:.4f}" for step in done)
-        raise ValueError(f"no budget held the score {needed:.4f} (share: score: {tried}); allow a larger max_drop")
+        told = f"no budget held the score {needed:.4f} (share: score: {tried}); allow a larger max_drop"
+        raise NoBudgetError(told, done)
     best.report = replace(best.report, steps=tuple(done))
     return best
 
 
 def _weights(net: Any) -> list[Any]:
     """The arrays of a network, by which a checkpoint knows it."""
-    return [value.detach().cpu().numpy() for value in net.state_dict().values()]
+    return [_array(value) for value in net.state_dict().values()]
+
+
+def _array(value: Any) -> Array:
+    """A tensor as an array; of a type that NumPy lacks in single precision, which holds it exactly."""
+    import torch
+
+    value = value.detach().cpu()
+    return np.asarray((value.float() if value.dtype == torch.bfloat16 else value).numpy())
 
 
 def _restored_step(
@@ -251,19 +268,20 @@ def _restored(before: Any, planned: Callable[[], Any], seed: int, restoring: Any
 
     found = progress.get("restored")
     if found is not None:
-        return _network(before, *found)
+        record, arrays = found
+        return of_record(before, record, {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()})
     small = planned()
     if restoring is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             restoring(small)
         small.eval()
-    progress.put("restored", *_network_record(small))
+    progress.put("restored", record_of(small), {name: _array(value) for name, value in small.state_dict().items()})
     return small
 
 
 def _dense_score(net: Any, evaluate: Evaluate, progress: Progress) -> float:
-    return _score(copy.deepcopy(net).eval(), evaluate, progress.within("dense"))
+    return _score(copied(net).eval(), evaluate, progress.within("dense"))
 
 
 def _score(net: Any, evaluate: Evaluate, progress: Progress) -> float:
@@ -279,26 +297,6 @@ def _score(net: Any, evaluate: Evaluate, progress: Progress) -> float:
         raise ValueError(f"evaluate returned {score!r}; a finite number, higher is better, is needed")
     progress.put("score", score)
     return score
-
-
-def _network_record(net: Any) -> tuple[dict[str, Any], dict[str, Array]]:
-    """A compressed network as JSON (its report and the structure of each new layer) and arrays (its state)."""
-    plans = {
-        name: plan_record(plan_of_module(net.get_submodule(name), layer.method, layer.rank))[0]
-        for name, layer in decomposed(net).items()
-    }
-    report = {**asdict(net.report), "steps": []}
-    return {"plans": plans, "report": report}, {n: v.detach().cpu().numpy() for n, v in net.state_dict().items()}
-
-
-def _network(before: Any, record: dict[str, Any], arrays: dict[str, Array]) -> Any:
-    """The network that `_network_record` took apart, from the one before it."""
-    import torch
-
-    plans = {name: plan_of_record(plan) for name, plan in record["plans"].items()}
-    small = with_plans(before, plans, report_of_record(record["report"]))
-    small.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in arrays.items()})
-    return small
 
 
 def _check(count: int, evaluate: Any, max_drop: float | None, rng: Any, options: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tensorchain.compression.inner_scales import InnerChannels, with_room
-from tensorchain.compression.torch_inputs import call, inputs_of
+from tensorchain.compression.torch_inputs import call, first_of, one_pass
 from tensorchain.compression.torch_layers import convolutions
 from tensorchain.kernels import Array
 
@@ -131,8 +131,8 @@ def _moments(
 
     sums: dict[str, list[Any]] = {}
 
-    def gather(module: Any, inputs: Any, name: str) -> None:
-        value = inputs[0].detach()
+    def gather(module: Any, value: Any, name: str) -> None:
+        value = value.detach()
         linear = isinstance(module, torch.nn.Linear)
         axis = value.ndim - 1 if linear else value.ndim - module.weight.ndim + 1
         rows = value.movedim(axis, 0).flatten(1).double()
@@ -141,13 +141,15 @@ def _moments(
         own[2], own[3], own[4] = own[2] + rows.sum(1), own[3] + rows.square().sum(1), own[4] + rows.shape[1]
 
     hooks = [
-        module.register_forward_pre_hook(lambda module, inputs, name=name: gather(module, inputs, name))
+        module.register_forward_pre_hook(
+            lambda module, inputs, named, name=name: gather(module, first_of(inputs, named), name), with_kwargs=True
+        )
         for name, module in modules.items()
     ]
     try:
         with torch.no_grad():
-            for batch in islice(loader, batches):
-                call(net, inputs_of(batch))
+            for batch in islice(one_pass(loader, net=net), batches):
+                call(net, batch)
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,7 +1,9 @@
 """What a PyTorch network is run on: examples and calibration inputs in the forms that people have them.
 
 An input is a tensor, or a tuple or list (the positional arguments) or a mapping (the keyword arguments) of anything.
-A batch of a loader is such an input, or a pair whose first part is one and whose second part, the labels, is not read.
+A batch of a loader is such an input, or a pair whose first part is one and whose second part, the labels, is not read:
+the first part alone is the input wherever the network can be called with it.  Of a mapping the entries are read that
+the network takes, and one entry more is its labels.
 """
 
 from __future__ import annotations
@@ -25,14 +27,51 @@ def call(net: Any, inputs: Any) -> Any:
     (32, {'a': 1}, 2, 2)
     """
     if isinstance(inputs, Mapping):
+        if not _takes(net, inputs):
+            raise TypeError(f"the inputs are named {', '.join(map(repr, inputs))}; {_needs(net)}")
         return net(**inputs)
     if isinstance(inputs, (tuple, list)):
-        try:
-            inspect.signature(getattr(net, "forward", net)).bind(*inputs)
-        except TypeError:
-            return call(net, inputs[0])
-        return net(*inputs)
+        if not inputs:
+            raise TypeError(f"the inputs are an empty {type(inputs).__name__}; {_needs(net)}")
+        return net(*inputs) if _takes(net, inputs) else call(net, inputs[0])
     return net(inputs)
+
+
+def _signature(net: Any) -> inspect.Signature | None:
+    """What a network, or the one inside a wrapper that hands all on, takes; None where that is not known."""
+    import torch
+
+    while True:
+        inside = getattr(net, "_orig_mod", None)
+        inside = net.module if isinstance(net, torch.nn.DataParallel) else inside
+        if inside is None:
+            break
+        net = inside
+    try:
+        return inspect.signature(getattr(net, "forward", net))
+    except (TypeError, ValueError):
+        return None
+
+
+def _takes(net: Any, inputs: Any) -> bool:
+    """Whether a network can be called with inputs."""
+    signature = _signature(net)
+    try:
+        if signature is not None:
+            named = isinstance(inputs, Mapping)
+            signature.bind(**inputs) if named else signature.bind(*_arguments(inputs))
+    except TypeError:
+        return False
+    return True
+
+
+def _arguments(inputs: Any) -> tuple[Any, ...]:
+    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+
+
+def _needs(net: Any) -> str:
+    signature = _signature(net)
+    return "the network cannot take these" if signature is None else f"the network takes {signature}"
 
 
 def first_of(given: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
@@ -98,18 +137,71 @@ def sample_of(inputs: Any) -> list[Any]:
     return [tuple(inputs.shape), flat[:: max(1, flat.numel() // 1024)].cpu().tolist()]
 
 
-def inputs_of(batch: Any) -> Any:
-    """The inputs of a batch that may hold labels too: the first part of a pair.
+def tensors_of(values: Any) -> list[Any]:
+    """All tensors of real numbers in outputs.
 
     Examples
     --------
-    >>> inputs_of(("images", "labels")), inputs_of("images"), inputs_of({"images": 1})
-    ('images', 'images', {'images': 1})
+    >>> import torch
+    >>> tensors_of({"y": [torch.ones(1), torch.ones(1, dtype=torch.int64)], "z": torch.zeros(1)})
+    [tensor([1.]), tensor([0.])]
     """
-    return batch[0] if isinstance(batch, (tuple, list)) else batch
+    if isinstance(values, Mapping):
+        values = list(values.values())
+    if isinstance(values, (tuple, list)):
+        return [tensor for part in values for tensor in tensors_of(part)]
+    return [values] if hasattr(values, "is_floating_point") and values.is_floating_point() else []
 
 
-def batches_of(calibration: Any, name: str = "calibration") -> Callable[[], Iterator[Any]]:
+def inputs_of(batch: Any, net: Any = None) -> Any:
+    """The inputs of a batch that may hold labels too: the first part of a pair where the network can take it alone.
+
+    Examples
+    --------
+    >>> inputs_of(("images", "labels")), inputs_of("images"), inputs_of(("base", "exponent"), pow)
+    ('images', 'images', ('base', 'exponent'))
+    >>> inputs_of({"value": 3.5, "label": 1}, lambda value: value)
+    {'value': 3.5}
+    """
+    if isinstance(batch, (tuple, list)) and batch:
+        alone = net is None or len(batch) == 1 or _takes(net, batch[0]) or not _takes(net, batch)
+        return batch[0] if alone else tuple(batch)
+    if isinstance(batch, Mapping) and net is not None:
+        signature = _signature(net)
+        parameters = {} if signature is None else signature.parameters
+        if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return {key: value for key, value in batch.items() if key in parameters} or dict(batch)
+    return batch
+
+
+def pair_of(batch: Any, net: Any) -> tuple[Any, Any]:
+    """Inputs and labels of a batch.
+
+    Raises
+    ------
+    TypeError
+        When it is no pair, and no mapping with one entry more than the network takes.
+
+    Examples
+    --------
+    >>> pair_of(("images", "labels"), None), pair_of({"value": 3.5, "label": 1}, lambda value: value)
+    (('images', 'labels'), ({'value': 3.5}, 1))
+    """
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch[0], batch[1]
+    if isinstance(batch, Mapping):
+        inputs = inputs_of(batch, net)
+        rest = [value for key, value in batch.items() if key not in inputs]
+        if len(rest) == 1:
+            return inputs, rest[0]
+        told = f"a mapping of {', '.join(map(repr, batch))}"
+    else:
+        parts = f" of {len(batch)} parts" if isinstance(batch, (tuple, list)) else ""
+        told = f"a {type(batch).__name__}{parts}"
+    raise TypeError(f"a batch is {told}; a pair (inputs, labels) is needed, or the inputs by name and one entry more")
+
+
+def batches_of(calibration: Any, name: str = "calibration", *, net: Any = None) -> Callable[[], Iterator[Any]]:
     """A function that starts a pass over the inputs of all batches.
 
     Parameters
@@ -118,6 +210,8 @@ def batches_of(calibration: Any, name: str = "calibration") -> Callable[[], Iter
         A tensor is cut into batches of 64.  An iterator, which ends after one pass, is read into a list.
     name : str
         Of the argument, for the error.
+    net : torch.nn.Module, optional
+        The network that takes them, where pairs may be two inputs (`inputs_of`).
 
     Returns
     -------
@@ -136,27 +230,38 @@ def batches_of(calibration: Any, name: str = "calibration") -> Callable[[], Iter
     >>> list(passes()), list(passes())
     (['images 1', 'images 2'], ['images 1', 'images 2'])
     """
+    if callable(calibration) and not isinstance(calibration, Iterable):
+        return lambda: one_pass(calibration(), name, net=net)
+    source = list(calibration) if isinstance(calibration, Iterator) else calibration
+    _checked(source, name)
+    return lambda: one_pass(source, name, net=net)
+
+
+def one_pass(loader: Any, name: str = "loader", *, net: Any = None) -> Iterator[Any]:
+    """The inputs of all batches; arguments and errors as in `batches_of`, but that an iterator is used up."""
     import torch
 
-    if isinstance(calibration, torch.Tensor):
-        calibration = list(calibration.split(BATCH))
-    elif callable(calibration) and not isinstance(calibration, Iterable):
-        return lambda: _inputs(calibration(), name)
-    elif isinstance(calibration, Mapping) or not isinstance(calibration, Iterable):
+    if callable(loader) and not isinstance(loader, Iterable):
+        loader = loader()
+    _checked(loader, name)
+    return _inputs(list(loader.split(BATCH)) if isinstance(loader, torch.Tensor) else loader, name, net)
+
+
+def _checked(loader: Any, name: str) -> None:
+    """TypeError for what is no source of batches."""
+    if isinstance(loader, (Mapping, str)) or not isinstance(loader, Iterable):
         raise TypeError(
-            f"{name} is {type(calibration).__name__}; a tensor of images, a loader, a list of batches, or a function "
+            f"{name} is {type(loader).__name__}; a tensor of images, a loader, a list of batches, or a function "
             "that returns one of these is needed"
         )
-    source = list(calibration) if iter(calibration) is calibration else calibration
-    return lambda: _inputs(source, name)
+    if type(loader).__module__ == "numpy":
+        raise TypeError(f"{name} is a NumPy array; give torch.from_numpy of it")
 
 
-def _inputs(batches: Any, name: str) -> Iterator[Any]:
-    import torch
-
+def _inputs(batches: Iterable[Any], name: str, net: Any) -> Iterator[Any]:
     found = False
-    for batch in batches.split(BATCH) if isinstance(batches, torch.Tensor) else batches:
+    for batch in batches:
         found = True
-        yield inputs_of(batch)
+        yield inputs_of(batch, net)
     if not found:
         raise ValueError(f"{name} holds no batch; give an iterable of inputs, or of (inputs, labels)")

@@ -10,7 +10,8 @@ fastest.  "fold" moves the groups into the batch: the kernel is stored, and trai
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -42,14 +43,92 @@ def with_plans(net: Any, plans: Mapping[str, LayerPlan], report: Report) -> Any:
 
 
 def copied(net: Any) -> Any:
-    """A copy of a network, those with weights that are computed by hooks (weight_norm, pruning) among them."""
-    tensor = torch_package().Tensor
+    """A copy of a network; of tensors that it has computed, such as a weight or a cache, without their history.
+
+    Raises
+    ------
+    TypeError
+        When something in it cannot be copied.
+    """
+    # What the copy finds here is taken in place of the original.
+    memo: dict[int, Any] = {}
     for module in net.modules():
-        for key, value in vars(module).items():
-            # Computed anew by the next call; with its history it cannot be copied.
-            if isinstance(value, tensor) and value.grad_fn is not None:
-                vars(module)[key] = value.detach()
-    return copy.deepcopy(net)
+        for value in vars(module).values():
+            for tensor in _computed_in(value, set()):
+                memo[id(tensor)] = tensor.detach().clone()
+    try:
+        return copy.deepcopy(net, memo)
+    except (TypeError, RuntimeError) as error:
+        where = [
+            ".".join(part for part in (name, key) if part)
+            for name, module in net.named_modules()
+            for key, value in vars(module).items()
+            if key != "_modules" and not _copies(value, memo)
+        ]
+        raise TypeError(
+            f"the network cannot be copied ({error}), for its {where[0] if where else 'own copying'}: take this out, "
+            "or give its class a __deepcopy__"
+        ) from error
+
+
+def _copies(value: Any, memo: dict[int, Any]) -> bool:
+    try:
+        copy.deepcopy(value, dict(memo))
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def _computed_in(value: Any, seen: set[int]) -> Iterator[Any]:
+    """Tensors with a history, in lists and mappings too."""
+    if isinstance(value, torch_package().Tensor):
+        if value.grad_fn is not None:
+            yield value
+    elif isinstance(value, (Mapping, tuple, list)) and id(value) not in seen:
+        seen.add(id(value))
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _computed_in(part, seen)
+
+
+@contextmanager
+def in_evaluation(net: Any) -> Iterator[None]:
+    """Have a network in evaluation mode; its modes, and its buffers, such as counters and caches, come back."""
+    modes = [(module, module.training) for module in net.modules()]
+    buffers = [(m, key, b.clone()) for m in net.modules() for key, b in m._buffers.items() if b is not None]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, was in modes:
+            module.training = was
+        for module, key, buffer in buffers:
+            now = module._buffers.get(key)
+            if now is not None and now.shape == buffer.shape:
+                now.copy_(buffer)
+            else:
+                module._buffers[key] = buffer
+
+
+def computing_hooks(module: Any) -> list[Any]:
+    """The hooks of a module that compute its weight before each call: of pruning, weight_norm and spectral_norm."""
+    from torch.nn.utils.prune import BasePruningMethod
+    from torch.nn.utils.spectral_norm import SpectralNorm
+    from torch.nn.utils.weight_norm import WeightNorm
+
+    kinds = BasePruningMethod, SpectralNorm, WeightNorm
+    return [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, kinds)]
+
+
+def plain_weight(module: Any) -> None:
+    """Store what hooks compute as parameters, in place."""
+    from torch.nn.utils import prune, remove_spectral_norm, remove_weight_norm
+
+    for hook in computing_hooks(module):
+        if isinstance(hook, prune.BasePruningMethod):
+            prune.remove(module, hook._tensor_name)
+        else:
+            kind = type(hook).__name__
+            (remove_weight_norm if kind == "WeightNorm" else remove_spectral_norm)(module, hook.name)
 
 
 def decomposed(net: Any) -> dict[str, LayerReport]:

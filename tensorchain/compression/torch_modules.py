@@ -23,9 +23,10 @@ def fold_class() -> Any:
             self.groups, self.back = groups, back
 
         def forward(self, x: Tensor) -> Tensor:
-            # -1 for the batch: its size is not fixed in exported graphs.
-            channels = x.shape[1] * self.groups if self.back else x.shape[1] // self.groups
-            return x.reshape(-1, channels, *x.shape[2:])
+            # Without the shape of x, which scripted and traced graphs do not fix; -1 for the batch.
+            if self.back:
+                return x.unflatten(0, [-1, self.groups]).flatten(1, 2)
+            return x.unflatten(1, [self.groups, -1]).flatten(0, 1)
 
         def extra_repr(self) -> str:
             return f"{self.groups}, back={self.back}"

@@ -22,7 +22,7 @@ from tensorchain.compression.request import Request
 from tensorchain.compression.torch_clock import TorchClock
 from tensorchain.compression.torch_gains import gains_of
 from tensorchain.compression.torch_inputs import batches_of, call
-from tensorchain.compression.torch_layers import copied, torch_package, with_plans
+from tensorchain.compression.torch_layers import copied, in_evaluation, torch_package, with_plans
 from tensorchain.compression.torch_patches import patch_covariances
 from tensorchain.compression.torch_refit import refit_network
 from tensorchain.compression.torch_sites import sites_of
@@ -109,7 +109,7 @@ def compress(
     torch = torch_package()
     if not isinstance(net, torch.nn.Module):
         raise TypeError(f"net is {type(net).__name__}; a torch.nn.Module is needed")
-    batches = None if calibration is None else batches_of(calibration)
+    batches = None if calibration is None else batches_of(calibration, net=net)
     if refit is None:
         # Weights on a grid would leave it.
         refit = batches is not None and options.get("weight_bits") is None
@@ -138,7 +138,7 @@ def compress(
 
 def _try(small: Any, example: Any) -> None:
     """Run the example; what fails here would fail for the caller."""
-    with torch_package().no_grad():
+    with torch_package().no_grad(), in_evaluation(small):
         try:
             call(small, example)
         except Exception as error:

@@ -214,6 +214,11 @@ def patch_covariances(net: Any, sites: Sequence[Site], batches: Callable[[], Ite
     finally:
         for hook in hooks:
             hook.remove()
+    for name, total in sums.items():
+        if not torch.isfinite(total).all():
+            raise ValueError(
+                f"{name or 'the network'} sees NaN or infinity; give calibration inputs that the network can take"
+            )
     return {
         name: tuple(
             PatchCovariance(matrix / counts[name], wanted[name].kernel.shape[1]) for matrix in total.cpu().numpy()

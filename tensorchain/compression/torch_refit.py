@@ -28,7 +28,7 @@ from tensorchain.compression.report import LayerReport
 from tensorchain.compression.request import Site
 from tensorchain.compression.torch_cuts import cuts_of
 from tensorchain.compression.torch_inputs import batch_of, batches_of
-from tensorchain.compression.torch_layers import copied, decomposed, plan_of_module, stored_weight
+from tensorchain.compression.torch_layers import copied, decomposed, in_evaluation, plan_of_module, stored_weight
 from tensorchain.compression.torch_patches import positions_for
 from tensorchain.compression.torch_sites import sites_of
 from tensorchain.compression.torch_targets import Rows, Targets
@@ -104,15 +104,14 @@ def refit_network(
     """
     if rounds < 1 or (positions is not None and positions < 1):
         raise ValueError(f"rounds is {rounds!r} and positions {positions!r}; positive integers are needed")
-    batches = batches_of(calibration)
+    batches = batches_of(calibration, net=original)
     seed = int(np.random.default_rng(rng).integers(1 << 62))
-    training = [module.training for module in net.modules()]
     teacher = copied(original).eval()
-    net.eval()
     done = decomposed(net)
     bits = {name for name, layer in done.items() if layer.bits is not None}
-    try:
-        sites = sites_of(teacher, next(batches()))
+    with in_evaluation(net):
+        # What an earlier compression replaced in the original is one layer there too.
+        sites = sites_of(teacher, next(batches()), whole=True)
         wanted = [
             site
             for site in sites
@@ -135,9 +134,6 @@ def refit_network(
                     report = _refit_layer(net, site, rows, (sweeps, ridge), callback)
                     if report is not None:
                         done[site.name] = report
-    finally:
-        for module, was in zip(net.modules(), training, strict=False):
-            module.training = was
     if hasattr(net, "report"):
         layers = tuple(done.get(layer.name, layer) for layer in net.report.layers)
         net.report = replace(net.report, layers=layers, refitted=True)

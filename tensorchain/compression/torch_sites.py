@@ -2,8 +2,9 @@
 
 One run of the example tells of every layer how often it is called, on inputs of which sizes, and whether its weight is
 read by other code than its own.  Convolutions and linear layers that can be replaced are sites with their kernels; all
-other modules with weights are listed with the reason why they stay, their parameters, and their multiplications: each
-matrix once for each position of the input.
+other modules with weights are listed with the reason why they stay, their parameters, and the multiplications that a
+run makes with them (:mod:`tensorchain.compression.torch_products`).  What modules multiply without weights, such as the
+products of attention that is written by hand, is listed under their names.
 """
 
 from __future__ import annotations
@@ -11,18 +12,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from tensorchain.compression.conv import Geometry, macs_of
+from tensorchain.compression.conv import Geometry
 from tensorchain.compression.groups import groups_of, kernel_of
 from tensorchain.compression.report import LayerReport
 from tensorchain.compression.request import Site
 from tensorchain.compression.torch_inputs import batch_of, call, first_of
 from tensorchain.compression.torch_layers import (
     axes_of,
+    computing_hooks,
     convolutions,
     decomposed,
     geometry_of,
@@ -32,12 +34,13 @@ from tensorchain.compression.torch_layers import (
     weight_of,
 )
 from tensorchain.compression.torch_modules import fake_quantize_class
+from tensorchain.compression.torch_products import products_of
 
 _NOTHING = np.zeros((1, 1, 1, 1))
 
 
 def sites_of(net: Any, example: Any, whole: bool = False) -> list[Site]:
-    """Every layer that holds matrices, in the order of first use; those that are not used come last.
+    """Every layer that holds matrices, in the order of first use; then those that are not used, and other products.
 
     Parameters
     ----------
@@ -58,11 +61,10 @@ def sites_of(net: Any, example: Any, whole: bool = False) -> list[Site]:
         for name, module in net.named_modules()
         if name in done or (_matrices(module) and not _inside(name, done))
     }
-    with torch.no_grad(), _observed(modules) as seen:
+    own = {name: module for name, module in modules.items() if not isinstance(module, torch.jit.ScriptModule)}
+    with torch.no_grad(), _observed(own) as seen:
         call(net, example)
-    hidden = seen.read - set(seen.sizes)
-    if hidden:
-        _look_again(net, example, modules, seen, hidden)
+    products = products_of(net, example, modules, lambda name: _home(name, done))
     owners: dict[int, list[str]] = {}
     for name, module in net.named_modules():
         for parameter in module._parameters.values():
@@ -72,29 +74,15 @@ def sites_of(net: Any, example: Any, whole: bool = False) -> list[Site]:
     names = sorted(modules, key=lambda name: order.get(name, len(order)))
     counted: set[int] = set()
     batch = max(batch_of(example), 1)
-    return [_site(name, modules[name], seen, done.get(name), (owners, counted, batch)) for name in names]
+    sites = [_site(name, modules[name], seen, done.get(name), (owners, counted, products, batch)) for name in names]
+    rest = {name: count for name, count in products.items() if name not in modules}
+    return [*sites, *(_stays(name, "products without weights", (0, round(n / batch))) for name, n in rest.items())]
 
 
-def _look_again(net: Any, example: Any, modules: Mapping[str, Any], seen: _Seen, hidden: set[str]) -> None:
-    """Sizes of layers whose weights were read in place of a call: attention has a fast path that calls nothing."""
-    torch = torch_package()
-    switch = getattr(torch.backends, "mha", None)
-    if switch is None:
-        # Versions that cannot switch it off count these layers without multiplications.
-        return
-    fast = switch.get_fastpath_enabled()
-    switch.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), _observed(modules) as slow:
-            call(net, example)
-    finally:
-        switch.set_fastpath_enabled(fast)
-    for name in modules:
-        if name in hidden:
-            # The output matrix of an attention is read wherever the attention is called.
-            calls = slow.sizes.get(name) or slow.sizes.get(name.rpartition(".")[0])
-            if calls:
-                seen.sizes[name] = calls
+def _home(name: str, done: Mapping[str, Any]) -> str:
+    """The layer under which counts what runs in a module: that which it is a part of, else itself."""
+    whole, part = name.split(".parametrizations.")[0], name.rpartition(".")[0]
+    return part if part in done and name else whole
 
 
 def _inside(name: str, done: Mapping[str, Any]) -> bool:
@@ -179,10 +167,10 @@ def _site(
     module: Any,
     seen: _Seen,
     layer: LayerReport | None,
-    network: tuple[Mapping[int, list[str]], set[int], int],
+    network: tuple[Mapping[int, list[str]], set[int], Mapping[str, int], int],
 ) -> Site:
-    """A layer; `network`: the owners of all parameters, those counted already, and the samples of the example."""
-    owners, counted, batch = network
+    """A layer; `network`: owners of all parameters, those counted already, multiplications, samples of the example."""
+    owners, counted, products, batch = network
     nn = torch_package().nn
     calls = seen.sizes.get(name, [])
     if layer is not None:
@@ -192,40 +180,66 @@ def _site(
             name, kernel_of(plan, groups), plan.convolutions[-1].bias, plan.geometry, _image(module, calls, batch),
             _uses(module, calls, batch), different, plan, groups=groups, calls=max(len(calls), 1),
         )  # fmt: skip
-    own = [parameter for parameter in module._parameters.values() if parameter is not None]
-    shared = [other for p in own if p.ndim > 1 for other in owners.get(id(p), []) if other != name]
-    kinds = (*convolutions(), nn.Linear)
-    replaceable = isinstance(module, kinds)
-    plain = type(module) in kinds or _computed(module)
-    refusal = ""
-    if shared:
-        refusal = f"shares its weight with {shared[0]}"
-    elif name in seen.read:
-        refusal = "its weight is read by other code"
-    elif not calls:
-        refusal = "not called"
-    elif not replaceable or not plain or _rounded(module):
-        kind = type(module).__name__
-        refusal = f"{'an' if (kind[0] in 'AEIOLM' and kind[:2].isupper()) or kind[0] in 'AEIO' else 'a'} {kind}"
-    if refusal or not replaceable:
+    own = list(module.parameters() if _computed(module) else module.parameters(recurse=False))
+    refusal = _refusal(name, module, seen, owners)
+    if refusal:
         free = [p for p in own if id(p) not in counted]
         counted.update(map(id, free))
-        macs = sum(_macs(module, own, shape, batch) for shape in calls)
-        counts = sum(p.numel() for p in free), macs
-        return Site(name, _NOTHING, None, Geometry(), (1, 1), max(len(calls), 1), refusal, counts=counts)
+        counts = sum(p.numel() for p in free), round(products.get(name, 0) / batch)
+        return replace(_stays(name, refusal, counts), uses=max(len(calls), 1))
     bias = None if module.bias is None else module.bias.detach().to("cpu").double().numpy()
     linear = isinstance(module, nn.Linear)
-    geometry = Geometry() if linear else geometry_of(module)
-    if not linear and module.padding_mode != "zeros" and any(a != b for a, b in geometry.padding):
-        refusal = f"uneven {module.padding_mode} padding"
-    elif name in seen.more:
-        refusal = "called with more than its input"
-    refusal = refusal or _refusal_of_calls(calls)
-    stored = sum(p.numel() for p in module.parameters()) if _computed(module) else None
+    stored = sum(p.numel() for p in own) if _computed(module) else None
     return Site(
-        name, weight_of(module), bias, geometry, _image(module, calls, batch), _uses(module, calls, batch), refusal,
-        stored=stored, groups=1 if linear else int(module.groups), calls=len(calls),
+        name, weight_of(module), bias, Geometry() if linear else geometry_of(module), _image(module, calls, batch),
+        _uses(module, calls, batch), stored=stored, groups=1 if linear else int(module.groups), calls=len(calls),
     )  # fmt: skip
+
+
+def _stays(name: str, reason: str, counts: tuple[int, int]) -> Site:
+    """What cannot be replaced, with its parameters and multiplications."""
+    return Site(name, _NOTHING, None, Geometry(), (1, 1), 1, reason, counts=counts)
+
+
+def _refusal(name: str, module: Any, seen: _Seen, owners: Mapping[int, list[str]]) -> str:
+    """Why a layer stays; empty where it can be replaced."""
+    torch = torch_package()
+    kinds = (*convolutions(), torch.nn.Linear)
+    shared = [
+        (key, other)
+        for key, p in module.named_parameters(recurse=False)
+        for other in owners.get(id(p), [])
+        if other != name
+    ]
+    if shared:
+        return f"shares its {shared[0][0] if shared[0][0] == 'bias' else 'weight'} with {shared[0][1]}"
+    if isinstance(module, torch.jit.ScriptModule):
+        return "scripted or traced"
+    if name in seen.read:
+        return "its weight is read by other code"
+    calls = seen.sizes.get(name, [])
+    if not calls:
+        return "not called"
+    if not (type(module) in kinds or (isinstance(module, kinds) and _computed(module))) or _rounded(module):
+        kind = type(module).__name__
+        return f"{'an' if (kind[0] in 'AEIOLM' and kind[:2].isupper()) or kind[0] in 'AEIO' else 'a'} {kind}"
+    if not module.weight.is_floating_point():
+        return f"weight of type {str(module.weight.dtype).removeprefix('torch.')}"
+    if _hooked(module):
+        return "has hooks, which a new layer would not have"
+    uneven = not is_linear(module) and any(a != b for a, b in geometry_of(module).padding)
+    if uneven and module.padding_mode != "zeros":
+        return f"uneven {module.padding_mode} padding"
+    if name in seen.more:
+        return "called with more than its input"
+    return _refusal_of_calls(calls)
+
+
+def _hooked(module: Any) -> bool:
+    """Whether code of others runs with a layer, but for that which computes its weight."""
+    if len(module._forward_pre_hooks) > len(computing_hooks(module)):
+        return True
+    return any(getattr(module, name, None) for name in ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks"))
 
 
 def _image(module: Any, calls: list[tuple[int, ...]], batch: int) -> tuple[int, ...]:
@@ -253,16 +267,3 @@ def _rounded(module: Any) -> bool:
     """Whether the weight passes through the rounding of `quantize`."""
     parts = getattr(module, "parametrizations", None)
     return parts is not None and any(isinstance(part, fake_quantize_class()) for part in parts.modules())
-
-
-def _macs(module: Any, own: list[Any], shape: tuple[int, ...], batch: int) -> int:
-    """Multiplications of one call for one sample: each matrix at each position of the input, or of the output."""
-    nn = torch_package().nn
-    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) or len(shape) < 2:
-        return 0
-    if isinstance(module, convolutions()) and module.weight is not None:
-        axes = axes_of(module)
-        image = (1, *shape[-1:]) if axes == 1 else tuple(shape[-axes:])
-        images = max(1, round(math.prod(shape[: -axes - 1]) / batch))
-        return macs_of(weight_of(module).shape, geometry_of(module), image) * images
-    return sum(int(p.numel()) for p in own if p.ndim > 1) * max(1, round(math.prod(shape[:-1]) / batch))

@@ -1,6 +1,6 @@
-"""Restore the quality of a compressed PyTorch network, and train it with rounded weights and activations.
+"""Restore the quality of a compressed PyTorch network, that of one with rounded weights and activations among them.
 
-**Restoration.**  First the means and variances of the normalisations are measured again, since the small errors of the
+First the means and variances of the normalisations are measured again, since the small errors of the
 layers have moved them; that alone brings back much.  Where the layers were fitted to the outputs of the original, it
 raises the loss instead, and the training is short, the old ones come back and are held through the training: least
 squares shrink what they cannot predict, and normalisation by new statistics would blow that up again.  Then a few
@@ -10,18 +10,12 @@ epochs of stochastic gradients on
 
 with SS the sensitivity (:mod:`tensorchain.compression.torch_sensitivity`): what can be rounded stays so.  A
 teacher adds the mean squared difference of the outputs: more is known of what they should be than the labels say.
-
-**Quantization-aware training.**  Weights and inputs of every convolution and linear layer pass through `FakeQuantize`:
-they lie on an integer grid, and the gradient passes through the rounding (straight through) but not through clipping.
-Weights get one symmetric step a channel or a layer; activations an affine grid from calibration batches.
-
-Reference: Kozyrskiy, Phan, "CNN acceleration by low-rank approximation with quantized factors" (2020).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -29,14 +23,10 @@ from typing import Any
 import numpy as np
 
 from tensorchain.compression.curvature import rate_for
-from tensorchain.compression.layer_bits import allocate_layer_bits
 from tensorchain.compression.normalisations import frozen, recalibrate, recalibrated_or_held
-from tensorchain.compression.quantize import check_bits, quantizer
-from tensorchain.compression.torch_inner import rescale_inner
-from tensorchain.compression.torch_inputs import call, inputs_of
-from tensorchain.compression.torch_layers import channel_axis, convolutions, copied
+from tensorchain.compression.torch_inputs import call, pair_of, tensors_of
+from tensorchain.compression.torch_layers import copied
 from tensorchain.compression.torch_layers import decomposed as replaced
-from tensorchain.compression.torch_modules import fake_quantize_class
 from tensorchain.compression.torch_sensitivity import Sensitivities
 
 _JUDGED = 4
@@ -91,7 +81,8 @@ def restore(
     net : torch.nn.Module
         Network, as `compress` or `quantize` returns it.
     loader : iterable
-        Iterable of (inputs, labels), gone through once an epoch; or a function that returns one.
+        Iterable of (inputs, labels), gone through once an epoch; or a function that returns one.  A batch may also be a
+        mapping: the entries that the network takes are inputs, the one other entry the labels.
     epochs : int, default 2
         Passes over the data; 0 only measures the normalisations again.
     rate : float, optional
@@ -108,7 +99,7 @@ def restore(
         Of (outputs, labels); cross entropy by default, for which labels are integers, or shares that sum to one.
     teacher : torch.nn.Module, optional
         Network, such as the one that was compressed, whose outputs are to be matched as well: their mean squared
-        difference is added to the loss.
+        difference is added to the loss.  Labels may then be None, and the loss is this difference alone.
     autocast : torch.dtype, optional
         A type such as `torch.bfloat16`, in which PyTorch computes outputs and loss where it can; weights, their
         gradients and the sensitivity stay as they are.
@@ -119,6 +110,14 @@ def restore(
     -------
     list of Epoch
         One `Epoch` for each epoch.
+
+    Raises
+    ------
+    TypeError
+        When the loader ends after one pass, its batches are no pairs, or the labels are none that the loss takes.
+    ValueError
+        When an option is out of range, there is no batch, or the loss is no number; the weights are then those of the
+        last epoch before.
 
     Examples
     --------
@@ -133,11 +132,11 @@ def restore(
     """
     import torch
 
-    if isinstance(every, bool) or every < 1:
+    if not _whole(every, 1):
         raise ValueError(f"every is {every!r}; a positive integer is needed")
     if autocast is not None and autocast not in (torch.bfloat16, torch.float16):
         raise ValueError(f"autocast is {autocast!r}; torch.bfloat16, torch.float16 or None is needed")
-    if epochs < 0:
+    if not _whole(epochs, 0):
         raise ValueError(f"epochs is {epochs!r}; an integer >= 0 is needed")
     if not ((rate is None or rate > 0.0) and sensitivity >= 0.0):
         raise ValueError(f"rate is {rate!r} and sensitivity {sensitivity!r}; rate > 0, sensitivity >= 0 are needed")
@@ -151,25 +150,32 @@ def restore(
             seen[0] += 1
             yield batch
 
-    criterion = torch.nn.functional.cross_entropy if loss is None else loss
     # A copy, since a teacher in training mode would learn from the images, and `net` itself would move.
     guide = None if teacher is None else copied(teacher).eval()
 
     def objective_of(module: Any, inputs: Any, labels: Any) -> Any:
         outputs = call(module, inputs)
-        value = criterion(outputs, labels)
+        terms = []
+        if loss is not None:
+            terms.append(loss(outputs, labels))
+        elif labels is not None:
+            terms.append(_cross_entropy(outputs, labels))
         if guide is not None:
             with torch.no_grad():
                 wanted = call(guide, inputs)
-            value = value + torch.nn.functional.mse_loss(outputs, wanted)
-        return value
+            terms += [
+                torch.nn.functional.mse_loss(y, z) for y, z in zip(tensors_of(outputs), tensors_of(wanted), strict=True)
+            ]
+        return sum(terms[1:], terms[0])
 
     # The loader is an iterator only where there is no epoch.
-    judged = list(islice(pass_over(), _JUDGED)) if epochs else []
+    judged = [pair_of(batch, net) for batch in islice(pass_over(), _JUDGED)] if epochs else []
     if epochs and not judged:
         raise ValueError("the loader holds no batch")
     if judged and loss is None:
-        _check_labels(judged[0][1])
+        _check_labels(net, judged[0], taught=guide is not None)
+    if judged and not math.isfinite(_mean_objective(net, judged[:1], objective_of)):
+        raise ValueError("the loss of the first batch is no number; look for NaN or infinity in inputs and labels")
     still = [m for m in net.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and frozen(m)]
     refitted = getattr(getattr(net, "report", None), "refitted", False)
     held: list[Any] = []
@@ -192,12 +198,14 @@ def restore(
     optimizer = torch.optim.SGD(weights, lr=rate or 1.0, momentum=momentum, weight_decay=decay, nesterov=momentum > 0.0)
     history: list[Epoch] = []
     for epoch in range(epochs):
+        before = {name: value.detach().clone() for name, value in net.state_dict().items()}
         net.train()
         for module in still:
             module.eval()
         losses: list[Any] = []
         growth: list[Any] = []
-        for count, (inputs, labels) in enumerate(pass_over()):
+        for count, batch in enumerate(pass_over()):
+            inputs, labels = pair_of(batch, net)
             within = count / steps if steps else 0.0
             for group in optimizer.param_groups:
                 group["lr"] = 0.5 * (rate or 0.0) * (1.0 + math.cos(math.pi * min(epoch + within, epochs) / epochs))
@@ -217,6 +225,13 @@ def restore(
         steps = len(losses)
         # Numbers are taken from the device once an epoch.
         history.append(Epoch(_mean(losses), _mean(growth) if growth else 1.0))
+        if not math.isfinite(history[-1].loss):
+            net.load_state_dict(before)
+            net.eval()
+            raise ValueError(
+                f"the loss became {history[-1].loss} in epoch {epoch}, at a rate of {rate:.3g}; the weights are those "
+                "before it. Give a smaller rate="
+            )
         if callback is not None and callback(epoch, history[-1]):
             break
     net.eval()
@@ -248,16 +263,42 @@ def _mean(values: list[Any]) -> float:
     return float(torch.stack(values).double().mean())
 
 
-def _check_labels(labels: Any) -> None:
-    """TypeError where cross entropy would take targets for shares of classes that are none."""
-    if not hasattr(labels, "is_floating_point") or not labels.is_floating_point():
+def _cross_entropy(outputs: Any, labels: Any) -> Any:
+    import torch
+
+    whole = not labels.is_floating_point() and labels.dtype not in (torch.int64, torch.uint8)
+    return torch.nn.functional.cross_entropy(outputs, labels.long() if whole else labels)
+
+
+def _check_labels(net: Any, batch: tuple[Any, Any], *, taught: bool) -> None:
+    """TypeError where cross entropy cannot take the labels, or would take them for what they are not."""
+    import torch
+
+    inputs, labels = batch
+    if labels is None and taught:
         return
-    shares = labels.ndim > 1 and bool((labels >= 0.0).all()) and bool(((labels.sum(1) - 1.0).abs() < 1e-3).all())
-    if not shares:
+    cure = "give loss=, a function of (outputs, labels) such as torch.nn.functional.mse_loss"
+    if not isinstance(labels, torch.Tensor):
+        needed = "give teacher=, or " if labels is None else "a tensor is needed, or "
+        raise TypeError(f"the labels are {type(labels).__name__}; {needed}{cure}")
+    told = f"the labels are {labels.dtype} of shape {tuple(labels.shape)}"
+    if labels.is_floating_point():
+        shares = labels.ndim > 1 and bool((labels >= 0.0).all()) and bool(((labels.sum(1) - 1.0).abs() < 1e-2).all())
+        if not shares:
+            raise TypeError(f"{told} and no shares of classes; {cure}")
+        return
+    net.eval()
+    with torch.no_grad():
+        outputs = call(net, inputs)
+    if not isinstance(outputs, torch.Tensor):
+        raise TypeError(f"the outputs are {type(outputs).__name__}, which cross entropy does not take; {cure}")
+    places = (*outputs.shape[:1], *outputs.shape[2:])
+    if labels.dtype == torch.bool or labels.shape != places:
         raise TypeError(
-            f"the labels are {labels.dtype} of shape {tuple(labels.shape)} and no shares of classes; give loss=, a "
-            "function of (outputs, labels) such as torch.nn.functional.mse_loss"
+            f"{told}; for outputs of shape {tuple(outputs.shape)} class numbers {places} are needed, or {cure}"
         )
+    if int(labels.max()) >= outputs.shape[1]:
+        raise ValueError(f"the labels go up to {int(labels.max())}; the network has {outputs.shape[1]} classes, from 0")
 
 
 def decomposed(net: Any) -> list[Any]:
@@ -265,161 +306,10 @@ def decomposed(net: Any) -> list[Any]:
     return [net.get_submodule(name) for name in replaced(net)]
 
 
-def quantize(
-    net: Any,
-    loader: Iterable[Any],
-    weight_bits: int | Mapping[str, int] | str = 8,
-    activation_bits: int | Mapping[str, int] | None = 8,
-    *,
-    mean_bits: float = 4.0,
-    per_channel: bool = True,
-    weight_range: str = "mse",
-    activation_range: str = "mse",
-    percentile: float = 99.9,
-    batches: int = 8,
-    inner_scales: bool = True,
-) -> Any:
-    """A copy of a network whose weights and inputs of layers are rounded, with straight-through gradients.
-
-    Parameters
-    ----------
-    net : torch.nn.Module
-        Any network with convolutions and linear layers.
-    loader : iterable of object
-        Calibration batches, inputs or (inputs, labels).
-    weight_bits, activation_bits : int, mapping of str to int or str, optional
-        2 to 8, for all layers or by name ("" for the rest); None leaves activations alone. "allocate" shares out bits
-        among the weights of all layers (:mod:`tensorchain.compression.layer_bits`).
-    mean_bits : float, default 4.0
-        Most bits for a weight on average, for "allocate".
-    per_channel : bool, default True
-        One step for each output channel of a weight, or one for the layer.
-    weight_range, activation_range : str, default "mse"
-        "minmax", "percentile" or "mse"; with "mse" weights that `compress` has put on a grid of so many bits stay on
-        it.
-    percentile : float, default 99.9
-        Share of the values inside the range, in percent.
-    batches : int, default 8
-        Most calibration batches.
-    inner_scales : bool, default True
-        Where activations are rounded too, choose the scales of the channels between the small convolutions of a layer
-        for least rounding of both (:mod:`tensorchain.compression.inner_scales`).  Weights on a grid keep theirs.
-
-    Returns
-    -------
-    torch.nn.Module
-        A new module in evaluation mode; the rounding is part of it, and of what is trained.  Its `.bits` names the bits
-        of the weights of each layer; with "allocate" `.allocation` is the `LayerBits` behind them.
-
-    Raises
-    ------
-    TypeError
-        When bits are no integer.
-    ValueError
-        When bits are outside 2 to 8, or a name is unknown.
-
-    Examples
-    --------
-    >>> import torch
-    >>> _ = torch.manual_seed(0)
-    >>> net = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3))
-    >>> loader = [torch.randn(16, 4, 8, 8)]
-    >>> rounded = quantize(net, loader, weight_bits={"0": 8, "": 3}, activation_bits=8)
-    >>> rounded.bits, len(torch.unique(rounded[2].weight[0])) <= 7
-    ({'0': 8, '2': 3}, True)
-    >>> shared = quantize(net, loader, weight_bits="allocate", mean_bits=4)
-    >>> shared.allocation.mean <= 4
-    True
-    """
-    import torch
-    from torch.nn.utils import parametrize
-
-    small = copied(net).eval()
-    kinds = (*convolutions(), torch.nn.Linear)
-    modules = {name: module for name, module in small.named_modules() if isinstance(module, kinds)}
-    allocation = None
-    if isinstance(weight_bits, str):
-        if weight_bits != "allocate":
-            raise ValueError(f"weight_bits is {weight_bits!r}; a number, bits by name, or 'allocate' is needed")
-        allocation = allocate_layer_bits(net, mean_bits, loader, per_channel=per_channel, weight_range=weight_range)
-        weight_bits = allocation.bits
-    weights = _bits("weight_bits", weight_bits, modules)
-    activations = {} if activation_bits is None else _bits("activation_bits", activation_bits, modules)
-    if inner_scales and activations and not any(layer.bits for layer in replaced(small).values()):
-        # A loader that can be passed over once only would leave nothing for the ranges.
-        loader = list(islice(loader, batches)) if iter(loader) is loader else loader
-        rescale_inner(small, loader, weights, activations, per_channel=per_channel, batches=batches)
-    samples = _samples(small, {name: modules[name] for name in activations}, loader, batches) if activations else {}
-    for name, module in modules.items():
-        if name in weights:
-            values = module.weight.detach().cpu().double().numpy()
-            axis = channel_axis(module) if per_channel else None
-            grid = quantizer(values, weights[name], axis=axis, range_by=weight_range, percentile=percentile)
-            parametrize.register_parametrization(module, "weight", _module(grid, module.weight), unsafe=True)
-        if name in samples:
-            seen = samples[name]
-            grid = quantizer(seen, activations[name], symmetric=False, range_by=activation_range, percentile=percentile)
-            module.add_module("input_grid", _module(grid, next(module.parameters())))
-            module.register_forward_pre_hook(_round_input)
-    small.bits, small.allocation = weights, allocation
-    return small
-
-
-def _round_input(module: Any, inputs: Any) -> Any:
-    return (module.input_grid(inputs[0]), *inputs[1:])
-
-
-def _module(grid: Any, like: Any) -> Any:
-    import torch
-
-    options = {"dtype": like.dtype, "device": like.device}
-    step, zero = torch.as_tensor(np.array(grid.step), **options), torch.as_tensor(np.array(grid.zero), **options)
-    return fake_quantize_class()(step, zero, grid.low, grid.high, grid.axis)
-
-
-def _bits(name: str, bits: int | Mapping[str, int], modules: Mapping[str, Any]) -> dict[str, int]:
-    """Bits of each layer."""
-    if not isinstance(bits, Mapping):
-        check_bits(name, bits)
-        return dict.fromkeys(modules, bits)
-    unknown = [key for key in bits if key and key not in modules]
-    if unknown:
-        raise ValueError(f"{name} names {unknown[0]!r}, no convolution or linear layer; there are {', '.join(modules)}")
-    for value in bits.values():
-        check_bits(name, value)
-    return {key: bits.get(key, bits.get("", 0)) for key in modules if key in bits or "" in bits}
-
-
-def _samples(net: Any, modules: Mapping[str, Any], loader: Iterable[Any], batches: int) -> dict[str, Any]:
-    """Some thousand inputs of each layer from every batch."""
-    import torch
-
-    found: dict[str, list[Any]] = {name: [] for name in modules}
-
-    def gather(_: Any, inputs: Any, name: str) -> None:
-        flat = inputs[0].detach().flatten()
-        # Evenly spaced, and both ends of the range among them.
-        kept = flat[:: max(1, flat.numel() // 4096)]
-        found[name].append(torch.cat([kept, flat.min()[None], flat.max()[None]]).cpu().double().numpy())
-
-    hooks = [
-        module.register_forward_pre_hook(lambda module, inputs, name=name: gather(module, inputs, name))
-        for name, module in modules.items()
-    ]
-    try:
-        with torch.no_grad():
-            for count, batch in enumerate(loader):
-                if count >= batches:
-                    break
-                call(net, inputs_of(batch))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    used = {name: np.concatenate(values) for name, values in found.items() if values}
-    if not used:
-        raise ValueError("the loader holds no batch; calibration needs one or more")
-    return used
-
-
 def _length(loader: Any) -> int:
     return len(loader) if hasattr(loader, "__len__") else 0
+
+
+def _whole(value: Any, least: int) -> bool:
+    """Whether it is an integer, and large enough."""
+    return not isinstance(value, bool) and isinstance(value, (int, np.integer)) and bool(value >= least)

@@ -207,13 +207,6 @@ def test_weights_that_a_branch_reads_stay():
         compress_onnx(graph(nodes, [constant("w", shape), yes]), keep_macs=0.5)
 
 
-def test_external_weights_are_refused(tmp_path):
-    path = tmp_path / "net.onnx"
-    onnx.save(single(), path, save_as_external_data=True, size_threshold=0)
-    with pytest.raises(ValueError, match="outside the file"):
-        compress_onnx(path, keep_macs=0.5)
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

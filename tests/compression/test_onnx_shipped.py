@@ -342,7 +342,12 @@ def test_all_layers_are_counted_as_they_multiply():
     squared = counted("MatMul", ["x", "x"], [], (3, 2, 5, 5))
     assert squared == [(0, 2 * 125, "both factors are computed")]
     summed = counted("Einsum", x, [tensor("w", (20, 30))], (7, 20), equation="ij,jk->ik")
-    assert summed == [(600, 0, "operator Einsum; multiplications not counted")]
+    # Both axes are summed over for each row, of which the first is the batch.
+    assert summed == [(600, 600, "operator Einsum")]
+    products = counted("Einsum", ["x", "x"], [], (3, 2, 5, 4), equation="bhid, bhjd -> bhij")
+    assert products == [(0, 2 * 5 * 5 * 4, "both factors are computed")]
+    open_ = counted("Einsum", x, [tensor("w", (20, 30))], (7, 20), equation="...j,jk->...k")
+    assert open_ == [(600, 0, "operator Einsum; multiplications not counted")]
 
 
 def test_layers_that_see_an_image_in_pieces_count_every_piece():

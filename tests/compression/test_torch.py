@@ -371,7 +371,7 @@ def test_straight_through_gradients_are_one_inside_the_range_and_zero_outside():
         (lambda net, x: compress(net, x, keep_macs=0.5, allocation="luck"), "allocation", ValueError),
         (lambda net, x: compress(net, x, keep_macs=0.5, fit_output=True), "calibration", ValueError),
         (lambda net, x: compress(net, x, keep_macs=0.5, keep=["nothing"]), "no layer", ValueError),
-        (lambda net, x: compress(net, x, keep_macs=0.001, candidates=3), "raise the budget", ValueError),
+        (lambda net, x: compress(net, x, keep_macs=0.001, candidates=3), "give a larger share", ValueError),
         (lambda net, x: compress(net, x, keep_macs=0.5, calibration=[], candidates=3), "no batch", ValueError),
         (lambda net, x: restore(net, [], epochs=-1), "epochs", ValueError),
         (lambda net, x: restore(net, iter([(x, x)]), epochs=2), "iterator", TypeError),

@@ -235,9 +235,11 @@ def test_a_layer_that_is_told_its_output_size_stays():
 def test_attention_is_counted(batch_first):
     net = nn.Sequential(nn.Linear(16, 16), nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=batch_first)).eval()
     sites = {site.name: site for site in sites_of(net, torch.randn(3, 5, 16))}
-    rows = 5
+    rows, (samples, steps) = 5, (3, 5) if batch_first else (5, 3)
+    # Of queries with keys, and of weights with values, for each of 3 along the first axis.
+    attention = 2 * samples * steps * steps * 16 // 3
     assert sites["0"].macs == rows * 256
-    assert sites["1.self_attn"].macs == 3 * rows * 256
+    assert sites["1.self_attn"].macs == 3 * rows * 256 + attention
     assert sites["1.self_attn.out_proj"].macs == rows * 256
     assert sites["1.linear1"].macs == sites["1.linear2"].macs == rows * 512
 
