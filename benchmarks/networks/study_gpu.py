@@ -40,6 +40,7 @@ import numpy as np
 from benchmarks.files import replace_file
 
 METHODS = ("tc", "cp3", "btd", "tucker2", "tucker-cp", "auto")
+FITS = ("stabilised", "plain")
 STAGES = ("compressed", "refitted", "restored", "bits8", "bits6", "bits4")
 COLUMNS = (
     "network", "method", "fit", "times", "seed", "dense", *STAGES, "macs", "parameters", "error", "sensitivity",
@@ -63,10 +64,9 @@ class Task:
 def tasks(networks: Sequence[str], methods: Sequence[str], times: Sequence[float], seeds: int) -> list[Task]:
     """All rows, the most important first: the first two methods in both fits, other methods, budgets, then seeds."""
     found = [Task(network, "dense", "dense", 1.0, 0) for network in networks]
-    fits = ("stabilised", "plain")
     head = list(methods[:2])
     for seed, count in itertools.product(range(seeds), times):
-        found += [Task(n, m, fit, count, seed) for m in head for fit in fits for n in networks]
+        found += [Task(n, m, fit, count, seed) for m in head for fit in FITS for n in networks]
         if seed == 0:
             found += [Task(n, m, "stabilised", count, seed) for m in methods[2:] for n in networks]
     found += [Task(n, m, "plain", count, 0) for count in times for m in methods[2:] for n in networks]
@@ -83,6 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=max((os.cpu_count() or 2) - 2, 1), help="rows side by side")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--times", type=float, nargs="+", default=[3.0, 5.0], help="fewer multiplications (3 5)")
+    parser.add_argument("--fits", nargs="+", choices=FITS, default=list(FITS), help="of these (both)")
     parser.add_argument("--seeds", type=int, default=3, help="of the first two methods (3)")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rate", type=float, default=0.02, help="of `restore`; 0 for its own (0.02)")
@@ -108,6 +109,7 @@ def _run(options: argparse.Namespace, folder: Path, end: float) -> int:
 
     wanted = tasks([str(path) for path in options.weights], options.methods, options.times, options.seeds)
     rows = _rows(options.out / "rows.csv")
+    wanted = [task for task in wanted if task.fit in ("dense", *options.fits)]
     wanted = [task for task in wanted if not _done(rows.get(_key(asdict(task)), {}))][: options.rows or None]
     context = processes.get_context("spawn")
     waiting, results = context.Queue(), context.Queue()

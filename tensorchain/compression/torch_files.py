@@ -87,6 +87,21 @@ def load_network(original: Any, path: str | os.PathLike[str]) -> Any:
     FileNotFoundError
     ValueError
         When it is no such file, or one of another network.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import torch
+    >>> from tensorchain import compression
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 8, 3))
+    >>> small = compression.compress(net, torch.randn(1, 8, 8, 8), "tucker2", keep_macs=0.5, candidates=3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_network(small, f"{folder}/small.safetensors")
+    ...     again = load_network(net, f"{folder}/small.safetensors")
+    >>> images = torch.randn(2, 8, 8, 8)
+    >>> torch.allclose(again(images), small(images))
+    True
     """
     package = _safetensors()
     if not Path(path).is_file():
