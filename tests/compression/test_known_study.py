@@ -40,6 +40,18 @@ def test_rows_come_in_the_order_of_their_importance():
     assert all(task.method in ("tc", "cp3") for task in found if task.seed > 0)
 
 
+def test_fits_can_be_chosen(folder, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(study_gpu, "_decode", lambda options, into: None)
+    monkeypatch.setattr(study_gpu, "_done", lambda row: asked.append(row) or True)
+    wanted = []
+    monkeypatch.setattr(study_gpu, "_key", lambda row: wanted.append((row["method"], row["fit"])))
+    arguments = [str(folder / "tiny.safetensors"), "--path", "none", "--out", str(tmp_path), "--methods", "tc", "btd"]
+    assert study_gpu.main([*arguments, "--seeds", "1", "--times", "3", "--fits", "stabilised"]) == 0
+    assert wanted == [("dense", "dense"), ("tc", "stabilised"), ("btd", "stabilised")]
+    assert len(asked) == 3
+
+
 def test_images_and_weights_are_read(folder):
     pixels, labels = known.images(folder / "images.tar", "test", 0, np.random.default_rng(1))
     assert pixels.shape == (12, 3, 12, 12)
