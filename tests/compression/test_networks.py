@@ -201,8 +201,16 @@ def test_wide_kernels_and_the_digits_are_measured(capsys):
     assert "| 12 | cp3 |" in capsys.readouterr().out
     words = ["--plain", "--methods", "tucker2", "--shares", "0.5", "--calibration", "40", "--test", "50", "--before"]
     assert without_training.main(words) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    dense, *lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines]
     assert rows[-1][:2] == ["tucker2", "0.50"]
     assert float(rows[-1][4]) > float(rows[-1][2])
-    with pytest.raises(SystemExit):
-        without_training.main(["net.safetensors"])
+    # The same network as an ONNX file.
+    words = [*words[:-1], "--onnx"]
+    assert without_training.main(words) == 0
+    other = capsys.readouterr().out.splitlines()
+    assert other[0] == dense
+    assert abs(float(other[-1].split()[4]) - float(rows[-1][4])) < 8.0
+    for wrong in (["net.safetensors"], [*words, "--before"], ["net.safetensors", "--path", "none", "--onnx"]):
+        with pytest.raises(SystemExit):
+            without_training.main(wrong)
