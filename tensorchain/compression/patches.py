@@ -18,6 +18,7 @@ measured with the whole C.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,20 +69,36 @@ def shrunk(covariance: Array, first: Array, second: Array) -> Array:
     varies = np.flatnonzero(deviation > 0.0)
     size, units = len(varies), np.outer(deviation[varies], deviation[varies])
     one, other = (half[np.ix_(varies, varies)] / units for half in (first, second))
-    best, most = SHARES[0], -math.inf
-    for share in SHARES:
+
+    def likelihood(share: float) -> float:
         trial = (1.0 - share) * one
         trial.flat[:: size + 1] += share
-        try:
-            factor = scipy.linalg.cho_factor(trial, lower=True, overwrite_a=True)
-        except np.linalg.LinAlgError:
-            continue
-        fit = -2.0 * float(np.sum(np.log(np.diagonal(factor[0]))))
-        fit -= float(np.trace(scipy.linalg.cho_solve(factor, other)))
-        if not fit > most:
-            break
-        best, most = share, fit
+        factor, singular = scipy.linalg.lapack.dpotrf(trial, lower=1, overwrite_a=1)
+        if singular:
+            return -math.inf
+        logarithm = 2.0 * float(np.sum(np.log(np.diagonal(factor))))
+        inverse, _ = scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
+        # Only the lower half of the inverse is there.
+        trace = 2.0 * float(np.sum(np.tril(inverse, -1) * other)) + float(np.diagonal(inverse) @ np.diagonal(other))
+        return -logarithm - trace
+
+    best = SHARES[_highest(likelihood) if size else 0]
     return np.asarray((1.0 - best) * covariance + best * np.diag(np.diagonal(covariance)))
+
+
+def _highest(likelihood: Callable[[float], float]) -> int:
+    """The place of the share from which a likelihood falls on both sides, sought from one that is often near."""
+    best = SHARES.index(1e-4)
+    most, begin = likelihood(SHARES[best]), best
+    for step in (1, -1):
+        while 0 <= best + step < len(SHARES):
+            value = likelihood(SHARES[best + step])
+            if not value > most:
+                break
+            best, most = best + step, value
+        if best > begin:
+            break
+    return best
 
 
 @dataclass(frozen=True)
