@@ -94,7 +94,7 @@ def refit_onnx(
 
     Parameters
     ----------
-    original, small : torch.nn.Module or object
+    original, small : onnx.ModelProto
         The models before and after; `small` gets the new weights.
     layers : sequence of OnnxLayer
         Those that are fitted; narrow ones to the rows of the original's output that they still write.

@@ -104,7 +104,7 @@ def try_models(
 
     Parameters
     ----------
-    original, small : torch.nn.Module or object
+    original, small : onnx.ModelProto
         `onnx.ModelProto` with the same inputs and outputs.
     feeds : Feeds, optional
         Calibration inputs.  Without them the models run once on random inputs, where the sizes are given, and no error
