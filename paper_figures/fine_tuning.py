@@ -24,8 +24,7 @@ from matplotlib.figure import Figure
 from paper_figures import network_rows
 from paper_figures.network_rows import NAMES, NETWORK
 from paper_figures.results import Job, Row, Settings, column, groups
-from paper_figures.style import new_figure
-from tensorchain.plotting import MARKERS, PALETTE
+from paper_figures.style import curve_style, new_figure
 
 __all__ = ["NETWORK", "describe", "draw", "jobs", "parameters"]
 
@@ -94,12 +93,7 @@ def curves(panel: Any, rows: list[Row], name: str, places: list[tuple[str, int]]
         found = [(place, np.mean(column(points[value], "test"))) for value, place in places if value in points]
         panel.plot(
             *zip(*found, strict=True),
-            color=PALETTE[position],
-            marker=MARKERS[position],
-            markersize=4.5,
-            markerfacecolor=PALETTE[position] if stable else "white",
-            linestyle="-" if stable else (0, (3, 2)),
-            linewidth=1.4,
+            **curve_style(position, stable=stable),
             label=NAMES[method] + ("" if stable else ", plain"),
         )
     panel.grid(True, axis="y", color="#DDDDDD", linewidth=0.6)

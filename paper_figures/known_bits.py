@@ -34,9 +34,7 @@ def parameters(settings: Settings) -> dict[str, Any]:
 
 def jobs(settings: Settings) -> Iterator[Job]:
     """One network, method, fit and budget."""
-    for job in known_rows.jobs(STAGES, ("own",)):
-        if job.key["method"] in ("dense", *METHODS):
-            yield job
+    return known_rows.jobs(STAGES, ("own",), methods=METHODS)
 
 
 def describe(rows: list[Row]) -> str:

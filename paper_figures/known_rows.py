@@ -35,7 +35,12 @@ def parameters(names: Sequence[str] = tuple(FILES.values())) -> dict[str, Any]:
     return {"measured": {name: path.stat().st_size if path.exists() else 0 for name, path in found.items()}}
 
 
-def jobs(stages: Sequence[str], rates: Sequence[str] = tuple(FILES), folder: Path = RESULTS) -> Iterator[Job]:
+def jobs(
+    stages: Sequence[str],
+    rates: Sequence[str] = tuple(FILES),
+    folder: Path = RESULTS,
+    methods: Sequence[str] = tuple(NAMES),
+) -> Iterator[Job]:
     """The dense networks, and a job for each case that has these stages; its row is a mean over seeds.
 
     Parameters
@@ -43,8 +48,10 @@ def jobs(stages: Sequence[str], rates: Sequence[str] = tuple(FILES), folder: Pat
     stages : columns that every seed of a mean has.
     rates : the files to read, the preferred one first: a case comes from one of them.
     folder : of the files.
+    methods : those that are shown, beside the dense networks.
     """
-    for row in cases(stages, rates, folder):
+    shown = [row for row in cases(stages, rates, folder) if row["method"] in ("dense", *methods)]
+    for row in shown:
         key = {name: row[name] for name in ("network", "method", "fit", "times")}
         yield Job(key, partial(_without, row, tuple(key)))
 

@@ -23,8 +23,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from paper_figures import known_rows
 from paper_figures.known_rows import NAMES, NETWORKS
 from paper_figures.results import Job, Row, Settings, groups
-from paper_figures.style import legend_above, new_figure
-from tensorchain.plotting import MARKERS, PALETTE
+from paper_figures.style import curve_style, legend_above, new_figure
 
 STAGES = ("compressed", "refitted", "restored")
 METHODS = ("tc", "cp3")
@@ -38,9 +37,7 @@ def parameters(settings: Settings) -> dict[str, Any]:
 
 def jobs(settings: Settings) -> Iterator[Job]:
     """One network, method, fit and budget."""
-    for job in known_rows.jobs(STAGES, ("own",)):
-        if job.key["method"] in ("dense", *METHODS):
-            yield job
+    return known_rows.jobs(STAGES, ("own",), methods=METHODS)
 
 
 def describe(rows: list[Row]) -> str:
@@ -98,12 +95,7 @@ def curves(panel: Any, rows: list[Row], stages: tuple[str, ...]) -> None:
         panel.plot(
             range(len(stages)),
             [float(row[name]) for name in stages],
-            color=PALETTE[position],
-            marker=MARKERS[position],
-            markersize=4.5,
-            markerfacecolor=PALETTE[position] if stable else "white",
-            linestyle="-" if stable else (0, (3, 2)),
-            linewidth=1.4,
+            **curve_style(position, stable=stable),
             label=NAMES[row["method"]] + ("" if stable else ", plain"),
         )
     panel.grid(True, axis="y", color="#DDDDDD", linewidth=0.6)

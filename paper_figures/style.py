@@ -16,6 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from tensorchain.plotting import MARKERS, PALETTE
+
 WIDTH = 5.6
 """Inches.  At this width type of 9 points is still legible in a column of 3.4 inches and on a phone."""
 COLUMN = 3.4
@@ -95,3 +97,15 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
         os.replace(temporary, path)
         saved.append(path)
     return saved
+
+
+def curve_style(position: int, *, stable: bool) -> dict[str, Any]:
+    """How the curve of a method is drawn: solid with filled marks where the sensitivity is controlled, else dashed."""
+    return {
+        "color": PALETTE[position],
+        "marker": MARKERS[position],
+        "markersize": 4.5,
+        "markerfacecolor": PALETTE[position] if stable else "white",
+        "linestyle": "-" if stable else (0, (3, 2)),
+        "linewidth": 1.4,
+    }

@@ -19,6 +19,7 @@ import numpy as np
 from tensorchain.compression.conv import LayerPlan
 from tensorchain.compression.refit import RIDGE, Moments
 from tensorchain.compression.refit_factors import refit_factors
+from tensorchain.compression.walk import lowest_from
 from tensorchain.kernels import Array
 
 Fitted = TypeVar("Fitted")
@@ -118,22 +119,17 @@ def _chosen(
     fit: Callable[[float, Fitted], Fitted], error_of: Callable[[Fitted], float], start: Fitted
 ) -> tuple[float, Fitted]:
     """The ridge from which the error rises on both sides, and its fit; `start` where no error is a number."""
-    best, fitted = _BEGIN, fit(RIDGES[_BEGIN], start)
-    least = error_of(fitted)
-    if not math.isfinite(least):
-        return RIDGES[-1], start
-    for step in (1, -1):
-        turn = best
-        while 0 <= turn + step < len(RIDGES):
-            turn += step
-            trial = fit(RIDGES[turn], fitted)
-            error = error_of(trial)
-            if not error < least:
-                break
-            best, least, fitted = turn, error, trial
-        if best > _BEGIN:
-            break
-    return RIDGES[best], fitted
+    fits: dict[int, Fitted] = {}
+    errors: dict[int, float] = {}
+
+    def error(place: int) -> float:
+        near = min(fits, key=lambda other: abs(other - place), default=None)
+        fits[place] = fit(RIDGES[place], start if near is None else fits[near])
+        errors[place] = error_of(fits[place])
+        return errors[place]
+
+    best = lowest_from(_BEGIN, len(RIDGES), error)
+    return (RIDGES[best], fits[best]) if math.isfinite(errors[best]) else (RIDGES[-1], start)
 
 
 def _one(plan: LayerPlan, kernel: Array, halves: Halves) -> tuple[LayerPlan, LayerPlan, float]:

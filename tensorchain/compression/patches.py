@@ -18,17 +18,19 @@ measured with the whole C.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 
 from tensorchain.compression.refit import solve_positive
+from tensorchain.compression.walk import lowest_from
 from tensorchain.kernels import Array
 
 SHARES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0)
 """Shares of the diagonal that are tried in a covariance."""
+_BEGIN = SHARES.index(1e-4)
+"""The share that is tried first."""
 
 
 def shrunk(covariance: Array, first: Array, second: Array) -> Array:
@@ -70,35 +72,21 @@ def shrunk(covariance: Array, first: Array, second: Array) -> Array:
     size, units = len(varies), np.outer(deviation[varies], deviation[varies])
     one, other = (half[np.ix_(varies, varies)] / units for half in (first, second))
 
-    def likelihood(share: float) -> float:
+    def unlikely(place: int) -> float:
+        share = SHARES[place]
         trial = (1.0 - share) * one
         trial.flat[:: size + 1] += share
         factor, singular = scipy.linalg.lapack.dpotrf(trial, lower=1, overwrite_a=1)
         if singular:
-            return -math.inf
+            return math.inf
         logarithm = 2.0 * float(np.sum(np.log(np.diagonal(factor))))
         inverse, _ = scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
         # Only the lower half of the inverse is there.
         trace = 2.0 * float(np.sum(np.tril(inverse, -1) * other)) + float(np.diagonal(inverse) @ np.diagonal(other))
-        return -logarithm - trace
+        return logarithm + trace
 
-    best = SHARES[_highest(likelihood) if size else 0]
+    best = SHARES[lowest_from(_BEGIN, len(SHARES), unlikely) if size else 0]
     return np.asarray((1.0 - best) * covariance + best * np.diag(np.diagonal(covariance)))
-
-
-def _highest(likelihood: Callable[[float], float]) -> int:
-    """The place of the share from which a likelihood falls on both sides, sought from one that is often near."""
-    best = SHARES.index(1e-4)
-    most, begin = likelihood(SHARES[best]), best
-    for step in (1, -1):
-        while 0 <= best + step < len(SHARES):
-            value = likelihood(SHARES[best + step])
-            if not value > most:
-                break
-            best, most = best + step, value
-        if best > begin:
-            break
-    return best
 
 
 @dataclass(frozen=True)
