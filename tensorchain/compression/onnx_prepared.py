@@ -27,11 +27,12 @@ from tensorchain.compression.onnx_gains import gains_of
 from tensorchain.compression.onnx_layers import NO_SIZE, OnnxLayer, layers_of
 from tensorchain.compression.onnx_narrow import Narrow, narrowed_layers
 from tensorchain.compression.onnx_reading import InputInfo, check_numbers, inputs_of, load_model, stored_sizes
-from tensorchain.compression.onnx_refit import MOST_INPUTS, Judge, behind, dense_plan, refit_onnx
+from tensorchain.compression.onnx_refit import Judge, behind, dense_plan, refit_onnx
 from tensorchain.compression.onnx_rewriting import drop_unread, rewrite
 from tensorchain.compression.onnx_session import OnnxSession, onnx_package
 from tensorchain.compression.onnx_trial import random_feed
 from tensorchain.compression.progress import Progress
+from tensorchain.compression.refit import MOST_INPUTS
 from tensorchain.compression.report import Report
 from tensorchain.compression.request import BUDGETS, Request
 

@@ -40,10 +40,6 @@ from tensorchain.compression.onnx_trial import error_of_outputs
 from tensorchain.compression.refit_factors import refit_factors
 from tensorchain.kernels import Array
 
-MOST_INPUTS = 6000
-"""Longest patch whose layer is refitted: its moments take 8 p^2 bytes, 290 MB."""
-
-
 _JUDGES = 3
 """Feeds by whose outputs layers are judged that need not be fitted."""
 _SAMPLES = 1 << 26

@@ -42,6 +42,8 @@ from tensorchain.kernels import Array
 
 RIDGE = 1e-3
 """Weight of the change of the weights, relative to the mean variance of an input."""
+MOST_INPUTS = 6000
+"""Longest patch p whose layer is refitted: its moments take 8 p^2 bytes, 290 MB."""
 _FLOOR = 1e-9
 """Least ridge: where the matrix is singular, rounding of 1e-16 in the right side stays below 1e-7 in the result."""
 _BLOCK = 1 << 21

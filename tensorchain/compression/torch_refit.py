@@ -23,6 +23,7 @@ import numpy as np
 from tensorchain.compression.conv import LayerPlan
 from tensorchain.compression.cuts import FITS
 from tensorchain.compression.groups import error_of_groups, joined, kernel_of, split
+from tensorchain.compression.refit import MOST_INPUTS
 from tensorchain.compression.refit_factors import refit_factors
 from tensorchain.compression.report import LayerReport
 from tensorchain.compression.request import Site
@@ -37,8 +38,6 @@ _RIDGE = 0.03
 """Of some hundred images 0.001 learns the rows by heart: outputs of other images then come less near."""
 _ROWS = 1 << 16
 """Rows from which a layer is fitted, where there are so many."""
-MOST_INPUTS = 6000
-"""Longest patch p whose layer is refitted: its moments take 8 p^2 bytes, 290 MB."""
 _GOALS = 1 << 26
 """Most outputs of the original, of several layers, that are held at once."""
 
